@@ -1,0 +1,141 @@
+"""Every error and warning that batchfinder raises, each with its cause and its way out.
+
+The text after "Way out:" in each docstring is what the documentation's page of errors shows.
+A bug in the user's own code is never wrapped in one of these: it passes through as itself,
+with a note (``BaseException.add_note``) that names the batch size and the stage.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AssumptionWarning",
+    "BatchFinderError",
+    "BatchFinderWarning",
+    "CannotBuildBatch",
+    "DeviceLost",
+    "DeviceMismatch",
+    "ExtrapolationWarning",
+    "InvalidArgument",
+    "LossIsNotFinite",
+    "MissingDependency",
+    "NoisyMeasurementWarning",
+    "NotPicklable",
+    "NothingFits",
+    "NothingToTrain",
+    "StateNotRestoredWarning",
+    "UnknownLoss",
+]
+
+
+class BatchFinderError(RuntimeError):
+    """The base of every error that batchfinder raises itself.
+
+    Way out: catch this class to catch all of them; each subclass says what to do.
+    """
+
+
+class InvalidArgument(BatchFinderError, ValueError):
+    """An argument has a value that cannot be meant, such as a ceiling below 1.
+
+    Way out: the message says what was expected and what was found.
+    """
+
+
+class NothingFits(BatchFinderError):
+    """Not even the smallest batch fits in memory.
+
+    Way out: activation checkpointing, lower precision (``autocast``), a smaller input or a
+    smaller model. Accumulation does not help: a micro-batch of 1 is already the smallest.
+    """
+
+
+class CannotBuildBatch(BatchFinderError):
+    """A batch of another size could not be built from the loader.
+
+    Way out: pass ``make_loader=lambda batch_size: ...``, which builds your loader at any size.
+    """
+
+
+class UnknownLoss(BatchFinderError):
+    """The loss could not be found from the model's output and the batch, or is no scalar.
+
+    Way out: pass ``loss_fn=`` (output, target -> scalar) or ``train_step=`` (model, batch ->
+    scalar).
+    """
+
+
+class LossIsNotFinite(BatchFinderError):
+    """The loss was NaN or infinite at the user's own batch size and learning rate.
+
+    Way out: check the data and the learning rate; train a few steps by hand first.
+    """
+
+
+class NothingToTrain(BatchFinderError):
+    """No parameter would be trained: none exists, all are frozen, or the optimizer holds others.
+
+    Way out: unfreeze a parameter, or build the optimizer over this model's parameters.
+    """
+
+
+class DeviceMismatch(BatchFinderError):
+    """Model, loss and batch do not end up on one device.
+
+    Way out: move the model and the loss to the same device before the call.
+    """
+
+
+class DeviceLost(BatchFinderError):
+    """The device is in an error state that no later call can leave (a sticky error).
+
+    Way out: restart the process; ``isolate=True`` runs every trial in a process of its own.
+    """
+
+
+class NotPicklable(BatchFinderError):
+    """Isolation needs factories that a child process can import.
+
+    Way out: pass functions defined at the top level of an importable module.
+    """
+
+
+class MissingDependency(BatchFinderError, ImportError):
+    """An optional package is needed for what was asked.
+
+    Way out: the message names the package and the command that installs it.
+    """
+
+
+class BatchFinderWarning(UserWarning):
+    """The base of every warning that batchfinder issues.
+
+    Way out: ``warnings.filterwarnings("ignore", category=BatchFinderWarning)`` silences them all.
+    """
+
+
+class NoisyMeasurementWarning(BatchFinderWarning):
+    """A measurement scattered so widely that its figure should not be trusted.
+
+    Way out: close other programs on the machine, or raise ``budget_seconds``.
+    """
+
+
+class ExtrapolationWarning(BatchFinderWarning):
+    """A figure was computed beyond the range in which it was measured.
+
+    Way out: read the caveat beside it, or measure at the size in question.
+    """
+
+
+class AssumptionWarning(BatchFinderWarning):
+    """Something had to be assumed that the caller could have said.
+
+    Way out: pass the argument that the message names.
+    """
+
+
+class StateNotRestoredWarning(BatchFinderWarning):
+    """The digest of the model, optimizer or generators differs from the one before the call.
+
+    Way out: the message names what differs; pass that object in ``preserve=[...]``.
+    """

@@ -1,0 +1,265 @@
+"""The frozen data that crosses the walls between stages, and every named outcome.
+
+Plain numbers only: nothing here knows torch, a device or a file. Units are in the names
+(``_bytes``, ``_seconds``); sizes without a unit are counts of samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Outcome(Enum):
+    """How one trial at one batch size ended."""
+
+    FITS = "ran and fitted"
+    OUT_OF_MEMORY = "ran out of memory"
+    AT_THE_EDGE = "ran, but only after the allocator flushed its cache: too close to the limit"
+    INDEX_LIMIT = "met an index or grid limit of a kernel, which more memory would not move"
+    KILLED = "its process was killed by the operating system"
+
+
+class Limit(Enum):
+    """The constraint that, relaxed, would have changed the choice."""
+
+    MEMORY = "memory: a larger batch would not fit"
+    NOISE = "gradient noise: a larger batch would spend more samples than it saves steps"
+    THROUGHPUT = "throughput: a larger batch is hardly processed faster per sample"
+    DATASET = "dataset: it holds no more samples than this"
+    USER = "the ceiling that the caller set"
+    INDEX = "index limit: a kernel cannot address a larger batch, whatever the memory"
+
+
+class Stage(Enum):
+    """The stages of a call, in order."""
+
+    PROBE = "which micro-batches fit?"
+    MEASURE = "what does each one cost?"
+    NOISE = "what does each one buy?"
+    RECOMMEND = "which one to use?"
+    CONFIRM = "does the choice hold?"
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one optimizer step is cut: micro-batch × accumulation steps × devices."""
+
+    micro_batch: int
+    accumulation_steps: int = 1
+    world_size: int = 1
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per optimizer step, over all devices."""
+        return self.micro_batch * self.accumulation_steps * self.world_size
+
+    def __str__(self) -> str:
+        parts = [str(self.micro_batch)]
+        if self.accumulation_steps > 1:
+            parts.append(f"{self.accumulation_steps} accumulation steps")
+        if self.world_size > 1:
+            parts.append(f"{self.world_size} devices")
+        return " × ".join(parts)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whole training steps, update included, at one micro-batch.
+
+    ``peak_bytes`` is the highest memory in use during the trial (for one that failed: up to the
+    failure), ``None`` where it cannot be read. ``disturbed`` marks a trial during which another
+    process took or freed memory on the same device.
+    """
+
+    batch_size: int
+    outcome: Outcome
+    peak_bytes: int | None = None
+    seconds: float = 0.0
+    disturbed: bool = False
+    note: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return self.outcome is Outcome.FITS
+
+
+@dataclass(frozen=True)
+class MemoryBreakdown:
+    """Where the peak goes. All in bytes.
+
+    ``fixed_bytes + per_sample_bytes · batch`` is the line fitted through the trials' peaks, with
+    ``fit_residual`` its largest relative error on them. ``other_bytes`` is what the line leaves
+    after parameters, buffers, gradients and optimizer state (workspaces, temporaries).
+    """
+
+    parameter_bytes: int
+    buffer_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes_per_sample: float
+    other_bytes: int
+    limit_bytes: int
+    fixed_bytes: int = 0
+    per_sample_bytes: float = 0.0
+    fit_residual: float = 0.0
+    headroom_bytes: int | None = None
+    non_torch_bytes: int = 0
+    other_processes_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What the probe found. The largest size is computed from the trials, never asserted."""
+
+    trials: tuple[Trial, ...]
+    memory: MemoryBreakdown
+    limited_by: Limit
+    ceiling: int | None = None
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest micro-batch that was run and fitted; 0 if none did."""
+        return max((trial.batch_size for trial in self.trials if trial.fits), default=0)
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """The gradient noise scale tr(Σ)/|G|², in ``unit``, with its 90 % interval.
+
+    ``high`` is ``inf`` where |G|² cannot be told from zero: then only "at least ``low``" is known.
+    ``samples`` were spent on the estimate. ``gradient_squared`` and ``noise_trace`` are the
+    unbiased |G|² and tr(Σ) behind the ratio. Source: McCandlish et al. 2018, arXiv:1812.06162.
+    """
+
+    value: float
+    low: float
+    high: float
+    samples: int
+    estimator: str
+    unit: str = "samples"
+    gradient_squared: float = math.nan
+    noise_trace: float = math.nan
+    micro_batch: int = 0
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the interval is closed above."""
+        return math.isfinite(self.high)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one micro-batch costs: medians with a 90 % interval on the throughput.
+
+    ``step_seconds`` is one optimizer step without accumulation, ``forward_backward_seconds +
+    update_seconds``. ``loader_seconds`` is the time that the real loader takes to hand over one
+    such batch when nothing else runs; ``None`` where it was not measured.
+    """
+
+    batch_size: int
+    samples_per_second: float
+    samples_per_second_low: float
+    samples_per_second_high: float
+    step_seconds: float
+    forward_backward_seconds: float
+    update_seconds: float
+    loader_seconds: float | None = None
+    peak_bytes: int | None = None
+    repeats: int = 0
+    noise_scale: NoiseScale | None = None
+
+    @property
+    def unstable(self) -> bool:
+        """Whether the interval is wider than a fifth of the figure."""
+        width = self.samples_per_second_high - self.samples_per_second_low
+        return width > 0.2 * self.samples_per_second
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One global batch that could be recommended; 1.0 is the recommended one's price."""
+
+    plan: BatchPlan
+    relative_time: float
+    relative_samples: float
+    step_seconds: float
+    learning_rate: float | None = None
+    peak_bytes: int | None = None
+    chosen: bool = False
+    relative_time_low: float = math.nan
+    relative_time_high: float = math.nan
+    roles: tuple[str, ...] = ()
+    """Why it is of interest: "yours", "largest that fits", "highest throughput", …"""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The choice, its learning rate and what would have changed it."""
+
+    plan: BatchPlan
+    learning_rate: float | None
+    learning_rate_rule: str
+    limited_by: Limit
+    candidates: tuple[Candidate, ...]
+    reason: str
+    learning_rate_range: tuple[float, float] | None = None
+    """Global batches between which the rule is trusted."""
+    within_noise: tuple[int, int] | None = None
+    """Smallest and largest global batch that the measurements cannot tell from the choice."""
+    advice: tuple[str, ...] = ()
+    """What else to change: steps, warm-up, schedule, weight decay, betas, EMA."""
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Dozens of real steps of one plan at one learning rate, and a short branch at twice it."""
+
+    plan: BatchPlan
+    learning_rate: float | None
+    steps: int
+    held: bool
+    reason: str
+    first_loss: float = math.nan
+    last_loss: float = math.nan
+    double_rate_held: bool | None = None
+    peak_bytes: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """An event: a stage begins. ``expected_seconds`` where it can be told."""
+
+    stage: Stage
+    detail: str = ""
+    expected_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """An event: one sentence that the user should read while waiting."""
+
+    text: str
+
+
+Event = StageStarted | Trial | Measurement | NoiseScale | Confirmation | Recommendation | Note
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the figures come from."""
+
+    device: str
+    device_name: str
+    torch: str
+    python: str
+    platform: str
+    threads: int
+    optimizer: str = ""
+    precision: str = "float32"
+    extra: tuple[tuple[str, str], ...] = field(default=())
