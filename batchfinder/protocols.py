@@ -67,7 +67,7 @@ class TrainStep(Protocol):
     def device(self) -> torch.device: ...
     @property
     def updates_itself(self) -> bool:
-        """Whether ``forward_backward`` has done backward *and* update; ``update`` is then a no-op."""
+        """Whether ``forward_backward`` does backward *and* update; ``update`` is then a no-op."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -91,6 +91,14 @@ class TrainStep(Protocol):
 
     def update(self) -> None:
         """Optimizer step (through the gradient scaler where there is one)."""
+        ...
+
+    def learning_rate(self) -> float | None:
+        """The first parameter group's rate; ``None`` where no rate is known."""
+        ...
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply every parameter group's rate by ``factor``."""
         ...
 
     def zero_grad(self) -> None:

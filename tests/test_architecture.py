@@ -14,17 +14,18 @@ PACKAGE = Path(__file__).parent.parent / "batchfinder"
 # Each layer imports only from layers above it (or from its own package for a split room).
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"results"},
+    {"results", "units"},
     {"protocols"},
     {"probe", "scaling", "formulas", "run"},
     {"recommend", "report", "plot", "html", "progress", "run.trial", "run.bench"},
-    {"measure", "noise", "predict", "confirm"},
-    {"find", "compare"},
-    {"integrations", "__main__", "__init__"},
+    {"measure", "noise", "predict", "confirm", "range_test"},
+    {"find", "compare", "testing"},
+    {"integrations", "pytest_plugin", "demo", "__main__", "__init__"},
 ]
 NO_TORCH = {
     "errors",
     "results",
+    "units",
     "protocols",
     "probe",
     "scaling",
