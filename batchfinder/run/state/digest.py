@@ -1,0 +1,59 @@
+"""One short text that changes when any bit of what it is taken over changes."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["digest"]
+
+
+def digest(items: Iterable[tuple[str, Any]]) -> str:
+    """The BLAKE2 digest of named values, bytes for tensors and arrays."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, value in items:
+        total.update(name.encode())
+        _feed(total, value)
+    return total.hexdigest()
+
+
+def _feed(total: hashlib.blake2b, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        _feed_tensor(total, value)
+    elif isinstance(value, np.ndarray):
+        total.update(f"{value.dtype}{value.shape}".encode())
+        total.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        for key in value:
+            total.update(repr(key).encode())
+            _feed(total, value[key])
+    elif isinstance(value, list | tuple):
+        total.update(f"{type(value).__name__}{len(value)}".encode())
+        for each in value:
+            _feed(total, each)
+    elif isinstance(value, set | frozenset):
+        _feed(total, sorted(map(repr, value)))
+    else:
+        total.update(_plain_bytes(value))
+
+
+def _feed_tensor(total: hashlib.blake2b, tensor: torch.Tensor) -> None:
+    total.update(f"{tensor.dtype}{tuple(tensor.shape)}{tensor.device}".encode())
+    plain = tensor.detach()
+    if plain.layout is not torch.strided or plain.is_quantized:
+        plain = plain.dequantize() if plain.is_quantized else plain.to_dense()
+    plain = plain.cpu().contiguous().reshape(-1)
+    if plain.numel():
+        total.update(plain.view(torch.uint8).numpy().data)
+
+
+def _plain_bytes(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - pickling runs the user's code, which may fail in any way
+        return type(value).__qualname__.encode()
