@@ -15,12 +15,15 @@ PACKAGE = Path(__file__).parent.parent / "batchfinder"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"results", "units"},
-    {"protocols"},
-    {"probe", "scaling", "formulas", "run"},
-    {"recommend", "report", "plot", "html", "progress", "run.trial", "run.bench"},
+    {"protocols", "table"},
+    {"probe", "scaling", "formulas", "timing", "run", "html"},
+    {"plot", "progress"},
+    {"recommend", "report", "run.trial", "run.bench"},
     {"measure", "noise", "predict", "confirm", "range_test"},
     {"find", "compare", "testing"},
-    {"integrations", "pytest_plugin", "demo", "__main__", "__init__"},
+    {"integrations", "pytest_plugin", "demo", "__init__"},
+    {"cli"},
+    {"__main__"},
 ]
 NO_TORCH = {
     "errors",
@@ -30,11 +33,13 @@ NO_TORCH = {
     "probe",
     "scaling",
     "formulas",
+    "timing",
     "recommend",
     "report",
     "plot",
     "html",
     "progress",
+    "table",
 }
 LONGEST_FILE = 300
 

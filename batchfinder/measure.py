@@ -1,0 +1,227 @@
+"""What does each micro-batch cost? Throughput with an interval, peak memory, the loader's time.
+
+Sizes are visited in turn, in an order that rotates, so that a machine that slows down (heat,
+neighbours) does not favour the size that happened to be measured first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
+from batchfinder.results import Measurement
+from batchfinder.run.trial import run_trial
+from batchfinder.timing import half_steps_around_knee, median_interval
+
+__all__ = ["Effort", "measure"]
+
+logger = logging.getLogger("batchfinder")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on timing. The interval is tight once it is within ``tight`` of itself."""
+
+    budget_seconds: float = 15.0
+    least_visits: int = 5
+    most_visits: int = 30
+    visit_seconds: float = 0.05
+    tight: float = 0.05
+    loader_batches: int = 6
+    loader_budget_seconds: float = 4.0
+
+
+@dataclass
+class _Record:
+    """The visits to one size so far: seconds per step, in its two parts."""
+
+    batch_size: int
+    peak_bytes: int | None
+    forward_backward: list[float] = field(default_factory=list)
+    update: list[float] = field(default_factory=list)
+
+    def throughputs(self) -> list[float]:
+        pairs = zip(self.forward_backward, self.update, strict=True)
+        return [self.batch_size / max(sum(pair), 1e-12) for pair in pairs]
+
+    def is_settled(self, effort: Effort) -> bool:
+        visits = len(self.update)
+        if visits < effort.least_visits:
+            return False
+        tight = median_interval(self.throughputs()).relative_width <= 2 * effort.tight
+        return tight or visits >= effort.most_visits
+
+
+def measure(
+    step: TrainStep,
+    source: BatchSource,
+    memory: MemoryBackend,
+    sizes: Sequence[int],
+    *,
+    effort: Effort | None = None,
+    clock: Clock = time.perf_counter,
+    observe: Observer | None = None,
+) -> tuple[Measurement, ...]:
+    """Time whole training steps at every size that still fits, in increasing order of size.
+
+    Learning rates are set to zero first, so that no step moves the weights far: the caller puts
+    the state back. A size that runs out of memory here is left out.
+
+    Args:
+        step: the training step; ``step.update`` is timed apart from forward and backward.
+        source: where ordinary batches of any size come from.
+        memory: synchronised before every reading of the clock.
+        sizes: micro-batches to time; half-steps around the knee are added.
+        effort: how much time to spend.
+        clock: seconds; a fake one in tests.
+        observe: gets each finished measurement.
+    """
+    effort = effort or Effort()
+    step.scale_learning_rate(0.0)
+    timer = _Timer(step, source, memory, effort, clock)
+    started = clock()
+    records = timer.settle(timer.warm_up(sizes), started + 0.75 * effort.budget_seconds)
+    if len(records) > 1:
+        between = half_steps_around_knee(
+            {record.batch_size: max(record.throughputs()) for record in records}
+        )
+        records += timer.settle(timer.warm_up(between), started + effort.budget_seconds)
+    records.sort(key=lambda record: record.batch_size)
+    loader_seconds = timer.loader_seconds([record.batch_size for record in records])
+    measurements = []
+    for record in records:
+        measurements.append(_summary(record, loader_seconds.get(record.batch_size)))
+        if observe is not None:
+            observe(measurements[-1])
+    return tuple(measurements)
+
+
+class _Timer:
+    """Runs and times the user's step at one size after another."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        source: BatchSource,
+        memory: MemoryBackend,
+        effort: Effort,
+        clock: Clock,
+    ) -> None:
+        self._step, self._source, self._memory = step, source, memory
+        self._effort, self._clock = effort, clock
+
+    def warm_up(self, sizes: Sequence[int]) -> list[_Record]:
+        """One watched trial a size: it gives the peak, and leaves compilation out of the times."""
+        trials = [
+            run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+            for size in sorted(set(sizes))
+        ]
+        return [_Record(trial.batch_size, trial.peak_bytes) for trial in trials if trial.fits]
+
+    def settle(self, records: list[_Record], deadline: float) -> list[_Record]:
+        """Visit sizes in rotated order until each is settled or the time is up.
+
+        Every size is visited at least once, whatever the deadline.
+        """
+        turn = 0
+        while waiting := [each for each in records if not each.is_settled(self._effort)]:
+            offset = turn % len(waiting)
+            for record in waiting[offset:] + waiting[:offset]:
+                if record.update and self._clock() >= deadline:
+                    continue
+                self._visit(record)
+            turn += 1
+            if self._clock() >= deadline:
+                break
+        return records
+
+    def _visit(self, record: _Record) -> None:
+        """A few steps at one size; their mean is one value of the sample."""
+        batch = self._source.ordinary(record.batch_size)
+        forward_backward = update = 0.0
+        steps = 0
+        while steps == 0 or forward_backward + update < self._effort.visit_seconds:
+            self._step.zero_grad()
+            start = self._now()
+            self._step.forward_backward(batch)
+            middle = self._now()
+            self._step.update()
+            forward_backward += middle - start
+            update += self._now() - middle
+            steps += 1
+            if steps >= 64:
+                break
+        self._step.zero_grad()
+        record.forward_backward.append(forward_backward / steps)
+        record.update.append(update / steps)
+
+    def _now(self) -> float:
+        self._memory.synchronize()
+        return self._clock()
+
+    def loader_seconds(self, sizes: Sequence[int]) -> dict[int, float]:
+        """Seconds per batch that the real loader takes when nothing else runs, for every size.
+
+        A loader's time is its samples' time, so that the sizes beyond the budget are given the
+        time per sample of the largest size that was timed.
+        """
+        taken: dict[int, float] = {}
+        deadline = self._clock() + self._effort.loader_budget_seconds
+        per_sample = 0.0
+        for size in sorted(sizes):
+            if taken and self._clock() + 2 * size * per_sample > deadline:
+                taken[size] = size * per_sample
+                continue
+            seconds = self._time_loader(size)
+            if seconds is not None:
+                taken[size] = seconds
+                per_sample = seconds / size
+        return taken
+
+    def _time_loader(self, size: int) -> float | None:
+        times: list[float] = []
+        with closing(_iterate(self._source.rebuild(size))) as batches:
+            for _ in range(self._effort.loader_batches + 1):
+                start = self._clock()
+                if next(batches, None) is None:
+                    break
+                times.append(self._clock() - start)
+                if len(times) > 1 and sum(times) > 0.2 * self._effort.loader_budget_seconds:
+                    break
+        # the first batch pays for starting the workers; where it is the only one, it must do
+        return median_interval(times[1:] or times).middle if times else None
+
+
+def _iterate(loader: Any) -> Generator[Any, None, None]:
+    """The loader's batches; closing it ends the loader's workers at once."""
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        shut_down = getattr(iterator, "_shutdown_workers", None)
+        if shut_down is not None:
+            with suppress(RuntimeError):  # a worker that has died already
+                shut_down()
+
+
+def _summary(record: _Record, loader_seconds: float | None) -> Measurement:
+    throughput = median_interval(record.throughputs())
+    forward_backward = median_interval(record.forward_backward).middle
+    update = median_interval(record.update).middle
+    return Measurement(
+        batch_size=record.batch_size,
+        samples_per_second=throughput.middle,
+        samples_per_second_low=throughput.low,
+        samples_per_second_high=throughput.high,
+        step_seconds=forward_backward + update,
+        forward_backward_seconds=forward_backward,
+        update_seconds=update,
+        loader_seconds=loader_seconds,
+        peak_bytes=record.peak_bytes,
+        repeats=len(record.update),
+    )

@@ -1,0 +1,187 @@
+"""The workbench: the user's model, loader and optimizer, set up once for every stage.
+
+Opened as a context: what the user handed in is snapshotted first, before anything draws a random
+number or runs a forward pass, and is put back on the way out.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.protocols import BatchSource, MemoryBackend
+from batchfinder.results import Environment, MemoryBreakdown
+from batchfinder.run.batches import source_from
+from batchfinder.run.memory import active_limit, backend_for
+from batchfinder.run.state import Snapshot, preserved
+from batchfinder.run.step import step_from
+
+__all__ = ["Bench", "Handed", "open_bench"]
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What the user handed in, as the front door took it."""
+
+    model: Any
+    loader: Any
+    loss_fn: Any = None
+    train_step: Any = None
+    optimizer: Any = None
+    autocast: Any = None
+    grad_scaler: Any = None
+    make_loader: Any = None
+    preserve: Sequence[Any] = ()
+    memory_limit: int | str | None = None
+    base_learning_rate: float | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def modules(self) -> list[torch.nn.Module]:
+        """Every module that was handed in, the loss included."""
+        candidates = [*_flat(self.model), self.loss_fn, self.train_step]
+        return [each for each in candidates if isinstance(each, torch.nn.Module)]
+
+    def kept(self) -> list[Any]:
+        """Everything whose state is put back."""
+        others = [*_flat(self.optimizer), self.grad_scaler, *self.preserve]
+        return self.modules() + [each for each in others if each is not None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The training step, its batches, the device's memory, and the way back."""
+
+    step: Any  # a TrainStep that also says its assumptions and optimizer
+    source: BatchSource
+    memory: MemoryBackend
+    snapshot: Snapshot
+    own: Snapshot
+    seed: int
+
+    def fresh(self) -> None:
+        """Everything as the user left it, and the optimizer's state laid out.
+
+        The state is created here, before any trial, so that no trial is special.
+        """
+        self.snapshot.restore()
+        self.own.restore()
+        torch.manual_seed(self.seed)
+        self.step.prime()
+
+    def training(self) -> None:
+        """Everything as the user left it: an untouched start for real training steps."""
+        self.snapshot.restore()
+        self.own.restore()
+        torch.manual_seed(self.seed)
+
+    def breakdown(self) -> MemoryBreakdown:
+        """The bytes held between steps. What a batch adds is for the trials to say."""
+        trained = {id(parameter) for parameter in self.step.parameters()}
+        parameters = _each_once(p for module in self.step.modules() for p in module.parameters())
+        buffers = _each_once(b for module in self.step.modules() for b in module.buffers())
+        states = _each_once(
+            value
+            for optimizer in self.step.optimizers()
+            for inner in optimizer.state.values()
+            for value in _tensors(inner)
+        )
+        return MemoryBreakdown(
+            parameter_bytes=_bytes_of(parameters),
+            buffer_bytes=_bytes_of(buffers),
+            gradient_bytes=sum(
+                p.numel() * p.element_size() for p in parameters if id(p) in trained
+            ),
+            optimizer_bytes=_bytes_of(states),
+            activation_bytes_per_sample=0.0,
+            other_bytes=0,
+            limit_bytes=self.memory.limit_bytes(),
+            other_processes_bytes=self.memory.other_processes_bytes(),
+        )
+
+    def environment(self) -> Environment:
+        """Where the figures come from."""
+        return Environment(
+            device=str(self.step.device),
+            device_name=self.memory.name,
+            torch=torch.__version__,
+            python=platform.python_version(),
+            platform=platform.platform(terse=True),
+            threads=torch.get_num_threads(),
+            optimizer=self.step.optimizer_name,
+            precision=self.step.precision,
+        )
+
+
+@contextmanager
+def open_bench(handed: Handed) -> Iterator[Bench]:
+    """Snapshot, build, and put back at the end.
+
+    Raises:
+        InvalidArgument: where the model is no module, or an object cannot be kept.
+        CannotBuildBatch: where the loader gives no batch of another size.
+        UnknownLoss: where no scalar loss can be found.
+        NothingToTrain: where no parameter would be trained.
+    """
+    if not handed.modules():
+        raise InvalidArgument(
+            "expected a torch.nn.Module (or a list or dict of them) as the model; "
+            f"found {type(handed.model).__qualname__}"
+        )
+    with ExitStack() as stack:
+        outer = active_limit() if handed.memory_limit is None else None
+        stack.enter_context(outer.paused() if outer is not None else nullcontext())
+        snapshot = stack.enter_context(preserved(*handed.kept(), loader=handed.loader))
+        torch.manual_seed(handed.seed)
+        source = source_from(handed.loader, make_loader=handed.make_loader, seed=handed.seed)
+        step = step_from(
+            handed.model,
+            loss_fn=handed.loss_fn,
+            train_step=handed.train_step,
+            optimizer=handed.optimizer,
+            autocast=handed.autocast,
+            grad_scaler=handed.grad_scaler,
+            sample_batch=source.take(min(2, source.ceiling or 2)),
+        )
+        memory = outer if outer is not None else backend_for(step.device, handed.memory_limit)
+        given = _flat(handed.optimizer)
+        ours = [each for each in step.optimizers() if not any(each is one for one in given)]
+        own = stack.enter_context(preserved(*ours))
+        yield Bench(step, source, memory, snapshot, own, handed.seed)
+
+
+def _flat(thing: Any) -> list[Any]:
+    if thing is None:
+        return []
+    if isinstance(thing, Mapping) and not isinstance(thing, torch.nn.Module):
+        return list(thing.values())
+    if isinstance(thing, list | tuple):
+        return list(thing)
+    return [thing]
+
+
+def _tensors(inner: Any) -> Iterator[torch.Tensor]:
+    if isinstance(inner, torch.Tensor):
+        yield inner
+    elif isinstance(inner, Mapping):
+        for value in inner.values():
+            yield from _tensors(value)
+    elif isinstance(inner, list | tuple):
+        for value in inner:
+            yield from _tensors(value)
+
+
+def _each_once(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind ``tensors``, a shared one counted once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors}
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())

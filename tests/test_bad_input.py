@@ -1,0 +1,167 @@
+"""Bad input gets a clear error that names the way out, and nothing is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import batchfinder as bf
+from batchfinder.run.state import preserved
+
+
+def classifier() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def loader(rows: int = 64, **arguments: Any) -> DataLoader[Any]:
+    torch.manual_seed(1)
+    dataset = TensorDataset(torch.randn(rows, 4), torch.randint(3, (rows,)))
+    return DataLoader(dataset, **{"batch_size": 8, "shuffle": True, **arguments})
+
+
+def refused(
+    error: type[BaseException], text: str, model: nn.Module, data: Any, **arguments: Any
+) -> BaseException:
+    """The call raises, says ``text``, and leaves the model and the generators as they were."""
+    given = [each for each in (model, arguments.get("optimizer")) if each is not None]
+    with preserved(*given) as snapshot:
+        with pytest.raises(error, match=text) as caught:
+            bf.find_batch_size(
+                model, data, **{"memory_limit": "64MiB", "warmup_steps": 4, **arguments}
+            )
+        assert snapshot.differences() == ()
+    return caught.value
+
+
+def test_an_empty_loader() -> None:
+    refused(bf.CannotBuildBatch, "make_loader", classifier(), [])
+    empty = TensorDataset(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    refused(bf.CannotBuildBatch, "empty|no sample", classifier(), DataLoader(empty, batch_size=8))
+
+
+def test_a_batch_that_cannot_be_rebuilt() -> None:
+    class Opaque:
+        def __iter__(self) -> Any:
+            yield object()
+
+    refused(bf.CannotBuildBatch, "make_loader", classifier(), Opaque())
+
+
+def test_the_loss_on_another_device() -> None:
+    loss = nn.CrossEntropyLoss(weight=torch.ones(3, device="meta"))
+    refused(bf.DeviceMismatch, "meta", classifier(), loader(), loss_fn=loss)
+
+
+def test_no_way_to_know_the_loss() -> None:
+    words = TensorDataset(torch.randn(32, 4))
+    refused(bf.UnknownLoss, "loss_fn", classifier(), DataLoader(words, batch_size=4))
+
+
+def test_a_loss_that_is_no_scalar() -> None:
+    loss = nn.CrossEntropyLoss(reduction="none")
+    refused(bf.UnknownLoss, "scalar", classifier(), loader(), loss_fn=loss)
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output, target) * float("nan")
+
+    refused(bf.LossIsNotFinite, "nan|finite", classifier(), loader(), loss_fn=loss)
+
+
+def test_a_model_without_parameters_or_with_all_of_them_frozen() -> None:
+    refused(bf.NothingToTrain, "parameter", nn.Flatten(), loader())
+    frozen = classifier().requires_grad_(False)
+    refused(bf.NothingToTrain, "requires_grad|frozen", frozen, loader())
+
+
+def test_an_optimizer_over_other_parameters() -> None:
+    other = torch.optim.SGD(classifier().parameters(), lr=0.1)
+    refused(bf.NothingToTrain, "optimizer", classifier(), loader(), optimizer=other)
+
+
+def test_a_limit_below_what_the_model_itself_needs() -> None:
+    big = nn.Sequential(nn.Linear(4, 512), nn.Linear(512, 512), nn.Linear(512, 3))
+    refused(bf.NothingFits, "optimizer state", big, loader(), memory_limit="1MiB")
+
+
+def test_nothing_fits_at_one() -> None:
+    class Hungry(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.repeat_interleave(4096, 1).view(-1, 4)).view(len(x), -1, 3).mean(1)
+
+    error = refused(
+        bf.NothingFits, "micro-batch of 1.*checkpointing", Hungry(), loader(), memory_limit="64KiB"
+    )
+    assert "KiB" in str(error)
+
+
+@pytest.mark.parametrize("ceiling", [0, -3])
+def test_a_ceiling_below_one(ceiling: int) -> None:
+    refused(bf.InvalidArgument, "max_batch_size", classifier(), loader(), max_batch_size=ceiling)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"headroom": 1.0},
+        {"headroom": -0.1},
+        {"resolution": -1},
+        {"warmup_steps": -1},
+        {"base_batch_size": 0},
+        {"base_learning_rate": 0.0},
+        {"budget_seconds": 0},
+        {"memory_limit": "lots"},
+        {"memory_limit": -1},
+    ],
+)
+def test_a_value_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
+    refused(bf.InvalidArgument, next(iter(wrong)).split("_")[0], classifier(), loader(), **wrong)
+
+
+def test_a_model_that_is_none() -> None:
+    with pytest.raises(bf.InvalidArgument, match=r"torch\.nn\.Module"):
+        bf.find_batch_size("resnet50", loader())
+
+
+@pytest.mark.parametrize("bug", [ValueError, RuntimeError, IndexError, torch.AcceleratorError])
+def test_a_bug_of_the_users_own_passes_through_as_itself(bug: type[Exception]) -> None:
+    class Buggy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) >= 16:
+                raise bug("the shapes do not agree")
+            return self.layer(x)
+
+    error = refused(bug, "the shapes do not agree", Buggy(), loader())
+    assert type(error) is bug
+    notes = " ".join(error.__notes__)
+    assert "16" in notes
+    assert "PROBE" in notes or "probe" in notes
+
+
+def test_ctrl_c_leaves_everything_as_it_was() -> None:
+    class Impatient(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) == 32:
+                raise KeyboardInterrupt
+            return self.layer(x)
+
+    model = Impatient()
+    refused(KeyboardInterrupt, "", model, loader(), optimizer=torch.optim.Adam(model.parameters()))

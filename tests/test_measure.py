@@ -1,0 +1,90 @@
+"""What a size costs, under a clock that is told the time."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
+
+from batchfinder.measure import Effort, measure
+from batchfinder.results import Measurement
+
+
+def affine(size: int) -> float:
+    return 0.010 + 0.001 * size
+
+
+def test_the_two_parts_of_a_step_are_told_apart() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, affine, update_seconds=0.002)
+    by_size = {
+        m.batch_size: m for m in measure(step, FakeSource(), FakeMemory(), (4,), clock=clock)
+    }
+    found = by_size[4]
+    assert found.forward_backward_seconds == pytest.approx(0.014)
+    assert found.update_seconds == pytest.approx(0.002)
+    assert found.step_seconds == pytest.approx(0.016)
+    assert found.samples_per_second == pytest.approx(4 / 0.016)
+    assert found.samples_per_second_low == pytest.approx(found.samples_per_second_high)
+    assert not found.unstable
+
+
+def test_the_clock_is_read_only_after_the_device_is_done() -> None:
+    clock, memory = FakeClock(), FakeMemory()
+    step = FakeStep(clock, affine)
+    measure(step, FakeSource(), memory, (8,), clock=clock)
+    assert memory.synchronized >= 3 * len(step.sizes) - 10
+
+
+def test_a_machine_that_slows_down_does_not_favour_the_first_size() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, lambda size: affine(size) * (1 + clock.now / 10))
+    found = {
+        m.batch_size: m.samples_per_second * affine(m.batch_size) / m.batch_size
+        for m in measure(step, FakeSource(), FakeMemory(), (8, 32, 128), clock=clock)
+    }
+    slowdowns = [found[size] for size in (8, 32, 128)]
+    assert max(slowdowns) / min(slowdowns) < 1.15
+
+
+def test_jitter_shows_in_the_interval_and_the_interval_holds_the_truth() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, affine, jitter=0.5)
+    effort = Effort(visit_seconds=0.0, most_visits=9)
+    (found,) = measure(step, FakeSource(), FakeMemory(), (16,), clock=clock, effort=effort)
+    assert found.unstable
+    assert found.samples_per_second_low <= 16 / affine(16) <= found.samples_per_second_high
+
+
+def test_a_size_that_does_not_fit_is_left_out() -> None:
+    clock, memory = FakeClock(), FakeMemory(limit=100)
+    step = FakeStep(clock, affine, memory=memory)
+    found = measure(step, FakeSource(), memory, (64, 128), clock=clock)
+    assert [m.batch_size for m in found] == [64]
+
+
+def test_the_budget_is_kept_once_every_size_was_seen() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, lambda size: 1.0)
+    found = measure(
+        step, FakeSource(), FakeMemory(), (1, 2, 4), clock=clock, effort=Effort(budget_seconds=5)
+    )
+    assert [m.repeats >= 1 for m in found] == [True] * 3
+    assert clock.now < 20
+
+
+def test_the_loader_is_timed_apart_and_scaled_beyond_its_budget() -> None:
+    clock = FakeClock()
+    source = FakeSource(clock, length=10**6, seconds_per_sample=0.01)
+    step = FakeStep(clock, affine)
+    found = {m.batch_size: m for m in measure(step, source, FakeMemory(), (4, 4096), clock=clock)}
+    assert found[4].loader_seconds == pytest.approx(0.04)
+    assert found[4096].loader_seconds == pytest.approx(40.96)
+
+
+def test_every_measurement_is_told_to_the_observer() -> None:
+    clock, seen = FakeClock(), []
+    step = FakeStep(clock, affine)
+    found = measure(step, FakeSource(), FakeMemory(), (4, 8), clock=clock, observe=seen.append)
+    assert tuple(seen) == found
+    assert all(isinstance(event, Measurement) for event in seen)
+    assert step.rate == 0.0
