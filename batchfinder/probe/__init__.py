@@ -1,0 +1,21 @@
+"""Which micro-batches fit? A search that is a function of its history.
+
+``guided(trials, space)`` names the next size to run, or ``None`` when enough is known. It holds
+nothing between calls: a saved list of trials resumes the search, and ranks that share their
+trials share its answer. ``probe`` is the loop around it.
+
+- ``space``: which sizes may be tried (ceiling, multiples, powers of two) and when to stop;
+- ``history``: the trials so far, as a bracket between what fits and what does not;
+- ``line``: the memory line through the trials' peaks, and the forecast that steers by it;
+- ``guided``: the default search;
+- ``drop``: the schedule for when memory cannot be forecast, which rations the failures.
+"""
+
+from __future__ import annotations
+
+from batchfinder.probe.guided import guided
+from batchfinder.probe.line import MemoryLine, memory_line
+from batchfinder.probe.loop import Propose, probe
+from batchfinder.probe.space import SearchSpace
+
+__all__ = ["MemoryLine", "Propose", "SearchSpace", "guided", "memory_line", "probe"]

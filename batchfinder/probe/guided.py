@@ -1,0 +1,194 @@
+"""The default search: double, steer by the memory line, close the bracket.
+
+A forecast only chooses where to look next. Which sizes fit is decided by the trials alone, so
+that a wrong forecast costs trials and never the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from batchfinder.probe.drop import cheapest_trials, next_drop
+from batchfinder.probe.history import History, history, to_repeat
+from batchfinder.probe.line import Forecast, forecast
+from batchfinder.probe.space import SearchSpace
+from batchfinder.results import Trial
+
+FARTHEST_JUMP = 8
+"""Times the largest size that fits, once a line is seen; twice before."""
+
+UNSURE = 0.2
+"""Which share of the way to the forecast maximum to leave while no line is seen."""
+
+FEW = 3
+"""With fewer sizes that fit, no line can have been seen."""
+
+FORESEEN = 0.8
+"""A failure at less than this share of the way to the forecast maximum was not foreseen at all."""
+
+OF_MEMORY = 0.5
+"""A trial that failed below this share of the limit did not fail for what the peak counts."""
+
+
+def guided(trials: Sequence[Trial], space: SearchSpace) -> int | None:
+    """The next size to run, or ``None`` when the largest that fits is known well enough.
+
+    A pure function of its arguments. Enough is known when the ceiling fits, when the smallest
+    failure lies within ``space.resolution`` of the largest success (next to it, at 0), or, for a
+    resolution above 0, when a line seen in three sizes says that nothing larger by more than the
+    resolution can fit; and when nothing fits at all.
+    """
+    again = to_repeat(trials)
+    if again is not None:
+        return again
+    seen = history(trials)
+    if not seen.low:
+        return _descend(seen, space)
+    if _is_settled(seen, space):
+        return None
+    guess = _untried_guess(seen, space)
+    if guess is not None:
+        return guess
+    return _climb(seen, space) if seen.high is None else _close(seen, seen.high, space)
+
+
+def _descend(seen: History, space: SearchSpace) -> int | None:
+    """Nothing fits yet: begin, or go down by quarters, which meets fewer failures than halves."""
+    if not seen.fails:
+        return space.first
+    smallest_failure = seen.fails[0].batch_size
+    if smallest_failure <= space.smallest:
+        return None
+    return space.at_most(smallest_failure // 4)
+
+
+def _untried_guess(seen: History, space: SearchSpace) -> int | None:
+    """The predicted maximum, once one small size has shown that anything fits."""
+    if space.first_guess is None or len(seen.in_order) != 1:
+        return None
+    guess = space.at_most(space.first_guess * (1 - space.resolution / 2))
+    return guess if guess > seen.low else None
+
+
+def _is_settled(seen: History, space: SearchSpace) -> bool:
+    if space.after(seen.low) is None:
+        return True
+    good_enough = space.within_resolution(seen.low)
+    if seen.high is not None and space.before(seen.high) <= good_enough:
+        return True
+    return space.resolution > 0 and _largest_believable(seen, space) <= good_enough
+
+
+def _largest_believable(seen: History, space: SearchSpace) -> float:
+    """The largest size that can fit, where that may be believed without a failure; else ``inf``."""
+    ahead = _steering(seen, space)
+    if ahead is None or space.limit_bytes is None:
+        return math.inf
+    largest = ahead.largest_within(space.limit_bytes)
+    if ahead.shows_a_line or ahead.bend > 0 or _as_predicted(largest, space):
+        return space.at_most(largest)
+    return math.inf
+
+
+def _as_predicted(largest: float, space: SearchSpace) -> bool:
+    guess = space.first_guess
+    return guess is not None and abs(largest - guess) <= space.resolution * guess
+
+
+def _steering(seen: History, space: SearchSpace) -> Forecast | None:
+    """The forecast, if it reaches from the largest success and rises towards a known limit."""
+    ahead = forecast(seen.fits)
+    if ahead is None or space.limit_bytes is None or ahead.slope <= 0 or ahead.size < seen.low:
+        return None
+    return ahead
+
+
+def _contradictions(ahead: Forecast, seen: History, limit_bytes: int) -> int:
+    """How many sizes failed that should have fitted by the forecast."""
+    return sum(
+        ahead.size < trial.batch_size <= ahead.largest_within(limit_bytes) for trial in seen.fails
+    )
+
+
+def _climb(seen: History, space: SearchSpace) -> int:
+    """Nothing failed above: twice the size, or as far as the forecast reaches."""
+    ahead = _steering(seen, space)
+    if ahead is None:
+        return _above(seen.low, 2 * seen.low, space)
+    cap = (FARTHEST_JUMP if ahead.shows_a_line else 2) * seen.low
+    return _above(seen.low, min(cap, _aim(ahead, seen, space)), space)
+
+
+def _close(seen: History, high: int, space: SearchSpace) -> int:
+    """Between the largest success and the smallest failure: by the line, by halves, or blind.
+
+    A failure far above the first few successes, such as of a wrong guess, is climbed towards.
+    """
+    if len(seen.fits) < FEW and high > 4 * seen.low:
+        return _climb(seen, space)
+    if _is_unforeseen(seen, high, space):
+        return _blind(seen, high, space)
+    return min(_above(seen.low, _target(seen, high, space), space), space.before(high))
+
+
+def _target(seen: History, high: int, space: SearchSpace) -> float:
+    """By the line; below a failure that it just missed; by halves where it is wrong."""
+    ahead = _steering(seen, space)
+    if ahead is None or space.limit_bytes is None:
+        return _half(seen.low, high)
+    contradictions = _contradictions(ahead, seen, space.limit_bytes)
+    if contradictions > 1 or not _is_foreseen(ahead, high, space.limit_bytes):
+        return _half(seen.low, high)
+    return _retreat(seen.low, high) if contradictions else _aim(ahead, seen, space)
+
+
+def _is_unforeseen(seen: History, high: int, space: SearchSpace) -> bool:
+    """Whether ``high`` failed for something that no peak shows: then no slope will lead to it."""
+    ahead = _steering(seen, space)
+    if space.limit_bytes is None or ahead is None:
+        return True
+    if _is_foreseen(ahead, high, space.limit_bytes):
+        return False
+    peak = next(trial.peak_bytes for trial in seen.fails if trial.batch_size == high)
+    return peak is None or peak < OF_MEMORY * space.limit_bytes
+
+
+def _is_foreseen(ahead: Forecast, high: int, limit_bytes: int) -> bool:
+    """Whether ``high`` is about where the forecast meets the limit, or beyond."""
+    return high - ahead.size >= FORESEEN * (ahead.largest_within(limit_bytes) - ahead.size)
+
+
+def _blind(seen: History, high: int, space: SearchSpace) -> int:
+    first = seen.until_first_bracket()
+    granted = cheapest_trials(len(space.between(first.low, first.high or high)))
+    spent = len(seen.in_order) - len(first.in_order)
+    return next_drop(space.between(seen.low, high), granted - spent)
+
+
+def _half(low: int, high: int) -> float:
+    """The middle: by ratio while the bracket is wide."""
+    return math.sqrt(low * high) if high > 2 * low else (low + high) / 2
+
+
+def _retreat(low: int, high: int) -> float:
+    """Somewhat below a size that failed, so that a slope is seen close to the limit."""
+    return 0.9 * high if high > 1.2 * low else _half(low, high)
+
+
+def _aim(ahead: Forecast, seen: History, space: SearchSpace) -> float:
+    """Just inside the forecast maximum; just above what is settled where that says no more."""
+    assert space.limit_bytes is not None  # a forecast steers only towards a known limit
+    largest = ahead.largest_within(space.limit_bytes)
+    doubt = ahead.disagreement if ahead.shows_a_line else UNSURE
+    inside = largest - doubt * (largest - seen.low)
+    if ahead.shows_a_line:
+        inside = min(inside, largest * (1 - space.resolution / 2))
+    return inside if inside > seen.low else space.within_resolution(seen.low)
+
+
+def _above(low: int, target: float, space: SearchSpace) -> int:
+    """The size to try for ``target``: above ``low``, within the ceiling."""
+    following = space.after(low)
+    assert following is not None  # at the ceiling the search has ended
+    return max(following, space.at_most(target))
