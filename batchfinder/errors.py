@@ -18,6 +18,7 @@ __all__ = [
     "InvalidArgument",
     "LossIsNotFinite",
     "MissingDependency",
+    "NoiseNotMeasured",
     "NoisyMeasurementWarning",
     "NotPicklable",
     "NothingFits",
@@ -96,6 +97,14 @@ class NotPicklable(BatchFinderError):
     """Isolation needs factories that a child process can import.
 
     Way out: pass functions defined at the top level of an importable module.
+    """
+
+
+class NoiseNotMeasured(BatchFinderError):
+    """Too few finite gradients to say anything about the gradient noise scale.
+
+    Way out: a smaller micro-batch or more data; with mixed precision, train until the gradient
+    scaler has settled; ``noise=None`` leaves the noise scale out.
     """
 
 

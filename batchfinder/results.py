@@ -129,9 +129,11 @@ class ProbeResult:
 class NoiseScale:
     """The gradient noise scale tr(Σ)/|G|², in ``unit``, with its 90 % interval.
 
-    ``high`` is ``inf`` where |G|² cannot be told from zero: then only "at least ``low``" is known.
-    ``samples`` were spent on the estimate. ``gradient_squared`` and ``noise_trace`` are the
-    unbiased |G|² and tr(Σ) behind the ratio. Source: McCandlish et al. 2018, arXiv:1812.06162.
+    ``high`` is ``inf`` where |G|² cannot be told from zero: then only "at least ``low``" is known,
+    and ``value`` is the point estimate, but never more than four times the samples spent.
+    ``samples`` were spent on the estimate, ``after_steps`` optimizer steps of warm-up.
+    ``gradient_squared`` and ``noise_trace`` are the unbiased |G|² and tr(Σ) behind the ratio.
+    Source: McCandlish et al. 2018, arXiv:1812.06162.
     """
 
     value: float
@@ -144,11 +146,27 @@ class NoiseScale:
     noise_trace: float = math.nan
     micro_batch: int = 0
     caveats: tuple[str, ...] = ()
+    after_steps: int = 0
 
     @property
     def is_bounded(self) -> bool:
         """Whether the interval is closed above."""
         return math.isfinite(self.high)
+
+
+@dataclass(frozen=True)
+class NoiseFindings:
+    """What a warm-up told of the noise scale.
+
+    ``training`` predicts the noise scale of the run as a whole, ``None`` where nothing honest can
+    be said (the caveats say why). ``points`` were measured along the warm-up, in order;
+    ``per_size`` at its last weights, one per micro-batch asked for.
+    """
+
+    training: NoiseScale | None
+    points: tuple[NoiseScale, ...] = ()
+    per_size: tuple[NoiseScale, ...] = ()
+    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

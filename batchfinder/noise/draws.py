@@ -1,0 +1,117 @@
+"""Fresh samples for the noise scale: never the same sample twice within one comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from batchfinder.errors import CannotBuildBatch
+from batchfinder.protocols import Batch, BatchSource, Clock
+
+OUT_OF_DATA = (StopIteration, CannotBuildBatch)
+"""What ``draw`` raises when fewer samples are left than were asked for."""
+
+
+class Draws:
+    """Micro-batches with their counts, until the data or the time ends.
+
+    ``weight(batch)`` is the factor under which a micro-batch's loss enters the accumulated
+    gradient: its share of a nominal micro-batch, b_j / ``size``; for losses that are sums over
+    the batch 1 / ``size``, since such a loss carries the factor b_j already.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        size: int,
+        *,
+        source: BatchSource | None = None,
+        sum_reduced: bool = False,
+        deadline: tuple[Clock, float] | None = None,
+    ) -> None:
+        self.batches = batches
+        self.size = size
+        self.source = source
+        self.sum_reduced = sum_reduced
+        self.deadline = deadline
+        self.ended = ""
+
+    @classmethod
+    def fresh(
+        cls,
+        source: BatchSource,
+        size: int,
+        seed: int,
+        *,
+        sum_reduced: bool = False,
+        deadline: tuple[Clock, float] | None = None,
+    ) -> Draws:
+        """Micro-batches of ``size`` out of one pass over the data, shuffled by ``seed``."""
+        source.rewind(seed)
+        endless = iter(lambda: source.draw(size), object())
+        passes = endless if source.length is None else islice(endless, source.length // size)
+        return cls(passes, size, source=source, sum_reduced=sum_reduced, deadline=deadline)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = iter(self.batches)
+        while not self._out_of_time():
+            try:
+                batch = next(stream)
+            except OUT_OF_DATA:
+                self.ended = "the data"
+                return
+            yield batch
+
+    def _out_of_time(self) -> bool:
+        if self.deadline is not None and self.deadline[0]() > self.deadline[1]:
+            self.ended = "the time"
+        return bool(self.ended)
+
+    def count(self, batch: Batch) -> int:
+        return self.size if self.source is None else self.source.count(batch)
+
+    def weight(self, batch: Batch) -> float:
+        return (1 if self.sum_reduced else self.count(batch)) / self.size
+
+    @property
+    def unit(self) -> str:
+        return "samples" if self.source is None else self.source.unit
+
+    @property
+    def population(self) -> int | None:
+        """Samples in the whole set; None for a stream, or where the unit is another."""
+        if self.source is None or self.source.unit != "samples":
+            return None
+        return self.source.length
+
+
+class Epochs:
+    """Endless training batches: the set is shuffled anew whenever too little of it is left."""
+
+    def __init__(self, source: BatchSource, seed: int) -> None:
+        self.source = source
+        self.seed = seed
+        self.left: float = 0
+
+    def take(self, sizes: Sequence[int]) -> list[Batch]:
+        """Batches of distinct samples, all from the same pass over the data.
+
+        Raises:
+            CannotBuildBatch: where a whole pass holds fewer samples than asked for.
+        """
+        wanted = sum(sizes)
+        if self.left < wanted:
+            self._start_over()
+        try:
+            batches = [self.source.draw(size) for size in sizes]
+        except StopIteration:
+            self._start_over()
+            batches = [self.source.draw(size) for size in sizes]
+        self.left -= wanted
+        return batches
+
+    def _start_over(self) -> None:
+        self.seed += 1
+        self.source.rewind(self.seed)
+        self.left = math.inf if self.source.length is None else self.source.length

@@ -1,0 +1,170 @@
+"""The default estimator: variance between the gradients of micro-batches at the same weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from batchfinder import formulas
+from batchfinder.errors import InvalidArgument, NoiseNotMeasured
+from batchfinder.formulas import Interval, Moments
+from batchfinder.noise.draws import Draws
+from batchfinder.noise.sketch import Sketch
+from batchfinder.noise.tap import GradientTap, accumulated_square
+from batchfinder.protocols import Batch, TrainStep
+from batchfinder.results import BatchPlan, NoiseScale
+
+FEWEST = 3
+"""Gradients needed for an interval: with one left out, two must remain."""
+
+
+@dataclass(frozen=True)
+class MicroBatchVariance:
+    """One-way analysis of variance over micro-batches, with a jackknife interval on 1/B.
+
+    Unbiased tr Σ and |G|² from the norms of the micro-batches' gradients and of their mean
+    (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1, for any number of batches of any
+    sizes). Norms are read while gradients accumulate in ``.grad``: no gradient is stored twice.
+    The interval is the delete-one jackknife on |G|² / tr Σ, from sketches of the gradients.
+
+    At least ``micro_batches`` are drawn; then more, until the interval's ends are within a factor
+    of ``narrow_enough``, or ``samples`` are spent, or the batches end.
+    """
+
+    micro_batches: int = 16
+    samples: int = 4096
+    confidence: float = 0.90
+    narrow_enough: float = 4.0
+    sketch_size: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.micro_batches < FEWEST:
+            raise InvalidArgument(
+                f"expected micro_batches of at least {FEWEST}; found {self.micro_batches}"
+            )
+        if not 0 < self.confidence < 1:
+            raise InvalidArgument(f"expected a confidence in (0, 1); found {self.confidence}")
+
+    @property
+    def name(self) -> str:
+        return "micro-batch variance"
+
+    def estimate(self, step: TrainStep, batches: Iterable[Batch], plan: BatchPlan) -> NoiseScale:
+        """The noise scale at the weights as they are; gradients are ``None`` afterwards.
+
+        ``batches`` are micro-batches of distinct samples, each of ``plan.micro_batch`` samples
+        unless it is a ``Draws``, which counts them.
+
+        Raises:
+            NoiseNotMeasured: where fewer than three micro-batches gave finite gradients.
+        """
+        draws = batches if isinstance(batches, Draws) else Draws(batches, plan.micro_batch)
+        parameters = step.parameters()
+        gathered = _Gathered(draws)
+        step.zero_grad()
+        try:
+            with GradientTap(parameters, Sketch(parameters, self.sketch_size, self.seed)) as tap:
+                enough = self.micro_batches
+                for batch in draws:
+                    step.forward_backward(batch, draws.weight(batch))
+                    gathered.add(tap, batch, step.loss_scale())
+                    if self._spent(gathered):
+                        break
+                    if len(gathered.sizes) >= enough:
+                        if self._interval(gathered, step).ratio <= self.narrow_enough:
+                            break
+                        enough = math.ceil(enough * 1.5)
+            return self._conclude(gathered, step, plan)
+        finally:
+            step.zero_grad()
+
+    def _spent(self, gathered: _Gathered) -> bool:
+        spent = gathered.spent + (gathered.spent / max(gathered.tried, 1))
+        return gathered.tried >= self.micro_batches and spent > self.samples
+
+    def _interval(self, gathered: _Gathered, step: TrainStep) -> Interval:
+        point = gathered.moments(step)
+        population = gathered.draws.population
+        u = formulas.finite_population(point.reciprocal, population)
+        left = formulas.leave_one_out(gathered.sizes, gathered.gram())
+        low, high = formulas.jackknife(left, self.confidence, u)
+        return formulas.noise_interval(u, low, high, point.samples)
+
+    def _conclude(self, gathered: _Gathered, step: TrainStep, plan: BatchPlan) -> NoiseScale:
+        if len(gathered.sizes) < FEWEST:
+            raise NoiseNotMeasured(
+                f"expected at least {FEWEST} micro-batches of {plan.micro_batch} with finite "
+                f"gradients; found {len(gathered.sizes)} of {gathered.tried}"
+            )
+        point, interval = gathered.moments(step), self._interval(gathered, step)
+        wide = interval.ratio > self.narrow_enough
+        return NoiseScale(
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            samples=gathered.spent,
+            estimator=self.name,
+            unit=gathered.draws.unit,
+            gradient_squared=point.gradient_squared,
+            noise_trace=point.noise_trace,
+            micro_batch=plan.micro_batch,
+            caveats=tuple(gathered.caveats(wide)),
+        )
+
+
+@dataclass
+class _Gathered:
+    """What was read so far at one point in weight space."""
+
+    draws: Draws
+    sizes: list[float] = field(default_factory=list)
+    squares: list[float] = field(default_factory=list)
+    sketches: list[np.ndarray] = field(default_factory=list)
+    tried: int = 0
+    spent: int = 0
+    in_parts: bool = False
+
+    def add(self, tap: GradientTap, batch: Batch, loss_scale: float) -> None:
+        size = self.draws.count(batch)
+        reading = tap.read(loss_scale * size / self.draws.size)
+        self.tried += 1
+        self.spent += size
+        if math.isfinite(reading.squared_norm) and reading.sketch is not None:
+            self.sizes.append(size)
+            self.squares.append(reading.squared_norm)
+            self.sketches.append(reading.sketch)
+            self.in_parts |= not reading.whole
+
+    def gram(self) -> np.ndarray:
+        rows = np.stack(self.sketches)
+        return np.asarray(rows @ rows.T)
+
+    def moments(self, step: TrainStep) -> Moments:
+        """Exact from norms; from the sketches alone where the accumulated gradient is spoilt."""
+        if self.in_parts or len(self.sizes) < self.tried:
+            return formulas.from_gram(self.sizes, self.gram())
+        divisor = step.loss_scale() * sum(self.sizes) / self.draws.size
+        mean = accumulated_square(step.parameters(), divisor)
+        return formulas.moments(self.sizes, self.squares, mean)
+
+    def caveats(self, wide: bool) -> Iterable[str]:
+        lost = self.tried - len(self.sizes)
+        if lost:
+            yield (
+                f"{lost} of {self.tried} micro-batches gave gradients that are not finite; "
+                "the noise scale leaves them out"
+            )
+        if wide and self.draws.ended:
+            yield (
+                f"the noise scale's interval is wide: {self.draws.ended} ended after "
+                f"{self.spent} {self.draws.unit}"
+            )
+        elif wide:
+            yield (
+                f"the noise scale's interval is wide after all {self.spent} {self.draws.unit} "
+                "that it was given"
+            )
