@@ -7,7 +7,7 @@ import re
 
 from batchfinder.errors import InvalidArgument
 
-__all__ = ["format_bytes", "format_count", "format_seconds", "parse_bytes"]
+__all__ = ["format_bytes", "format_count", "format_seconds", "format_size", "parse_bytes"]
 
 _BINARY = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _DECIMAL = {"K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -52,6 +52,11 @@ def format_count(number: float) -> str:
         digits = 2 - math.floor(math.log10(abs(number)))
         return f"{round(number, digits):,.0f}".replace(",", " ")
     return f"{number:.3g}"
+
+
+def format_size(size: float) -> str:
+    """A batch size, exact to the last digit: ``"1 024"``; ``format_count`` would round it."""
+    return f"{size:,.0f}".replace(",", " ")
 
 
 def format_seconds(seconds: float) -> str:

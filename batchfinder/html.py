@@ -1,0 +1,125 @@
+"""HTML by hand: everything escaped, nothing fetched, legible on light and dark pages.
+
+Inside a notebook the page's own colours are inherited and only translucent shades are added, so
+that no theme has to be detected. A page that stands alone follows the reader's preference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+from batchfinder.table import Row, Table
+
+__all__ = [
+    "code",
+    "definitions",
+    "details",
+    "figure",
+    "fragment",
+    "items",
+    "page",
+    "paragraphs",
+    "section",
+    "table",
+]
+
+_STYLE = """
+.batchfinder { font: 14px/1.5 system-ui, sans-serif; max-width: 62em; color: inherit; }
+.batchfinder table { border-collapse: collapse; margin: .6em 0; font-variant-numeric: tabular-nums;
+  color: inherit; }
+.batchfinder th, .batchfinder td { padding: .25em .8em; text-align: right; white-space: nowrap;
+  background: transparent; color: inherit; border: 0;
+  border-bottom: 1px solid rgba(128, 128, 128, .3); }
+.batchfinder th { font-weight: 600; border-bottom: 2px solid rgba(128, 128, 128, .6); }
+.batchfinder th:last-child, .batchfinder td:last-child { text-align: left; white-space: normal; }
+.batchfinder tr.chosen td { background: rgba(0, 114, 178, .18); font-weight: 600; }
+.batchfinder dl { display: grid; grid-template-columns: max-content 1fr; gap: .15em 1em;
+  margin: .6em 0; }
+.batchfinder dt { font-weight: 600; }
+.batchfinder dd { margin: 0; }
+.batchfinder p, .batchfinder ul { margin: .4em 0; }
+.batchfinder .scroll { overflow-x: auto; }
+.batchfinder .quiet { opacity: .75; }
+.batchfinder pre { padding: .6em .8em; background: rgba(128, 128, 128, .12); overflow-x: auto;
+  color: inherit; }
+.batchfinder summary { cursor: pointer; font-weight: 600; margin-top: .5em; }
+.batchfinder figure { margin: 1em 0; background: #fff; padding: .5em; border-radius: 4px; }
+.batchfinder figure svg { max-width: 100%; height: auto; display: block; }
+"""
+_PAGE_STYLE = """
+:root { color-scheme: light dark; }
+body { margin: 2em auto; padding: 0 1em; max-width: 64em; background: #fff; color: #1a1a1a; }
+@media (prefers-color-scheme: dark) { body { background: #16181b; color: #e6e6e6; } }
+h1 { font: 600 1.5em system-ui, sans-serif; }
+h2 { font-size: 1.15em; margin: 1.4em 0 .3em; }
+"""
+
+
+def fragment(parts: Iterable[str]) -> str:
+    """Parts of markup with the style that they need, for a page of somebody else's."""
+    return f'<div class="batchfinder"><style>{_STYLE}</style>{"".join(parts)}</div>'
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """A whole document with nothing outside itself."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_PAGE_STYLE}</style></head>"
+        f"<body><h1>{escape(title)}</h1>{fragment(parts)}</body></html>\n"
+    )
+
+
+def table(data: Table) -> str:
+    """The table; the chosen row is shaded, and says so in its note."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in data.header)
+    rows = "".join(_row(row) for row in data.rows)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
+        "</table></div>"
+    )
+
+
+def _row(row: Row) -> str:
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells)
+    return f'<tr class="chosen">{cells}</tr>' if row.chosen else f"<tr>{cells}</tr>"
+
+
+def definitions(pairs: Iterable[tuple[str, str]]) -> str:
+    """Labels and what is said under each."""
+    body = "".join(f"<dt>{escape(label)}</dt><dd>{escape(said)}</dd>" for label, said in pairs)
+    return f"<dl>{body}</dl>"
+
+
+def paragraphs(sentences: Iterable[str], *, quiet: bool = False) -> str:
+    """One paragraph per sentence; ``quiet`` ones are paler."""
+    opening = '<p class="quiet">' if quiet else "<p>"
+    return "".join(f"{opening}{escape(sentence)}</p>" for sentence in sentences)
+
+
+def items(sentences: Iterable[str]) -> str:
+    """A bulleted list, or nothing where there is nothing to list."""
+    body = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f"<ul>{body}</ul>" if body else ""
+
+
+def details(title: str, body: str, *, shown: bool = False) -> str:
+    """Markup behind a title that opens and closes."""
+    return f"<details{' open' * shown}><summary>{escape(title)}</summary>{body}</details>"
+
+
+def section(title: str, body: str) -> str:
+    """Markup under a title."""
+    return f"<h2>{escape(title)}</h2>{body}"
+
+
+def code(text: str) -> str:
+    """Lines of code as they are."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def figure(svg: str, described_as: str) -> str:
+    """An SVG drawing on white, described for those who do not see it."""
+    drawing = svg[svg.index("<svg") :]
+    return f'<figure role="img" aria-label="{escape(described_as)}">{drawing}</figure>'

@@ -1,0 +1,184 @@
+"""Live rows on stderr: one line per event, never redrawn, nothing on stdout.
+
+A call has some tens of events, so a line each says more than a bar, and reads as well in a log
+file as on a screen. In a notebook the rows form one HTML table, updated in place, which the saved
+file keeps. Silent under ``BATCHFINDER_QUIET=1`` and on every rank but 0.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from batchfinder import html
+from batchfinder.results import (
+    BatchPlan,
+    Confirmation,
+    Event,
+    Measurement,
+    NoiseScale,
+    Note,
+    Recommendation,
+    StageStarted,
+    Trial,
+)
+from batchfinder.table import Row, Table
+from batchfinder.units import format_bytes, format_count, format_seconds, format_size
+
+__all__ = ["NotebookTable", "StreamRows", "default_observer", "describe", "silent"]
+
+Described = tuple[str, str, str]
+"""What happened, at which size, and what came of it."""
+
+_LONG_SECONDS = 5.0
+
+
+def silent(event: Event) -> None:
+    """An observer that says nothing."""
+
+
+def default_observer() -> Callable[[Event], None]:
+    """Rows on stderr, or a table in a notebook; silent where the environment asks for it."""
+    if is_quiet():
+        return silent
+    display = _notebook_display()
+    return StreamRows() if display is None else NotebookTable(display)
+
+
+def is_quiet() -> bool:
+    """Whether ``BATCHFINDER_QUIET`` is set (to anything but 0), or this is not rank 0."""
+    return os.environ.get("BATCHFINDER_QUIET", "0") not in ("", "0") or rank() != 0
+
+
+def rank() -> int:
+    """This process's rank as an initialised process group or the launcher has it; 0 when alone."""
+    distributed = sys.modules.get("torch.distributed")  # looked up, so that it is never imported
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    given = os.environ.get("RANK", "0")
+    return int(given) if given.isdigit() else 0
+
+
+class StreamRows:
+    """One line per event on a stream (default: stderr, looked up at each event)."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+
+    def __call__(self, event: Event) -> None:
+        what, size, said = describe(event)
+        line = f"{what:<9} {size:>7}  {said}" if size else f"{what:<9} {said}"
+        print(line.rstrip(), file=self._stream or sys.stderr, flush=True)
+
+
+class NotebookTable:
+    """One HTML table that grows by a row per event, through a display handle."""
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display = display
+        self._rows: list[Row] = []
+        self._handle: Any = None
+
+    def __call__(self, event: Event) -> None:
+        self._rows.append(Row(describe(event), isinstance(event, Recommendation)))
+        if self._handle is None:
+            self._handle = self._display(self, display_id=True)
+        else:
+            self._handle.update(self)
+
+    def _table(self) -> Table:
+        return Table(("stage", "batch", "what was found"), tuple(self._rows))
+
+    def _repr_html_(self) -> str:
+        return html.fragment([html.table(self._table())])
+
+    def __repr__(self) -> str:
+        return "\n".join(" ".join(part for part in row.cells if part) for row in self._rows)
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's ``display`` where this runs in a notebook's kernel; else ``None``."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    found: Callable[..., Any] = display
+    return found
+
+
+def describe(event: Event) -> Described:
+    """An event in three pieces: the stage, the batch size it concerns, what was found."""
+    if isinstance(event, StageStarted):
+        return event.stage.name.lower(), "", _stage(event)
+    if isinstance(event, Note):
+        return "  note", "", event.text
+    if isinstance(event, Recommendation | Confirmation):
+        return _describe_plan(event)
+    return _describe_size(event)
+
+
+def _describe_size(event: Trial | Measurement | NoiseScale) -> Described:
+    if isinstance(event, Trial):
+        return "  trial", format_size(event.batch_size), _trial(event)
+    if isinstance(event, Measurement):
+        return "  measure", format_size(event.batch_size), _measurement(event)
+    return "  noise", format_size(event.micro_batch) if event.micro_batch else "", _noise(event)
+
+
+def _describe_plan(event: Recommendation | Confirmation) -> Described:
+    size = format_size(event.plan.micro_batch)
+    if isinstance(event, Recommendation):
+        return "  choice", size, _choice(event)
+    return "  confirm", size, _confirmation(event)
+
+
+def _stage(event: StageStarted) -> str:
+    parts = [event.stage.value, event.detail]
+    if event.expected_seconds is not None and event.expected_seconds >= _LONG_SECONDS:
+        parts.append(f"(about {format_seconds(event.expected_seconds)})")
+    return " ".join(part for part in parts if part)
+
+
+def _trial(trial: Trial) -> str:
+    peak = "" if trial.peak_bytes is None else f"peak {format_bytes(trial.peak_bytes)}"
+    disturbed = "another process used memory meanwhile" if trial.disturbed else ""
+    taken = format_seconds(trial.seconds) if trial.seconds else ""
+    said = (trial.outcome.value, peak, taken, trial.note, disturbed)
+    return ", ".join(part for part in said if part)
+
+
+def _measurement(found: Measurement) -> str:
+    low, high = found.samples_per_second_low, found.samples_per_second_high
+    rate = f"{format_count(found.samples_per_second)} per second"
+    interval = f" ({format_count(low)}–{format_count(high)})"
+    unstable = ", unstable" if found.unstable else ""
+    return f"{rate}{interval}, {format_seconds(found.step_seconds)} per step{unstable}"
+
+
+def _noise(noise: NoiseScale) -> str:
+    spent = f"from {format_count(noise.samples)} samples"
+    if not noise.is_bounded:
+        return f"noise scale at least {format_count(noise.low)} {noise.unit}, {spent}"
+    interval = f"(90 % interval {format_count(noise.low)}–{format_count(noise.high)})"
+    return f"noise scale {format_count(noise.value)} {noise.unit} {interval}, {spent}"
+
+
+def _choice(recommended: Recommendation) -> str:
+    rate = recommended.learning_rate
+    said = "" if rate is None else f"learning rate {rate:.3g}; "
+    return f"{_plan(recommended.plan)}{said}limited by {recommended.limited_by.value.split(':')[0]}"
+
+
+def _plan(plan: BatchPlan) -> str:
+    if plan.global_batch == plan.micro_batch:
+        return ""
+    return f"{plan} = {format_size(plan.global_batch)} per optimizer step; "
+
+
+def _confirmation(found: Confirmation) -> str:
+    held = "held" if found.held else "did NOT hold"
+    return f"{found.steps} real steps {held}: {found.reason}"

@@ -1,0 +1,14 @@
+"""The answer as data, and every way to read it.
+
+``record``       Report: what was found, frozen
+``rows``         the figures as tables of text
+``text``         the table, the choice and the reason, for a terminal
+``explanation``  the same in plain words: what binds, what the alternatives cost, what to change
+``settings``     lines ready to paste for four ways of training
+``encoding``     strict JSON, there and back
+``document``     HTML: a fragment for notebooks, a page that stands alone
+"""
+
+from batchfinder.report.record import Report
+
+__all__ = ["Report"]

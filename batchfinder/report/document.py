@@ -1,0 +1,65 @@
+"""A report as HTML: a fragment for notebooks, a page that stands alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from batchfinder import html
+from batchfinder.report.checklist import checklist
+from batchfinder.report.explanation import sections
+from batchfinder.report.rows import candidate_table, measurement_table, trial_table
+from batchfinder.report.settings import FRAMEWORKS, settings
+from batchfinder.report.text import choice, findings, headline
+
+if TYPE_CHECKING:
+    from batchfinder.report.record import Report
+
+__all__ = ["fragment", "page"]
+
+
+def fragment(report: Report) -> str:
+    """The table, the choice and the reason, as ``print`` shows them."""
+    return html.fragment(_summary(report))
+
+
+def _summary(report: Report) -> Iterator[str]:
+    yield html.definitions(findings(report))
+    if report.measurements:
+        yield html.table(measurement_table(report, wide=True))
+    if report.caveats:
+        yield html.details("Caveats", html.items(report.caveats), shown=True)
+    yield html.paragraphs([headline(report)], quiet=True)
+
+
+def page(report: Report) -> str:
+    """Everything: summary, figure, explanation, alternatives, settings, trials."""
+    size = f"batch size {report.batch_size}"
+    return html.page(f"batchfinder: {size}", _whole(report))
+
+
+def _whole(report: Report) -> Iterator[str]:
+    yield from _summary(report)
+    yield html.section("Figure", _figure(report))
+    for title, sentences in sections(report):
+        yield html.section(title, html.paragraphs(sentences))
+        if title == "Alternatives":
+            yield html.table(candidate_table(report))
+    yield html.section("What else to change", html.items(checklist(report)))
+    pasted = (html.details(name, html.code(settings(report, name))) for name in FRAMEWORKS)
+    yield html.section("Settings to paste", "".join(pasted))
+    yield html.section("Memory trials, in order", html.table(trial_table(report)))
+
+
+def _figure(report: Report) -> str:
+    from batchfinder import plot
+    from batchfinder.errors import MissingDependency
+
+    try:
+        drawn = plot.figure(report)
+    except MissingDependency as error:
+        return html.paragraphs([f"The figure was left out. {error}"])
+    buffer = io.StringIO()
+    drawn.savefig(buffer, format="svg")
+    return html.figure(buffer.getvalue(), f"Four panels; the choice is {choice(report)}")

@@ -1,0 +1,133 @@
+"""Frozen data to strict JSON and back, guided by the annotations of its dataclasses.
+
+JSON knows no infinity and no NaN, so these floats are written as the strings ``"Infinity"``,
+``"-Infinity"`` and ``"NaN"``; an enumeration is written as the name of its member.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, TypeVar
+
+from batchfinder.errors import InvalidArgument
+
+__all__ = ["SCHEMA", "decode", "dumps", "encode", "loads"]
+
+SCHEMA = 1
+_WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+_Data = TypeVar("_Data")
+
+
+def encode(value: Any) -> Any:
+    """``value`` as objects, lists, strings, numbers, booleans and null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str | bool | int | float):
+        return encode(value.item())  # a NumPy or torch scalar
+    return _encode_float(value) if isinstance(value, float) else value
+
+
+def _encode_float(value: float) -> float | str:
+    if math.isfinite(value):
+        return float(value)
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def decode(kind: Any, value: Any) -> Any:
+    """``value`` (of ``encode``) as an instance of the annotation ``kind``.
+
+    Raises:
+        InvalidArgument: where ``value`` cannot be of that kind.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _decode_union(arguments, value)
+    if origin is tuple:
+        return _decode_tuple(arguments, value)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _decode_dataclass(kind, value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _decode_member(kind, value)
+    return _decode_plain(kind, value)
+
+
+def _decode_union(kinds: tuple[Any, ...], value: Any) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    (kind,) = (kind for kind in kinds if kind is not type(None))
+    return decode(kind, value)
+
+
+def _decode_tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise InvalidArgument(f"expected a list; found {value!r}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(decode(kinds[0], item) for item in value)
+    if len(kinds) != len(value):
+        raise InvalidArgument(f"expected a list of {len(kinds)}; found {value!r}")
+    return tuple(decode(kind, item) for kind, item in zip(kinds, value, strict=True))
+
+
+def _decode_dataclass(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(f"expected an object for {kind.__name__}; found {value!r}")
+    hints = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - names):
+        raise InvalidArgument(f"{kind.__name__} has no field {', '.join(unknown)}")
+    given = {name: decode(hints[name], item) for name, item in value.items()}
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise InvalidArgument(f"expected every field of {kind.__name__}; {error}") from error
+
+
+def _decode_member(kind: type[Enum], value: Any) -> Enum:
+    try:
+        return kind[value]
+    except KeyError:
+        names = ", ".join(member.name for member in kind)
+        raise InvalidArgument(f"expected one of {names}; found {value!r}") from None
+
+
+def _decode_plain(kind: Any, value: Any) -> Any:
+    if kind is float:
+        if isinstance(value, str) and value in _WORDS:
+            return _WORDS[value]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise InvalidArgument(f"expected {kind.__name__}; found {value!r}")
+
+
+def dumps(value: Any) -> str:
+    """``value`` as JSON text, with the number of the schema beside it."""
+    return json.dumps({"schema": SCHEMA, **encode(value)}, allow_nan=False, indent=2)
+
+
+def loads(kind: type[_Data], text: str) -> _Data:
+    """The dataclass ``kind`` that ``dumps`` wrote.
+
+    Raises:
+        InvalidArgument: where the text is no JSON, or of another schema or kind.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidArgument(f"expected the JSON text of a report; {error}") from error
+    if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
+        raise InvalidArgument(
+            f'expected a report of schema {SCHEMA} (a JSON object with "schema": {SCHEMA})'
+        )
+    return typing.cast(_Data, decode(kind, data))

@@ -1,0 +1,238 @@
+"""Report: what find_batch_size found, frozen. Showing it is the work of the rooms beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.report import document, encoding, explanation
+from batchfinder.report import settings as paste
+from batchfinder.report import text as terminal
+from batchfinder.results import (
+    Candidate,
+    Confirmation,
+    Environment,
+    Limit,
+    Measurement,
+    MemoryBreakdown,
+    NoiseScale,
+    ProbeResult,
+    Recommendation,
+    Trial,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Report"]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Which batch size and learning rate to use, with the evidence.
+
+    ``print(report)`` shows the table, the choice and the reason; :meth:`explain` says more.
+    ``unit`` is what batch sizes count ("samples", or "tokens" under a token budget);
+    ``seconds`` is the time that each stage took.
+    """
+
+    recommendation: Recommendation
+    probe: ProbeResult
+    measurements: tuple[Measurement, ...]
+    noise_scale: NoiseScale | None
+    """The gradient noise scale of the training as a whole; ``None`` where it was left out."""
+    confirmation: Confirmation | None
+    state_restored: bool
+    """Whether a digest of everything touched, before and after, agrees."""
+    caveats: tuple[str, ...]
+    """What was assumed and what was not measured, as sentences."""
+    environment: Environment
+    base_batch_size: int | None
+    base_learning_rate: float | None
+    unit: str = "samples"
+    seconds: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def batch_size(self) -> int:
+        """The micro-batch per device: what goes into ``DataLoader(batch_size=…)``. It was run."""
+        return self.recommendation.plan.micro_batch
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches per optimizer step, at least 1."""
+        return self.recommendation.plan.accumulation_steps
+
+    @property
+    def world_size(self) -> int:
+        """Devices that train together."""
+        return self.recommendation.plan.world_size
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples per optimizer step: batch size × accumulation steps × devices."""
+        return self.recommendation.plan.global_batch
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The rate for the global batch; ``None`` where no base rate is known."""
+        return self.recommendation.learning_rate
+
+    @property
+    def learning_rate_rule(self) -> str:
+        """The name of the rule that gave the learning rate."""
+        return self.recommendation.learning_rate_rule
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest micro-batch that was run and fitted."""
+        return self.probe.max_batch_size
+
+    @property
+    def limited_by(self) -> Limit:
+        """The constraint that, relaxed, would have changed the choice."""
+        return self.recommendation.limited_by
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every memory trial, in order."""
+        return self.probe.trials
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every global batch that could be recommended, priced against the recommended one."""
+        return self.recommendation.candidates
+
+    @property
+    def memory(self) -> MemoryBreakdown:
+        """Where the peak memory goes."""
+        return self.probe.memory
+
+    def __str__(self) -> str:
+        return terminal.text(self)
+
+    def text(self, width: int | None = None) -> str:
+        """The table, the choice and the reason, at ``width`` columns (default: the terminal's)."""
+        return terminal.text(self, width)
+
+    def explain(self, width: int | None = None) -> str:
+        """In plain words: the choice, what binds, what alternatives cost, what else to change."""
+        return explanation.explain(self, width)
+
+    def settings(self, framework: str = "pytorch") -> str:
+        """Lines to paste for "pytorch", "lightning", "transformers" or "accelerate".
+
+        Raises:
+            InvalidArgument: where the framework is none of these.
+        """
+        return paste.settings(self, framework)
+
+    def make_loader(
+        self, loader: Any, *, make_loader: Callable[[int], Any] | None = None
+    ) -> Iterable[Any]:
+        """``loader`` rebuilt at the recommended batch size; the given one is left as it is.
+
+        Raises:
+            CannotBuildBatch: where this loader cannot be rebuilt; pass ``make_loader``.
+        """
+        from batchfinder.run.batches import rebuild_loader
+
+        rebuilt: Iterable[Any] = rebuild_loader(loader, self.batch_size, make_loader=make_loader)
+        return rebuilt
+
+    def plot(self, ax: Any = None, *, panel: str = "time") -> Any:
+        """The figure: memory, throughput, noise scale and predicted time.
+
+        Without ``ax`` all four panels are drawn and the array of axes, shape ``(2, 2)``, is
+        returned. With ``ax`` only ``panel`` ("memory", "throughput", "noise" or "time") is drawn,
+        into it, and ``ax`` is returned. Nothing is shown.
+
+        Raises:
+            MissingDependency: where matplotlib is not installed.
+        """
+        from batchfinder import plot
+
+        return plot.plot(self) if ax is None else plot.panel(self, panel, ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain objects, lists, strings and numbers, fit for strict JSON."""
+        encoded: dict[str, Any] = encoding.encode(self)
+        return encoded
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The report as strict JSON; written to ``path`` too, where one is given."""
+        written = encoding.dumps(self)
+        if path is not None:
+            Path(path).write_text(written + "\n", encoding="utf-8")
+        return written
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Report:
+        """The report that ``to_json`` wrote: its text, or the path of its file.
+
+        Raises:
+            InvalidArgument: where this is no report.
+        """
+        if isinstance(source, Path) or not source.lstrip().startswith("{"):
+            return encoding.loads(cls, _read(Path(source)))
+        return encoding.loads(cls, source)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per measured micro-batch, with the trials that were not measured left out.
+
+        Raises:
+            MissingDependency: where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependency("to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        limit = self.memory.limit_bytes
+        return [
+            {
+                "batch_size": each.batch_size,
+                "samples_per_sec": each.samples_per_second,
+                "samples_per_sec_low": each.samples_per_second_low,
+                "samples_per_sec_high": each.samples_per_second_high,
+                "step_time": 1000 * each.step_seconds,
+                "peak_bytes": each.peak_bytes,
+                "share_of_limit": each.peak_bytes / limit if each.peak_bytes and limit else None,
+                "noise_scale": each.noise_scale and each.noise_scale.value,
+                "noise_scale_low": each.noise_scale and each.noise_scale.low,
+                "noise_scale_high": each.noise_scale and each.noise_scale.high,
+                "unstable": each.unstable,
+                "chosen": each.batch_size == self.batch_size,
+            }
+            for each in self.measurements
+        ]
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """A page that stands alone, figure inside, no network; written to ``path`` if given."""
+        page = document.page(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def _repr_html_(self) -> str:
+        return document.fragment(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Report):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()  # NaN is written as a word, which equals itself
+
+    def __hash__(self) -> int:
+        return hash((self.recommendation.plan, self.max_batch_size, len(self.trials)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        message = f"expected JSON text or the path of a report; there is no file {path}"
+        raise InvalidArgument(message) from None

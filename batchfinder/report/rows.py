@@ -1,0 +1,163 @@
+"""The figures of a report as tables of text. No width is decided here, no markup written."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from batchfinder.results import BatchPlan, Candidate, Measurement, NoiseScale, Trial
+from batchfinder.table import Row, Table
+from batchfinder.units import format_bytes, format_count, format_seconds, format_size
+
+if TYPE_CHECKING:
+    from batchfinder.report.record import Report
+
+__all__ = [
+    "candidate_table",
+    "format_interval",
+    "format_milliseconds",
+    "format_noise",
+    "format_rate",
+    "measurement_table",
+    "trial_table",
+]
+
+_ABSENT = "-"
+
+
+def measurement_table(report: Report, *, wide: bool) -> Table:
+    """One row per micro-batch that was measured; ``wide`` writes intervals out.
+
+    Columns, in the order in which people read: batch, throughput, time per step, peak memory,
+    its share of the limit, noise scale with its 90 % interval, note.
+    """
+    header = (
+        "batch",
+        f"{report.unit}/s",
+        "ms/step",
+        "peak mem",
+        "% of limit" if wide else "% limit",
+        "noise scale (low–high)" if wide else "noise scale",
+        "note",
+    )
+    rows = tuple(
+        Row(_cells(report, measurement, wide), measurement.batch_size == report.batch_size)
+        for measurement in report.measurements
+    )
+    return Table(header, rows).without_empty_columns()
+
+
+def _cells(report: Report, measurement: Measurement, wide: bool) -> tuple[str, ...]:
+    peak, limit = measurement.peak_bytes, report.memory.limit_bytes
+    return (
+        format_size(measurement.batch_size),
+        format_interval(measurement) if wide else _with_spread(measurement),
+        format_milliseconds(measurement.step_seconds),
+        _ABSENT if peak is None else format_bytes(peak),
+        _ABSENT if peak is None or not limit else f"{100 * peak / limit:.0f} %",
+        _ABSENT if measurement.noise_scale is None else format_noise(measurement.noise_scale),
+        ", ".join(notes(report, measurement)),
+    )
+
+
+def notes(report: Report, measurement: Measurement) -> list[str]:
+    """What a reader should know of one row, in words ("chosen", "yours", "unstable")."""
+    size, steps = measurement.batch_size, report.accumulation_steps
+    fastest = max(report.measurements, key=lambda other: other.samples_per_second)
+    loader = measurement.loader_seconds
+    remarks = (
+        ("chosen" + (f" (× {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
+        ("yours", size == report.base_batch_size),
+        ("largest", size == report.max_batch_size),
+        ("fastest", measurement is fastest),
+        ("unstable", measurement.unstable),
+        ("waits for data", loader is not None and loader > measurement.step_seconds),
+    )
+    return [remark for remark, holds in remarks if holds]
+
+
+def _with_spread(measurement: Measurement) -> str:
+    width = measurement.samples_per_second_high - measurement.samples_per_second_low
+    half = 50 * width / measurement.samples_per_second if measurement.samples_per_second else 0
+    return f"{format_count(measurement.samples_per_second)} ±{_percent(half)}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0f} %" if share >= 1 or share == 0 else "1 %"
+
+
+def format_interval(measurement: Measurement) -> str:
+    """``"12 300 (11 900–12 700)"``: the throughput with its 90 % interval."""
+    low, high = measurement.samples_per_second_low, measurement.samples_per_second_high
+    return _range(measurement.samples_per_second, low, high)
+
+
+def format_noise(noise: NoiseScale) -> str:
+    """``"41 (30–60)"``; where |G|² cannot be told from zero, ``"above 30"``."""
+    if not math.isfinite(noise.value):
+        return f"above {format_count(noise.low)}"
+    return _range(noise.value, noise.low, noise.high)
+
+
+def _range(value: float, low: float, high: float) -> str:
+    return f"{format_count(value)} ({format_count(low)}–{format_count(high)})"
+
+
+def format_milliseconds(seconds: float) -> str:
+    """Milliseconds without the unit, three significant digits: ``"5.21"``, ``"1 230"``."""
+    return format_count(1000 * seconds)
+
+
+def format_rate(rate: float | None) -> str:
+    """A learning rate with three significant digits, or what is said without one."""
+    return "unchanged" if rate is None else f"{rate:.3g}"
+
+
+def candidate_table(report: Report) -> Table:
+    """One row per global batch that could be recommended, priced against the recommended one.
+
+    "as" is batch size × accumulation steps × devices, where there is more than the first. "time"
+    and "samples" are what it takes to reach the same loss, as multiples of the choice's.
+    """
+    header = ("global", "as", "time", report.unit, "learning rate", "peak mem", "note")
+    rows = tuple(Row(_candidate_cells(each), each.chosen) for each in report.candidates)
+    return Table(header, rows).without_empty_columns()
+
+
+def _candidate_cells(candidate: Candidate) -> tuple[str, ...]:
+    peak = candidate.peak_bytes
+    return (
+        format_size(candidate.plan.global_batch),
+        _factors(candidate.plan),
+        _price(candidate.relative_time),
+        _price(candidate.relative_samples),
+        _ABSENT if candidate.learning_rate is None else format_rate(candidate.learning_rate),
+        _ABSENT if peak is None else format_bytes(peak),
+        ", ".join(("chosen",) * candidate.chosen + candidate.roles),
+    )
+
+
+def _factors(plan: BatchPlan) -> str:
+    factors = (plan.micro_batch, plan.accumulation_steps, plan.world_size)
+    return " × ".join(map(str, factors)) if plan.global_batch > plan.micro_batch else ""
+
+
+def _price(ratio: float) -> str:
+    return f"{ratio:.2f} ×" if math.isfinite(ratio) else _ABSENT
+
+
+def trial_table(report: Report) -> Table:
+    """One row per memory trial, in the order in which they were run."""
+    header = ("batch", "peak mem", "time", "outcome")
+    return Table(header, tuple(Row(_trial_cells(each)) for each in report.trials))
+
+
+def _trial_cells(trial: Trial) -> tuple[str, ...]:
+    peak = _ABSENT if trial.peak_bytes is None else format_bytes(trial.peak_bytes)
+    outcome = [trial.outcome.value, trial.note, "disturbed by another process" * trial.disturbed]
+    return (
+        format_size(trial.batch_size),
+        peak,
+        format_seconds(trial.seconds),
+        "; ".join(part for part in outcome if part),
+    )

@@ -1,0 +1,134 @@
+"""A report for a terminal: the table, the choice, the reason. Nothing needs colour."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from batchfinder.report.rows import format_noise, format_rate, measurement_table
+from batchfinder.results import Confirmation, Environment
+from batchfinder.table import render, wrap
+from batchfinder.units import format_bytes, format_count, format_size
+
+if TYPE_CHECKING:
+    from batchfinder.report.record import Report
+
+__all__ = ["caveat_list", "choice", "findings", "headline", "screen_width", "text"]
+
+NARROW, WIDE = 80, 120
+_LABEL = 12
+
+
+def screen_width() -> int:
+    """Columns to fill: the terminal's, never under 80 or over 120; 80 where there is none."""
+    return max(NARROW, min(WIDE, shutil.get_terminal_size((NARROW, 24)).columns))
+
+
+def text(report: Report, width: int | None = None) -> str:
+    """The whole report at ``width`` columns (default: the terminal's)."""
+    width = width or screen_width()
+    lines = [wrap(headline(report), width), ""]
+    if report.measurements:
+        lines += [render(measurement_table(report, wide=width >= WIDE), width), ""]
+    lines += [
+        wrap(said, width, f"{label:<{_LABEL}}", " " * _LABEL) for label, said in findings(report)
+    ]
+    lines += caveat_list(report, width)
+    return "\n".join(lines)
+
+
+def headline(report: Report) -> str:
+    """Where the figures come from, in one line."""
+    return f"batchfinder on {surroundings(report.environment)}; memory limit " + (
+        format_bytes(report.memory.limit_bytes)
+    )
+
+
+def surroundings(environment: Environment) -> str:
+    name = environment.device_name
+    device = f"{environment.device} ({name})" if name else environment.device
+    threads = f"{environment.threads} thread{'s' * (environment.threads != 1)}"
+    parts = (device, f"torch {environment.torch}", threads, environment.optimizer)
+    return ", ".join(part for part in (*parts, environment.precision) if part)
+
+
+def findings(report: Report) -> Iterator[tuple[str, str]]:
+    """Label and sentence of everything below the table, in the order of interest."""
+    yield "Chosen", choice(report)
+    yield "Why", report.recommendation.reason
+    yield "Limited by", report.limited_by.value
+    if report.noise_scale is not None:
+        yield "Noise scale", noise_sentence(report)
+    yield "Memory", memory_sentence(report)
+    if report.confirmation is not None:
+        yield "Confirmed" if report.confirmation.held else "NOT HELD", _held(report.confirmation)
+    yield "Put back", restored_sentence(report)
+
+
+def choice(report: Report) -> str:
+    """The choice in one sentence: sizes, accumulation, devices, learning rate and its rule."""
+    plan = report.recommendation.plan
+    parts = [f"batch size {format_size(plan.micro_batch)}"]
+    if plan.accumulation_steps > 1:
+        parts.append(f"{plan.accumulation_steps} accumulation steps")
+    if plan.world_size > 1:
+        parts.append(f"{plan.world_size} devices")
+    whole = " × ".join(parts)
+    if len(parts) > 1:
+        whole += f" = {format_size(plan.global_batch)} {report.unit} per optimizer step"
+    return f"{whole}; {learning_rate_sentence(report)}"
+
+
+def learning_rate_sentence(report: Report) -> str:
+    """``"learning rate 0.00141 (square_root, from 0.001 at 32)"``."""
+    if report.learning_rate is None:
+        return "learning rate: none is known, so none is recommended"
+    source = f"rule {report.learning_rate_rule}"
+    if report.base_learning_rate is not None and report.base_batch_size is not None:
+        base = format_rate(report.base_learning_rate)
+        source += f", from {base} at {format_size(report.base_batch_size)}"
+    return f"learning rate {format_rate(report.learning_rate)} ({source})"
+
+
+def noise_sentence(report: Report) -> str:
+    noise = report.noise_scale
+    if noise is None:
+        return "not measured"
+    spent = f"estimated by {noise.estimator} from {format_count(noise.samples)} samples"
+    if not noise.is_bounded:
+        return f"at least {format_count(noise.low)} {noise.unit}; no upper end is known ({spent})"
+    return f"{format_noise(noise)} {noise.unit}, 90 % interval; {spent}"
+
+
+def memory_sentence(report: Report) -> str:
+    limit = format_bytes(report.memory.limit_bytes)
+    too_large = [
+        trial.batch_size
+        for trial in report.trials
+        if not trial.fits and trial.batch_size > report.max_batch_size
+    ]
+    largest = f"{format_size(report.max_batch_size)} is the largest that ran and fitted in {limit}"
+    if too_large:
+        largest += f"; {format_size(min(too_large))} did not fit"
+    return f"{largest} ({len(report.trials)} trials)"
+
+
+def _held(confirmation: Confirmation) -> str:
+    steps = f"{confirmation.steps} optimizer steps of {confirmation.plan}"
+    rate = confirmation.learning_rate
+    at = "" if rate is None else f" at learning rate {format_rate(rate)}"
+    return f"{steps}{at}: {confirmation.reason}"
+
+
+def restored_sentence(report: Report) -> str:
+    if report.state_restored:
+        return "exactly: a digest of everything touched, before and after, agrees"
+    return "NO: the digests before and after differ; see the caveats"
+
+
+def caveat_list(report: Report, width: int) -> list[str]:
+    """The caveats as a bulleted list, or nothing."""
+    if not report.caveats:
+        return []
+    return ["Caveats", *(wrap(caveat, width, "  - ", "    ") for caveat in report.caveats)]

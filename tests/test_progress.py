@@ -1,0 +1,155 @@
+"""Live rows: what is said, where, and when nothing is."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from report_cases import NOISE, measurement, plain
+
+from batchfinder.progress import NotebookTable, StreamRows, default_observer, describe, silent
+from batchfinder.results import Event, Note, Outcome, Stage, StageStarted, Trial
+
+EVENTS: list[Event] = [
+    StageStarted(Stage.PROBE, "limit 48.0 MiB"),
+    *plain().trials,
+    Trial(3, Outcome.KILLED, None, 0.0, disturbed=True, note="signal 9"),
+    StageStarted(Stage.MEASURE, expected_seconds=95),
+    *plain().measurements,
+    NOISE,
+    replace(NOISE, value=math.inf, high=math.inf),
+    Note("Nothing to see."),
+    plain().recommendation,
+    plain().confirmation,
+]
+
+
+@pytest.fixture(autouse=True)
+def _not_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BATCHFINDER_QUIET", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def rows() -> list[str]:
+    stream = io.StringIO()
+    observe = StreamRows(stream)
+    for event in EVENTS:
+        observe(event)
+    return stream.getvalue().splitlines()
+
+
+def test_one_row_per_event_without_control_characters() -> None:
+    assert len(rows()) == len(EVENTS)
+    assert not re.search(r"[\x00-\x1f]", "".join(rows()))
+    assert max(map(len, rows())) <= 120
+
+
+def test_rows_say_what_matters() -> None:
+    said = "\n".join(rows())
+    assert "which micro-batches fit?" in said
+    assert "512  ran out of memory, peak 48.0 MiB, 30 ms" in said
+    assert "signal 9, another process used memory meanwhile" in said
+    assert "(about 1 min 35 s)" in said
+    assert "186–310" in said
+    assert "unstable" in said
+    assert "at least 160 samples" in said
+    assert "learning rate 0.002" in said
+    assert "40 real steps held" in said
+
+
+def test_nothing_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    observe = default_observer()
+    for event in EVENTS:
+        observe(event)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == len(EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "quiet"),
+    [
+        ("BATCHFINDER_QUIET", "1", True),
+        ("BATCHFINDER_QUIET", "0", False),
+        ("BATCHFINDER_QUIET", "", False),
+        ("RANK", "1", True),
+        ("RANK", "0", False),
+        ("RANK", "none", False),
+    ],
+)
+def test_silence_by_environment(
+    name: str, value: str, quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert (default_observer() is silent) is quiet
+
+
+def test_a_process_group_knows_better_than_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Group:
+        is_available = staticmethod(lambda: True)
+        is_initialized = staticmethod(lambda: True)
+        get_rank = staticmethod(lambda: 3)
+
+    monkeypatch.setitem(sys.modules, "torch.distributed", Group)
+    assert default_observer() is silent
+
+
+def test_silent_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    silent(EVENTS[0])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebooks_table_grows_in_place_and_keeps_every_row() -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, table: NotebookTable) -> None:
+            shown.append(table._repr_html_())
+
+    def display(table: NotebookTable, display_id: bool) -> Handle:
+        assert display_id is True
+        Handle().update(table)
+        return Handle()
+
+    observe = NotebookTable(display)
+    for event in EVENTS:
+        observe(event)
+    assert len(shown) == len(EVENTS)
+    assert shown[-1].count("<tr") == len(EVENTS) + 1
+    assert "ran out of memory" in repr(observe)
+
+
+def test_a_notebooks_table_is_escaped() -> None:
+    observe = NotebookTable(lambda table, display_id: None)
+    observe(Note("<b>bold</b> & more"))
+    assert "<b>" not in observe._repr_html_()
+    assert "&lt;b&gt;bold&lt;/b&gt; &amp; more" in observe._repr_html_()
+
+
+def test_every_event_has_three_pieces() -> None:
+    for event in EVENTS:
+        what, size, said = describe(event)
+        assert what.strip()
+        assert said
+        assert isinstance(size, str)
+
+
+def test_progress_loads_neither_torch_nor_ipython() -> None:
+    code = (
+        "import sys, batchfinder.progress as p; p.default_observer();"
+        "assert not {'torch', 'IPython', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_small_measurement_reads_well() -> None:
+    assert describe(measurement(64)) == (
+        "  measure",
+        "64",
+        "10 400 per second (10 100–10 700), 6.13 ms per step",
+    )

@@ -1,0 +1,134 @@
+"""The report's text, at both widths, word for word; its explanation; its settings."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+
+import golden
+import pytest
+from report_cases import accumulated, bare, candidate, plain
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.report import Report
+from batchfinder.report.explanation import alternatives, time_words
+from batchfinder.report.settings import FRAMEWORKS
+from batchfinder.results import Limit
+
+CASES = {"plain": plain, "accumulated": accumulated, "bare": bare}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", CASES)
+def test_the_text_is_the_accepted_one(name: str, width: int) -> None:
+    golden.check(f"report_{name}_{width}", CASES[name]().text(width))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_explanation_is_the_accepted_one(name: str) -> None:
+    golden.check(f"explain_{name}", CASES[name]().explain(80))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_no_line_is_wider_than_the_screen(name: str, width: int) -> None:
+    report = CASES[name]()
+    shown = f"{report.text(width)}\n{report.explain(width)}"
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_print_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert str(plain()) == plain().text(120)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert str(plain()) == plain().text(80)
+
+
+def test_the_chosen_row_is_marked_by_glyph_and_word() -> None:
+    marked = [line for line in plain().text(80).splitlines() if line.startswith("→")]
+    assert len(marked) == 1
+    assert marked[0].split()[1] == "128"
+    assert "chosen" in marked[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (0.97, "3 % sooner"),
+        (1.002, "in the same time"),
+        (1.4, "40 % later"),
+        (3.0, "in 3.0 × the time"),
+        (float("nan"), "at a time that was not predicted"),
+        (float("inf"), "at a time that was not predicted"),
+    ],
+)
+def test_prices_in_words(ratio: float, words: str) -> None:
+    assert time_words(ratio) == words
+
+
+def test_an_alternative_states_time_samples_and_memory() -> None:
+    priced = replace(candidate(256), relative_time=0.97, relative_samples=1.9, roles=())
+    said = alternatives(plain(), priced)
+    assert said.startswith(
+        "256 would reach the target 3 % sooner, for 1.9 × the samples, with 22.0 MiB more"
+    )
+
+
+@pytest.mark.parametrize("limit", Limit)
+def test_every_limit_is_explained(limit: Limit) -> None:
+    report = plain()
+    report = replace(report, recommendation=replace(report.recommendation, limited_by=limit))
+    said = " ".join(report.explain(80).split())
+    assert limit.value[1:] in said
+
+
+def test_the_checklist_keeps_the_recommendations_own_advice_and_adds_the_rest() -> None:
+    said = plain().explain(120)
+    assert said.count("make one epoch") == 1
+    assert "Steps or epochs:" not in said
+    for topic in ("Warm-up", "Schedule", "EMA", "clipping", "BatchNorm"):
+        assert topic in said
+    assert "0.999 becomes 0.996" in said
+
+
+def test_no_growth_no_scaling_advice() -> None:
+    assert "Warm-up" not in replace(plain(), base_batch_size=128).explain(120)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", CASES)
+def test_settings_are_python_with_the_reports_numbers(framework: str, name: str) -> None:
+    report = CASES[name]()
+    pasted = report.settings(framework)
+    numbers = {node.value for node in ast.walk(ast.parse(pasted)) if isinstance(node, ast.Constant)}
+    assert report.batch_size in numbers
+    if report.accumulation_steps > 1:
+        assert report.accumulation_steps in numbers
+    if report.learning_rate is not None:
+        assert f"{report.learning_rate:.3g}" in pasted
+
+
+def test_settings_for_nobody() -> None:
+    with pytest.raises(InvalidArgument, match=r'"lightning".*found .keras.'):
+        plain().settings("keras")
+
+
+def test_fields_of_the_contract() -> None:
+    report = accumulated()
+    assert (report.batch_size, report.accumulation_steps, report.world_size) == (268, 4, 2)
+    assert report.global_batch_size == 268 * 4 * 2
+    assert (report.max_batch_size, report.limited_by) == (268, Limit.MEMORY)
+    assert (report.learning_rate, report.learning_rate_rule) == (0.00819, "square_root")
+    assert report.trials == report.probe.trials
+    assert sum(each.chosen for each in report.candidates) == 1
+    assert report.memory.limit_bytes == 48 * 1024**2
+    assert isinstance(report, Report)
+
+
+def test_to_pandas_has_one_row_per_measurement() -> None:
+    frame = plain().to_pandas()
+    assert list(frame.batch_size) == [each.batch_size for each in plain().measurements]
+    assert frame.loc[frame.chosen, "batch_size"].tolist() == [128]
+    assert frame.loc[0, "unstable"]
+    assert frame.samples_per_sec_low.le(frame.samples_per_sec).all()
+    assert frame.loc[frame.batch_size == 1, "noise_scale"].isna().all()

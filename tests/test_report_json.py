@@ -1,0 +1,131 @@
+"""Strict JSON, there and back: nothing lost, nothing invented."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_cases import NOISE, accumulated, bare, plain
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.report import Report
+from batchfinder.report.encoding import decode, encode
+from batchfinder.results import (
+    BatchPlan,
+    Candidate,
+    Confirmation,
+    Environment,
+    Measurement,
+    MemoryBreakdown,
+    NoiseScale,
+    ProbeResult,
+    Recommendation,
+    Trial,
+)
+
+KINDS = (
+    BatchPlan,
+    Trial,
+    MemoryBreakdown,
+    ProbeResult,
+    NoiseScale,
+    Measurement,
+    Candidate,
+    Recommendation,
+    Confirmation,
+    Environment,
+)
+
+
+def no_constants(text: str) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("case", [plain, accumulated, bare])
+def test_round_trip_is_equal_and_strict(case: object) -> None:
+    report = case()
+    text = report.to_json()
+    no_constants(text)
+    again = Report.from_json(text)
+    assert again == report
+    assert hash(again) == hash(report)
+    assert Report.from_json(again.to_json()) == report
+    assert again.text(80) == report.text(80)
+
+
+def test_infinity_comes_back_as_a_number() -> None:
+    again = Report.from_json(accumulated().to_json())
+    assert again.noise_scale is not None
+    assert again.noise_scale.high == math.inf
+    assert not again.noise_scale.is_bounded
+    assert math.isnan(again.noise_scale.gradient_squared)
+
+
+def test_another_report_is_not_equal() -> None:
+    assert plain() != accumulated()
+    assert plain() != replace(plain(), state_restored=False)
+    assert plain() != "a report"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=40)  # no timed assertion on a real clock
+@given(data=st.data())
+def test_every_dataclass_survives(kind: type, data: st.DataObject) -> None:
+    value = data.draw(st.from_type(kind))
+    text = json.dumps(encode(value), allow_nan=False)
+    again = decode(kind, json.loads(text))
+    assert encode(again) == encode(value)
+    assert type(again) is kind
+
+
+def test_a_file_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    plain().to_json(path)
+    assert Report.from_json(path) == plain()
+    assert Report.from_json(str(path)) == plain()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "JSON text"),
+        ("{}", "schema 1"),
+        ('{"schema": 2}', "schema 1"),
+        ('{"schema": 1, "colour": "red"}', "no field colour"),
+        ('{"schema": 1, "state_restored": true}', "every field of Report"),
+        ('{"schema": 1, "state_restored": 1}', "expected bool; found 1"),
+        ('{"schema": 1, "caveats": "none"}', "expected a list"),
+        ('{"schema": 1, "environment": 3}', "object for Environment"),
+        ('{"schema": 1, "base_batch_size": "many"}', "expected int"),
+    ],
+)
+def test_what_is_no_report_says_so(text: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        Report.from_json(text)
+
+
+def test_a_wrong_member_names_the_right_ones() -> None:
+    text = plain().to_json().replace('"limited_by": "NOISE"', '"limited_by": "BUDGET"')
+    with pytest.raises(InvalidArgument, match=r"MEMORY, NOISE.*'BUDGET'"):
+        Report.from_json(text)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="there is no file"):
+        Report.from_json(tmp_path / "none.json")
+
+
+def test_numpy_scalars_become_plain_numbers() -> None:
+    import numpy
+
+    odd = replace(NOISE, value=numpy.float32(2.5), samples=numpy.int64(7))
+    assert encode(odd)["value"] == 2.5
+    assert type(encode(odd)["samples"]) is int
