@@ -1,0 +1,22 @@
+"""The stages as find.py calls them: each takes the call under way and gives back frozen data."""
+
+from batchfinder.stages.base import Base, base_of
+from batchfinder.stages.call import Budget, Call
+from batchfinder.stages.caveats import caveats_of
+from batchfinder.stages.confirming import confirm_choice
+from batchfinder.stages.measuring import measure_sizes
+from batchfinder.stages.noising import estimate_noise, with_noise
+from batchfinder.stages.probing import probe_sizes
+
+__all__ = [
+    "Base",
+    "Budget",
+    "Call",
+    "base_of",
+    "caveats_of",
+    "confirm_choice",
+    "estimate_noise",
+    "measure_sizes",
+    "probe_sizes",
+    "with_noise",
+]

@@ -1,0 +1,75 @@
+"""The pair that the user's training works with: its batch size and its learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from batchfinder.range_test import range_test
+from batchfinder.results import Note, ProbeResult
+from batchfinder.stages.call import Call
+
+__all__ = ["Base", "base_of"]
+
+_ASSUMED_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the user's training stands now; what had to be assumed is in ``caveats``."""
+
+    batch_size: int
+    learning_rate: float | None
+    caveats: tuple[str, ...] = ()
+
+    def micro_batch(self, largest: int) -> int:
+        """The base batch, cut so that it fits."""
+        return min(self.batch_size, largest)
+
+
+def base_of(
+    call: Call,
+    probed: ProbeResult,
+    batch_size: int | None,
+    learning_rate: float | None,
+    optimizer: Any,
+) -> Base:
+    """The pair as given; what is missing is taken from the loader, the optimizer, or a test."""
+    caveats = []
+    source = call.bench.source
+    if batch_size is None:
+        batch_size = source.base_batch_size
+    if batch_size is None:
+        batch_size = min(_ASSUMED_BATCH, probed.max_batch_size)
+        caveats.append(
+            f"neither base_batch_size nor the loader names a batch size: {batch_size} was assumed"
+        )
+    if source.ceiling is not None and batch_size > source.ceiling:
+        caveats.append(
+            f"the base batch size {batch_size} is more than the {source.ceiling} that the dataset "
+            "can fill: the dataset's size took its place"
+        )
+        batch_size = source.ceiling
+    if learning_rate is None and optimizer is not None:
+        learning_rate = call.bench.step.learning_rate()
+    if learning_rate is None:
+        learning_rate, caveat = _tested_rate(call, batch_size, probed.max_batch_size)
+        caveats.append(caveat)
+    return Base(batch_size, learning_rate, tuple(caveats))
+
+
+def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | None, str]:
+    bench = call.bench
+    call.observe(Note("no learning rate was given: a range test looks for one"))
+    bench.training()
+    found = range_test(bench.step, bench.source, min(batch_size, largest))
+    if found is None:
+        return None, (
+            "no learning rate was given and the range test found none: the recommendation names "
+            "the factor by which to change yours, not a rate"
+        )
+    return found, (
+        f"no learning rate was given: {found:.2g} comes from a learning-rate range test at batch "
+        f"{batch_size}; pass optimizer= or base_learning_rate= to replace it by one that you know "
+        "to work"
+    )

@@ -1,0 +1,66 @@
+"""One call under way: its bench, its observer, its budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from batchfinder.protocols import Clock, Observer
+from batchfinder.results import Stage, StageStarted
+from batchfinder.run.bench import Bench
+
+__all__ = ["Budget", "Call", "stage"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The seconds that the whole call may take, softly; ``None`` is no limit."""
+
+    total_seconds: float | None = None
+    clock: Clock = time.perf_counter
+    started: float = field(default_factory=time.perf_counter)
+
+    def left(self) -> float | None:
+        if self.total_seconds is None:
+            return None
+        return max(0.0, self.total_seconds - (self.clock() - self.started))
+
+    def share(self, part: float) -> float | None:
+        """``part`` of what is left."""
+        left = self.left()
+        return None if left is None else part * left
+
+    def is_spent(self, part: float = 1.0) -> bool:
+        """Whether ``part`` of the whole budget has been used."""
+        left = self.left()
+        if left is None or self.total_seconds is None:
+            return False
+        return left <= (1 - part) * self.total_seconds
+
+
+@dataclass(frozen=True)
+class Call:
+    """What every stage of one call shares. ``spent`` and ``cut`` fill up as stages end."""
+
+    bench: Bench
+    observe: Observer
+    budget: Budget = field(default_factory=Budget)
+    spent: dict[str, float] = field(default_factory=dict)
+    cut: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def stage(call: Call, which: Stage, detail: str = "") -> Iterator[None]:
+    """Announce a stage, time it, and name it in a note on any error that comes out of it."""
+    call.observe(StageStarted(which, detail))
+    started = call.budget.clock()
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"batchfinder: this came up at the stage {which.name}: {which.value}")
+        raise
+    finally:
+        name = which.name.lower()
+        call.spent[name] = call.spent.get(name, 0.0) + call.budget.clock() - started

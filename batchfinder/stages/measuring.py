@@ -1,0 +1,50 @@
+"""What does each micro-batch cost? The sizes worth timing, timed on the bench."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchfinder.measure import Effort, measure
+from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
+from batchfinder.stages.call import Call, stage
+from batchfinder.stages.probing import smallest_size
+from batchfinder.timing import sizes_worth_measuring
+
+__all__ = ["measure_sizes"]
+
+
+def measure_sizes(
+    call: Call, probed: ProbeResult, *, base: int, headroom: float
+) -> tuple[Measurement, ...]:
+    """Time the sizes that could be recommended, in increasing order."""
+    bench = call.bench
+    largest = probed.max_batch_size
+    inside = largest_within(probed.memory, largest, headroom)
+    smallest = smallest_size(bench)
+    sizes = [size for size in sizes_worth_measuring(largest, inside, base) if size >= smallest]
+    with stage(call, Stage.MEASURE, f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"):
+        bench.fresh()
+        return measure(
+            bench.step,
+            bench.source,
+            bench.memory,
+            sizes,
+            effort=_effort(call),
+            observe=call.observe,
+        )
+
+
+def largest_within(memory: MemoryBreakdown, largest: int, headroom: float) -> int:
+    """The largest micro-batch whose peak, by the memory line, leaves the headroom free."""
+    if memory.per_sample_bytes <= 0:
+        return largest
+    room = (1 - headroom) * memory.limit_bytes - memory.fixed_bytes
+    return max(1, min(largest, int(room / memory.per_sample_bytes)))
+
+
+def _effort(call: Call) -> Effort:
+    effort, share = Effort(), call.budget.share(0.4)
+    if share is None or share >= effort.budget_seconds:
+        return effort
+    call.cut.append(f"throughput was timed for {share:.1f} s only")
+    return replace(effort, budget_seconds=share, loader_budget_seconds=0.2 * share)

@@ -1,0 +1,143 @@
+"""Which micro-batches fit? The search, run on the bench."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from batchfinder.errors import NothingFits
+from batchfinder.predict import first_guess
+from batchfinder.probe import Propose, SearchSpace, memory_line, probe
+from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Stage, Trial
+from batchfinder.run.bench import Bench
+from batchfinder.run.trial import run_trial
+from batchfinder.stages.call import Call, stage
+from batchfinder.units import format_bytes
+
+__all__ = ["probe_sizes", "smallest_size"]
+
+
+def probe_sizes(call: Call, space: SearchSpace, *, propose: Propose) -> ProbeResult:
+    """Run one micro-batch after another until the largest that fits is known.
+
+    Raises:
+        NothingFits: where the smallest size does not fit, with the bytes needed and had.
+    """
+    bench = call.bench
+    with stage(call, Stage.PROBE, f"limit {format_bytes(bench.memory.limit_bytes())}"):
+        bench.fresh()
+        holdings = bench.breakdown()
+        _check_holdings(holdings)
+        searched = _space_on(bench, space)
+        trials = probe(
+            _trial_runner(bench),
+            searched,
+            propose=propose,
+            observe=call.observe,
+            enough=lambda: call.budget.is_spent(0.5),
+        )
+    if not any(trial.fits for trial in trials):
+        raise NothingFits(_nothing_fits(trials, holdings))
+    if call.budget.is_spent(0.5):
+        call.cut.append("the search for the largest batch that fits ended early")
+    return ProbeResult(
+        trials=trials,
+        memory=_with_line(holdings, trials),
+        limited_by=_limit_met(trials, searched.ceiling, space.ceiling),
+        ceiling=searched.ceiling,
+    )
+
+
+def _space_on(bench: Bench, space: SearchSpace) -> SearchSpace:
+    """The space with what only the bench knows: its limit, its smallest size, its dataset."""
+    ceilings = [each for each in (space.ceiling, bench.source.ceiling) if each is not None]
+    bench.step.scale_learning_rate(0.0)
+    return replace(
+        space,
+        start=max(space.start, smallest_size(bench)),
+        ceiling=min(ceilings, default=None),
+        limit_bytes=bench.memory.limit_bytes(),
+        first_guess=space.first_guess or first_guess(bench.step, bench.source, bench.memory),
+    )
+
+
+def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
+    def run(size: int) -> Trial:
+        trial = run_trial(bench.step, bench.source, bench.memory, size)
+        if not trial.fits:  # an aborted step leaves half a state behind
+            bench.fresh()
+            bench.step.scale_learning_rate(0.0)
+        return trial
+
+    return run
+
+
+def smallest_size(bench: Bench) -> int:
+    """2 where a batch norm in training mode needs two samples for a variance, else 1."""
+    norms = torch.nn.modules.batchnorm._BatchNorm
+    needs_two = any(
+        isinstance(each, norms) and each.training
+        for module in bench.step.modules()
+        for each in module.modules()
+    )
+    return 2 if needs_two and bench.source.ceiling != 1 else 1
+
+
+def _check_holdings(memory: MemoryBreakdown) -> None:
+    held = _held_bytes(memory)
+    if held > memory.limit_bytes:
+        raise NothingFits(
+            f"expected a limit above what the model holds without any batch; found a limit of "
+            f"{format_bytes(memory.limit_bytes)} and a need of {format_bytes(held)} (parameters "
+            f"{format_bytes(memory.parameter_bytes)}, buffers {format_bytes(memory.buffer_bytes)},"
+            f" gradients {format_bytes(memory.gradient_bytes)}, optimizer state "
+            f"{format_bytes(memory.optimizer_bytes)}). Raise memory_limit, or use a smaller model,"
+            " lower precision or an optimizer with less state."
+        )
+
+
+def _held_bytes(memory: MemoryBreakdown) -> int:
+    return (
+        memory.parameter_bytes
+        + memory.buffer_bytes
+        + memory.gradient_bytes
+        + memory.optimizer_bytes
+    )
+
+
+def _nothing_fits(trials: tuple[Trial, ...], memory: MemoryBreakdown) -> str:
+    tried = min(trials, key=lambda trial: trial.batch_size)
+    needed = f"more than {format_bytes(tried.peak_bytes)}" if tried.peak_bytes else "more"
+    return (
+        f"not even a micro-batch of {tried.batch_size} fits: it {tried.outcome.value}, needing "
+        f"{needed} of {format_bytes(memory.limit_bytes)}, of which model, gradients and optimizer "
+        f"state hold {format_bytes(_held_bytes(memory))}. Try activation checkpointing, lower "
+        "precision (autocast=), a smaller input or a smaller model. Accumulation does not help: "
+        "this is already the smallest micro-batch."
+    )
+
+
+def _with_line(memory: MemoryBreakdown, trials: tuple[Trial, ...]) -> MemoryBreakdown:
+    line = memory_line(trials)
+    return replace(
+        memory,
+        activation_bytes_per_sample=line.per_sample_bytes,
+        other_bytes=max(0, int(line.fixed_bytes) - _held_bytes(memory)),
+        fixed_bytes=int(line.fixed_bytes),
+        per_sample_bytes=line.per_sample_bytes,
+        fit_residual=line.residual,
+    )
+
+
+def _limit_met(trials: tuple[Trial, ...], ceiling: int | None, own_ceiling: int | None) -> Limit:
+    """What kept the largest size that fits from being larger."""
+    largest = max(trial.batch_size for trial in trials if trial.fits)
+    above = [trial for trial in trials if trial.batch_size > largest and not trial.fits]
+    if above:
+        nearest = min(above, key=lambda trial: trial.batch_size)
+        return Limit.INDEX if nearest.outcome is Outcome.INDEX_LIMIT else Limit.MEMORY
+    if ceiling is None or largest < ceiling:
+        return Limit.MEMORY
+    return Limit.USER if own_ceiling is not None and ceiling == own_ceiling else Limit.DATASET
