@@ -6,6 +6,7 @@ line or word, so that the picture reads in grey. Matplotlib is imported when som
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from batchfinder.units import format_bytes, format_count, format_size
 if TYPE_CHECKING:
     from batchfinder.report import Report
 
-__all__ = ["PANELS", "figure", "panel", "plot"]
+__all__ = ["PANELS", "figure", "panel", "plot", "require", "svg"]
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
 _INCHES = (10.0, 7.2)
@@ -36,6 +37,18 @@ def figure(report: Report) -> Any:
     made = _matplotlib("figure").Figure(figsize=_INCHES, layout="constrained")
     _draw_all(report, made.subplots(2, 2))
     return made
+
+
+def svg(report: Report) -> str:
+    """The figure as SVG text, the same for the same report: no date, no random identifiers.
+
+    Raises:
+        MissingDependency: where matplotlib is not installed.
+    """
+    drawn, buffer = figure(report), io.StringIO()
+    with _matplotlib("pyplot").rc_context({"svg.hashsalt": "batchfinder"}):
+        drawn.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def plot(report: Report) -> Any:
@@ -59,6 +72,15 @@ def panel(report: Report, name: str, ax: Any) -> Any:
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def require() -> None:
+    """Make sure that matplotlib can be imported, before anything long is run.
+
+    Raises:
+        MissingDependency: where it is not installed.
+    """
+    _matplotlib("figure")
 
 
 def _matplotlib(module: str) -> Any:

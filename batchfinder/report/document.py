@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchfinder import html
+from batchfinder import html, plot
+from batchfinder.errors import MissingDependency
 from batchfinder.report.checklist import checklist
 from batchfinder.report.explanation import sections
 from batchfinder.report.rows import candidate_table, measurement_table, trial_table
@@ -53,13 +53,8 @@ def _whole(report: Report) -> Iterator[str]:
 
 
 def _figure(report: Report) -> str:
-    from batchfinder import plot
-    from batchfinder.errors import MissingDependency
-
     try:
-        drawn = plot.figure(report)
+        drawing = plot.svg(report)
     except MissingDependency as error:
         return html.paragraphs([f"The figure was left out. {error}"])
-    buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg")
-    return html.figure(buffer.getvalue(), f"Four panels; the choice is {choice(report)}")
+    return html.figure(drawing, f"Four panels; the choice is {choice(report)}")

@@ -1,0 +1,85 @@
+"""One function per command. Each imports what it needs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from batchfinder import plot
+from batchfinder.cli.factory import made_by
+from batchfinder.cli.output import deliver
+from batchfinder.errors import InvalidArgument
+from batchfinder.report import Report
+from batchfinder.report.encoding import encode
+from batchfinder.units import parse_bytes
+
+__all__ = ["compare", "demo", "predict", "run", "show"]
+
+
+def demo(asked: argparse.Namespace) -> None:
+    """The whole call on scikit-learn's digits."""
+    from batchfinder import demo as example
+
+    example.require("sklearn", "matplotlib")
+    deliver(example.demo(**_given(asked, "memory_limit")), asked)
+
+
+def run(asked: argparse.Namespace) -> None:
+    """find_batch_size on what the user's factory returns."""
+    from batchfinder.find import find_batch_size
+
+    if asked.figure is not None:
+        plot.require()
+    made = made_by(asked.target, find_batch_size)
+    options = {**made.options, **_given(asked, "memory_limit", "max_batch_size", "budget_seconds")}
+    if asked.no_noise:
+        options["noise"] = None
+    report = find_batch_size(made.model, made.loader, **options)
+    if asked.save is not None:
+        report.to_json(asked.save)
+    deliver(report, asked)
+
+
+def show(asked: argparse.Namespace) -> None:
+    """A saved report once more."""
+    deliver(Report.from_json(Path(asked.report)), asked)
+
+
+def compare(asked: argparse.Namespace) -> None:
+    """compare_batch_sizes on what the user's factory returns."""
+    from batchfinder.compare import compare_batch_sizes
+
+    made = made_by(asked.target, compare_batch_sizes)
+    options = {**made.options, **_given(asked, "budget_seconds")}
+    _print(compare_batch_sizes(made.model, made.loader, _sizes(asked.sizes), **options), asked)
+
+
+def predict(asked: argparse.Namespace) -> None:
+    """predict_max_batch_size on what the user's factory returns."""
+    from batchfinder.predict import predict_max_batch_size
+
+    parse_bytes(asked.memory)
+    made = made_by(asked.target, predict_max_batch_size)
+    _print(
+        predict_max_batch_size(made.model, made.loader, memory=asked.memory, **made.options), asked
+    )
+
+
+def _given(asked: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(asked, name)) is not None}
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidArgument(f"expected sizes such as 16,64,256; found {text!r}") from None
+    if any(size < 1 for size in sizes):
+        raise InvalidArgument(f"expected sizes of at least 1; found {text!r}")
+    return sizes
+
+
+def _print(result: Any, asked: argparse.Namespace) -> None:
+    print(json.dumps(encode(result), allow_nan=False, indent=2) if asked.json else result)

@@ -1,0 +1,123 @@
+"""``package.module:make`` as a model, a loader and keyword arguments; every mistake named."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from batchfinder.errors import InvalidArgument
+
+__all__ = ["Made", "made_by"]
+
+_EXPECTED = "expected package.module:make"
+_RETURNS = "(model, loader) or (model, loader, keyword arguments)"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the user's factory returned."""
+
+    model: Any
+    loader: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def made_by(target: str, accepted_by: Callable[..., Any]) -> Made:
+    """Call the factory that ``target`` names; its options must be arguments of ``accepted_by``.
+
+    Raises:
+        InvalidArgument: where the target cannot be found or used, or its result is not of the
+            expected form. An error inside the user's own module or factory passes through.
+    """
+    name, factory = _find(target)
+    made = _unpacked(target, factory(), name)
+    known = set(inspect.signature(accepted_by).parameters)
+    if unknown := sorted(set(made.options) - known):
+        raise InvalidArgument(
+            f"{target} returned keyword arguments that {accepted_by.__name__} does not know:"
+            f" {', '.join(unknown)}"
+        )
+    return made
+
+
+def _find(target: str) -> tuple[str, Callable[[], Any]]:
+    module_name, colon, name = target.partition(":")
+    if not (colon and module_name and name) or module_name.endswith(".py") or "/" in module_name:
+        raise InvalidArgument(
+            f"{_EXPECTED}, such as train:make for the function make of train.py; found {target!r}"
+        )
+    factory = _attribute(_imported(module_name), name)
+    if not callable(factory):
+        raise InvalidArgument(
+            f"{_EXPECTED} with a function; {target} is of type {type(factory).__name__}"
+        )
+    _check_arguments(target, factory)
+    return name, factory
+
+
+def _imported(name: str) -> ModuleType:
+    # A console script has its own folder on the path in place of the current one.
+    if os.getcwd() not in sys.path and "" not in sys.path:  # noqa: PTH109 - sys.path holds strings
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - likewise
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module was found; something that it imports was not
+        raise InvalidArgument(
+            f"{_EXPECTED}; there is no module {error.name!r} here. Looked from {os.getcwd()}"  # noqa: PTH109
+        ) from None
+
+
+def _attribute(module: ModuleType, name: str) -> Any:
+    if hasattr(module, name):
+        return getattr(module, name)
+    offered = [
+        each
+        for each, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]
+    there = f"its functions are {', '.join(offered)}" if offered else "it defines no function"
+    raise InvalidArgument(f"{_EXPECTED}; {module.__name__} has no {name!r}; {there}")
+
+
+def _check_arguments(target: str, factory: Callable[..., Any]) -> None:
+    try:
+        needed = [
+            parameter.name
+            for parameter in inspect.signature(factory).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        return  # a callable without a readable signature is simply called
+    if needed:
+        raise InvalidArgument(
+            f"expected a function without arguments; {target} needs {', '.join(needed)}"
+        )
+
+
+def _unpacked(target: str, returned: Any, name: str) -> Made:
+    if not isinstance(returned, tuple) or len(returned) not in (2, 3):
+        raise InvalidArgument(
+            f"expected {name}() to return {_RETURNS}; {target} returned {_described(returned)}"
+        )
+    made = Made(*returned)
+    if not isinstance(made.options, Mapping) or not all(isinstance(k, str) for k in made.options):
+        raise InvalidArgument(
+            f"expected the third part of what {name}() returns to be a dict of keyword arguments;"
+            f" found {type(made.options).__name__}"
+        )
+    return made
+
+
+def _described(returned: Any) -> str:
+    if isinstance(returned, tuple):
+        return f"a tuple of {len(returned)}"
+    return "nothing" if returned is None else f"a {type(returned).__name__}"

@@ -1,0 +1,35 @@
+"""The front door of the command line, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from batchfinder.cli.parser import parse
+from batchfinder.errors import BatchFinderError, InvalidArgument
+
+__all__ = ["main"]
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code.
+
+    0: done. 1: no answer (nothing fits, the loss is not finite, …), the reason on stderr. 2: the
+    command was not understood or its target cannot be used. 130: interrupted. A bug in the
+    user's own code passes through with its traceback.
+    """
+    asked = parse(arguments)
+    if asked.quiet:
+        os.environ["BATCHFINDER_QUIET"] = "1"
+    try:
+        asked.command(asked)
+    except BatchFinderError as error:
+        print(f"batchfinder: {type(error).__name__}: {error}", file=sys.stderr)
+        return MISUSED if isinstance(error, InvalidArgument) else FAILED
+    except KeyboardInterrupt:
+        print("batchfinder: interrupted; nothing was changed", file=sys.stderr)
+        return INTERRUPTED
+    return DONE

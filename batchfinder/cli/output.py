@@ -1,0 +1,55 @@
+"""A report as what was asked for: text or JSON on stdout, HTML and figure in files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from batchfinder import plot
+from batchfinder.errors import InvalidArgument
+from batchfinder.report import Report
+
+__all__ = ["deliver"]
+
+_DOTS_PER_INCH = 150
+
+
+def deliver(report: Report, asked: argparse.Namespace) -> None:
+    """Print and write ``report`` as ``asked``. Files are named on stderr.
+
+    Raises:
+        InvalidArgument: where a file cannot be written.
+        MissingDependency: where a figure is asked for and matplotlib is not installed.
+    """
+    print(report.to_json() if asked.json else _text(report, asked))
+    if asked.html is not None:
+        _write(Path(asked.html), report.to_html())
+    if asked.figure is not None:
+        _draw(report, Path(asked.figure))
+
+
+def _text(report: Report, asked: argparse.Namespace) -> str:
+    parts = [str(report)]
+    if asked.explain:
+        parts.append(report.explain())
+    if asked.settings:
+        parts.append(report.settings(asked.settings))
+    return "\n\n".join(parts)
+
+
+def _draw(report: Report, path: Path) -> None:
+    drawn = plot.figure(report)
+    try:
+        drawn.savefig(path, dpi=_DOTS_PER_INCH)
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"expected a figure file that can be written; {error}") from error
+    print(f"figure written to {path.resolve()}", file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgument(f"expected a file that can be written; {error}") from error
+    print(f"page written to {path.resolve()}", file=sys.stderr)

@@ -1,0 +1,96 @@
+"""A whole call on real data in about a minute on two cores: scikit-learn's handwritten digits.
+
+``python -m batchfinder demo`` runs this. The limit is simulated, so that a machine with any
+amount of memory shows an out-of-memory error and what is made of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from batchfinder.errors import MissingDependency
+from batchfinder.find import find_batch_size
+from batchfinder.protocols import Observer
+from batchfinder.report import Report
+
+__all__ = ["MEMORY_LIMIT", "demo", "digits", "network", "require"]
+
+MEMORY_LIMIT = "48MiB"
+BASE_BATCH_SIZE, BASE_LEARNING_RATE = 32, 1e-3
+
+
+def digits() -> TensorDataset:
+    """1 797 real handwritten digits: images ``(1, 8, 8)`` from 0 to 1, labels 0 to 9.
+
+    Raises:
+        MissingDependency: where scikit-learn, which ships them, is not installed.
+    """
+    require("sklearn")
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    return TensorDataset(pixels, torch.tensor(labels))
+
+
+def require(*modules: str) -> None:
+    """Make sure that these packages can be imported, before anything is run.
+
+    Raises:
+        MissingDependency: where one is not installed.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            package = "scikit-learn" if module == "sklearn" else module
+            message = f'the demo needs {package}: pip install "torch-batchfinder[demo]"'
+            raise MissingDependency(message) from error
+
+
+def network() -> nn.Module:
+    """A small convolutional network with BatchNorm, as somebody would write it."""
+    return nn.Sequential(
+        *_block(1, 16),
+        *_block(16, 32),
+        nn.MaxPool2d(2),
+        *_block(32, 64),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+
+
+def _block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    )
+
+
+def demo(
+    *, memory_limit: int | str = MEMORY_LIMIT, observe: Observer | None = None, **options: Any
+) -> Report:
+    """``find_batch_size`` on the digits under a simulated limit; ``options`` go to it as given.
+
+    Raises:
+        MissingDependency: where scikit-learn is not installed.
+    """
+    dataset = digits()
+    torch.manual_seed(0)
+    model = network()
+    return find_batch_size(
+        model,
+        DataLoader(dataset, batch_size=BASE_BATCH_SIZE, shuffle=True),
+        loss_fn=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=BASE_LEARNING_RATE),
+        memory_limit=memory_limit,
+        observe=observe,
+        **options,
+    )

@@ -1,0 +1,233 @@
+"""The command line: every way to get the target wrong, exit codes, what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_cases import accumulated, plain
+
+from batchfinder.cli import main
+from batchfinder.cli.factory import made_by
+from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.report import Report
+
+FACTORIES = """
+import json
+
+NUMBER = 3
+
+
+def good():
+    return "model", "loader"
+
+
+def with_options():
+    return "model", "loader", {"seed": 7}
+
+
+def unknown_options():
+    return "model", "loader", {"sed": 7, "colour": "red"}
+
+
+def options_of_another_kind():
+    return "model", "loader", ["seed"]
+
+
+def needs(path, *, depth):
+    return path, depth
+
+
+def optional(path="here", *rest, **more):
+    return path, "loader"
+
+
+def nothing():
+    pass
+
+
+def one():
+    return ("model",)
+
+
+def a_list():
+    return ["model", "loader"]
+
+
+def broken():
+    return 1 / 0
+"""
+
+
+def accepts(model: Any, loader: Any, *, seed: int = 0) -> None:
+    """Stands in for find_batch_size."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("BATCHFINDER_QUIET", raising=False)
+    for name in ("factories", "half", "pack", "pack.inner"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    (tmp_path / "half.py").write_text("import a_package_that_nobody_has\n")
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_good_targets() -> None:
+    assert made_by("factories:good", accepts).loader == "loader"
+    assert made_by("factories:with_options", accepts).options == {"seed": 7}
+    assert made_by("factories:optional", accepts).model == "here"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("factories", "such as train:make"),
+        (":good", "such as train:make"),
+        ("factories:", "such as train:make"),
+        ("factories.py:good", "such as train:make"),
+        ("./factories:good", "such as train:make"),
+        ("nowhere:good", "no module 'nowhere' here. Looked from"),
+        ("pack.inner:good", "no module 'pack.inner'"),
+        ("factories.inner:good", "no module 'factories.inner'"),
+        ("factories:god", "no 'god'; its functions are good, with_options"),
+        ("pack:good", "it defines no function"),
+        ("factories:NUMBER", "factories:NUMBER is of type int"),
+        ("factories:needs", "factories:needs needs path, depth"),
+        ("factories:nothing", r"nothing\(\) to return .* returned nothing"),
+        ("factories:one", "a tuple of 1"),
+        ("factories:a_list", "returned a list"),
+        ("factories:unknown_options", "accepts does not know: colour, sed"),
+        ("factories:options_of_another_kind", "dict of keyword arguments; found list"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_every_wrong_target_says_how(target: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        made_by(target, accepts)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_users_own_errors_pass_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        made_by("factories:broken", accepts)
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+        made_by("half:make", accepts)
+
+
+def test_show_prints_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain().to_json(folder / "report.json")
+    assert main(["show", "report.json"]) == 0
+    assert capsys.readouterr() == (f"{plain()}\n", "")
+
+
+def test_show_in_every_form(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain().to_json(folder / "report.json")
+    asked = ["show", "report.json", "--explain", "--settings", "lightning"]
+    assert main([*asked, "--html", "page.html", "--figure", "figure.png"]) == 0
+    captured = capsys.readouterr()
+    assert "What else to change" in captured.out
+    assert "accumulate_grad_batches=1" in captured.out
+    assert str(folder / "page.html") in captured.err
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "page.html").read_text(encoding="utf-8") == plain().to_html()
+
+
+def test_json_on_stdout_is_the_report_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accumulated().to_json(folder / "report.json")
+    assert main(["show", "report.json", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["schema"] == 1
+    assert Report.from_json(captured.out) == accumulated()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["show", "none.json"], 2, "there is no file"),
+        (["show", "factories.py"], 2, "expected the JSON text of a report"),
+        (["show", "report.json", "--settings", "keras"], 2, '"lightning"'),
+        (["show", "report.json", "--figure", "figure.jpeg2000"], 2, "figure file"),
+        (["show", "report.json", "--html", "no/such/folder.html"], 2, "can be written"),
+        (["run", "factories:one"], 2, "a tuple of 1"),
+        (["predict", "factories:good", "--memory", "lots"], 2, '"512MiB"'),
+        (["compare", "factories:good", "--sizes", "16,many"], 2, "16,64,256"),
+        (["compare", "factories:good", "--sizes", "0,1"], 2, "at least 1"),
+    ],
+)
+def test_exit_codes_and_reasons(
+    arguments: list[str], code: int, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain().to_json(folder / "report.json")
+    assert main(arguments) == code
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["run"], ["predict", "a:b"], ["show"]])
+def test_what_argparse_refuses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: batchfinder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["compare"], ["predict"], ["show"]])
+def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "usage: batchfinder" in said
+    assert command or "def make():" in said
+
+
+def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def interrupted(source: object) -> Report:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Report, "from_json", interrupted)
+    assert main(["show", "report.json"]) == 130
+
+
+def test_no_answer_is_1(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    plain().to_json(folder / "report.json")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["show", "report.json", "--figure", "figure.png"]) == 1
+
+
+@pytest.mark.parametrize("module", ["sklearn", "matplotlib"])
+def test_the_demo_names_what_it_lacks_before_it_runs(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["demo"]) == 1
+    assert 'pip install "torch-batchfinder[demo]"' in capsys.readouterr().err
+
+
+def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchfinder import demo
+
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(MissingDependency, match="scikit-learn"):
+        demo.digits()
+
+
+@pytest.mark.slow
+def test_help_loads_no_matplotlib() -> None:
+    code = (
+        "import sys\nfrom batchfinder.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert 'matplotlib' not in sys.modules, 'matplotlib'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
