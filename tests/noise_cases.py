@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Loss: TypeAlias = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 
 
 class Population:
@@ -57,7 +60,7 @@ class PlainStep:
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
+        loss: Loss,
         optimizer: torch.optim.Optimizer | None = None,
         loss_scale: float = 1.0,
     ) -> None:
@@ -123,10 +126,10 @@ def blobs(rows: int = 2048, seed: int = 0, spread: float = 2.0) -> tuple[Tensor,
 
 def exact_noise_scale(
     model: nn.Module,
-    loss: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
+    loss: Loss,
     columns: tuple[Tensor, ...],
-) -> float:
-    """tr Σ / |G|² over the whole set, from the gradient of every sample (chunked)."""
+) -> tuple[float, float]:
+    """tr Σ / |G|² and |G|² over the whole set, from the gradient of every sample."""
     parameters = {name: value.detach() for name, value in model.named_parameters()}
 
     class Wrapped(nn.Module):
@@ -151,7 +154,7 @@ def exact_noise_scale(
         total = total + flat.sum(0)
         squares += float(flat.square().sum())
     mean = float((total / rows).square().sum())
-    return (squares / rows - mean) / mean
+    return (squares / rows - mean) / mean, mean
 
 
 def train(step: PlainStep, source: Population, steps: int, size: int) -> None:

@@ -1,5 +1,7 @@
 """What does a larger batch buy? The gradient noise scale, measured without leaving the loop."""
 
 from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.warmup import noise_along_warmup
+from batchfinder.results import NoiseFindings
 
-__all__ = ["MicroBatchVariance"]
+__all__ = ["MicroBatchVariance", "NoiseFindings", "noise_along_warmup"]

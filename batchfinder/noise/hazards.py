@@ -1,0 +1,138 @@
+"""What makes the noise scale wrong or meaningless, looked for before it is measured."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from batchfinder.errors import CannotBuildBatch
+from batchfinder.formulas import mean_loss_ratio
+from batchfinder.protocols import BatchSource, TrainStep
+
+UPDATES_ITSELF = (
+    "train_step does its own backward and update, so the gradient of one batch cannot be seen, "
+    "nor whether it is clipped: the noise scale is absent"
+)
+COUPLED = (
+    "the loss of a batch is {ratio:.2f} times the mean of its halves' losses: its samples meet in "
+    "the loss (contrastive, in-batch negatives, a balance term), so that a gradient per sample, "
+    "and with it the noise scale, is not defined"
+)
+SMALL_NORM_BATCH = (
+    "batch norm was seen with micro-batches of {size}: below about 32 its own noise makes the "
+    "noise scale too large"
+)
+SUM_REDUCED = (
+    "the loss doubles with the batch, as a sum over samples does: the noise scale was computed for "
+    "its mean, but your learning rate then grows with the batch by itself"
+)
+NORM_BATCH = 32
+"""From this micro-batch on, batch norm changes the noise scale by less than a tenth."""
+
+_HALF = 8
+_REPEATS = 4
+
+
+@dataclass(frozen=True)
+class Hazards:
+    """What was found. ``refusal`` is the reason why no noise scale can be given, if there is."""
+
+    batch_norm: bool = False
+    sum_reduced: bool = False
+    refusal: str = ""
+
+
+def look_for_hazards(step: TrainStep, source: BatchSource, seed: int = 0) -> Hazards:
+    """Look at the modules, and at the loss of a batch beside its halves'."""
+    modules = modules_of(step)
+    batch_norm = any(isinstance(each, _BATCH_NORMS) and each.training for each in modules)
+    ratio = loss_ratio(step, source, seed)
+    if ratio is None or abs(ratio - 1) <= 0.05:
+        return Hazards(batch_norm)
+    if abs(ratio - 2) <= 0.05:
+        return Hazards(batch_norm, sum_reduced=True)
+    return Hazards(batch_norm, refusal=COUPLED.format(ratio=ratio))
+
+
+def modules_of(step: TrainStep) -> list[nn.Module]:
+    """Every module, submodules included, where the step tells of its modules."""
+    roots: Iterable[nn.Module] = getattr(step, "modules", tuple)()
+    return list({id(each): each for root in roots for each in root.modules()}.values())
+
+
+def loss_ratio(step: TrainStep, source: BatchSource, seed: int = 0) -> float | None:
+    """A batch's loss over the mean of its halves' losses; None where it is 1 but for chance.
+
+    Batch norm and dropout are still while it is looked at. A loss that is random in itself (noise
+    or time steps drawn within it) is looked at several times, and a ratio is only given where it
+    stands out from the scatter.
+    """
+    half = _HALF if source.ceiling is None else min(_HALF, source.ceiling // 2)
+    if half < 2:
+        return None
+    try:
+        with _stilled(modules_of(step)), _generators_kept(step.device):
+            seen = [_losses(step, source, half, seed + repeat) for repeat in range(_REPEATS)]
+    except (CannotBuildBatch, StopIteration):
+        return None
+    finally:
+        step.zero_grad()
+    return _beyond_chance(seen)
+
+
+def _losses(
+    step: TrainStep, source: BatchSource, half: int, seed: int
+) -> tuple[float, tuple[float, float]]:
+    """The losses of a batch and of its two halves, as ``rewind`` gives the same order twice."""
+    losses = []
+    for sizes in ((2 * half,), (half, half)):
+        source.rewind(seed)
+        torch.manual_seed(seed)
+        for size in sizes:
+            losses.append(float(step.forward_backward(source.draw(size))))
+            step.zero_grad()
+    return losses[0], (losses[1], losses[2])
+
+
+def _beyond_chance(seen: Sequence[tuple[float, tuple[float, float]]]) -> float | None:
+    ratios = [mean_loss_ratio(whole, halves) for whole, halves in seen]
+    if not all(map(math.isfinite, ratios)):
+        return None
+    mean, error = float(np.mean(ratios)), float(np.std(ratios, ddof=1)) / math.sqrt(len(ratios))
+    return mean if abs(mean - 1) > 4 * error else None
+
+
+@contextmanager
+def _stilled(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Batch norm and dropout as in evaluation, each module's own mode put back after."""
+    changed = [each for each in modules if isinstance(each, _STILLED) and each.training]
+    for each in changed:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each in changed:
+            each.training = True
+
+
+@contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
+
+
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_STILLED = (*_BATCH_NORMS, nn.modules.dropout._DropoutNd)

@@ -1,0 +1,104 @@
+"""Real training steps that are measured as they go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from batchfinder.errors import LossIsNotFinite
+from batchfinder.formulas import Moments, moments
+from batchfinder.noise.draws import Epochs
+from batchfinder.noise.tap import GradientTap, accumulated_square
+from batchfinder.protocols import TrainStep
+
+_NOT_FINITE_IN_A_ROW = 5
+
+
+@dataclass
+class Walk:
+    """Optimizer steps of the user's own batch, each cut into micro-batches whose norms are read.
+
+    The update is the same as that of the whole batch (up to batch norm), so that the measurement
+    costs the norms and nothing else.
+    """
+
+    step: TrainStep
+    epochs: Epochs
+    sum_reduced: bool
+    losses: list[float] = field(default_factory=list)
+    not_finite: int = 0
+    in_parts: bool = False
+
+    def train(self, sizes: Sequence[int]) -> None:
+        """One optimizer step over micro-batches of ``sizes``, without looking at it."""
+        self._accumulate(sizes, None)
+        self.step.update()
+
+    def train_and_measure(self, sizes: Sequence[int]) -> Moments | None:
+        """One optimizer step, and its moments; None where they are not finite."""
+        with GradientTap(self.step.parameters()) as tap:
+            found = self._accumulate(sizes, tap)
+        self.step.update()
+        return found
+
+    def _accumulate(self, sizes: Sequence[int], tap: GradientTap | None) -> Moments | None:
+        batches = self.epochs.take(sizes)
+        counts = [self.epochs.source.count(batch) for batch in batches]
+        total = sum(counts)
+        whole = self.step.loss_scale() * (total if self.sum_reduced else 1)
+        squares = []
+        loss = 0.0
+        self.step.zero_grad()
+        for batch, count in zip(batches, counts, strict=True):
+            share = count / total
+            part = self.step.forward_backward(batch, 1.0 if self.sum_reduced else share)
+            loss += float(part) * (1 / total if self.sum_reduced else share)
+            if tap is not None:
+                reading = tap.read(whole * share)
+                self.in_parts |= not reading.whole
+                squares.append(reading.squared_norm)
+        self._note(loss)
+        if tap is None:
+            return None
+        mean = accumulated_square(self.step.parameters(), whole)
+        if not math.isfinite(mean + sum(squares)):
+            self.not_finite += 1
+            return None
+        return moments(counts, squares, mean)
+
+    def _note(self, loss: float) -> None:
+        self.losses.append(loss)
+        last = self.losses[-_NOT_FINITE_IN_A_ROW:]
+        if len(last) == _NOT_FINITE_IN_A_ROW and not any(map(math.isfinite, last)):
+            raise LossIsNotFinite(
+                f"expected a finite loss at the user's own batch size and learning rate "
+                f"({self.step.learning_rate()}); found none in {len(last)} steps in a row, up to "
+                f"step {len(self.losses)}: check the data and the learning rate"
+            )
+
+    def caveats(self) -> list[str]:
+        """What the losses and gradients along the way gave reason to say."""
+        said = []
+        if self.not_finite:
+            said.append(
+                f"{self.not_finite} warm-up steps had gradients that are not finite; the noise "
+                "scale leaves them out"
+            )
+        quarter = len(self.losses) // 4
+        if quarter >= 5:
+            first, last = (
+                sum(part) / quarter for part in (self.losses[:quarter], self.losses[-quarter:])
+            )
+            if last > first:
+                said.append(
+                    f"the loss rose during the warm-up, from {first:.3g} to {last:.3g}: the base "
+                    "learning rate may be too high"
+                )
+        return said
+
+
+def cut(batch: int, largest: int, pieces: int) -> list[int]:
+    """``batch`` as at least ``pieces`` nearly equal parts, none above ``largest`` or below 1."""
+    count = min(max(pieces, -(-batch // largest)), batch)
+    return [batch // count + (index < batch % count) for index in range(count)]

@@ -1,0 +1,285 @@
+"""Along a warm-up: the training is the user's own, and the figure that of its second half."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from noise_cases import (
+    Loss,
+    PlainStep,
+    Population,
+    blobs,
+    cross_entropy,
+    exact_noise_scale,
+    perceptron,
+)
+from torch import Tensor, nn
+
+from batchfinder.errors import LossIsNotFinite
+from batchfinder.noise import MicroBatchVariance, NoiseFindings, noise_along_warmup
+from batchfinder.noise.walk import cut
+from batchfinder.noise.warmup import RUN_FACTOR
+from batchfinder.protocols import Batch, TrainStep
+from batchfinder.results import BatchPlan, Event, NoiseScale
+
+
+def training(
+    loss: Loss = cross_entropy, seed: int = 0, model: nn.Module | None = None, rate: float = 0.1
+) -> PlainStep:
+    model = perceptron(seed) if model is None else model
+    return PlainStep(model, loss, torch.optim.SGD(model.parameters(), rate, 0.9))
+
+
+def with_batch_norm() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def look(step: PlainStep, rows: int = 4096, **chosen: Any) -> NoiseFindings:
+    given = {"base_batch": 32, "micro_batch": 32, "warmup_steps": 100}
+    source = chosen.pop("source", None) or Population(*blobs(rows))
+    return noise_along_warmup(
+        step, source, estimator=chosen.pop("estimator", MicroBatchVariance()), **given | chosen
+    )
+
+
+@pytest.mark.slow
+def test_the_second_half_of_the_warm_up_is_what_is_reported() -> None:
+    """Against the exact noise scale at every fifth step of the same trajectory."""
+    ratios = []
+    for seed in range(6):
+        source = Population(*blobs(4096), replacement=True)
+        found = look(training(seed=seed), source=source, seed=seed)
+        again = training(seed=seed)
+        tops, bottoms = [], []
+        source.rewind(seed + 1)
+        for number in range(1, 101):
+            again.zero_grad()
+            again.forward_backward(source.draw(32))
+            if number > 50 and number % 5 == 0:
+                scale, square = exact_noise_scale(again.model, cross_entropy, source.columns)
+                tops.append(scale * square)
+                bottoms.append(square)
+            again.update()
+        ratios.append(found.points[-1].value / (sum(tops) / sum(bottoms)))
+    assert 0.8 < float(np.median(ratios)) < 1.25
+    assert all(0.4 < ratio < 2.5 for ratio in ratios)
+
+
+def test_cutting_the_steps_does_not_change_the_training() -> None:
+    one, other = training(), training()
+    source = Population(*blobs(4096), replacement=True)
+    look(one, source=source, estimator=MicroBatchVariance(samples=16))
+    source.rewind(1)
+    for _ in range(100):
+        other.zero_grad()
+        parts = [source.draw(8) for _ in range(4)]
+        other.forward_backward(tuple(torch.cat(column) for column in zip(*parts, strict=True)))
+        other.update()
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_that_is_a_sum_trains_and_measures_as_its_mean_at_a_smaller_rate() -> None:
+    def summed(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+    mean = look(training(rate=0.1))
+    total = look(training(summed, rate=0.1 / 32))
+    assert mean.training is not None
+    assert total.training is not None
+    assert total.training.value == pytest.approx(mean.training.value, rel=0.02)
+    assert any("as a sum over samples does" in caveat for caveat in total.caveats)
+
+
+def test_a_loss_scale_changes_neither_training_nor_measurement() -> None:
+    plain = look(training())
+    scaled = training()
+    scaled.factor = 256.0
+    found = look(scaled)
+    assert found.training.value == pytest.approx(plain.training.value, rel=0.02)
+
+
+def test_points_are_seen_along_the_way_and_the_growth_with_them() -> None:
+    heard: list[Event] = []
+    found = look(training(), warmup_steps=200, observe=heard.append)
+    assert [point.after_steps for point in found.points] == [50, 100, 200]
+    assert heard == [*found.points, found.training]
+    assert found.training.value == pytest.approx(RUN_FACTOR * found.points[-1].value)
+
+
+def test_batch_norm_is_looked_at_with_whole_batches_only() -> None:
+    sizes = []
+
+    def spy(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        sizes.append(len(batch[0]))
+        return cross_entropy(model, batch)
+
+    found = look(training(spy, model=with_batch_norm()), base_batch=64, micro_batch=64)
+    assert set(sizes[12:]) == {64}
+    assert found.training.micro_batch == 64
+    assert found.training.samples >= 4096 - 64 * 8
+    assert found.caveats == ()
+
+
+def test_batch_norm_with_small_batches_is_said() -> None:
+    found = look(training(model=with_batch_norm()), base_batch=8, micro_batch=8)
+    assert any("batch norm was seen with micro-batches of 8" in said for said in found.caveats)
+
+
+def test_a_small_base_batch_gets_more_samples_than_it_trains_on() -> None:
+    found = look(training(), base_batch=2, micro_batch=2, warmup_steps=200)
+    assert found.training.samples > 1000
+    assert found.training.is_bounded
+
+
+@pytest.mark.parametrize("base", [1, 2, 3, 5, 33])
+def test_any_base_batch_serves(base: int) -> None:
+    found = look(training(), base_batch=base, micro_batch=4, warmup_steps=40)
+    assert found.training.value > 0
+
+
+def test_without_a_warm_up_the_estimate_is_given_as_it_is() -> None:
+    step = training()
+    found = look(step, warmup_steps=0)
+    truth, _ = exact_noise_scale(step.model, cross_entropy, blobs(4096))
+    assert found.training.low <= truth <= found.training.high
+    assert found.training.after_steps == 0
+    assert step.updates == 0
+    assert "at the weights as they are" in found.caveats[-1]
+
+
+def test_single_sizes_are_looked_at_where_asked_for() -> None:
+    step = training()
+    found = look(step, sizes=(8, 32, 128))
+    assert [scale.micro_batch for scale in found.per_size] == [8, 32, 128]
+    truth, _ = exact_noise_scale(step.model, cross_entropy, blobs(4096))
+    assert all(0.5 < scale.value / truth < 2 for scale in found.per_size)
+
+
+def test_a_size_that_the_data_cannot_fill_thrice_is_left_out_and_said() -> None:
+    found = look(training(), rows=300, sizes=(16, 128))
+    assert [scale.micro_batch for scale in found.per_size] == [16]
+    assert any("micro-batch of 128" in said for said in found.caveats)
+
+
+def test_a_finite_dataset_is_corrected_for() -> None:
+    """A whole pass over N samples: without S / N the noise scale would be far too large."""
+    step = training()
+    source = Population(*blobs(256))
+    look(step, source=source, warmup_steps=60)
+    truth, _ = exact_noise_scale(step.model, cross_entropy, source.columns)
+    all_of_it = MicroBatchVariance(narrow_enough=1.0)
+    found = [
+        look(step, source=source, warmup_steps=0, estimator=all_of_it, seed=seed).training.value
+        for seed in range(20)
+    ]
+    assert float(np.median(found)) == pytest.approx(truth, rel=0.1)
+
+
+def test_the_time_being_up_ends_the_walk_and_is_said() -> None:
+    ticks = iter(range(10_000))
+    few = MicroBatchVariance(samples=16)
+    found = look(training(), estimator=few, budget_seconds=60, clock=lambda: float(next(ticks)))
+    assert any("time was up after 60 of 100 warm-up steps" in said for said in found.caveats)
+    assert found.training.after_steps == 60
+
+
+def test_no_time_at_all_still_gives_an_answer_or_says_why_not() -> None:
+    ticks = iter(range(10_000))
+    found = look(training(), budget_seconds=0, clock=lambda: float(next(ticks)))
+    assert found.training is None
+    assert any("time was up after 0 of 100" in said for said in found.caveats)
+
+
+def test_a_step_that_updates_itself_has_no_noise_scale() -> None:
+    step = training()
+    step.updates_itself = True
+    found = look(step)
+    assert (found.training, step.updates) == (None, 0)
+    assert "clipped" in found.caveats[0]
+
+
+def test_a_coupled_loss_has_no_noise_scale() -> None:
+    def contrastive(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        rows = nn.functional.normalize(model(batch[0]))
+        return nn.functional.cross_entropy(rows @ rows.T / 0.5, torch.arange(len(rows)))
+
+    found = look(training(contrastive))
+    assert found.training is None
+    assert "meet in the loss" in found.caveats[0]
+
+
+def test_training_without_a_finite_loss_is_an_error_that_says_at_which_rate() -> None:
+    step = training(lambda model, batch: cross_entropy(model, batch) * math.nan)
+    with pytest.raises(LossIsNotFinite, match=r"learning rate \(0.1\)"):
+        look(step)
+
+
+def test_single_steps_that_are_not_finite_are_left_out_and_said() -> None:
+    calls = iter(range(100_000))
+
+    def spoilt(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return cross_entropy(model, batch) * (math.inf if next(calls) % 97 == 60 else 1.0)
+
+    step = training(spoilt)
+    update = step.update
+    step.update = lambda: (
+        update() if all(bool(p.grad.isfinite().all()) for p in step.parameters()) else None
+    )
+    found = look(step)
+    assert any("gradients that are not finite" in said for said in found.caveats)
+    assert math.isfinite(found.training.value)
+
+
+def test_a_rising_loss_is_said() -> None:
+    step = training(rate=0.01)
+    step.optimizer.param_groups[0]["maximize"] = True
+    found = look(step)
+    assert any("the loss rose during the warm-up" in said for said in found.caveats)
+
+
+def test_a_short_warm_up_is_said() -> None:
+    found = look(training(), warmup_steps=20)
+    assert any("20 steps is short" in said for said in found.caveats)
+
+
+class Fixed:
+    """An estimator of the user's own that knows nothing of moments."""
+
+    name = "fixed"
+
+    def __init__(self) -> None:
+        self.values = iter([100.0, 900.0, 300.0, 200.0, 400.0, 300.0, 1.0, 300.0])
+
+    def estimate(self, step: TrainStep, batches: Any, plan: BatchPlan) -> NoiseScale:
+        self.batch: Batch = next(iter(batches))
+        value = next(self.values)
+        return NoiseScale(value, value / 2, value * 2, plan.micro_batch, self.name)
+
+
+def test_an_estimator_of_the_users_own_is_asked_along_the_second_half() -> None:
+    estimator = Fixed()
+    found = look(training(), estimator=estimator)
+    assert [point.after_steps for point in found.points] == [56, 62, 69, 75, 81, 88, 94, 100]
+    assert found.training.value == 300 * RUN_FACTOR
+    assert len(estimator.batch[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("batch", "largest", "pieces", "expected"),
+    [
+        (32, 32, 4, [8, 8, 8, 8]),
+        (33, 32, 4, [9, 8, 8, 8]),
+        (32, 4, 4, [4] * 8),
+        (2, 32, 4, [1, 1]),
+        (32, 32, 1, [32]),
+        (33, 32, 1, [17, 16]),
+    ],
+)
+def test_a_batch_is_cut_evenly(batch: int, largest: int, pieces: int, expected: list[int]) -> None:
+    assert cut(batch, largest, pieces) == expected
