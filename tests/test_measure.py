@@ -68,7 +68,8 @@ def test_the_budget_is_kept_once_every_size_was_seen() -> None:
     found = measure(
         step, FakeSource(), FakeMemory(), (1, 2, 4), clock=clock, effort=Effort(budget_seconds=5)
     )
-    assert [m.repeats >= 1 for m in found] == [True] * 3
+    assert {1, 2, 4} <= {m.batch_size for m in found}
+    assert all(m.repeats >= 1 for m in found)
     assert clock.now < 20
 
 

@@ -64,22 +64,35 @@ class Bench:
     snapshot: Snapshot
     own: Snapshot
     seed: int
+    has_own_optimizer: bool = True
+    """Whether the user handed in an optimizer, whose rate is then the user's."""
 
     def fresh(self) -> None:
         """Everything as the user left it, and the optimizer's state laid out.
 
         The state is created here, before any trial, so that no trial is special.
         """
-        self.snapshot.restore()
-        self.own.restore()
-        torch.manual_seed(self.seed)
+        self.training()
         self.step.prime()
 
     def training(self) -> None:
-        """Everything as the user left it: an untouched start for real training steps."""
+        """Everything as the user left it, in training mode: a start for real training steps.
+
+        A model in training mode stays as it is, since parts of it may be in evaluation mode on
+        purpose; one in evaluation mode was only left so by an earlier evaluation.
+        """
         self.snapshot.restore()
         self.own.restore()
         torch.manual_seed(self.seed)
+        for module in self.step.modules():
+            if not module.training:
+                module.train()
+
+    def set_learning_rate(self, rate: float | None) -> None:
+        """Train at ``rate``: every group's is scaled as the first one's, until put back."""
+        now = self.step.learning_rate()
+        if rate is not None and now:
+            self.step.scale_learning_rate(rate / now)
 
     def breakdown(self) -> MemoryBreakdown:
         """The bytes held between steps. What a batch adds is for the trials to say."""
@@ -104,6 +117,10 @@ class Bench:
             limit_bytes=self.memory.limit_bytes(),
             other_processes_bytes=self.memory.other_processes_bytes(),
         )
+
+    def assumptions(self) -> tuple[str, ...]:
+        """What had to be inferred from the model and the loader, as sentences."""
+        return (*self.step.assumptions, *getattr(self.source, "notes", ()))
 
     def environment(self) -> Environment:
         """Where the figures come from."""
@@ -153,7 +170,7 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
         given = _flat(handed.optimizer)
         ours = [each for each in step.optimizers() if not any(each is one for one in given)]
         own = stack.enter_context(preserved(*ours))
-        yield Bench(step, source, memory, snapshot, own, handed.seed)
+        yield Bench(step, source, memory, snapshot, own, handed.seed, bool(given))
 
 
 def _flat(thing: Any) -> list[Any]:

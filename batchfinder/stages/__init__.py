@@ -1,12 +1,14 @@
 """The stages as find.py calls them: each takes the call under way and gives back frozen data."""
 
+from batchfinder.stages.arguments import check
 from batchfinder.stages.base import Base, base_of
 from batchfinder.stages.call import Budget, Call
 from batchfinder.stages.caveats import caveats_of
 from batchfinder.stages.confirming import confirm_choice
 from batchfinder.stages.measuring import measure_sizes
-from batchfinder.stages.noising import estimate_noise, with_noise
+from batchfinder.stages.noising import estimate_here, estimate_noise, with_noise
 from batchfinder.stages.probing import probe_sizes
+from batchfinder.stages.proving import prove_restored
 
 __all__ = [
     "Base",
@@ -14,9 +16,12 @@ __all__ = [
     "Call",
     "base_of",
     "caveats_of",
+    "check",
     "confirm_choice",
+    "estimate_here",
     "estimate_noise",
     "measure_sizes",
     "probe_sizes",
+    "prove_restored",
     "with_noise",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from batchfinder.range_test import range_test
 from batchfinder.results import Note, ProbeResult
@@ -32,7 +31,6 @@ def base_of(
     probed: ProbeResult,
     batch_size: int | None,
     learning_rate: float | None,
-    optimizer: Any,
 ) -> Base:
     """The pair as given; what is missing is taken from the loader, the optimizer, or a test."""
     caveats = []
@@ -50,7 +48,7 @@ def base_of(
             "can fill: the dataset's size took its place"
         )
         batch_size = source.ceiling
-    if learning_rate is None and optimizer is not None:
+    if learning_rate is None and call.bench.has_own_optimizer:
         learning_rate = call.bench.step.learning_rate()
     if learning_rate is None:
         learning_rate, caveat = _tested_rate(call, batch_size, probed.max_batch_size)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from batchfinder.noise import noise_along_warmup
 from batchfinder.protocols import NoiseEstimator
 from batchfinder.results import Measurement, NoiseFindings, Note, ProbeResult, Stage
+from batchfinder.run.bench import Bench
 from batchfinder.stages.base import Base
 from batchfinder.stages.call import Call, stage
 
-__all__ = ["at_rate", "estimate_noise", "with_noise"]
+__all__ = ["estimate_here", "estimate_noise", "with_noise"]
 
 _UPDATES_ITSELF = (
     "train_step returns None, so it does its own backward and update: the gradient of one batch "
@@ -37,26 +36,53 @@ def estimate_noise(
         return NoiseFindings(training=None, caveats=(_UPDATES_ITSELF,))
     with stage(call, Stage.NOISE, f"{warmup_steps} warm-up steps at batch {base.batch_size}"):
         bench.training()
-        with at_rate(call, base.learning_rate):
-            return noise_along_warmup(
-                bench.step,
-                bench.source,
-                base_batch=base.batch_size,
-                micro_batch=base.micro_batch(probed.max_batch_size),
-                warmup_steps=warmup_steps,
-                estimator=estimator,
-                budget_seconds=call.budget.share(0.6),
-                observe=call.observe,
-            )
+        bench.set_learning_rate(base.learning_rate)
+        return noise_along_warmup(
+            bench.step,
+            bench.source,
+            base_batch=base.batch_size,
+            micro_batch=base.micro_batch(probed.max_batch_size),
+            warmup_steps=warmup_steps,
+            estimator=estimator,
+            budget_seconds=call.budget.share(0.6),
+            observe=call.observe,
+            seed=bench.seed,
+        )
 
 
-@contextmanager
-def at_rate(call: Call, learning_rate: float | None) -> Iterator[None]:
-    """Train at this rate: every group's is scaled as the first one's. Undone by a restore."""
-    now = call.bench.step.learning_rate()
-    if learning_rate is not None and now:
-        call.bench.step.scale_learning_rate(learning_rate / now)
-    yield
+def estimate_here(
+    call: Call,
+    estimator: NoiseEstimator,
+    *,
+    warmup_steps: int,
+    micro_batch: int | None,
+) -> NoiseFindings:
+    """The noise scale at the weights as they are after ``warmup_steps``, which stay taken."""
+    bench = call.bench
+    size = micro_batch or bench.source.base_batch_size or 32
+    size = min(size, bench.source.ceiling or size)
+    with stage(call, Stage.NOISE, f"after {warmup_steps} warm-up steps at batch {size}"):
+        bench.training()
+        _train(bench, warmup_steps, size)
+        return noise_along_warmup(
+            bench.step,
+            bench.source,
+            base_batch=size,
+            micro_batch=size,
+            warmup_steps=0,
+            estimator=estimator,
+            observe=call.observe,
+            seed=bench.seed,
+        )
+
+
+def _train(bench: Bench, steps: int, size: int) -> None:
+    bench.source.rewind(bench.seed)
+    for _ in range(steps):
+        bench.step.zero_grad()
+        bench.step.forward_backward(bench.source.draw(size))
+        bench.step.update()
+    bench.step.zero_grad()
 
 
 def with_noise(

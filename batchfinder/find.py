@@ -1,0 +1,171 @@
+"""The staircase: probe → measure → recommend → confirm, and everything put back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from batchfinder import stages
+from batchfinder.noise import MicroBatchVariance
+from batchfinder.probe import Propose, SearchSpace, guided
+from batchfinder.progress import default_observer
+from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
+from batchfinder.recommend import recommend
+from batchfinder.report import Report
+from batchfinder.run.bench import Handed, open_bench
+
+__all__ = ["find_batch_size"]
+
+# Frozen, so that it can be a default argument: every call gets the same value.
+_VARIANCE = MicroBatchVariance()
+
+
+def find_batch_size(
+    model: Any,
+    loader: Any,
+    *,
+    loss_fn: Any = None,
+    train_step: Any = None,
+    optimizer: Any = None,
+    base_batch_size: int | None = None,
+    base_learning_rate: float | None = None,
+    memory_limit: int | str | None = None,
+    headroom: float = 0.05,
+    resolution: float = 0.02,
+    max_batch_size: int | None = None,
+    multiple_of: int = 1,
+    powers_of_two: bool = False,
+    autocast: Any = None,
+    grad_scaler: Any = None,
+    objective: Objective | None = None,
+    learning_rate_rule: LearningRateRule | None = None,
+    noise: NoiseEstimator | None = _VARIANCE,
+    warmup_steps: int = 200,
+    budget_seconds: float | None = None,
+    seed: int = 0,
+    observe: Observer | None = None,
+    propose: Propose = guided,
+    make_loader: Any = None,
+    preserve: Sequence[Any] = (),
+) -> Report:
+    """Which batch size should this model train with, and at which learning rate?
+
+    Probes which micro-batches fit, measures what each costs and buys, recommends one, and
+    confirms it by training on the real loader. Model, optimizer, random numbers and loader are
+    afterwards bit for bit what they were, after an exception and Ctrl-C too.
+
+    Args:
+        model: the module to train, where it is to be trained; or a list or dict of modules with
+            ``train_step``.
+        loader: the ``DataLoader`` of the real training (never touched), or a dataset.
+        loss_fn: ``(output, target) -> scalar``. Left out: the model's own loss, else inferred
+            from an ``(input, target)`` batch and said so in the report.
+        train_step: ``(model, batch) -> scalar loss`` in place of model and loss. One that returns
+            ``None`` does its own backward and update; the noise scale is then absent.
+        optimizer: the optimizer of the real training, as it is. Left out: AdamW is assumed.
+        base_batch_size: the size that the training works with. Left out: the loader's.
+        base_learning_rate: the rate that goes with it. Left out: the optimizer's, else one from
+            a learning-rate range test.
+        memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
+            device has free.
+        headroom: share of the limit that the recommended size leaves free.
+        resolution: the search ends when the largest size that fits and the smallest that does
+            not are this close, relatively; 0 is exact.
+        max_batch_size: a ceiling, never exceeded, in trials either.
+        multiple_of: only multiples of this are tried.
+        powers_of_two: only powers of two are tried.
+        autocast: mixed precision as in the real training: a dtype, ``True``, or a function that
+            returns a context.
+        grad_scaler: the ``GradScaler`` of the real training.
+        objective: what is best, as a value of ``batchfinder.recommend`` or a function over
+            candidates. Left out: the shortest predicted time.
+        learning_rate_rule: a value of ``batchfinder.scaling`` or a function. Left out: chosen by
+            the optimizer's family.
+        noise: how the gradient noise scale is estimated; ``None`` leaves it out.
+        warmup_steps: optimizer steps taken, then undone, before the noise scale is measured.
+        budget_seconds: soft limit on the whole call; what it cut is a caveat.
+        seed: makes two calls draw the same samples.
+        observe: gets every event. Left out: rows on stderr.
+        propose: the search, a function of the trials so far.
+        make_loader: ``batch_size -> loader``, where the loader cannot be rebuilt.
+        preserve: further objects with ``state_dict`` to put back.
+
+    Raises:
+        InvalidArgument: a value that cannot be meant.
+        NothingFits: not even the smallest batch fits.
+        CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch, LossIsNotFinite: see each.
+    """
+    stages.check(
+        base_batch_size=base_batch_size,
+        base_learning_rate=base_learning_rate,
+        headroom=headroom,
+        resolution=resolution,
+        max_batch_size=max_batch_size,
+        multiple_of=multiple_of,
+        warmup_steps=warmup_steps,
+        budget_seconds=budget_seconds,
+    )
+    handed = Handed(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+        make_loader=make_loader,
+        preserve=preserve,
+        memory_limit=memory_limit,
+        base_learning_rate=base_learning_rate,
+        seed=seed,
+    )
+    space = SearchSpace(
+        ceiling=max_batch_size,
+        resolution=resolution,
+        multiple_of=multiple_of,
+        powers_of_two=powers_of_two,
+    )
+    with open_bench(handed) as bench:
+        call = stages.Call(bench, observe or default_observer(), stages.Budget(budget_seconds))
+        probed = stages.probe_sizes(call, space, propose=propose)
+        base = stages.base_of(call, probed, base_batch_size, base_learning_rate)
+        measurements = stages.measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
+        findings = stages.estimate_noise(call, noise, probed, base, warmup_steps=warmup_steps)
+        recommendation = recommend(
+            measurements,
+            findings.training,
+            base_batch=base.batch_size,
+            base_learning_rate=base.learning_rate,
+            rule=learning_rate_rule,
+            objective=objective,
+            max_batch_size=probed.max_batch_size,
+            memory=probed.memory,
+            headroom=headroom,
+            ceiling=max_batch_size,
+            probe_limit=probed.limited_by,
+            dataset_length=bench.source.length,
+            optimizer_family=bench.step.optimizer_family,
+        )
+        recommendation, confirmation = stages.confirm_choice(call, recommendation)
+        environment = bench.environment()
+    return Report(
+        recommendation=recommendation,
+        probe=probed,
+        measurements=stages.with_noise(measurements, findings),
+        noise_scale=findings.training,
+        confirmation=confirmation,
+        state_restored=stages.prove_restored(call),
+        caveats=stages.caveats_of(
+            call,
+            probed,
+            base,
+            findings=findings,
+            recommendation=recommendation,
+            confirmation=confirmation,
+        ),
+        environment=environment,
+        base_batch_size=base.batch_size,
+        base_learning_rate=base.learning_rate,
+        unit=bench.source.unit,
+        seconds=tuple(call.spent.items()),
+    )

@@ -1,0 +1,34 @@
+"""What was assumed, cut or left out, gathered from every stage, each said once."""
+
+from __future__ import annotations
+
+from batchfinder.results import Confirmation, NoiseFindings, ProbeResult, Recommendation
+from batchfinder.stages.base import Base
+from batchfinder.stages.call import Call
+
+__all__ = ["caveats_of"]
+
+
+def caveats_of(
+    call: Call,
+    probed: ProbeResult,
+    base: Base,
+    *,
+    findings: NoiseFindings,
+    recommendation: Recommendation,
+    confirmation: Confirmation | None,
+) -> tuple[str, ...]:
+    """Sentences in the order of the stages."""
+    said = [
+        *call.bench.assumptions(),
+        *probed.caveats,
+        *base.caveats,
+        *findings.caveats,
+        *(findings.training.caveats if findings.training else ()),
+        *recommendation.caveats,
+    ]
+    if confirmation is not None and not confirmation.held:
+        said.append(f"no plan that was tried held in the confirmation: {confirmation.reason}")
+    if call.cut:
+        said.append("budget_seconds ran short: " + "; ".join(call.cut))
+    return tuple(dict.fromkeys(said))
