@@ -1,0 +1,37 @@
+"""Which learning rate at another batch size? Rules, one per optimizer family, and advice.
+
+A rule is a function ``(base_rate, base_batch, batch, noise) -> rate``: pass one of these, or
+your own, as ``learning_rate_rule``.
+"""
+
+from batchfinder.scaling.advice import advise
+from batchfinder.scaling.families import (
+    TRUSTED_FACTOR,
+    FamilyRule,
+    rule_for,
+    trusted_range,
+)
+from batchfinder.scaling.rules import (
+    adascale,
+    critical_batch_size,
+    fixed,
+    linear,
+    lower_only,
+    square_root,
+    square_root_capped,
+)
+
+__all__ = [
+    "TRUSTED_FACTOR",
+    "FamilyRule",
+    "adascale",
+    "advise",
+    "critical_batch_size",
+    "fixed",
+    "linear",
+    "lower_only",
+    "rule_for",
+    "square_root",
+    "square_root_capped",
+    "trusted_range",
+]

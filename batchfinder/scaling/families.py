@@ -1,0 +1,63 @@
+"""Which rule belongs to which optimizer family, how far it is trusted, and on whose word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchfinder.protocols import LearningRateRule
+from batchfinder.scaling.rules import adascale, lower_only, square_root_capped
+
+__all__ = ["TRUSTED_FACTOR", "FamilyRule", "rule_for", "trusted_range"]
+
+TRUSTED_FACTOR = 16
+"""The rules were tested up to this factor from the base batch, each way."""
+
+
+@dataclass(frozen=True)
+class FamilyRule:
+    """The default rule of one optimizer family. ``caveat`` is empty where the rule is tested."""
+
+    rule: LearningRateRule
+    source: str
+    caveat: str = ""
+
+
+_SGD = FamilyRule(
+    adascale, "linear, capped at the critical batch size (arXiv:1706.02677, arXiv:2007.05105)"
+)
+_ADAM = FamilyRule(
+    square_root_capped,
+    "square root, capped at the critical batch size (arXiv:2205.10287, arXiv:2008.12260)",
+)
+_BY_KINSHIP = (
+    "{name}: the square root is published for sign-like and spectral updates "
+    "(arXiv:2602.03001), not tested by us. Try half and twice the rate."
+)
+_UNKNOWN = (
+    "{name}: how the learning rate should change with the batch size is not known. Your rate is "
+    "kept for larger batches. Try twice the rate."
+)
+
+
+def _family_rules() -> dict[str, FamilyRule]:
+    kin = square_root_capped
+    return {
+        "sgd": _SGD,
+        "sgd-momentum": _SGD,
+        "adam": _ADAM,
+        "lion": FamilyRule(kin, "square root, by kinship", _BY_KINSHIP.format(name="Lion")),
+        "muon": FamilyRule(kin, "square root, by kinship", _BY_KINSHIP.format(name="Muon")),
+        "adafactor": FamilyRule(lower_only, "not known", _UNKNOWN.format(name="Adafactor")),
+        "shampoo": FamilyRule(lower_only, "not known", _UNKNOWN.format(name="Shampoo")),
+    }
+
+
+def rule_for(family: str) -> FamilyRule:
+    """The default rule of ``family``; for one that is not known, the rate is kept and said so."""
+    unknown = FamilyRule(lower_only, "not known", _UNKNOWN.format(name="This optimizer"))
+    return _family_rules().get(family, unknown)
+
+
+def trusted_range(base_batch: float) -> tuple[float, float]:
+    """Smallest and largest global batch between which a rule from ``base_batch`` is trusted."""
+    return base_batch / TRUSTED_FACTOR, base_batch * TRUSTED_FACTOR

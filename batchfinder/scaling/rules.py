@@ -1,0 +1,118 @@
+"""Learning-rate rules as formulas: numbers in, a number out.
+
+With φ the critical batch size, B₀ the base batch and B the batch, the capped rules are built on
+the *gain* r = (1 + φ/B₀) / (1 + φ/B): linear in B far below φ, constant far above it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.results import NoiseScale
+
+__all__ = [
+    "adascale",
+    "critical_batch_size",
+    "fixed",
+    "gain",
+    "linear",
+    "lower_only",
+    "square_root",
+    "square_root_capped",
+]
+
+
+def critical_batch_size(noise: NoiseScale | None) -> float | None:
+    """The critical batch size that a noise scale stands for; ``None`` where nothing is known.
+
+    An estimate without an upper end is read as its lower end: "at least" is all that is known.
+    """
+    if noise is None:
+        return None
+    for known in (noise.value, noise.low):
+        if math.isfinite(known) and known > 0:
+            return known
+    return None
+
+
+def gain(base_batch: float, batch: float, critical: float) -> float:
+    """How much more progress one step makes at ``batch`` than at ``base_batch``.
+
+    The ratio of the best SGD step sizes ε(B) = ε_max / (1 + φ/B). Source: McCandlish et al. 2018,
+    arXiv:1812.06162; the same number is the gain of Johnson et al. 2020 (AdaScale),
+    arXiv:2007.05105
+    """
+    return (1 + critical / base_batch) / (1 + critical / batch)
+
+
+def linear(
+    base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
+) -> float:
+    """Rate ∝ B. Source: Goyal et al. 2017, arXiv:1706.02677; holds only below φ."""
+    return base_rate * _factor(base_batch, batch)
+
+
+def square_root(
+    base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
+) -> float:
+    """Rate ∝ √B. Source: Malladi et al. 2022, arXiv:2205.10287; overshoots above φ."""
+    return base_rate * math.sqrt(_factor(base_batch, batch))
+
+
+def fixed(
+    base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
+) -> float:
+    """The base rate, whatever the batch."""
+    return base_rate
+
+
+def lower_only(
+    base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
+) -> float:
+    """The base rate upward, √B downward: for optimizers whose scaling is not known.
+
+    An unchanged rate at a smaller batch may never reach a low loss; an unchanged one at a larger
+    batch only costs time.
+    """
+    return base_rate * min(1.0, math.sqrt(_factor(base_batch, batch)))
+
+
+def adascale(
+    base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
+) -> float:
+    """min(linear, gain): for SGD with or without momentum; saturates at the critical batch size.
+
+    Downward the smaller one is linear: too large a rate at a small batch ends at a noise floor,
+    too small a one costs some steps. Without a noise scale: min(linear, square root), the
+    largest that is safe not knowing φ. Source: AdaScale, Johnson et al. 2020, arXiv:2007.05105.
+    """
+    factor = _factor(base_batch, batch)
+    critical = critical_batch_size(noise)
+    if critical is None:
+        return base_rate * min(factor, math.sqrt(factor))
+    return base_rate * min(factor, gain(base_batch, batch, critical))
+
+
+def square_root_capped(
+    base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
+) -> float:
+    """√(AdaScale's gain), at most √B: for the Adam family; saturates at the critical batch size.
+
+    Above φ even the square root overshoots. Downward the rate is √B (see :func:`adascale`).
+    Without a noise scale: the square root, uncapped. Sources: Malladi et al. 2022,
+    arXiv:2205.10287 for √B; Qiao et al. 2021 (Pollux), arXiv:2008.12260 for √gain.
+    """
+    factor = _factor(base_batch, batch)
+    critical = critical_batch_size(noise)
+    if critical is None:
+        return base_rate * math.sqrt(factor)
+    return base_rate * math.sqrt(min(factor, gain(base_batch, batch, critical)))
+
+
+def _factor(base_batch: float, batch: float) -> float:
+    if base_batch <= 0 or batch <= 0:
+        raise InvalidArgument(
+            f"expected batch sizes above zero; found base {base_batch}, new {batch}"
+        )
+    return batch / base_batch
