@@ -1,0 +1,24 @@
+"""Which batch size to use: predicted time to a target over the sizes that were measured.
+
+``choice.recommend`` is the room's door. ``situation`` holds what binds, ``candidates`` what
+could be chosen at which price, ``objectives`` what is best, ``limits`` what would have changed
+the choice, ``uncertainty`` how sure it is, ``wording`` says it.
+"""
+
+from batchfinder.recommend.choice import recommend
+from batchfinder.recommend.objectives import (
+    fewest_samples,
+    highest_throughput,
+    largest,
+    shortest_time,
+)
+from batchfinder.recommend.settle import settled
+
+__all__ = [
+    "fewest_samples",
+    "highest_throughput",
+    "largest",
+    "recommend",
+    "settled",
+    "shortest_time",
+]

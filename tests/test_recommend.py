@@ -1,0 +1,330 @@
+"""The choice against closed forms: what is best, what binds, what it costs."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.recommend import (
+    fewest_samples,
+    highest_throughput,
+    largest,
+    settled,
+    shortest_time,
+)
+from batchfinder.results import BatchPlan, Limit
+from tests.recommend_cases import (
+    POWERS,
+    affine,
+    best_power,
+    closed_form,
+    line,
+    measured,
+    noise,
+    recommended,
+)
+
+
+def fastest(candidates):
+    return min(candidates, key=lambda each: each.relative_time)
+
+
+def chosen_of(recommendation):
+    (chosen,) = (each for each in recommendation.candidates if each.chosen)
+    return chosen
+
+
+@settings(max_examples=60)
+@given(critical=st.floats(2, 5000), half_speed=st.floats(2, 2000))
+def test_the_fastest_is_the_closed_form(critical, half_speed):
+    found = recommended(affine(half_speed=half_speed), critical, objective=fastest)
+    assert found.plan.global_batch == best_power(critical, half_speed)
+    # The minimum is flat in log B and symmetric: the best power of two is within a factor √2.
+    truth = max(closed_form(critical, half_speed), 1)
+    assert abs(math.log2(found.plan.global_batch / truth)) <= 0.5 + 1e-9
+
+
+@settings(max_examples=60)
+@given(critical=st.floats(2, 5000), half_speed=st.floats(2, 2000))
+def test_the_default_is_the_smallest_within_three_per_cent(critical, half_speed):
+    found = recommended(affine(half_speed=half_speed), critical)
+
+    def time(size):
+        return (1 + critical / size) * (1 + size / half_speed)
+
+    best = min(map(time, POWERS))
+    near = [size for size in POWERS if time(size) <= 1.03 * best]
+    assert found.plan.global_batch == min(near)
+
+
+def test_prices_are_relative_to_the_choice_and_match_the_formulas():
+    found = recommended(affine(half_speed=100), 100)
+    assert found.plan == BatchPlan(128)
+    by_size = {each.plan.global_batch: each for each in found.candidates}
+    time = (1 + 100 / 512) * (1 + 5.12) / ((1 + 100 / 128) * (1 + 1.28))
+    assert by_size[512].relative_time == pytest.approx(time)
+    assert by_size[512].relative_samples == pytest.approx((1 + 5.12) / (1 + 1.28))
+    assert chosen_of(found).relative_time == chosen_of(found).relative_samples == 1
+    assert chosen_of(found).learning_rate == found.learning_rate
+
+
+def test_the_rate_follows_the_rule_of_the_family():
+    found = recommended(affine(half_speed=100), 100, base_batch=32)
+    assert found.learning_rate_rule == "adascale"
+    assert found.learning_rate == pytest.approx(0.1 * (1 + 100 / 32) / (1 + 100 / 128))
+    assert found.learning_rate_range == (2, 512)
+
+
+def test_no_base_rate_no_rate():
+    found = recommended(affine(), base_learning_rate=None)
+    assert found.learning_rate is None
+    assert found.learning_rate_range is None
+    assert all(each.learning_rate is None for each in found.candidates)
+
+
+def test_objectives_are_values():
+    measurements = affine(half_speed=10)
+    by_throughput = recommended(measurements, 100, objective=highest_throughput)
+    # B/(1 + B/10) within 3 % of its value at 4096: from B = 306 on
+    assert by_throughput.plan.global_batch == 512
+    assert recommended(measurements, 100, objective=largest).plan == BatchPlan(4096)
+    # 1 + B/100 at most 5 % above 1 + 1/100: up to B = 6, of which 4 is the fastest
+    assert recommended(measurements, 100, objective=fewest_samples).plan == BatchPlan(4)
+    second = recommended(measurements, 100, objective=lambda candidates: candidates[1])
+    assert second.plan == BatchPlan(2)
+    assert "<lambda>" in second.reason
+
+
+# --- the user's own size -------------------------------------------------------------------------
+
+
+def test_never_below_yours_unless_it_is_slow():
+    measurements = affine(half_speed=100)
+    assert recommended(measurements, 100, base_batch=1).plan.global_batch == 128
+    slow = recommended(measurements, 100, base_batch=1024)
+    assert slow.plan.global_batch == 128
+    # 128 against 256: 5.49 against 6.06 (10.5 % more) at φ = 180, 5.66 against 6.20 (9.5 %) at 190
+    assert recommended(measurements, 180, base_batch=256).plan.global_batch == 128
+    close = recommended(measurements, 190, base_batch=256)
+    assert close.plan.global_batch == 256
+    assert chosen_of(close).roles == ("yours",)
+
+
+def test_yours_is_a_candidate_through_accumulation():
+    found = recommended(affine((1, 2, 4, 8)), 100, base_batch=24)
+    (yours,) = (each for each in found.candidates if "yours" in each.roles)
+    assert yours.plan == BatchPlan(8, 3)
+
+
+# --- what binds ----------------------------------------------------------------------------------
+
+
+def test_noise_binds_where_larger_batches_would_be_faster_per_sample():
+    found = recommended(affine(half_speed=1000), 10)
+    assert found.plan.global_batch < 256
+    assert found.limited_by is Limit.NOISE
+
+
+def test_throughput_binds_where_they_would_not():
+    saturated = [measured(size, 0.0, 0.01) for size in POWERS]
+    found = recommended(saturated, 100, base_batch=1)
+    assert found.limited_by is Limit.THROUGHPUT
+
+
+def test_memory_binds_where_more_of_it_would_have_changed_the_choice():
+    found = recommended(affine((1, 2, 4, 8), 1000), 10_000, can_accumulate=False)
+    assert found.plan == BatchPlan(8)
+    assert found.limited_by is Limit.MEMORY
+    # The same measurements, stopped by what the caller or the dataset allows.
+    for limit, change in (
+        (Limit.USER, {"ceiling": 8}),
+        (Limit.DATASET, {"dataset_length": 8}),
+        (Limit.INDEX, {}),
+    ):
+        found = recommended(affine((1, 2, 4, 8), 1000), 10_000, probe_limit=limit, **change)
+        if limit is not Limit.INDEX:
+            assert found.plan == BatchPlan(8)
+        assert found.limited_by is limit
+
+
+def test_memory_does_not_bind_where_more_of_it_changes_nothing():
+    found = recommended(affine((1, 2, 4, 8), 10), 1, probe_limit=Limit.MEMORY)
+    assert found.limited_by is not Limit.MEMORY
+
+
+def test_headroom_is_respected_and_binds_as_memory():
+    # 64 · 100 bytes of 8 000: 80 %. 128 · 100 was run at 12 800 of 13 000: 98.5 %.
+    small = recommended(
+        [measured(size, 1.0, 0.001, peak=100 * size) for size in POWERS[:8]],
+        10_000,
+        memory=line(limit=13_000, per_sample=100),
+        can_accumulate=False,
+    )
+    assert small.plan == BatchPlan(64)
+    assert small.limited_by is Limit.MEMORY
+    (top,) = (each for each in small.candidates if "largest that fits" in each.roles)
+    assert top.plan == BatchPlan(128)
+
+
+def test_where_nothing_leaves_headroom_the_choice_says_so():
+    found = recommended([measured(1, peak=99), measured(2, peak=100)], memory=line(limit=100))
+    assert found.plan.micro_batch in (1, 2)
+    assert any("headroom" in caveat for caveat in found.caveats)
+
+
+def test_beyond_memory_steps_are_accumulated():
+    found = recommended(affine((1, 2, 4, 8, 16), 1, update=10.0), 10_000)
+    plan = found.plan
+    assert plan.micro_batch == 16
+    assert plan.accumulation_steps > 1
+    assert found.limited_by is Limit.MEMORY
+    expected = plan.accumulation_steps * (1 + 16) + 10.0
+    assert chosen_of(found).step_seconds == pytest.approx(expected)
+
+
+def test_accumulation_leaves_room_for_the_gradients():
+    sizes = (1, 2, 4, 8, 16)
+    memory = line(limit=1000, fixed=800, per_sample=10, gradients=20)
+    peaks = [measured(size, 1, 1, update=10.0, peak=800 + 10 * size) for size in sizes]
+    # 16 takes 960 > 950; 8 takes 880, with the gradients of the step before 900.
+    found = recommended(peaks, 10_000, memory=memory, headroom=0.05)
+    assert found.plan.micro_batch == 8
+    assert found.plan.accumulation_steps > 1
+    assert chosen_of(found).peak_bytes == 900
+
+
+def test_the_ceiling_holds_for_accumulation_too():
+    found = recommended(
+        affine((1, 2, 4, 8), 1, update=10.0), 10_000, ceiling=8, probe_limit=Limit.USER
+    )
+    assert found.plan.global_batch <= 8
+    assert found.limited_by is Limit.USER
+
+
+def test_devices_multiply_the_batch():
+    found = recommended(affine(half_speed=100), 100, world_size=4, objective=fastest)
+    # √(φ · 4h) = 200 over four devices: 64 each
+    assert found.plan == BatchPlan(64, 1, 4)
+    assert found.learning_rate == pytest.approx(0.1 * (1 + 100 / 4) / (1 + 100 / 256))
+
+
+def test_the_dataset_bounds_the_global_batch():
+    found = recommended(affine(half_speed=1000), 10_000, dataset_length=100, world_size=2)
+    assert found.plan.global_batch <= 100
+    assert found.limited_by is Limit.DATASET
+    assert any("An epoch is only" in caveat for caveat in found.caveats)
+
+
+def test_sizes_above_the_maximum_are_no_candidates():
+    found = recommended(affine(half_speed=1000), 10_000, max_batch_size=64, objective=largest)
+    assert found.plan == BatchPlan(64)
+    with pytest.raises(InvalidArgument, match="up to 0"):
+        recommended(affine(), max_batch_size=0)
+
+
+# --- data, noise and their caveats ---------------------------------------------------------------
+
+
+def test_a_slow_loader_is_the_step_time():
+    slow = [measured(size, 1.0, 0.0, loader=0.6 * size) for size in POWERS]
+    found = recommended(slow, 100)
+    assert any("waits for data" in caveat for caveat in found.caveats)
+    by_size = {each.plan.global_batch: each.step_seconds for each in found.candidates}
+    assert by_size[64] == pytest.approx(38.4)
+    assert by_size[1] == 1
+    serial = recommended(slow, 100, loader_overlaps=False)
+    assert {c.plan.global_batch: c.step_seconds for c in serial.candidates}[64] == pytest.approx(
+        39.4
+    )
+
+
+def test_without_a_noise_scale_the_throughput_knee_is_chosen():
+    found = recommended(affine(half_speed=10), None)
+    # B/(1 + B/10) within 10 % of its value at 4096: from B = 88 on
+    assert found.plan.global_batch == 128
+    assert any("No noise scale" in caveat for caveat in found.caveats)
+    assert found.limited_by is Limit.THROUGHPUT
+    assert all(math.isnan(each.relative_samples) for each in found.candidates)
+
+
+def test_an_open_interval_is_said():
+    found = recommended(affine(), noise=noise(100, 50, math.inf))
+    assert any("at least 50" in caveat for caveat in found.caveats)
+    wide = recommended(affine(half_speed=1000), noise=noise(100, 2, 5000))
+    assert any("more samples for the estimate" in caveat for caveat in wide.caveats)
+
+
+def test_far_from_the_base_the_rate_is_a_guess():
+    found = recommended(affine(half_speed=100), 100, base_batch=2)
+    assert any("16 ×" in caveat for caveat in found.caveats)
+    assert not any("16 ×" in c for c in recommended(affine(), 100, base_batch=32).caveats)
+
+
+def test_the_reason_prices_what_was_given_up():
+    reason = recommended(affine(half_speed=100), 150, base_batch=32).reason
+    assert "128" in reason
+    assert "sooner" in reason or "shortest" in reason
+    assert "32 (yours)" in reason
+    assert "limited by" in reason
+
+
+# --- how sure it is ------------------------------------------------------------------------------
+
+
+def test_without_uncertainty_the_intervals_are_points():
+    exact = recommended(affine(), noise=noise(100, 100, 100))
+    for each in exact.candidates:
+        assert each.relative_time_low == pytest.approx(each.relative_time)
+        assert each.relative_time_high == pytest.approx(each.relative_time)
+
+
+def test_the_noise_scale_reaches_the_intervals():
+    """Without timing noise an option's time is monotone in φ: its interval is known exactly."""
+    found = recommended(affine(half_speed=100), noise=noise(100, 50, 200))
+    for each in found.candidates:
+        if each.plan.accumulation_steps > 1:
+            continue
+        ratios = sorted(
+            (1 + phi / each.plan.global_batch)
+            * (1 + each.plan.global_batch / 100)
+            / ((1 + phi / found.plan.global_batch) * (1 + found.plan.global_batch / 100))
+            for phi in (50, 200)
+        )
+        assert each.relative_time_low == pytest.approx(ratios[0], rel=0.02)
+        assert each.relative_time_high == pytest.approx(ratios[1], rel=0.02)
+
+
+def test_the_timing_noise_reaches_the_intervals():
+    found = recommended(affine(spread=0.1), noise=noise(100, 100, 100))
+    (other,) = (each for each in found.candidates if each.plan.global_batch == 512)
+    # Two independent 90 % intervals of ± 10 %: the ratio's is ± √2 · 10 %.
+    half = math.log(other.relative_time_high / other.relative_time_low) / 2
+    assert half == pytest.approx(math.sqrt(2) * 0.1, rel=0.05)
+
+
+def test_wider_intervals_leave_more_within_noise():
+    tight = recommended(affine(), noise=noise(100, 99, 101)).within_noise
+    wide = recommended(affine(), noise=noise(100, 20, 500)).within_noise
+    assert wide[0] <= tight[0] <= tight[1] <= wide[1]
+    assert wide != tight
+    assert recommended(affine(), noise=noise(100, 20, 500)).within_noise == wide
+
+
+# --- after the confirmation ----------------------------------------------------------------------
+
+
+def test_settling_elsewhere_moves_the_prices():
+    before = recommended(affine(half_speed=100), 100, base_batch=1)
+    after = settled(before, BatchPlan(64), 0.05, "128 ran out of memory.")
+    assert after.plan == chosen_of(after).plan == BatchPlan(64)
+    assert after.learning_rate == chosen_of(after).learning_rate == 0.05
+    assert chosen_of(after).relative_time == 1
+    assert "128 ran out of memory." in after.caveats
+    assert settled(before, before.plan, before.learning_rate, "") is before
+
+
+def test_shortest_time_is_the_default():
+    measurements = affine()
+    assert recommended(measurements) == recommended(measurements, objective=shortest_time)
