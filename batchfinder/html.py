@@ -32,7 +32,8 @@ _STYLE = """
   background: transparent; color: inherit; border: 0;
   border-bottom: 1px solid rgba(128, 128, 128, .3); }
 .batchfinder th { font-weight: 600; border-bottom: 2px solid rgba(128, 128, 128, .6); }
-.batchfinder th:last-child, .batchfinder td:last-child { text-align: left; white-space: normal; }
+.batchfinder th:last-child, .batchfinder td:last-child { text-align: left; white-space: normal;
+  min-width: 8em; }
 .batchfinder tr.chosen td { background: rgba(0, 114, 178, .18); font-weight: 600; }
 .batchfinder dl { display: grid; grid-template-columns: max-content 1fr; gap: .15em 1em;
   margin: .6em 0; }

@@ -51,7 +51,7 @@ def explain(report: Report, width: int | None = None) -> str:
 
 def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     """Titles, each with the sentences under it."""
-    yield "The choice", [f"{choice(report)}.".replace("..", "."), report.recommendation.reason]
+    yield "The choice", [_sentence(choice(report)), report.recommendation.reason]
     yield "What binds", [f"{_sentence(report.limited_by.value)} {_RELAXED[report.limited_by]}"]
     if others := [alternatives(report, each) for each in interesting(report)]:
         yield "Alternatives", [*others, _HOW_TO_READ.format(unit=report.unit)]

@@ -1,0 +1,14 @@
+"""One picture that tells it all: what fits, what it costs, what it buys, what to use.
+
+Every difference is one of shape, line or word as well as of colour, so that the picture reads in
+grey. Matplotlib is imported when something is drawn.
+
+``drawing``  the figure, a single panel, SVG
+``panels``   the four panels
+``marks``    what they are made of
+"""
+
+from batchfinder.plot.drawing import figure, panel, plot, require, svg
+from batchfinder.plot.panels import PANELS
+
+__all__ = ["PANELS", "figure", "panel", "plot", "require", "svg"]

@@ -1,0 +1,84 @@
+"""The whole figure, a single panel, and the figure as SVG."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.plot.marks import matplotlib
+from batchfinder.plot.panels import PANELS
+
+if TYPE_CHECKING:
+    from batchfinder.report import Report
+
+__all__ = ["figure", "panel", "plot", "require", "svg"]
+
+_INCHES = (10.0, 7.2)
+
+
+def figure(report: Report) -> Any:
+    """A new matplotlib ``Figure`` with all four panels, known to no window and no notebook.
+
+    Raises:
+        MissingDependency: where matplotlib is not installed.
+    """
+    made = matplotlib("figure").Figure(figsize=_INCHES, layout="constrained")
+    _draw_all(report, made.subplots(2, 2))
+    return made
+
+
+def svg(report: Report) -> str:
+    """The figure as SVG text, the same for the same report: no date, no random identifiers.
+
+    Raises:
+        MissingDependency: where matplotlib is not installed.
+    """
+    drawn, buffer = figure(report), io.StringIO()
+    with matplotlib("pyplot").rc_context({"svg.hashsalt": "batchfinder"}):
+        drawn.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def plot(report: Report) -> Any:
+    """The four panels in a pyplot figure; its axes, shape ``(2, 2)``. Nothing is shown."""
+    _, axes = matplotlib("pyplot").subplots(2, 2, figsize=_INCHES, layout="constrained")
+    _draw_all(report, axes)
+    return axes
+
+
+def panel(report: Report, name: str, ax: Any) -> Any:
+    """Draw one panel ("memory", "throughput", "noise", "time") into ``ax`` and return it.
+
+    Raises:
+        InvalidArgument: where there is no such panel.
+    """
+    if name not in PANELS:
+        known = ", ".join(f'"{each}"' for each in PANELS)
+        raise InvalidArgument(f"expected one of {known}; found {name!r}")
+    PANELS[name](report, ax)
+    ax.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def require() -> None:
+    """Make sure that matplotlib can be imported, before anything long is run.
+
+    Raises:
+        MissingDependency: where it is not installed.
+    """
+    matplotlib("figure")
+
+
+def _draw_all(report: Report, axes: Any) -> None:
+    for name, ax in zip(PANELS, axes.flat, strict=True):
+        panel(report, name, ax)
+    axes.flat[0].figure.suptitle(_headline(report), x=0.01, ha="left", weight="bold")
+
+
+def _headline(report: Report) -> str:
+    rate = "" if report.learning_rate is None else f", learning rate {report.learning_rate:.3g}"
+    binds = report.limited_by.value.split(":")[0]
+    return f"Batch size {report.recommendation.plan}{rate}; limited by {binds}"

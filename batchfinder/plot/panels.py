@@ -1,0 +1,158 @@
+"""The four panels. Each takes a report and the axes to draw into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from batchfinder.plot import marks
+from batchfinder.results import Candidate, Measurement, NoiseScale
+from batchfinder.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from batchfinder.report import Report
+
+__all__ = ["PANELS"]
+
+_WITHIN = 1.10
+_ABOVE = 1.15  # where a trial that did not fit is drawn: above the limit, its need being unknown
+_SLOWEST = 6.0  # the time panel ends here; what is slower is of no interest
+_SIZES = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("B", 1))
+
+
+def _memory(report: Report, ax: Any) -> None:
+    seen = [trial for trial in report.trials if trial.peak_bytes is not None]
+    limit = report.memory.limit_bytes
+    unit, scale = next(pair for pair in _SIZES if limit >= pair[1] or pair[1] == 1)
+    fitted = [(t.batch_size, t.peak_bytes / scale) for t in seen if t.fits and t.peak_bytes]
+    failed = [(t.batch_size, _ABOVE * limit / scale) for t in report.trials if not t.fits]
+    ax.plot(*marks.columns(fitted), "o", color=marks.BLUE, label="ran and fitted", markersize=7)
+    if failed:
+        ax.plot(*marks.columns(failed), "X", color=marks.ORANGE, label="did not fit", markersize=9)
+    _memory_line(report, ax, scale, max((t.batch_size for t in seen), default=1))
+    ax.axhline(limit / scale, color="black", linewidth=2)
+    marks.above(ax, limit / scale, f"limit {format_bytes(limit)}")
+    ax.set_ylim(0, 1.25 * limit / scale)
+    marks.title(ax, "What fits", f"peak memory, {unit}")
+    marks.batch_axis(ax, [trial.batch_size for trial in report.trials], "batch size per device")
+    marks.chosen_line(ax, report.batch_size)
+    ax.legend(loc="center left", framealpha=0.7, edgecolor="none", fontsize=9)
+
+
+def _memory_line(report: Report, ax: Any, scale: int, last: int) -> None:
+    memory = report.memory
+    if memory.per_sample_bytes <= 0:
+        return
+    sizes = [last ** (step / 60) for step in range(61)]
+    peaks = [(memory.fixed_bytes + memory.per_sample_bytes * size) / scale for size in sizes]
+    ax.plot(sizes, peaks, "--", color=marks.GREY, linewidth=1.2, label="fitted line", zorder=1)
+
+
+def _throughput(report: Report, ax: Any) -> None:
+    points = report.measurements
+    middles = [each.samples_per_second for each in points]
+    lows = [each.samples_per_second_low for each in points]
+    highs = [each.samples_per_second_high for each in points]
+    sizes = [each.batch_size for each in points]
+    if points:
+        marks.bars(ax, sizes, (middles, lows, highs))
+        ax.set_ylim(0, 1.12 * max(highs))
+        ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
+    marks.title(ax, "What each size costs", f"{report.unit} per second")
+    marks.batch_axis(ax, sizes, "batch size per device")
+    marks.chosen(ax, points, lambda each: each.batch_size == report.batch_size, _rate_of)
+
+
+def _rate_of(each: Measurement) -> tuple[float, float]:
+    return each.batch_size, each.samples_per_second
+
+
+def _noise(report: Report, ax: Any) -> None:
+    points = [(m.batch_size, m.noise_scale) for m in report.measurements if m.noise_scale]
+    whole = report.noise_scale
+    marks.title(ax, "What a larger batch buys", f"noise scale, {report.unit}")
+    if whole is None and not points:
+        ax.text(0.5, 0.5, "noise scale not measured", ha="center", transform=ax.transAxes)
+        return
+    sizes = [each.batch_size for each in report.measurements] or [report.batch_size]
+    ax.set_yscale("log")
+    marks.batch_axis(ax, [*sizes, report.global_batch_size], "batch size")
+    _noise_points(ax, points)
+    if whole is not None:
+        _noise_band(ax, whole)
+    _useful_line(ax, [*sizes, report.global_batch_size])
+    ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
+    marks.chosen_line(ax, report.global_batch_size)
+    ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
+
+
+def _noise_points(ax: Any, points: list[tuple[int, NoiseScale]]) -> None:
+    known = [(size, noise) for size, noise in points if math.isfinite(noise.value)]
+    if known:
+        sizes, noises = zip(*known, strict=True)
+        tops = [n.high if n.is_bounded else n.value for n in noises]
+        curve = ([n.value for n in noises], [n.low for n in noises], tops)
+        marks.bars(ax, sizes, curve, label="at each size")
+    for size, noise in points:
+        if not noise.is_bounded:
+            ax.plot(size, noise.low, "^", color=marks.ORANGE, markersize=9)
+
+
+def _noise_band(ax: Any, whole: NoiseScale) -> None:
+    finite = whole.value if math.isfinite(whole.value) else whole.low
+    top = whole.high if whole.is_bounded else 100 * finite
+    ax.axhspan(whole.low, top, color=marks.GREEN, alpha=0.2, zorder=0)
+    words = f"{format_count(finite)}" if whole.is_bounded else f"at least {format_count(whole.low)}"
+    ax.axhline(finite, color=marks.GREEN, linewidth=2, label=f"whole training: {words}")
+
+
+def _useful_line(ax: Any, sizes: Iterable[int]) -> None:
+    ends = [min(sizes), max(sizes)]
+    ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="batch = noise scale")
+
+
+def _time(report: Report, ax: Any) -> None:
+    priced = [each for each in report.candidates if math.isfinite(each.relative_time)]
+    marks.title(ax, "What to use", "time to target, 1 = the choice")
+    marks.batch_axis(ax, [each.plan.global_batch for each in priced], "global batch size")
+    if not priced:
+        ax.text(0.5, 0.5, "no candidates", ha="center", transform=ax.transAxes)
+        return
+    best = min(each.relative_time for each in priced)
+    ax.axhspan(best, _WITHIN * best, color=marks.GREEN, alpha=0.2, zorder=0)
+    sizes = [each.plan.global_batch for each in priced]
+    ax.plot(sizes, [each.relative_time for each in priced], "-", color=marks.BLUE, linewidth=1.2)
+    for each in priced:
+        _candidate(ax, each, each.relative_time <= _WITHIN * best)
+    samples = [each.relative_samples for each in priced]
+    ax.plot(sizes, samples, "--", color=marks.GREY, linewidth=1.4, label=f"{report.unit} to target")
+    ax.set_yscale("log")
+    slowest = max(each.relative_time for each in priced)
+    least = min(best, *(each for each in samples if math.isfinite(each)), 1.0)
+    ax.set_ylim(0.85 * least, 1.15 * max(1.5, min(slowest, _SLOWEST)))
+    marks.ratio_axis(ax)
+    ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10 % of the least")
+    ax.plot([], [], "o-", color=marks.BLUE, markerfacecolor="white", label="time, beyond that")
+    marks.chosen(ax, priced, lambda each: each.chosen, _time_of, beside=(0, -24))
+    ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
+
+
+def _time_of(each: Candidate) -> tuple[float, float]:
+    return each.plan.global_batch, each.relative_time
+
+
+def _candidate(ax: Any, each: Candidate, within: bool) -> None:
+    size, low, high = each.plan.global_batch, each.relative_time_low, each.relative_time_high
+    if math.isfinite(low) and math.isfinite(high):
+        ax.plot([size, size], [low, high], color=marks.BLUE, linewidth=1.2)
+    face = marks.BLUE if within else "white"
+    ax.plot(size, each.relative_time, "o", color=marks.BLUE, markerfacecolor=face, markersize=6)
+
+
+PANELS: dict[str, Callable[[Any, Any], None]] = {
+    "memory": _memory,
+    "throughput": _throughput,
+    "noise": _noise,
+    "time": _time,
+}
