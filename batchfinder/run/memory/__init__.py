@@ -1,0 +1,21 @@
+"""A device's memory: its limit, its peak, and how to hand back what is cached.
+
+- ``ledger``: which storages are alive, operator by operator;
+- ``simulated``: a limit of any size, kept exactly by the ledger, on any machine;
+- ``cpu``: the machine's real memory; ``host``: how much of it is free; ``scratch``: what kernels
+  take inside one operator;
+- ``device``: devices with a caching allocator (CUDA, ROCm, XPU), through a ``driver``;
+- ``mps``: Apple's GPUs;
+- ``nvml``: who else is on an NVIDIA GPU;
+- ``limits``: the public context manager.
+
+To add a device, write a class with ``MemoryBackend``'s methods and give it a row in ``BACKENDS``.
+"""
+
+from __future__ import annotations
+
+from batchfinder.run.memory.choice import BACKENDS, backend_for
+from batchfinder.run.memory.limits import memory_limit
+from batchfinder.run.memory.simulated import active_limit
+
+__all__ = ["BACKENDS", "active_limit", "backend_for", "memory_limit"]

@@ -1,0 +1,83 @@
+"""Which back-end a device gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+import torch
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.protocols import MemoryBackend
+from batchfinder.run.memory.cpu import HostMemory
+from batchfinder.run.memory.device import DeviceMemory
+from batchfinder.run.memory.driver import AcceleratorDriver, TorchDriver
+from batchfinder.run.memory.mps import MpsMemory
+from batchfinder.run.memory.nvml import neighbours_on
+from batchfinder.run.memory.simulated import SimulatedMemory
+from batchfinder.units import parse_bytes
+
+__all__ = ["BACKENDS", "backend_for"]
+
+
+def backend_for(
+    device: torch.device,
+    limit: int | str | None = None,
+    *,
+    held: Iterable[torch.Tensor] | None = None,
+) -> MemoryBackend:
+    """The memory of ``device``, with ``limit`` in bytes (or as ``"512MiB"``) if one is given.
+
+    On a CPU a limit is simulated; without one, the machine's real memory is budgeted, to which
+    the bytes of ``held`` (tensors alive now) are added. On a GPU a limit caps this process.
+
+    Raises:
+        InvalidArgument: where the limit is no amount of bytes, or the device is of no known kind
+            and no limit is given.
+    """
+    count = None if limit is None else parse_bytes(limit)
+    make = BACKENDS.get(device.type)
+    if make is not None:
+        return make(device, count, held)
+    if count is None:
+        raise InvalidArgument(
+            f"the memory of a device of type {device.type!r} cannot be read: pass memory_limit=, "
+            f"or use one of {', '.join(sorted(BACKENDS))}"
+        )
+    return SimulatedMemory(device, count)
+
+
+_Maker = Callable[[torch.device, int | None, Iterable[torch.Tensor] | None], MemoryBackend]
+
+
+def _cpu(
+    device: torch.device, limit: int | None, held: Iterable[torch.Tensor] | None
+) -> MemoryBackend:
+    return HostMemory(device, held) if limit is None else SimulatedMemory(device, limit)
+
+
+def _cuda(
+    device: torch.device, limit: int | None, held: Iterable[torch.Tensor] | None
+) -> MemoryBackend:
+    del held  # the allocator knows what is alive
+    return DeviceMemory(TorchDriver(device), limit, neighbours_on(device))
+
+
+def _mps(
+    device: torch.device, limit: int | None, held: Iterable[torch.Tensor] | None
+) -> MemoryBackend:
+    del held  # likewise
+    return MpsMemory(limit, device=device)
+
+
+def _accelerator(
+    device: torch.device, limit: int | None, held: Iterable[torch.Tensor] | None
+) -> MemoryBackend:
+    del held  # likewise
+    return DeviceMemory(AcceleratorDriver(device), limit)
+
+
+BACKENDS: Mapping[str, _Maker] = MappingProxyType(
+    {"cpu": _cpu, "cuda": _cuda, "mps": _mps, "xpu": _accelerator}
+)
+"""The back-end of each kind of device."""

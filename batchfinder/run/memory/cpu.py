@@ -1,0 +1,99 @@
+"""The machine's real memory, when the CPU is the device: stops before the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from batchfinder.run.memory.host import host_budget
+from batchfinder.run.memory.ledger import Ledger
+from batchfinder.run.memory.scratch import Scratch
+
+__all__ = ["HostMemory"]
+
+
+class HostMemory:
+    """What is held now plus a budget of what is free; kept by the ledger, before the kernel kills.
+
+    The ledger does not see what a kernel takes inside one operator (convolutions and recurrent
+    layers do). So some steps run under the profiler too, and their true peak corrects the
+    ledger's upwards.
+
+    Args:
+        held: tensors alive now, to which the budget is added. Left out, those of the first
+            ``watch`` are taken, and until then ``limit_bytes`` is the budget alone.
+        budget: bytes that may be taken from now on.
+    """
+
+    name = "the machine's memory"
+    is_simulated = False
+
+    def __init__(
+        self,
+        device: torch.device,
+        held: Iterable[torch.Tensor] | None = None,
+        budget: Callable[[], int] = host_budget,
+    ) -> None:
+        self._device = device
+        self._ledger = Ledger(device, charge_found=False)
+        self._scratch = Scratch()
+        self._budget = budget
+        self._peak = 0
+        self._held = 0
+        self._limit = budget()
+        self._settled = False
+        if held is not None:
+            self._settle(held)
+
+    def limit_bytes(self) -> int:
+        return self._limit
+
+    def held_bytes(self) -> int:
+        return self._held
+
+    def peak_bytes(self) -> int:
+        return self._peak
+
+    def reset_peak(self) -> None:
+        self._peak = self._held
+
+    def release(self) -> None:
+        """Nothing is cached that could be asked for by name."""
+
+    def synchronize(self) -> None:
+        """Operators of the CPU have ended when they return."""
+
+    def pressure(self) -> int:
+        return 0
+
+    def other_processes_bytes(self) -> int:
+        """Not told: other processes' use of the host's memory changes all the time."""
+        return 0
+
+    @contextmanager
+    def watch(self, held: Iterable[torch.Tensor] = ()) -> Iterator[None]:
+        """Raise ``torch.OutOfMemoryError`` before the kernel would kill."""
+        ledger = self._ledger
+        ledger.limit = None
+        ledger.hold(held)
+        del held
+        if not self._settled:
+            self._limit = ledger.current + self._budget()
+            self._settled = True
+        start = ledger.peak = ledger.current
+        ledger.limit = start + self._scratch.without(self._limit - start)
+        try:
+            with self._scratch.measured(lambda: ledger.peak - start), ledger:
+                yield
+        finally:
+            self._peak = start + self._scratch.included(ledger.peak - start)
+            self._held = ledger.current
+            ledger.forget()
+
+    def _settle(self, held: Iterable[torch.Tensor]) -> None:
+        self._ledger.hold(held)
+        self._limit = self._ledger.current + self._budget()
+        self._settled = True
+        self._ledger.forget()

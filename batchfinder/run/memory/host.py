@@ -1,0 +1,125 @@
+"""How much of the host's memory this process may still take.
+
+The kernel kills a process that takes more: there is no exception to catch. So the budget stays
+below what is free, and the smallest limit of all enclosing control groups counts, because
+``psutil`` sees the machine and not the container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+__all__ = ["SHARE", "host_budget", "host_free"]
+
+SHARE = 0.8
+"""Share of what is free that may be taken; the rest is the system's reserve."""
+
+_UNLIMITED = 1 << 60  # version 1 writes "no limit" as the largest multiple of a page
+
+
+@dataclass(frozen=True)
+class _Version:
+    """How one version of the control groups names things."""
+
+    filesystem: str
+    limit: str
+    usage: str
+    reclaimable: str
+
+
+_V1 = _Version("cgroup", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Version("cgroup2", "memory.max", "memory.current", "inactive_file")
+
+
+def host_budget(root: Path = Path("/")) -> int:
+    """Bytes that this process may take from now on, a reserve for the system kept."""
+    return int(SHARE * host_free(root))
+
+
+def host_free(root: Path = Path("/")) -> int:
+    """Bytes free to this process: of the machine, and within every enclosing control group."""
+    return max(min([psutil.virtual_memory().available, *_group_headrooms(root)]), 0)
+
+
+def _group_headrooms(root: Path) -> Iterator[int]:
+    for version, own, top in _groups(root):
+        for folder in (own, *own.parents):
+            headroom = _headroom(folder, version)
+            if headroom is not None:
+                yield headroom
+            if folder == top:
+                break
+
+
+def _groups(root: Path) -> Iterator[tuple[_Version, Path, Path]]:
+    """(version, this process's group, the topmost visible group), for each hierarchy."""
+    own = _own_groups(root)
+    for version, inside, mount in _mounts(root):
+        path = own.get(version.filesystem)
+        if path is None:
+            continue
+        top = root / mount.relative_to("/")
+        # in a container the mount shows only the part of the tree below its own root
+        below = path.relative_to(inside) if path.is_relative_to(inside) else path.relative_to("/")
+        folder = top / below
+        yield version, folder if folder.is_dir() else top, top
+
+
+def _own_groups(root: Path) -> dict[str, PurePosixPath]:
+    """This process's group by kind of file system, from lines ``id:controllers:path``."""
+    groups = {}
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            groups[_V2.filesystem] = PurePosixPath(path)
+        elif "memory" in controllers.split(","):
+            groups[_V1.filesystem] = PurePosixPath(path)
+    return groups
+
+
+def _mounts(root: Path) -> Iterator[tuple[_Version, PurePosixPath, PurePosixPath]]:
+    """(version, the root shown, where it is mounted); see proc(5) on ``mountinfo``."""
+    for line in _lines(root / "proc/self/mountinfo"):
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        inside, mount = PurePosixPath(fields[3]), PurePosixPath(fields[4])
+        if kind[0] == _V2.filesystem:
+            yield _V2, inside, mount
+        elif kind[0] == _V1.filesystem and "memory" in kind[2].split(","):
+            yield _V1, inside, mount
+
+
+def _headroom(folder: Path, version: _Version) -> int | None:
+    limit = _number(folder / version.limit)
+    used = _number(folder / version.usage)
+    if limit is None or used is None or limit >= _UNLIMITED:
+        return None
+    return limit - used + _reclaimable(folder, version)
+
+
+def _reclaimable(folder: Path, version: _Version) -> int:
+    """File pages that the kernel drops before it kills: counted as used, but free to take."""
+    for line in _lines(folder / "memory.stat"):
+        name, _, value = line.partition(" ")
+        if name == version.reclaimable:
+            return int(value)
+    return 0
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file of one line; ``None`` without the file, or where it says "max"."""
+    text = next(iter(_lines(path)), "")
+    return int(text) if text.isdigit() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,235 @@
+"""The ledger: which storages are alive, how many bytes they take, and the limit they may not pass.
+
+A dispatch mode sees every operator, forward and backward, before autograd's own book-keeping is
+undone, so that saved activations, gradients and temporaries between operators are all counted.
+A storage is counted once, however many views it has, until it is freed.
+
+Not seen: memory that a kernel takes and frees inside one operator, work in other Python threads,
+and what a compiled region allocates inside itself.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from batchfinder.units import format_bytes
+
+__all__ = ["Ledger", "dense_parts"]
+
+
+class _Entry(weakref.ref[torch.UntypedStorage]):
+    """One storage alive: its key, its size when last looked at, and what it is charged."""
+
+    __slots__ = ("charged", "key", "size")
+
+    key: int
+    size: int
+    charged: int
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of live storages on one kind of device, now and at the peak.
+
+    Args:
+        device: only storages on this kind of device are counted.
+        limit: bytes above which ``torch.OutOfMemoryError`` is raised, after the operator that
+            passed it; ``None`` for no limit.
+        charge_found: whether a storage that is not new but only met as an operator's input (a
+            tensor made before, and not handed to ``hold``) is charged.
+    """
+
+    def __init__(
+        self, device: torch.device, limit: int | None = None, *, charge_found: bool = True
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
+        self.limit = limit
+        self.current = 0
+        self.peak = 0
+        self.listening = True
+        self._type = device.type
+        self._charge_found = charge_found
+        self._entries: dict[int, _Entry] = {}
+        self._freed = _when_freed(self)
+        self._resizing: list[tuple[bool, Any]] = []
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that were there before. Of a storage, only what they show is charged.
+
+        So a batch that is a slice of a data set on the host costs what its copy on a device would.
+        """
+        shown: dict[int, tuple[torch.UntypedStorage, dict[Any, int]]] = {}
+        for tensor in tensors:
+            for part in dense_parts(tensor):
+                if part.device.type == self._type:
+                    storage = part.untyped_storage()
+                    place = (part.storage_offset(), part.shape, part.stride())
+                    _, places = shown.setdefault(storage._cdata, (storage, {}))
+                    places[place] = part.numel() * part.element_size()
+        for key, (storage, places) in shown.items():
+            if key not in self._entries:
+                self._add(key, storage, min(sum(places.values()), storage.nbytes()))
+        self._check("what is held before the step", self.current)
+
+    def forget(self) -> None:
+        """Count nothing any more; the peak stays."""
+        self._entries.clear()
+        self.current = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.listening:
+            before = self.current
+            self._look(args, found=True)
+            if kwargs:
+                self._look(kwargs, found=True)
+            self._look(result, found=False)
+            if self.current > self.peak:
+                self._check(func, self.current - before)
+        return result
+
+    def __enter__(self) -> Ledger:
+        # Resizing a storage is no operator, and sharded training frees and refills storages so.
+        own = "resize_" in vars(torch.UntypedStorage)
+        original = torch.UntypedStorage.resize_
+        self._resizing.append((own, original))
+
+        def resize_(storage: Any, size: int) -> Any:
+            result = original(storage, size)
+            self._resized(storage)
+            return result
+
+        torch.UntypedStorage.resize_ = resize_  # type: ignore  # a method of C, replaced by ours
+        super().__enter__()  # type: ignore[no-untyped-call]  # as above
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # as above
+        own, original = self._resizing.pop()
+        if own:
+            torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]
+        else:
+            del torch.UntypedStorage.resize_
+
+    def _look(self, value: Any, *, found: bool) -> None:
+        if isinstance(value, torch.Tensor):
+            self._look_at_tensor(value, found)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                self._look(part, found=found)
+        elif isinstance(value, Mapping):
+            for part in value.values():
+                self._look(part, found=found)
+
+    def _look_at_tensor(self, tensor: torch.Tensor, found: bool) -> None:
+        if tensor.device.type != self._type:
+            return
+        if type(tensor) not in _PLAIN:
+            for part in dense_parts(tensor):
+                self._look_at_storage(part.untyped_storage(), found)
+            return
+        try:
+            storage = tensor.untyped_storage()
+        except NotImplementedError:  # a sparse tensor has none of its own
+            for part in dense_parts(tensor):
+                self._look_at_storage(part.untyped_storage(), found)
+            return
+        self._look_at_storage(storage, found)
+
+    def _look_at_storage(self, storage: torch.UntypedStorage, found: bool) -> None:
+        key = storage._cdata
+        entry = self._entries.get(key)
+        if entry is None:
+            charged = storage.nbytes() if self._charge_found or not found else 0
+            self._add(key, storage, charged)
+        elif entry.size != storage.nbytes():
+            self._recharge(entry, storage.nbytes())
+
+    def _add(self, key: int, storage: torch.UntypedStorage, charged: int) -> None:
+        entry = _Entry(storage, self._freed)
+        entry.key, entry.size, entry.charged = key, storage.nbytes(), charged
+        self._entries[key] = entry
+        self.current += charged
+
+    def _recharge(self, entry: _Entry, size: int) -> None:
+        self.current += size - entry.charged
+        entry.size = entry.charged = size
+
+    def _resized(self, storage: torch.UntypedStorage) -> None:
+        entry = self._entries.get(storage._cdata)
+        if entry is None or not self.listening:
+            return
+        before = self.current
+        self._recharge(entry, storage.nbytes())
+        if self.current > self.peak:
+            self._check("resize_ of a storage", self.current - before)
+
+    def _check(self, cause: Any, asked: int) -> None:
+        self.peak = max(self.peak, self.current)
+        if self.limit is not None and self.current > self.limit:
+            raise torch.OutOfMemoryError(
+                f"{self._type.upper()} out of memory under a limit set by batchfinder. Tried to "
+                f"allocate {format_bytes(asked)} ({asked} bytes, in {cause}); "
+                f"in use {self.current - asked} bytes of the limit of {self.limit} bytes "
+                f"({format_bytes(self.limit)})"
+            )
+
+
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
+
+
+def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensors with a storage of their own that ``tensor`` is made of: usually itself."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        for name in names:
+            yield from dense_parts(getattr(tensor, name))
+    elif tensor.layout in _STORED or tensor.is_mkldnn:
+        if not tensor.is_mkldnn:
+            yield tensor
+    else:
+        for name in _parts_of(tensor.layout):
+            yield getattr(tensor, name)()
+
+
+_STORED = frozenset({torch.strided, torch.jagged})
+
+
+def _parts_of(layout: torch.layout) -> tuple[str, ...]:
+    if layout is torch.sparse_coo:
+        return ("_indices", "_values")
+    if layout in (torch.sparse_csr, torch.sparse_bsr):
+        return ("crow_indices", "col_indices", "values")
+    if layout in (torch.sparse_csc, torch.sparse_bsc):
+        return ("ccol_indices", "row_indices", "values")
+    return ()
+
+
+def _when_freed(ledger: Ledger) -> Callable[[_Entry], None]:
+    """What an entry calls when its storage is freed; it does not keep the ledger alive."""
+    weak = weakref.ref(ledger)
+
+    def freed(entry: _Entry) -> None:
+        owner = weak()
+        if owner is not None and owner._entries.get(entry.key) is entry:
+            del owner._entries[entry.key]
+            owner.current -= entry.charged
+
+    return freed

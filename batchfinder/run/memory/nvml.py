@@ -1,0 +1,161 @@
+"""Who else is on an NVIDIA GPU, by name and bytes. No NVML, or a broken one, is no error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+import psutil
+import torch
+
+__all__ = ["GpuProcess", "Neighbours", "NoNeighbours", "NvmlNeighbours", "neighbours_on"]
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """One process on a GPU (or on one slice of it). ``bytes`` is ``None`` where not told."""
+
+    pid: int
+    name: str
+    bytes: int | None
+
+
+class Neighbours(Protocol):
+    """The processes on a device."""
+
+    def processes(self) -> tuple[GpuProcess, ...]:
+        """Every other process; empty where it cannot be told."""
+        ...
+
+    def other_bytes(self, own_reserved: int) -> int | None:
+        """Bytes of other processes; ``None`` where they cannot be told from our own."""
+        ...
+
+
+class NoNeighbours:
+    """A device that tells nothing about its processes."""
+
+    def processes(self) -> tuple[GpuProcess, ...]:
+        return ()
+
+    def other_bytes(self, own_reserved: int) -> int | None:
+        del own_reserved
+        return None
+
+
+class NvmlNeighbours:
+    """Processes as NVML lists them.
+
+    Args:
+        uuid: of the GPU or of the MIG slice, with or without its prefix.
+        nvml: the module ``pynvml``, or a stand-in.
+        own: this process's identifier, as NVML would list it.
+    """
+
+    def __init__(self, uuid: str, nvml: Any, own: int | None = None) -> None:
+        self._uuid = uuid
+        self._nvml = nvml
+        self._own = os.getpid() if own is None else own
+
+    def processes(self) -> tuple[GpuProcess, ...]:
+        listed = self._listed() or ()
+        return tuple(each for each in listed if each.pid != self._own)
+
+    def other_bytes(self, own_reserved: int) -> int | None:
+        """Bytes of other processes.
+
+        In a container NVML may list processes by numbers of the host, so that ours is not found;
+        on Windows it does not tell bytes. Both are "not told".
+        """
+        listed = self._listed()
+        if listed is None or any(each.bytes is None for each in listed):
+            return None
+        if not listed and not own_reserved:
+            return 0
+        if not any(each.pid == self._own for each in listed):
+            return None
+        return sum(each.bytes or 0 for each in listed if each.pid != self._own)
+
+    def _listed(self) -> tuple[GpuProcess, ...] | None:
+        nvml = self._nvml
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError:
+            return None
+        try:
+            handle = self._handle()
+            running = [
+                *nvml.nvmlDeviceGetComputeRunningProcesses(handle),
+                *nvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
+            ]
+        except nvml.NVMLError:
+            return None
+        finally:
+            self._shut_down()
+        return tuple({each.pid: self._named(each) for each in running}.values())
+
+    def _shut_down(self) -> None:
+        try:
+            self._nvml.nvmlShutdown()
+        except self._nvml.NVMLError:
+            return
+
+    def _handle(self) -> Any:
+        """The handle of the GPU or slice, whichever prefix its identifier goes by."""
+        nvml = self._nvml
+        plain = self._uuid.removeprefix("GPU-").removeprefix("MIG-")
+        for prefix in ("MIG-", "GPU-"):
+            try:
+                return nvml.nvmlDeviceGetHandleByUUID(f"{prefix}{plain}")
+            except nvml.NVMLError:
+                continue
+        for slice_handle in self._slices():
+            if plain in str(nvml.nvmlDeviceGetUUID(slice_handle)):
+                return slice_handle
+        return nvml.nvmlDeviceGetHandleByUUID(self._uuid)
+
+    def _slices(self) -> Iterator[Any]:
+        """Every MIG slice of every GPU."""
+        nvml = self._nvml
+        for index in range(nvml.nvmlDeviceGetCount()):
+            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+            for position in range(self._slice_count(gpu)):
+                try:
+                    yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, position)
+                except nvml.NVMLError:
+                    continue  # an empty place
+
+    def _slice_count(self, gpu: Any) -> int:
+        try:
+            return int(self._nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
+        except self._nvml.NVMLError:
+            return 0
+
+    def _named(self, process: Any) -> GpuProcess:
+        count = process.usedGpuMemory
+        try:
+            name = psutil.Process(process.pid).name()
+        except psutil.Error:
+            name = "a process outside this container"
+        return GpuProcess(process.pid, name, None if count is None else int(count))
+
+
+def neighbours_on(device: torch.device) -> Neighbours:
+    """The processes on a CUDA device; the null object where NVML cannot tell."""
+    nvml = _pynvml()
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    if nvml is None or uuid is None:
+        return NoNeighbours()
+    return NvmlNeighbours(str(uuid), nvml)
+
+
+def _pynvml() -> ModuleType | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    module: ModuleType = pynvml
+    return module
