@@ -12,6 +12,7 @@ __all__ = [
     "BatchFinderError",
     "BatchFinderWarning",
     "CannotBuildBatch",
+    "CannotPredict",
     "DeviceLost",
     "DeviceMismatch",
     "ExtrapolationWarning",
@@ -54,6 +55,14 @@ class CannotBuildBatch(BatchFinderError):
     """A batch of another size could not be built from the loader.
 
     Way out: pass ``make_loader=lambda batch_size: ...``, which builds your loader at any size.
+    """
+
+
+class CannotPredict(BatchFinderError):
+    """Memory could not be foretold: the step or its batch cannot be followed without real data.
+
+    Way out: the message names what stands in the way. ``max_batch_size`` measures instead, and
+    needs the device; it never needs a prediction.
     """
 
 

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from probe_cases import run_on, true_maximum
+from tests.probe_cases import run_on, true_maximum
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe import SearchSpace, guided, memory_line, probe

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_cases import run_on, true_maximum
+from tests.probe_cases import run_on, true_maximum
 
 from batchfinder.probe import SearchSpace, probe
 from batchfinder.probe.drop import cheapest_trials, failures_needed, next_drop, reach

@@ -21,6 +21,7 @@ class SearchSpace:
         first_guess: the maximum as predicted, such as by ``predict.first_guess``.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
+        floor: no smaller size is tried (a batch norm cannot train on one sample).
 
     Raises:
         InvalidArgument: where a value cannot be meant.
@@ -33,9 +34,10 @@ class SearchSpace:
     first_guess: int | None = None
     multiple_of: int = 1
     powers_of_two: bool = False
+    floor: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("start", "multiple_of", "ceiling", "limit_bytes"):
+        for name in ("start", "multiple_of", "ceiling", "limit_bytes", "floor"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgument(f"expected {name} of at least 1; found {value}")
@@ -48,16 +50,18 @@ class SearchSpace:
                 f"no power of two is a multiple of {self.multiple_of}: "
                 "drop powers_of_two or choose multiple_of among 1, 2, 4, 8, …"
             )
-        if self.ceiling is not None and self.ceiling < self.multiple_of:
+        if self.ceiling is not None and self.ceiling < self.smallest:
             raise InvalidArgument(
                 f"the ceiling {self.ceiling} is below the smallest size that may be tried, "
-                f"{self.multiple_of}: raise max_batch_size or lower multiple_of"
+                f"{self.smallest}: raise max_batch_size, or lower multiple_of"
             )
 
     @property
     def smallest(self) -> int:
         """The smallest size that may be tried."""
-        return self.multiple_of
+        if self.powers_of_two:
+            return max(1 << (self.floor - 1).bit_length(), self.multiple_of)
+        return -(-self.floor // self.multiple_of) * self.multiple_of
 
     @property
     def first(self) -> int:

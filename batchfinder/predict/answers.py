@@ -1,0 +1,96 @@
+"""What a prediction says, frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchfinder.units import format_bytes
+
+__all__ = ["Allowance", "MemoryEstimate", "MemoryPrediction"]
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Memory that a prediction cannot see, and that is therefore set aside."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """The predicted memory of one training step, in bytes; nothing was run.
+
+    ``peak_bytes`` is parameters + buffers + optimizer state + batch + ``working_bytes``: the
+    activations, gradients and temporaries that are alive at the peak. ``gradient_bytes`` is what
+    the gradients take once all are there; they need not be at the peak. ``unseen`` comes on top.
+    """
+
+    batch_size: int
+    device: str
+    peak_bytes: int
+    parameter_bytes: int
+    buffer_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    batch_bytes: int
+    unseen: tuple[Allowance, ...] = ()
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def working_bytes(self) -> int:
+        """Activations, gradients and temporaries alive at the peak."""
+        at_rest = self.parameter_bytes + self.buffer_bytes + self.optimizer_bytes
+        return self.peak_bytes - at_rest - self.batch_bytes
+
+    def __str__(self) -> str:
+        rows = [
+            ("parameters", self.parameter_bytes),
+            ("buffers", self.buffer_bytes),
+            ("optimizer state", self.optimizer_bytes),
+            ("batch", self.batch_bytes),
+            ("activations, gradients, temporaries", self.working_bytes),
+            (f"predicted peak at batch size {self.batch_size}", self.peak_bytes),
+            *((f"not seen: {each.name}", each.bytes) for each in self.unseen),
+        ]
+        width = max(len(name) for name, _ in rows)
+        table = [f"{name:<{width}}  {format_bytes(count):>10}" for name, count in rows]
+        return "\n".join([*table, *(f"assumed: {sentence}" for sentence in self.assumed)])
+
+
+@dataclass(frozen=True)
+class MemoryPrediction:
+    """The largest batch predicted to fit on a device that is not there. It was not run.
+
+    Attributes:
+        batch_size: with every allowance made; 0 if nothing fits.
+        high: without any allowance: more cannot fit, if the prediction of the peak is right.
+        low: with every allowance, and the peak larger by ``peak_error``.
+        device: its name, or the memory asked about.
+        memory_bytes: the device's total memory.
+        allowances: what was set aside, by name.
+        peak_bytes: the predicted peak at ``batch_size``, allowances not included.
+        peak_error: the largest relative error of predicted peaks that was measured.
+        assumed: what had to be assumed about the step.
+    """
+
+    batch_size: int
+    high: int
+    low: int
+    device: str
+    memory_bytes: int
+    allowances: tuple[Allowance, ...]
+    peak_bytes: int
+    peak_error: float
+    assumed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        first = (
+            f"{self.batch_size} should fit on {self.device} "
+            f"({format_bytes(self.memory_bytes)}); from {self.low} to {self.high} may. "
+            "Predicted, not run."
+        )
+        set_aside = [
+            f"set aside: {each.name}, {format_bytes(each.bytes)}" for each in self.allowances
+        ]
+        return "\n".join([first, *set_aside, *(f"assumed: {each}" for each in self.assumed)])

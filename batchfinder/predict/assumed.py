@@ -1,0 +1,117 @@
+"""Answers for operators whose result depends on the data, which fake tensors do not have.
+
+Memory does not depend on most of them (``loss.item()`` for a log line). Where a size does, the
+largest possible is taken. Each kind of answer given is kept, so that it can be reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_aten = torch.ops.aten
+
+Answer: TypeAlias = Callable[..., Any]
+
+
+class Assumed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Enter it inside the fake mode and the ledger. ``sentences`` says what was assumed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.sentences: dict[str, None] = {}
+        self.recording = True
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _UNSIZED:
+            self._say(_UNSIZED[func])
+        if func is _aten.index.Tensor and _by_mask(args[1]):
+            self._say("indexing with a mask keeps every element")
+            return _masked_index(args[0], args[1])
+        if func in _PUTS and _by_mask(args[1]):
+            return args[0]
+        if func in _ANSWERS:
+            sentence, answer = _ANSWERS[func]
+            self._say(sentence)
+            return answer(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _say(self, sentence: str) -> None:
+        if self.recording:
+            self.sentences[sentence] = None
+
+
+def _value(tensor: torch.Tensor) -> bool | int | float | complex:
+    """What ``.item()`` gives: no (is it NaN? are all equal?), or one."""
+    if tensor.dtype is torch.bool:
+        return False
+    return 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def _nonzero(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.numel(), tensor.dim(), dtype=torch.int64, device=tensor.device)
+
+
+def _masked_select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return tensor.new_empty((tensor.to(torch.bool) & mask).numel())
+
+
+def _unique(tensor: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...]:
+    def counts() -> torch.Tensor:
+        return torch.empty(tensor.numel(), dtype=torch.int64, device=tensor.device)
+
+    return tensor.new_empty(tensor.numel()), counts().reshape(tensor.shape), counts()
+
+
+def _by_mask(indices: Any) -> bool:
+    return any(
+        isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+        for index in indices
+    )
+
+
+def _masked_index(tensor: torch.Tensor, indices: Any) -> torch.Tensor:
+    """As if every mask were true, by indices instead of masks."""
+    chosen: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype in (torch.bool, torch.uint8):
+            places = torch.empty(index.numel(), dtype=torch.int64, device=tensor.device)
+            chosen += [places for _ in range(index.dim())]
+        else:
+            chosen.append(index)
+    kept: torch.Tensor = _aten.index.Tensor(tensor, chosen)
+    return kept
+
+
+_ANSWERS: dict[Any, tuple[str, Answer]] = {
+    _aten._local_scalar_dense.default: (
+        "numbers read from tensors (.item(), float(), if) are 1, and yes-or-no answers are no",
+        _value,
+    ),
+    _aten.nonzero.default: ("nonzero() finds every element", _nonzero),
+    _aten.masked_select.default: ("masked_select() keeps every element", _masked_select),
+    _aten._unique2.default: ("unique() finds no two elements alike", _unique),
+}
+
+_PUTS = frozenset({_aten._index_put_impl_.default, _aten.index_put_.default})
+"""Writing through a mask, as the backward of indexing with one does, takes no memory."""
+
+_UNSIZED: dict[Any, str] = {
+    _aten.mkldnn_rnn_layer.default: (
+        "the workspace of the CPU's recurrent layers is left out: its size is unknown before "
+        "it runs"
+    ),
+}
+"""Operators of which a part of the memory has no known size."""
+
+UNSIZED = frozenset(_UNSIZED.values())

@@ -1,0 +1,205 @@
+"""A training step rehearsed without its bytes: the peak of its memory, at any size.
+
+The user's own step runs on fake tensors, under the same ledger that keeps simulated limits, so
+that forward, backward and update are all followed. No kernel runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from batchfinder.errors import CannotPredict
+from batchfinder.predict.assumed import Assumed
+from batchfinder.predict.reachable import Reachable, reachable_from
+from batchfinder.predict.shapes import BatchShape
+from batchfinder.predict.twins import kept_as_they_are, swapped, tensors_in
+from batchfinder.protocols import Batch, BatchSource
+from batchfinder.run.memory.ledger import Ledger
+from batchfinder.run.state.randomness import RandomState
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The memory of one step at one size, in bytes, and what had to be assumed."""
+
+    batch_size: int
+    peak_bytes: int
+    parameter_bytes: int
+    buffer_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    batch_bytes: int
+    assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The stage set up: ask it for the footprint at any size."""
+
+    step: Any
+    touched: Reachable
+    mode: FakeTensorMode
+    shape: BatchShape
+
+    def at(self, size: int) -> Footprint:
+        """The footprint of one step of ``size`` samples, gradients absent at its start.
+
+        Raises:
+            CannotPredict: where the step does something that needs real data.
+        """
+        with self.mode:
+            batch = self.shape.at(size)
+        held = self._held()
+        ledger, assumed = Ledger(self.step.device), Assumed()
+        ledger.hold([*held["parameters"], *held["buffers"], *held["optimizer"]])
+        before = ledger.current
+        ledger.hold(tensors_in(batch))
+        batch_bytes = ledger.current - before
+        ledger.peak = ledger.current
+        gradients = self._run(batch, ledger, assumed)
+        return Footprint(
+            batch_size=size,
+            peak_bytes=ledger.peak,
+            parameter_bytes=_bytes(held["parameters"]),
+            buffer_bytes=_bytes(held["buffers"]),
+            gradient_bytes=gradients,
+            optimizer_bytes=_bytes(self._held()["optimizer"]),
+            batch_bytes=batch_bytes,
+            assumed=tuple(assumed.sentences),
+        )
+
+    def _run(self, batch: Batch, ledger: Ledger, assumed: Assumed) -> int:
+        """One step; the bytes of the gradients that it left."""
+        try:
+            with self.mode, ledger, assumed:
+                self.step.forward_backward(batch, 1.0)
+                assumed.recording = False  # an optimizer reads its own step count, no more
+                self.step.update()
+            return _bytes(p.grad for p in self._parameters() if p.grad is not None)
+        except Exception as error:
+            raise CannotPredict(
+                f"the training step cannot be followed without real data: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
+        finally:
+            for parameter in self._parameters():
+                parameter.grad = None
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [p for module in self.touched.modules for p in module.parameters()]
+
+    def _held(self) -> dict[str, list[torch.Tensor]]:
+        return {
+            "parameters": list(self._parameters()),
+            "buffers": [b for module in self.touched.modules for b in module.buffers()],
+            "optimizer": [
+                tensor
+                for optimizer in self.touched.optimizers
+                for state in optimizer.state.values()
+                for tensor in tensors_in(state)
+            ],
+        }
+
+
+@contextmanager
+def rehearsing(
+    step: Any, source: BatchSource, *, as_on: torch.device | None = None
+) -> Iterator[Rehearsal]:
+    """Set up a rehearsal of ``step`` on batches shaped as those of ``source``.
+
+    Nothing real is changed for good: tensors, optimizer state, gradient scaler and random numbers
+    are afterwards what they were.
+
+    Args:
+        step: a training step that also lists its ``modules()`` and ``optimizers()``.
+        source: where two small real batches come from.
+        as_on: a kind of device that is absent, whose known differences are then followed.
+
+    Raises:
+        CannotPredict: where the batches cannot be followed, or the step needs real data.
+    """
+    shape = _batch_shape(source)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    randomness = RandomState()
+    touched = reachable_from(step)
+    try:
+        with (
+            warnings.catch_warnings(),
+            kept_as_they_are(touched.others),
+            swapped(mode, touched.modules, touched.optimizers),
+            _differences(step, as_on),
+        ):
+            warnings.simplefilter("ignore")
+            rehearsal = Rehearsal(step, touched, mode, shape)
+            if not any(optimizer.state for optimizer in step.optimizers()):
+                rehearsal.at(shape.small_size)  # lays out the optimizer's state
+            yield rehearsal
+    finally:
+        randomness.restore()
+
+
+def _batch_shape(source: BatchSource) -> BatchShape:
+    if source.unit != "samples":
+        raise CannotPredict(f"expected batches counted in samples; found {source.unit}")
+    most = source.ceiling
+    if most is not None and most < 2:
+        raise CannotPredict("expected a data set of at least two samples, to see a batch grow")
+    small, large = (2, 4) if most is None or most >= 4 else (1, 2)
+    return BatchShape(source.take(small), source.take(large), small, large)
+
+
+@contextmanager
+def _differences(step: Any, as_on: torch.device | None) -> Iterator[None]:
+    """On a GPU, dropout's mask takes one byte and optimizers work on lists of tensors."""
+    if as_on is None or as_on.type == "cpu":
+        yield
+        return
+    for optimizer in step.optimizers():
+        for group in optimizer.param_groups:
+            if group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = True
+    with _dropout_with_small_mask():
+        yield
+
+
+@contextmanager
+def _dropout_with_small_mask() -> Iterator[None]:
+    functional = torch.nn.functional
+    original: Callable[..., torch.Tensor] = functional.dropout
+
+    def dropout(
+        input: torch.Tensor,  # noqa: A002 - the name in torch, which callers may use
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+    ) -> torch.Tensor:
+        if inplace or not training or p == 0:
+            return original(input, p, training, inplace)
+        return torch.native_dropout(input, p, True)[0]
+
+    functional.dropout = dropout
+    try:
+        yield
+    finally:
+        functional.dropout = original
+
+
+def _bytes(tensors: Any) -> int:
+    """Bytes of the storages behind ``tensors``, a shared one counted once."""
+    storages = {}
+    for tensor in tensors:
+        with contextlib.suppress(NotImplementedError):  # a sparse gradient has no storage
+            storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:300]

@@ -1,0 +1,110 @@
+"""A batch of any size, as shapes: two small real batches show which dimensions grow.
+
+The loader's own code is never run on fake tensors: a collate function that pads to
+``int(lengths.max())`` would read an invented length there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+
+from batchfinder.errors import CannotPredict
+from batchfinder.protocols import Batch
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """How a batch grows, seen in one of ``small_size`` and one of ``large_size`` samples."""
+
+    small: Batch
+    large: Batch
+    small_size: int
+    large_size: int
+
+    def at(self, size: int) -> Batch:
+        """A batch of ``size`` samples; its tensors are empty. Call it inside a fake mode.
+
+        Raises:
+            CannotPredict: where the two batches differ in more than their size.
+        """
+        return self._grown(self.small, self.large, size)
+
+    def _grown(self, small: Any, large: Any, size: int) -> Any:
+        if isinstance(small, torch.Tensor) and isinstance(large, torch.Tensor):
+            return self._tensor(small, large, size)
+        if type(small) is not type(large):
+            raise CannotPredict(
+                f"expected batches of one structure; found {type(small).__name__} in a batch of "
+                f"{self.small_size} and {type(large).__name__} in one of {self.large_size}"
+            )
+        if isinstance(small, Mapping):
+            return self._mapping(small, large, size)
+        if isinstance(small, list | tuple):
+            return self._sequence(small, large, size)
+        if is_dataclass(small) and not isinstance(small, type):
+            names = [each.name for each in fields(small)]
+            grown = {n: self._grown(getattr(small, n), getattr(large, n), size) for n in names}
+            return replace(small, **grown)
+        return self._number(small, large, size)
+
+    def _tensor(self, small: torch.Tensor, large: torch.Tensor, size: int) -> torch.Tensor:
+        if small.dim() != large.dim() or small.layout is not torch.strided:
+            raise CannotPredict(
+                f"expected dense tensors of one number of dimensions; found {tuple(small.shape)} "
+                f"({small.layout}) and {tuple(large.shape)} ({large.layout})"
+            )
+        pairs = zip(small.shape, large.shape, strict=True)
+        shape = [self._length(one, other, size) for one, other in pairs]
+        return torch.empty(shape, dtype=small.dtype, device=small.device)
+
+    def _length(self, small: int, large: int, size: int) -> int:
+        """A dimension that grows in proportion is the batch's; of others the longer one counts."""
+        if small != large and small * self.large_size == large * self.small_size:
+            return small * size // self.small_size
+        return max(small, large)
+
+    def _mapping(self, small: Mapping[Any, Any], large: Mapping[Any, Any], size: int) -> Any:
+        if small.keys() != large.keys():
+            raise CannotPredict(
+                f"expected the same keys in every batch; found {list(small)} and {list(large)}"
+            )
+        grown = {key: self._grown(small[key], large[key], size) for key in small}
+        if type(small) is dict:
+            return grown
+        try:
+            return type(small)(grown)  # type: ignore[call-arg]  # such as transformers' BatchEncoding
+        except TypeError as error:
+            raise CannotPredict(f"expected dicts; found {type(small).__name__}") from error
+
+    def _sequence(self, small: Any, large: Any, size: int) -> Any:
+        if len(small) == len(large):
+            pairs = zip(small, large, strict=True)
+            parts = [self._grown(one, other, size) for one, other in pairs]
+        elif len(small) * self.large_size == len(large) * self.small_size:
+            count = len(small) * size // self.small_size
+            parts = [_empty_like(large[index % len(large)]) for index in range(count)]
+        else:
+            raise CannotPredict(
+                f"expected lists that grow with the batch; found {len(small)} items for "
+                f"{self.small_size} samples and {len(large)} for {self.large_size}"
+            )
+        return type(small)(*parts) if hasattr(small, "_fields") else type(small)(parts)
+
+    def _number(self, small: Any, large: Any, size: int) -> Any:
+        if isinstance(small, int) and not isinstance(small, bool):
+            return self._length(small, large, size)
+        return large
+
+
+def _empty_like(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return torch.empty(value.shape, dtype=value.dtype, device=value.device)
+    if isinstance(value, Mapping):
+        return {key: _empty_like(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_empty_like(inner) for inner in value)
+    return value
