@@ -1,0 +1,17 @@
+"""A loader turned into batches of any size.
+
+``source_from`` looks at what the user passed and picks a *store* of single samples (``stores``: a
+dataset by index, a stream, rows cut from batches), which a ``SampleSource`` collates with the
+loader's own function into batches of any size; the longest samples first where lengths vary
+(``lengths``). ``make_loader`` is the way out for everything else (``factory``).
+``rebuild_loader`` gives the user's loader itself at another size. The loader that was passed is
+never iterated and never changed.
+"""
+
+from __future__ import annotations
+
+from batchfinder.run.batches.choose import Source, source_from
+from batchfinder.run.batches.rebuild import rebuild_loader
+from batchfinder.run.batches.workers import reading, workers_of
+
+__all__ = ["Source", "reading", "rebuild_loader", "source_from", "workers_of"]

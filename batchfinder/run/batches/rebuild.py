@@ -1,0 +1,184 @@
+"""The user's loader at another batch size: everything else as it was."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from batchfinder.errors import CannotBuildBatch, InvalidArgument
+from batchfinder.protocols import Batch
+from batchfinder.run.batches.samplers import private_copy, resized
+from batchfinder.run.batches.structure import MAKE_LOADER, join, split
+
+__all__ = ["Rebatched", "is_batched", "is_dataset", "is_one_shot", "rebuild_loader"]
+
+_NOT_BATCHING = {"sampler", "batch_sampler", "batch_size", "drop_last", "generator"}
+_NEED_WORKERS = {"prefetch_factor", "persistent_workers", "multiprocessing_context"}
+
+
+def rebuild_loader(
+    loader: Any,
+    size: int,
+    *,
+    make_loader: Callable[[int], Iterable[Batch]] | None = None,
+    private: bool = False,
+) -> Iterable[Batch]:
+    """``loader`` with batches of ``size``: same dataset, collate function, order and workers.
+
+    Args:
+        loader: a ``DataLoader``, a dataset, or an iterable of batches that can be iterated again.
+        size: samples per batch (tokens, under a token budget).
+        make_loader: builds the loader in place of all this.
+        private: with copies of sampler and generator, so that iterating leaves the user's alone.
+
+    Raises:
+        CannotBuildBatch: where the loader can be read only once, or hides how it makes batches.
+        InvalidArgument: where ``size`` is below 1.
+    """
+    size = checked_size(size)
+    if make_loader is not None:
+        return make_loader(size)
+    if isinstance(loader, DataLoader):
+        return _rebuilt(loader, size, private)
+    if is_dataset(loader):
+        return DataLoader(loader, batch_size=size, shuffle=not isinstance(loader, IterableDataset))
+    check_iterable(loader)
+    return Rebatched(loader, size)
+
+
+def checked_size(size: int) -> int:
+    """``size`` as a Python int, which is all that a ``DataLoader`` takes."""
+    if int(size) != size or size < 1:
+        raise InvalidArgument(f"expected a batch size of at least 1; found {size!r}")
+    return int(size)
+
+
+def is_dataset(candidate: Any) -> bool:
+    """Whether this is a dataset rather than a loader: samples, not batches."""
+    return isinstance(candidate, Dataset) or hasattr(candidate, "__getitems__")
+
+
+def is_one_shot(iterable: Any) -> bool:
+    """Whether iterating once uses it up, as a generator."""
+    return hasattr(iterable, "__next__")
+
+
+def is_batched(loader: DataLoader[Any]) -> bool:
+    """Whether the loader itself makes batches, or hands on what its dataset makes."""
+    return loader.batch_sampler is not None or _indexes_by_batch(loader)
+
+
+def _indexes_by_batch(loader: DataLoader[Any]) -> bool:
+    """The idiom ``DataLoader(dataset, sampler=BatchSampler(...), batch_size=None)``."""
+    if loader.batch_sampler is not None or isinstance(loader.dataset, IterableDataset):
+        return False
+    return isinstance(getattr(loader.sampler, "batch_size", None), int)
+
+
+def check_iterable(loader: Any) -> None:
+    """Refuse what cannot be read, or can be read only once.
+
+    Raises:
+        CannotBuildBatch: naming the way out.
+    """
+    if is_one_shot(loader):
+        raise CannotBuildBatch(
+            f"expected a loader that can be read more than once; found a "
+            f"{type(loader).__name__}, which reading would use up: {MAKE_LOADER}"
+        )
+    if not hasattr(loader, "__iter__") or isinstance(loader, (str, bytes, dict)):
+        raise CannotBuildBatch(
+            "expected a DataLoader, a dataset or an iterable of batches; found "
+            f"{type(loader).__name__}: {MAKE_LOADER}"
+        )
+    if hasattr(loader, "ndim"):
+        raise CannotBuildBatch(
+            f"expected a DataLoader, a dataset or an iterable of batches; found one "
+            f"{type(loader).__name__}: wrap it in torch.utils.data.TensorDataset"
+        )
+
+
+def _rebuilt(loader: DataLoader[Any], size: int, private: bool) -> Iterable[Batch]:
+    parts = _batching(loader, private)
+    if loader.batch_sampler is None and not _indexes_by_batch(loader):
+        return Rebatched(loader, size)
+    changes = _resized_parts(loader, parts, size)
+    if type(loader) is DataLoader:
+        return DataLoader(**_arguments(loader), **changes)
+    return _clone(loader, size, changes, private)
+
+
+def _batching(loader: DataLoader[Any], private: bool) -> dict[str, Any]:
+    """Sampler, batch sampler and generator: the user's own, or copies that draw the same."""
+    parts = {
+        "sampler": loader.sampler,
+        "batch_sampler": loader.batch_sampler,
+        "generator": loader.generator,
+    }
+    return private_copy(parts, loader.dataset) if private else parts
+
+
+def _resized_parts(loader: DataLoader[Any], parts: dict[str, Any], size: int) -> dict[str, Any]:
+    """The constructor's arguments that say how samples become batches."""
+    generator = {"generator": parts["generator"]}
+    if isinstance(loader.dataset, IterableDataset):
+        return {"batch_size": size, "drop_last": loader.drop_last, **generator}
+    if _indexes_by_batch(loader):
+        return {"batch_size": None, "sampler": resized(parts["sampler"], size), **generator}
+    if loader.batch_size is not None:
+        drop = loader.drop_last
+        return {"batch_size": size, "sampler": parts["sampler"], "drop_last": drop, **generator}
+    return {"batch_sampler": resized(parts["batch_sampler"], size), **generator}
+
+
+def _arguments(loader: DataLoader[Any]) -> dict[str, Any]:
+    """What the constructor was given, apart from how samples become batches."""
+    names = set(inspect.signature(DataLoader.__init__).parameters)
+    names -= {"self", "shuffle", "pin_memory_device"} | _NOT_BATCHING
+    if loader.num_workers == 0:
+        names -= _NEED_WORKERS
+    return {name: getattr(loader, name) for name in names if hasattr(loader, name)}
+
+
+def _clone(
+    loader: DataLoader[Any], size: int, changes: dict[str, Any], private: bool
+) -> DataLoader[Any]:
+    """A subclass, copied shallowly with its batches replaced.
+
+    Its constructor is not called again: it may hide its arguments, shuffle by a default of its
+    own, or load the data anew.
+    """
+    twin = copy.copy(loader)
+    plain = DataLoader(**_arguments(loader), **changes)
+    batching = {name: vars(plain)[name] for name in ("sampler", "batch_sampler", "generator")}
+    vars(twin).update(batching, batch_size=plain.batch_size, _iterator=None)
+    for name, inner in vars(loader).items():
+        if isinstance(inner, DataLoader):
+            vars(twin)[name] = rebuild_loader(inner, size, private=private)
+    return twin
+
+
+class Rebatched:
+    """Batches of ``size`` cut and joined from an iterable of other batches, in its order.
+
+    The last one may be smaller. Can be iterated as often as the iterable can.
+    """
+
+    def __init__(self, batches: Iterable[Batch], size: int, axis: int = 0) -> None:
+        self.batches = batches
+        self.batch_size = size
+        self._axis = axis
+
+    def __iter__(self) -> Iterator[Batch]:
+        waiting: list[Any] = []
+        for batch in self.batches:
+            waiting.extend(split(batch, self._axis))
+            while len(waiting) >= self.batch_size:
+                yield join(waiting[: self.batch_size], self._axis)
+                del waiting[: self.batch_size]
+        if waiting:
+            yield join(waiting, self._axis)

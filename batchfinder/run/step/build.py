@@ -1,0 +1,170 @@
+"""The user's model, loss and optimizer as one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from batchfinder.errors import InvalidArgument, UnknownLoss
+from batchfinder.protocols import Batch
+from batchfinder.run.step.call import call_for
+from batchfinder.run.step.checks import check_loss_device, check_modules, device_of
+from batchfinder.run.step.loss import LossInference, own_loss, require_scalar
+from batchfinder.run.step.optimizers import (
+    ASSUMED_RATE,
+    as_list,
+    assumed_optimizer,
+    check_optimizers,
+    trainable,
+    trained_by,
+)
+from batchfinder.run.step.precision import context_for
+from batchfinder.run.step.training import Compute, Step
+
+__all__ = ["step_from"]
+
+
+def step_from(
+    model: Any,
+    *,
+    loss_fn: Any = None,
+    train_step: Any = None,
+    optimizer: Any = None,
+    autocast: Any = None,
+    grad_scaler: Any = None,
+    sample_batch: Batch = None,
+    base_learning_rate: float | None = None,
+) -> Step:
+    """One training step from what the user passed.
+
+    Args:
+        model: a module; a list or dict of modules needs ``train_step``.
+        loss_fn: ``(output, target) -> scalar``.
+        train_step: ``(model, batch) -> scalar``; ``None`` or a float where it did its own
+            backward and update.
+        optimizer: one optimizer, a list or a dict of them; left out, AdamW is assumed.
+        autocast: see ``precision.context_for``.
+        grad_scaler: used as in the real training.
+        sample_batch: a batch to look at for what cannot work, before anything runs.
+        base_learning_rate: the assumed optimizer's rate.
+
+    Raises:
+        InvalidArgument: for a model that is no module or has no data yet, several models
+            without ``train_step``, or an optimizer that needs a closure.
+        NothingToTrain: where no parameter would be trained.
+        DeviceMismatch: where the loss is on another device than the model.
+        UnknownLoss: where ``sample_batch`` shows that no loss can be inferred.
+    """
+    models = as_list(model)
+    check_modules(models)
+    check_loss_device(loss_fn, models)
+    modules = [*models, *([loss_fn] if isinstance(loss_fn, torch.nn.Module) else [])]
+    free = trainable(modules)
+    optimizers = as_list(optimizer)
+    check_optimizers(optimizers)
+    device = device_of(modules)
+    compute = _compute(model, loss_fn, train_step)
+    if isinstance(compute, _ModelLoss):
+        compute.look_at(sample_batch)
+    return Step(
+        compute,
+        modules,
+        trained_by(optimizers, modules) if optimizers else free,
+        optimizers or [assumed_optimizer(free, base_learning_rate)],
+        device=device,
+        context=context_for(autocast, device, grad_scaler),
+        scaler=grad_scaler,
+        rate_is_known=bool(optimizers) or base_learning_rate is not None,
+        assumptions=lambda: _assumptions(compute, optimizers, models, base_learning_rate),
+    )
+
+
+def _compute(model: Any, loss_fn: Any, train_step: Any) -> Compute:
+    if train_step is not None:
+        if loss_fn is not None:
+            raise InvalidArgument(
+                "expected loss_fn or train_step; found both: let train_step compute the loss"
+            )
+        return _UserStep(model, train_step)
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidArgument(
+            "expected train_step=(models, batch -> loss) beside several models; found none"
+        )
+    return _ModelLoss(model, loss_fn)
+
+
+class _UserStep:
+    """The user's ``train_step``, its loss checked."""
+
+    assumption = None
+
+    def __init__(self, model: Any, train_step: Any) -> None:
+        self._model = model
+        self._train_step = train_step
+
+    def __call__(self, batch: Batch) -> Any:
+        loss = self._train_step(self._model, batch)
+        if loss is None or isinstance(loss, float):
+            return loss
+        found = own_loss(loss)
+        return found[0].reshape(()) if found else require_scalar(loss, "train_step")
+
+
+class _ModelLoss:
+    """A model called with a batch; its own loss, the user's, or an inferred one."""
+
+    def __init__(self, model: torch.nn.Module, loss_fn: Any) -> None:
+        self._model = model
+        self._loss_fn = loss_fn
+        self._inference = LossInference()
+        self._said: str | None = None
+
+    @property
+    def assumption(self) -> str | None:
+        return self._inference.assumption or self._said
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        call = call_for(self._model, batch, keep_target=self._loss_fn is not None)
+        output = call(self._model)
+        if self._loss_fn is not None:
+            if call.target is None:
+                raise _no_target(batch)
+            return require_scalar(self._loss_fn(output, call.target), "loss_fn")
+        found = own_loss(output)
+        if found is not None:
+            self._said = found[1] or self._said
+            return require_scalar(found[0], "the model")
+        if call.target is None:
+            raise _no_target(batch)
+        return self._inference(output, call.target)
+
+    def look_at(self, batch: Batch) -> None:
+        """Refuse at once a loss function for a batch in which no target can be seen."""
+        if batch is None or self._loss_fn is None:
+            return
+        if call_for(self._model, batch, keep_target=True).target is None:
+            raise _no_target(batch)
+
+
+def _no_target(batch: Batch) -> UnknownLoss:
+    from batchfinder.run.batches.structure import describe
+
+    return UnknownLoss(
+        "expected a model that returns its loss, or a batch with a target (the last of a tuple, "
+        f"or a key such as 'labels'); found {describe(batch)}: pass train_step=(model, batch -> "
+        "scalar), or loss_fn= beside a batch with a target"
+    )
+
+
+def _assumptions(
+    compute: Any, optimizers: list[Any], models: list[Any], rate: float | None
+) -> Iterator[str]:
+    if compute.assumption:
+        yield compute.assumption
+    if not optimizers:
+        known = "" if rate is not None else f" at learning rate {ASSUMED_RATE:g}"
+        yield f"No optimizer was given: AdamW was assumed{known}, for its memory."
+    if any(not module.training for module in models):
+        yield "The model was handed in in evaluation mode."

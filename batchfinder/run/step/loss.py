@@ -1,0 +1,142 @@
+"""The loss: given, the model's own, or inferred from an (input, target) batch and said so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from batchfinder.errors import UnknownLoss
+from batchfinder.run.batches.structure import describe, leaves
+
+__all__ = ["LossInference", "own_loss", "require_scalar"]
+
+_WAY_OUT = "pass loss_fn=(output, target -> scalar) or train_step=(model, batch -> scalar)"
+
+
+def own_loss(output: Any) -> tuple[torch.Tensor, str] | None:
+    """The loss that a model returned itself, and where it stood; ``None`` where there is none.
+
+    A scalar, ``.loss``, ``["loss"]``, the only scalar of a tuple, or a mapping of nothing but
+    scalars, which are added.
+    """
+    if isinstance(output, torch.Tensor):
+        return (output, "") if _is_scalar(output) else None
+    named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(named, torch.Tensor) and _is_scalar(named):
+        return named, ""
+    if isinstance(output, Mapping):
+        return _sum_of(output)
+    if isinstance(output, (tuple, list)):
+        scalars = [part for part in output if _is_scalar(part)]
+        return (scalars[0], "") if len(scalars) == 1 else None
+    return None
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
+
+
+def _sum_of(output: Mapping[str, Any]) -> tuple[torch.Tensor, str] | None:
+    values = list(output.values())
+    if not values or not all(_is_scalar(value) for value in values):
+        return None
+    names = ", ".join(map(str, output))
+    return torch.stack([v.reshape(()) for v in values]).sum(), (
+        f"The model returned several scalars ({names}); their sum was taken as the loss."
+    )
+
+
+def require_scalar(loss: Any, where: str) -> torch.Tensor:
+    """``loss`` as a 0-dimensional tensor.
+
+    Raises:
+        UnknownLoss: where it is something else.
+    """
+    if isinstance(loss, torch.Tensor) and loss.numel() == 1 and not loss.is_complex():
+        return loss.reshape(())
+    raise UnknownLoss(
+        f"expected {where} to give a scalar; found {describe(loss)}: "
+        "reduce it with .mean(), or " + _WAY_OUT
+    )
+
+
+class LossInference:
+    """Cross-entropy or mean squared error, chosen once from the first output and target."""
+
+    def __init__(self) -> None:
+        self._chosen: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+        self.assumption: str | None = None
+
+    def __call__(self, output: Any, target: Any) -> torch.Tensor:
+        logits = _prediction(output)
+        if self._chosen is None:
+            self._chosen, said = _choose(logits, target)
+            self.assumption = f"No loss was given: {said} was assumed."
+        assert logits is not None
+        return self._chosen(logits, target)
+
+
+def _prediction(output: Any) -> torch.Tensor | None:
+    """The tensor that a target is compared with."""
+    if isinstance(output, torch.Tensor):
+        return output
+    for name in ("logits", "prediction", "sample"):
+        part = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(part, torch.Tensor):
+            return part
+    tensors = [leaf for _, leaf in leaves(output) if isinstance(leaf, torch.Tensor)]
+    return tensors[0] if len(tensors) == 1 else None
+
+
+def _choose(
+    output: torch.Tensor | None, target: Any
+) -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], str]:
+    if output is None or not isinstance(target, torch.Tensor):
+        raise _unknown(output, target)
+    if target.is_floating_point():
+        if output.shape == target.shape:
+            return functional.mse_loss, "mean squared error"
+        if output.numel() == target.numel():
+            return _flat_error, "mean squared error"
+        raise _unknown(output, target)
+    whole = not target.is_complex() and target.dtype is not torch.bool
+    if whole and output.ndim >= 2 and target.shape == output.shape[:1] + output.shape[2:]:
+        _check_classes(target, output.shape[1])
+        return _class_error, "cross-entropy"
+    if whole and output.ndim >= 3 and target.shape == output.shape[:-1]:
+        _check_classes(target, output.shape[-1])
+        return _last_class_error, "cross-entropy over the last dimension"
+    raise _unknown(output, target)
+
+
+def _flat_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    # Shapes (B, 1) and (B,) would broadcast to (B, B) in silence.
+    return functional.mse_loss(output.reshape(target.shape), target)
+
+
+def _class_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(output, target.long())
+
+
+def _last_class_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(output.flatten(0, -2), target.long().flatten())
+
+
+def _check_classes(target: torch.Tensor, classes: int) -> None:
+    """Out of range, a GPU would stop with an assertion that no later call can leave."""
+    known = target[target != -100]
+    if known.numel() and (int(known.max()) >= classes or int(known.min()) < 0):
+        raise UnknownLoss(
+            f"expected class targets from 0 to {classes - 1} for an output of {classes} classes; "
+            f"found {int(known.min())} to {int(known.max())}: {_WAY_OUT}"
+        )
+
+
+def _unknown(output: Any, target: Any) -> UnknownLoss:
+    return UnknownLoss(
+        "expected an output and a target that say their loss (whole-number classes, or floating "
+        f"values of one shape); found {describe(output)} and {describe(target)}: {_WAY_OUT}"
+    )

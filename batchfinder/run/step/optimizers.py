@@ -1,0 +1,189 @@
+"""The user's optimizers: their family, what they train, and their rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from batchfinder.errors import InvalidArgument, NothingToTrain
+
+__all__ = [
+    "ASSUMED_RATE",
+    "as_list",
+    "assumed_optimizer",
+    "family_of",
+    "group_rates",
+    "name_of",
+    "state_tensors",
+    "still",
+    "trained_by",
+]
+
+ASSUMED_RATE = 1e-3
+_FAMILIES = (
+    ("shampoo", "shampoo"),
+    ("soap", "shampoo"),
+    ("adafactor", "adafactor"),
+    ("lion", "lion"),
+    ("muon", "muon"),
+    ("rmsprop", "adam"),
+    ("adagrad", "adam"),
+    ("adam", "adam"),
+)
+
+
+def as_list(thing: Any) -> list[Any]:
+    """One value, a list or a mapping of them, as a list; ``None`` as an empty one."""
+    if thing is None:
+        return []
+    if isinstance(thing, Mapping) and not isinstance(thing, torch.nn.Module):
+        return list(thing.values())
+    return list(thing) if isinstance(thing, (list, tuple)) else [thing]
+
+
+def assumed_optimizer(
+    parameters: Sequence[torch.nn.Parameter], rate: float | None
+) -> torch.optim.Optimizer:
+    """AdamW: what most training uses, and of the common ones the largest in memory."""
+    return torch.optim.AdamW(parameters, lr=ASSUMED_RATE if rate is None else rate)
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside wrappers that keep it as ``.optimizer``."""
+    wrapped = getattr(optimizer, "optimizer", None)
+    return _inner(wrapped) if hasattr(wrapped, "param_groups") else optimizer
+
+
+def family_of(optimizers: Sequence[Any]) -> str:
+    """The family that decides the learning-rate rule; "unknown" where they differ."""
+    families = {_family(_inner(optimizer)) for optimizer in optimizers}
+    return families.pop() if len(families) == 1 else "unknown"
+
+
+def _family(optimizer: Any) -> str:
+    name = type(optimizer).__name__.lower()
+    if "sgd" in name and "schedulefree" not in name:
+        moving = any(group.get("momentum") for group in optimizer.param_groups)
+        return "sgd-momentum" if moving else "sgd"
+    if name in ("lamb", "lars") or "schedulefree" in name:
+        return "unknown"
+    return next((family for part, family in _FAMILIES if part in name), "unknown")
+
+
+def name_of(optimizers: Sequence[Any]) -> str:
+    """Class names, each once: ``"AdamW"``, ``"Muon + AdamW"``."""
+    return " + ".join(dict.fromkeys(type(_inner(each)).__name__ for each in optimizers))
+
+
+def trained_by(
+    optimizers: Sequence[Any], modules: Sequence[torch.nn.Module]
+) -> list[torch.nn.Parameter]:
+    """The parameters that the optimizers hold and that are not frozen, each once.
+
+    Raises:
+        NothingToTrain: where that is none, or none of them is the model's.
+    """
+    held = {id(p): p for o in optimizers for group in o.param_groups for p in group["params"]}
+    ours = {id(p) for module in modules for p in module.parameters()}
+    if not held.keys() & ours:
+        raise NothingToTrain(
+            "expected an optimizer over this model's parameters; found one over "
+            f"{len(held)} other tensors: build it from model.parameters() after moving or "
+            "wrapping the model"
+        )
+    trained = [p for p in held.values() if p.requires_grad]
+    if not any(id(p) in ours for p in trained):
+        raise NothingToTrain(_frozen(len(held)))
+    return trained
+
+
+def trainable(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
+    """The parameters that are not frozen, each once.
+
+    Raises:
+        NothingToTrain: where there are none.
+    """
+    every = {id(p): p for module in modules for p in module.parameters()}
+    if not every:
+        raise NothingToTrain("expected a model with parameters; found none")
+    found = [p for p in every.values() if p.requires_grad]
+    if not found:
+        raise NothingToTrain(_frozen(len(every)))
+    return found
+
+
+def _frozen(count: int) -> str:
+    return (
+        f"expected a parameter that is trained; all {count} are frozen: set requires_grad=True "
+        "on the part to train"
+    )
+
+
+def check_optimizers(optimizers: Iterable[Any]) -> None:
+    """Refuse what is no optimizer, and one that needs a closure.
+
+    Raises:
+        InvalidArgument: naming ``train_step`` as the way out.
+    """
+    for optimizer in optimizers:
+        if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "step"):
+            raise InvalidArgument(
+                f"expected a torch optimizer; found {type(optimizer).__name__}: a function that "
+                "makes one must be called first"
+            )
+        if isinstance(_inner(optimizer), torch.optim.LBFGS):
+            raise InvalidArgument(
+                "expected an optimizer whose step takes no closure; found LBFGS: pass train_step= "
+                "that calls optimizer.step(closure) itself and returns None"
+            )
+
+
+def group_rates(optimizers: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """Every parameter group that has a learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if group.get("lr") is not None:
+                yield group
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Write a group's rate in place where it is a tensor, as capturable optimizers keep it."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+@contextmanager
+def still(optimizers: Sequence[Any]) -> Iterator[None]:
+    """Every learning rate zero inside, so that a step creates state and moves no weight."""
+    groups = list(group_rates(optimizers))
+    before = [float(group["lr"]) for group in groups]
+    try:
+        for group in groups:
+            set_rate(group, 0.0)
+        yield
+    finally:
+        for group, rate in zip(groups, before, strict=True):
+            set_rate(group, rate)
+
+
+def state_tensors(optimizers: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Every tensor in the optimizers' states."""
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            yield from _tensors(state)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)

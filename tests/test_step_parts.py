@@ -1,0 +1,245 @@
+"""Optimizers, precision, devices and modes of a step."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.run.step import moved, step_from
+from tests.loader_cases import Encoding, Graphs
+
+X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def linear() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(4, 3)
+
+
+def test_adamw_is_assumed_and_said() -> None:
+    step = step_from(linear())
+    assert step.optimizer_name == "AdamW"
+    assert step.learning_rate() is None
+    assert any("AdamW was assumed" in said for said in step.assumptions)
+    assert step_from(linear(), base_learning_rate=0.5).learning_rate() == 0.5
+
+
+def test_a_rate_that_is_set_is_known() -> None:
+    step = step_from(linear())
+    step.set_learning_rate(0.25)
+    assert step.learning_rate() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_rates_scale_in_every_group(tensor: bool) -> None:
+    model = linear()
+    rates = [torch.tensor(0.1), torch.tensor(0.2)] if tensor else [0.1, 0.2]
+    optimizer = torch.optim.Adam(
+        [{"params": [p], "lr": r} for p, r in zip(model.parameters(), rates, strict=True)]
+    )
+    step = step_from(model, optimizer=optimizer)
+    step.scale_learning_rate(2.0)
+    assert [float(g["lr"]) for g in optimizer.param_groups] == pytest.approx([0.2, 0.4])
+    assert step.learning_rate() == pytest.approx(0.2)
+
+
+class Lion(torch.optim.SGD):
+    pass
+
+
+class FusedAdam(torch.optim.SGD):
+    pass
+
+
+class Wrapper:
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.param_groups = optimizer.param_groups
+        self.state = optimizer.state
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "family"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.1), "sgd"),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "sgd-momentum"),
+        (torch.optim.Adam, "adam"),
+        (torch.optim.AdamW, "adam"),
+        (torch.optim.NAdam, "adam"),
+        (torch.optim.RMSprop, "adam"),
+        (torch.optim.Adafactor, "adafactor"),
+        (torch.optim.ASGD, "sgd"),
+        (torch.optim.Rprop, "unknown"),
+        (lambda p: Lion(p, lr=0.1), "lion"),
+        (lambda p: FusedAdam(p, lr=0.1), "adam"),
+        (lambda p: Wrapper(torch.optim.AdamW(p)), "adam"),
+    ],
+)
+def test_the_family_of_an_optimizer(make: Any, family: str) -> None:
+    model = linear()
+    assert step_from(model, optimizer=make(model.parameters())).optimizer_family == family
+
+
+def test_optimizers_of_two_families_have_none_in_common() -> None:
+    model = linear()
+    pair = {
+        "a": torch.optim.SGD([model.weight], lr=0.1),
+        "b": torch.optim.Adam([model.bias]),
+    }
+    step = step_from(model, optimizer=pair)
+    assert (step.optimizer_family, step.optimizer_name) == ("unknown", "SGD + Adam")
+    assert len(step.parameters()) == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.optim.AdamW,
+        torch.optim.Adafactor,
+        torch.optim.RMSprop,
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, lr=torch.tensor(0.1), capturable=False),
+    ],
+)
+def test_priming_creates_state_and_moves_no_weight(make: Any) -> None:
+    model = linear()
+    optimizer = make(model.parameters())
+    before = [p.clone() for p in model.parameters()]
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    step_from(model, optimizer=optimizer).prime()
+    assert optimizer.state
+    assert all(map(torch.equal, model.parameters(), before))
+    assert [float(group["lr"]) for group in optimizer.param_groups] == rates
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_priming_leaves_state_that_is_there() -> None:
+    model = linear()
+    optimizer = torch.optim.Adam(model.parameters())
+    step = step_from(model, optimizer=optimizer, loss_fn=nn.CrossEntropyLoss())
+    step.forward_backward((X, Y))
+    step.update()
+    step.prime()
+    assert float(optimizer.state[model.weight]["step"]) == 1.0
+
+
+def test_only_parameters_that_are_trained_count() -> None:
+    model = nn.Sequential(linear(), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trained = step_from(model, optimizer=optimizer).parameters()
+    assert [id(p) for p in trained] == [id(p) for p in model[1].parameters()]
+
+
+def test_holdings_name_every_tensor_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    optimizer = torch.optim.Adam(model.parameters())
+    step = step_from(model, optimizer=optimizer, train_step=lambda m, b: m(b[0]).mean())
+    step.forward_backward((X, Y))
+    step.update()
+    held = list(step.holdings())
+    tied_once = len(list(model.parameters()))
+    assert len(held) == tied_once * 2 + len(list(model.buffers())) + 3 * tied_once
+    assert len({id(tensor) for tensor in held}) == len(held)
+
+
+@pytest.mark.parametrize(
+    ("autocast", "dtype"),
+    [
+        (None, torch.float32),
+        (True, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+        (lambda: torch.autocast("cpu", dtype=torch.bfloat16), torch.bfloat16),
+        (torch.autocast("cpu", dtype=torch.bfloat16), torch.bfloat16),
+        (nullcontext, torch.float32),
+    ],
+)
+def test_autocast_as_in_the_real_training(autocast: Any, dtype: torch.dtype) -> None:
+    seen = []
+
+    def train(model: nn.Module, batch: Any) -> torch.Tensor:
+        out = model(batch[0])
+        seen.append(out.dtype)
+        return out.float().mean()
+
+    step = step_from(linear(), train_step=train, autocast=autocast)
+    for _ in range(2):
+        step.forward_backward((X, Y))
+    assert seen == [dtype, dtype]
+    name = str(dtype).removeprefix("torch.")
+    assert step.precision.startswith(name)
+    assert any("without a gradient scaler" in s for s in step.assumptions) == (name == "float16")
+
+
+def test_what_is_no_autocast_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"torch\.dtype"):
+        step_from(linear(), autocast="bf16")
+
+
+def test_a_gradient_scaler_scales_skips_and_unscales() -> None:
+    model = linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    step = step_from(model, loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer, grad_scaler=scaler)
+    twin = linear()
+    plain = step_from(
+        twin, loss_fn=nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(twin.parameters(), lr=0.1)
+    )
+    for each in (step, plain):
+        each.forward_backward((X, Y))
+    assert step.loss_scale() == 8.0
+    torch.testing.assert_close(model.weight.grad / 8, twin.weight.grad)
+    for each in (step, plain):
+        each.update()
+    torch.testing.assert_close(model.weight, twin.weight)
+    before = model.weight.clone()
+    step.zero_grad()
+    step.forward_backward((X * float("inf"), Y))
+    step.update()
+    assert torch.equal(model.weight, before)
+    assert step.loss_scale() == 4.0
+
+
+def test_training_mode_and_every_mode_put_back() -> None:
+    model = nn.Sequential(linear(), nn.BatchNorm1d(3))
+    model.eval()
+    step = step_from(model)
+    with step.training_mode():
+        assert model[1].training
+    assert not any(module.training for module in model.modules())
+    model.train()
+    model[1].eval()
+    with step.training_mode():
+        assert not model[1].training
+
+
+Point = namedtuple("Point", "x y")  # the untyped kind is what is tested
+
+
+@pytest.mark.parametrize(
+    ("batch", "read"),
+    [
+        (X, lambda b: b),
+        ([X, {"a": (Y, "text")}], lambda b: b[1]["a"][0]),
+        (Point(X, Y), lambda b: b.y),
+        (Graphs(X, Y), lambda b: b.y),
+        (Encoding({"x": X}), lambda b: b["x"]),
+        (nn.utils.rnn.pack_sequence([X[:3], X[:2]]), lambda b: b.data),
+    ],
+)
+def test_batches_of_any_structure_move(batch: Any, read: Any) -> None:
+    found = moved(batch, torch.device("meta"))
+    assert type(found) is type(batch)
+    assert read(found).is_meta
+    assert not read(batch).is_meta
