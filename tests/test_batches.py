@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import loader_cases as cases
 import pytest
 import torch
 from torch.utils.data import (
@@ -18,7 +19,6 @@ from torch.utils.data import (
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.run.batches import source_from
 from batchfinder.run.batches.structure import leaves
-from tests import loader_cases as cases
 
 
 def chained(lists: Iterable[list[int]]) -> list[int]:

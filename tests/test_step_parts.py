@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from loader_cases import Encoding, Graphs
 from torch import nn
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.step import moved, step_from
-from tests.loader_cases import Encoding, Graphs
 
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.factory import FactorySource
+from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.rebuild import (
     check_iterable,
@@ -23,6 +24,7 @@ from batchfinder.run.batches.samplers import (
     batch_size_of,
     indices_of,
     length_of,
+    observed_batch_size,
     private_copy,
     token_budget,
 )
@@ -119,12 +121,13 @@ def _from_indexed(loader: DataLoader[Any], options: _Options) -> SampleSource:
         collate = lambda chosen: loader.collate_fn(loader.dataset[chosen])  # noqa: E731  # a pair
     budget = token_budget(batching)
     kind = SampleSource if budget is None else TokenSource
-    base = batch_size_of(batching) if budget is None else budget[1]
+    base = budget[1] if budget else batch_size_of(batching) or observed_batch_size(batching)
     return kind(
         store,
         collate,
         _rebuilder(loader),
         base_batch_size=base,
+        worker_copies=copies_of(loader),
         ceiling=length_of(sampler, len(indices)),
         caveats=_drop_last_caveat(loader, base, len(indices)) if budget is None else (),
         **options.common(),
@@ -168,6 +171,7 @@ def _from_stream(loader: DataLoader[Any], options: _Options) -> SampleSource:
         loader.collate_fn,
         _rebuilder(loader),
         base_batch_size=loader.batch_size,
+        worker_copies=copies_of(loader),
         ceiling=_stated_length(loader.dataset),
         caveats=(
             "The dataset is a stream: samples were buffered from its start, and its length is "

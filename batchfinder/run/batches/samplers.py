@@ -19,12 +19,15 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from batchfinder.run.batches.randomness import kept
+
 __all__ = [
     "TOKEN_BUDGETS",
     "Chunks",
     "batch_size_of",
     "indices_of",
     "length_of",
+    "observed_batch_size",
     "private_copy",
     "resized",
     "token_budget",
@@ -157,11 +160,23 @@ def _argument(sampler: Any, name: str, changes: dict[str, Any]) -> Any:
 
 def _yields(sampler: Any, size: int) -> bool:
     """Whether the first of its batches holds ``size`` indices, or all it has; read from a copy."""
-    twin = private_copy({"sampler": sampler}, None)["sampler"]
-    batches = list(itertools.islice(iter(twin), 2))
+    batches = _first_batches(sampler, 2)
     if not batches:
         return True
     return len(batches[0]) == size or (len(batches) == 1 and len(batches[0]) < size)
+
+
+def _first_batches(sampler: Any, count: int) -> list[Any]:
+    """Read from a copy, with no random number spent."""
+    twin = private_copy({"sampler": sampler}, None)["sampler"]
+    with kept():
+        return list(itertools.islice(iter(twin), count))
+
+
+def observed_batch_size(sampler: Any) -> int | None:
+    """The size of the first batch that a batch sampler yields; ``None`` where it yields none."""
+    batches = _first_batches(sampler, 1)
+    return len(batches[0]) or None if batches else None
 
 
 class Chunks:

@@ -9,6 +9,7 @@ import torch
 
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.protocols import Batch
+from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.randomness import kept, seeded
 from batchfinder.run.batches.stores import CACHE_BYTES, Store
@@ -42,6 +43,7 @@ class SampleSource:
         allow_repeats: bool = False,
         batch_dim: int | None = None,
         cache_bytes: int = CACHE_BYTES,
+        worker_copies: int = 0,
         caveats: Sequence[str] = (),
     ) -> None:
         self._store = store
@@ -53,6 +55,7 @@ class SampleSource:
         self._repeats = allow_repeats
         self._batch_dim = batch_dim
         self._cache_bytes = cache_bytes
+        self.worker_copies = worker_copies
         self._cache: dict[int, Any] = {}
         self._cached_bytes = 0
         self._caveats = tuple(caveats)
@@ -136,6 +139,7 @@ class SampleSource:
         self._check(size)
         samples = self._first(size, preferred)
         whole, rest = divmod(size, len(samples))
+        check_host(size * sum(map(bytes_in, samples)) // len(samples), size)
         return self._build(samples * whole + samples[:rest])
 
     def _first(self, size: int, preferred: Sequence[int]) -> list[Any]:
