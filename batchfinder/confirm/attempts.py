@@ -1,0 +1,113 @@
+"""What to try after a confirmation: a lower rate, or the next candidate. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from batchfinder.recommend import settled
+from batchfinder.results import BatchPlan, Candidate, Confirmation, Recommendation
+
+__all__ = ["Attempt", "accepted", "confirmed", "next_attempt"]
+
+HALVINGS = 3
+"""How often a rate is halved before another size is tried."""
+MOST_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A plan and a rate to confirm, and why not those before."""
+
+    plan: BatchPlan
+    learning_rate: float | None
+    why: str = ""
+
+
+def accepted(confirmation: Confirmation) -> bool:
+    """Whether the plan held, and twice its rate too where that was tried."""
+    return confirmation.held and confirmation.double_rate_held is not False
+
+
+def next_attempt(
+    recommendation: Recommendation, tried: Sequence[Confirmation], *, halvings: int = HALVINGS
+) -> Attempt | None:
+    """What to confirm next; ``None`` once one was accepted, or nothing is left.
+
+    Out of memory leads to the fastest candidate with a smaller micro-batch; a loss that runs
+    away, or does at twice the rate, to half the rate, and after ``halvings`` of them to the
+    fastest candidate with a smaller global batch.
+    """
+    if not tried:
+        return Attempt(recommendation.plan, recommendation.learning_rate)
+    last = tried[-1]
+    if accepted(last):
+        return None
+    if last.out_of_memory:
+        smaller = _fastest(
+            each
+            for each in recommendation.candidates
+            if each.plan.micro_batch < last.plan.micro_batch
+        )
+        return _move_to(smaller, last)
+    at_this_plan = [each for each in tried if each.plan == last.plan]
+    if last.learning_rate is not None and len(at_this_plan) <= halvings:
+        half = last.learning_rate / 2
+        return Attempt(last.plan, half, f"At rate {last.learning_rate:.3g} {_trouble(last)}.")
+    return _move_to(
+        _fastest(
+            each
+            for each in recommendation.candidates
+            if each.plan.global_batch < last.plan.global_batch
+        ),
+        last,
+    )
+
+
+def confirmed(
+    recommendation: Recommendation,
+    run: Callable[[BatchPlan, float | None], Confirmation],
+    *,
+    most_attempts: int = MOST_ATTEMPTS,
+) -> tuple[Recommendation, Confirmation]:
+    """Confirm, move to what holds, and say so: the recommendation that held, and the evidence.
+
+    Where nothing was accepted, the last attempt that at least held by itself is kept, else the
+    last of all, each with a caveat.
+    """
+    tried: list[Confirmation] = []
+    whys: list[str] = []
+    while len(tried) < most_attempts:
+        attempt = next_attempt(recommendation, tried)
+        if attempt is None:
+            break
+        if attempt.why:
+            whys.append(attempt.why)
+        tried.append(run(attempt.plan, attempt.learning_rate))
+    held = [each for each in tried if accepted(each)] or [each for each in tried if each.held]
+    kept = (held or tried)[-1]
+    if not accepted(kept):
+        whys.append(f"Nothing was confirmed: at rate {_rate(kept)} {_trouble(kept)}.")
+    why = " ".join(whys)
+    return settled(recommendation, kept.plan, kept.learning_rate, why), kept
+
+
+def _trouble(confirmation: Confirmation) -> str:
+    """The reason as a clause after "at rate … "."""
+    return f"batch {confirmation.plan} did not hold: {confirmation.reason}"
+
+
+def _rate(confirmation: Confirmation) -> str:
+    rate = confirmation.learning_rate
+    return "unchanged" if rate is None else f"{rate:.3g}"
+
+
+def _fastest(candidates: Iterable[Candidate]) -> Candidate | None:
+    return min(candidates, key=lambda each: each.relative_time, default=None)
+
+
+def _move_to(candidate: Candidate | None, last: Confirmation) -> Attempt | None:
+    if candidate is None:
+        return None
+    why = f"Batch {last.plan} did not hold: {last.reason}."
+    return Attempt(candidate.plan, candidate.learning_rate, why)

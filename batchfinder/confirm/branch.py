@@ -1,0 +1,152 @@
+"""Real training steps of one plan at one rate, watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from batchfinder.confirm.judging import Trace
+from batchfinder.errors import DeviceLost
+from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
+from batchfinder.results import BatchPlan
+from batchfinder.run.oom import Verdict, sign_of
+from batchfinder.run.recover import recover
+
+__all__ = ["run_branch"]
+
+OPENING = 8
+"""Batches whose loss is read before the first update."""
+LONGEST_AT = 1
+"""The step that takes the longest batch: the second, when the optimizer's state exists."""
+
+
+@dataclass
+class _Record:
+    """Losses so far, still on the device."""
+
+    opening: list[torch.Tensor] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+    def trace(self, failure: str, out_of_memory: bool, peak: int | None) -> Trace:
+        opening, losses = ([float(loss) for loss in part] for part in (self.opening, self.losses))
+        return Trace(tuple(opening), tuple(losses), failure, out_of_memory, peak)
+
+
+def run_branch(
+    step: TrainStep,
+    source: BatchSource,
+    memory: MemoryBackend,
+    plan: BatchPlan,
+    *,
+    steps: int,
+    ramp: int,
+) -> Trace:
+    """``steps`` optimizer steps on the rebuilt loader, the rate rising linearly over ``ramp``.
+
+    No cache is emptied between steps, and the second step takes the longest batch there is; its
+    loss is left out of the trace. The rate is what ``step`` has now; weights move.
+
+    Raises:
+        DeviceLost: where the device cannot be used again in this process.
+        Exception: a mistake in the user's code, as itself, with a note.
+    """
+    memory.reset_peak()
+    pressure, record = memory.pressure(), _Record()
+    failure = _attempt(step, source, memory, plan, record, steps=steps, ramp=ramp)
+    peak = memory.peak_bytes()
+    if failure:
+        recover(step, memory)
+        return record.trace(failure, out_of_memory=True, peak=peak)
+    step.zero_grad()
+    if memory.pressure() > pressure:
+        edge = "the allocator had to flush its cache: too close to the memory limit"
+        return record.trace(edge, out_of_memory=True, peak=peak)
+    return record.trace("", out_of_memory=False, peak=peak)
+
+
+def _attempt(
+    step: TrainStep,
+    source: BatchSource,
+    memory: MemoryBackend,
+    plan: BatchPlan,
+    record: _Record,
+    *,
+    steps: int,
+    ramp: int,
+) -> str:
+    """Empty, or what the device said. No reference to a failed step survives this call."""
+    try:
+        feed = _endless(source, plan.micro_batch)
+        with memory.watch(step.holdings()):
+            _open(step, feed, record)
+            for number in range(steps):
+                longest = number == LONGEST_AT
+                batches = (
+                    source.take(plan.micro_batch) if longest else next(feed)
+                    for _ in range(plan.accumulation_steps)
+                )
+                with _at(step, min(1.0, (number + 1) / max(1, ramp))):
+                    loss = _whole_step(step, batches, plan.accumulation_steps)
+                if not longest:
+                    record.losses.append(loss)
+                    if not bool(torch.isfinite(loss)) and not step.updates_itself:
+                        break
+            memory.synchronize()
+    except Exception as error:
+        if not _is_about_size(error, plan.micro_batch):
+            error.add_note(f"batchfinder: while confirming batch size {plan.micro_batch}")
+            raise
+        return f"{sign_of(error).verdict.value}: {str(error).splitlines()[0][:200]}"
+    return ""
+
+
+def _open(step: TrainStep, feed: Iterator[Batch], record: _Record) -> None:
+    """Losses at the start, without an update; once where the step cannot do without."""
+    for _ in range(OPENING):
+        step.zero_grad()
+        record.opening.append(step.forward_backward(next(feed)))
+        if step.updates_itself:
+            break
+    step.zero_grad()
+
+
+def _whole_step(step: TrainStep, batches: Iterable[Batch], count: int) -> torch.Tensor:
+    step.zero_grad()
+    losses = [step.forward_backward(batch, scale=1 / count) for batch in batches]
+    step.update()
+    return torch.stack(losses).mean()
+
+
+@contextmanager
+def _at(step: TrainStep, share: float) -> Iterator[None]:
+    """The step at a share of its rate."""
+    step.scale_learning_rate(share)
+    try:
+        yield
+    finally:
+        step.scale_learning_rate(1 / share)
+
+
+def _endless(source: BatchSource, size: int) -> Iterator[Batch]:
+    """The real loader, epoch after epoch."""
+    while True:
+        empty = True
+        for batch in source.rebuild(size):
+            empty = False
+            yield batch
+        if empty:  # drop_last, and fewer samples than one batch
+            yield source.ordinary(size)
+
+
+def _is_about_size(error: Exception, micro_batch: int) -> bool:
+    """Whether a smaller batch may do; a lost device is raised as such."""
+    sign = sign_of(error)
+    if sign.verdict is Verdict.DEVICE_LOST:
+        raise DeviceLost(
+            f"the device was lost while confirming {micro_batch}: every later call on it fails. "
+            "Restart the process"
+        ) from error
+    return sign.verdict is not Verdict.OTHER and (sign.certain or micro_batch > 1)

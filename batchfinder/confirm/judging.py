@@ -1,0 +1,90 @@
+"""What a trace of losses says: numbers in, a sentence out. Empty where nothing is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median, stdev
+
+__all__ = ["ALLOWANCE_AT_TWICE", "Trace", "judge"]
+
+ALLOWANCE_AT_TWICE = 0.05
+"""At twice the rate the loss may end this share above its start (tests/benchmarks/regret.py)."""
+_RISE, _SPREADS = 3.0, 2.0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """``opening``: losses of some batches before any update; ``losses``: one per step after.
+
+    ``failure`` is what ended it early, and ``out_of_memory`` whether that was memory.
+    """
+
+    opening: tuple[float, ...]
+    losses: tuple[float, ...]
+    failure: str = ""
+    out_of_memory: bool = False
+    peak_bytes: int | None = None
+
+    @property
+    def first(self) -> float:
+        return fmean(self.opening) if self.opening else math.nan
+
+    @property
+    def last(self) -> float:
+        """The mean of the last quarter."""
+        return fmean(_last(self.losses, 4)) if self.losses else math.nan
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no loss was ever seen: a step that returns none."""
+        return all(map(math.isnan, (*self.opening, *self.losses)))
+
+
+def judge(trace: Trace, allowance: float = 0.0) -> str:
+    """What is wrong with a trace: it failed, is not finite, ran away, or swings ever wider.
+
+    The mean of the last quarter may lie ``allowance`` · |start| above the start, plus twice its
+    standard error as the batches of the opening scatter.
+    """
+    if trace.failure:
+        return trace.failure
+    if trace.says_nothing or not trace.losses:
+        return ""
+    if not all(map(math.isfinite, (*trace.opening, *trace.losses))):
+        return "the loss became NaN or infinite"
+    start, end = trace.first, trace.last
+    if end > start + allowance * abs(start) + _SPREADS * _standard_error(trace):
+        return f"the loss rose from {start:.4g} to {end:.4g}"
+    if _swings_wider(trace.losses):
+        return "the loss oscillates with growing swings"
+    return ""
+
+
+def _standard_error(trace: Trace) -> float:
+    if len(trace.opening) < 2:
+        return 0.0
+    counts = 1 / len(trace.opening) + 1 / len(_last(trace.losses, 4))
+    return stdev(trace.opening) * math.sqrt(counts)
+
+
+def _swings_wider(losses: Sequence[float]) -> bool:
+    """Whether steps between losses have grown threefold from the middle third to the last.
+
+    Medians, so that one odd batch is no swing; and only where the level does not fall.
+    """
+    if len(losses) < 12:
+        return False
+    third = len(losses) // 3
+    middle, last = losses[third : 2 * third], losses[2 * third :]
+    return _swing(last) > _RISE * _swing(middle) and fmean(last) > fmean(middle)
+
+
+def _swing(losses: Sequence[float]) -> float:
+    return median(abs(b - a) for a, b in pairwise(losses))
+
+
+def _last(losses: Sequence[float], parts: int) -> Sequence[float]:
+    return losses[-max(1, len(losses) // parts) :]

@@ -1,0 +1,312 @@
+"""Confirmation: on a quadratic whose largest stable rate is known, and as plain data."""
+
+import math
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from batchfinder.confirm import Trace, accepted, confirm, confirmed, judge, next_attempt
+from batchfinder.results import BatchPlan, Confirmation
+from tests.recommend_cases import affine, recommended
+
+CURVATURE = 4.0
+
+
+class Bowl:
+    """L(w) = ½ · curvature · w² by gradient descent: stable exactly below rate 2 / curvature."""
+
+    device = torch.device("cpu")
+    updates_itself = False
+
+    def __init__(self, rate=0.1, start=1.0):
+        self.weight = torch.nn.Parameter(torch.tensor(float(start)))
+        self.rate, self.start = rate, start
+        self.batches, self.rates = [], []
+        self.fail_at = math.inf
+
+    def fresh(self):
+        with torch.no_grad():
+            self.weight.fill_(self.start)
+
+    def parameters(self):
+        return [self.weight]
+
+    def holdings(self):
+        return [self.weight]
+
+    def forward_backward(self, batch, scale=1.0):
+        self.batches.append(batch)
+        if batch > self.fail_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        loss = 0.5 * CURVATURE * self.weight**2
+        (loss * scale).backward()
+        return loss.detach()
+
+    def loss_scale(self):
+        return 1.0
+
+    def update(self):
+        self.rates.append(self.rate)
+        with torch.no_grad():
+            self.weight -= self.rate * self.weight.grad
+
+    def learning_rate(self):
+        return self.rate
+
+    def scale_learning_rate(self, factor):
+        self.rate *= factor
+
+    def zero_grad(self):
+        self.weight.grad = None
+
+
+class Source:
+    unit, length, ceiling, base_batch_size = "samples", 100, 100, 4
+
+    def take(self, size):
+        return size + 0.5  # told apart from an ordinary batch
+
+    def ordinary(self, size):
+        return size
+
+    def rebuild(self, size):
+        yield from [size] * (100 // size)
+
+
+class Memory:
+    name, is_simulated = "by hand", True
+    flushes, peak, released = 0, 123, 0
+
+    def limit_bytes(self):
+        return 1000
+
+    def peak_bytes(self):
+        return self.peak
+
+    def pressure(self):
+        self.flushes += self.flush_each
+        return self.flushes
+
+    flush_each = 0
+
+    def reset_peak(self): ...
+    def synchronize(self): ...
+    def release(self):
+        self.released += 1
+
+    @contextmanager
+    def watch(self, held=()):
+        self.held = list(held)
+        yield
+
+
+def run(bowl, rate, plan=None, memory=None, **more):
+    plan = plan or BatchPlan(4)
+    return confirm(bowl, Source(), memory or Memory(), plan, rate, fresh=bowl.fresh, **more)
+
+
+# --- against the truth ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "held", "twice"),
+    [(0.1, True, True), (0.45, True, True), (0.6, True, False), (0.95, True, False)],
+)
+def test_a_rate_is_judged_by_its_distance_from_the_curvature_ceiling(share, held, twice):
+    """Below the ceiling 2 / curvature it trains; above half of it twice the rate does not."""
+    found = run(Bowl(), share * 2 / CURVATURE)
+    assert (found.held, found.double_rate_held) == (held, twice)
+
+
+def test_a_rate_above_the_ceiling_does_not_hold():
+    found = run(Bowl(), 1.2 * 2 / CURVATURE)
+    assert not found.held
+    assert found.double_rate_held is None
+    assert "rose" in found.reason
+
+
+def test_a_loss_that_overflows_is_named():
+    found = run(Bowl(), 1e30)
+    assert not found.held
+    assert "NaN or infinite" in found.reason
+
+
+def test_the_step_keeps_its_rate_and_the_plan_is_run():
+    bowl = Bowl(rate=0.1)
+    found = run(bowl, 0.05, BatchPlan(4, 3), steps=8)
+    # 8 batches before the first update, 8 steps of 3 micro-batches; twice.
+    assert len(bowl.batches) == 2 * (8 + 8 * 3)
+    assert bowl.batches[8 + 3 : 8 + 6] == [4.5] * 3  # the longest, in the second step
+    assert bowl.rates[:8] == pytest.approx([0.025, *[0.05] * 7])  # rising over 8 // 4 steps
+    assert bowl.rates[8:] == pytest.approx([0.05, *[0.1] * 7])
+    assert bowl.rate == pytest.approx(0.05)
+    assert found.steps == 8
+
+
+def test_accumulation_averages():
+    """Three micro-batches of the same batch are the step of one."""
+    one, three = Bowl(), Bowl()
+    a, b = run(one, 0.1, BatchPlan(4)), run(three, 0.1, BatchPlan(4, 3))
+    assert a.last_loss == pytest.approx(b.last_loss)
+
+
+def test_out_of_memory_is_a_finding_and_is_cleaned_up():
+    bowl, memory = Bowl(), Memory()
+    bowl.fail_at = 4.2  # only the longest batch does not fit
+    found = run(bowl, 0.1, memory=memory)
+    assert not found.held
+    assert found.out_of_memory
+    assert "out of memory" in found.reason
+    assert memory.released
+    assert bowl.weight.grad is None
+
+
+def test_a_flushed_cache_is_too_close():
+    memory = Memory()
+    memory.flush_each = 1
+    found = run(Bowl(), 0.1, memory=memory)
+    assert not found.held
+    assert found.out_of_memory
+    assert "flush" in found.reason
+
+
+def test_a_bug_is_the_users_own():
+    class Broken(Bowl):
+        def forward_backward(self, batch, scale=1.0):
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        run(Broken(), 0.1)
+    assert "while confirming batch size 4" in caught.value.__notes__[0]
+
+
+def test_without_a_rate_there_is_no_second_branch():
+    bowl = Bowl(rate=0.1)
+    found = run(bowl, None, steps=8)
+    assert found.held
+    assert found.double_rate_held is None
+    assert bowl.rates == pytest.approx([0.05, *[0.1] * 7])
+
+
+def test_a_step_without_a_loss_is_judged_by_memory_alone():
+    class Silent(Bowl):
+        updates_itself = True
+
+        def forward_backward(self, batch, scale=1.0):
+            return torch.tensor(math.nan)
+
+        def update(self): ...
+
+    found = run(Silent(), 0.1)
+    assert found.held
+    assert "no loss" in found.reason
+
+
+def test_the_event_is_the_result():
+    events = []
+    found = run(Bowl(), 0.1, observe=events.append)
+    assert events == [found]
+
+
+# --- judging -------------------------------------------------------------------------------------
+
+FLAT = tuple(1.0 + 0.1 * (-1) ** k for k in range(40))
+
+
+def test_a_flat_noisy_loss_is_fine():
+    assert judge(Trace(opening=FLAT[:8], losses=FLAT)) == ""
+
+
+def test_a_rise_beyond_the_scatter_is_not():
+    risen = tuple(loss + 0.3 for loss in FLAT)
+    assert "rose" in judge(Trace(FLAT[:8], risen))
+    assert judge(Trace(FLAT[:8], risen), allowance=0.5) == ""
+
+
+def test_growing_swings_are_seen_and_constant_ones_are_not():
+    growing = tuple(1.0 + 0.01 * 1.15**k * (-1) ** k for k in range(40))
+    assert "swings" in judge(Trace((2.0, 2.0), tuple(x + 0.02 * k for k, x in enumerate(growing))))
+    assert judge(Trace((2.0, 2.0), FLAT)) == ""
+
+
+def test_one_odd_batch_is_no_swing():
+    odd = list(FLAT)
+    odd[35] = 5.0
+    assert judge(Trace((2.0, 2.0), tuple(odd))) == ""
+
+
+# --- what next -----------------------------------------------------------------------------------
+
+HELD = Confirmation(BatchPlan(1), 0.1, 40, held=True, reason="fine", double_rate_held=True)
+
+
+def recommendation():
+    return recommended(affine((1, 2, 4, 8, 16), 1000), 100_000, can_accumulate=False)
+
+
+def test_the_first_attempt_is_the_recommendation():
+    wanted = recommendation()
+    first = next_attempt(wanted, [])
+    assert (first.plan, first.learning_rate) == (wanted.plan, wanted.learning_rate)
+    assert next_attempt(wanted, [replace(HELD, plan=wanted.plan)]) is None
+
+
+def test_a_rate_that_fails_is_halved_and_then_the_batch_is():
+    wanted, tried, seen = recommendation(), [], []
+    while (attempt := next_attempt(wanted, tried)) is not None and len(tried) < 6:
+        seen.append((attempt.plan.global_batch, attempt.learning_rate))
+        tried.append(
+            replace(
+                HELD,
+                plan=attempt.plan,
+                learning_rate=attempt.learning_rate,
+                double_rate_held=False,
+            )
+        )
+    rate = wanted.learning_rate
+    assert seen[:4] == [(16, rate), (16, rate / 2), (16, rate / 4), (16, rate / 8)]
+    (eight,) = (c for c in wanted.candidates if c.plan.global_batch == 8)
+    assert seen[4] == (8, eight.learning_rate)
+
+
+def test_out_of_memory_leads_to_a_smaller_micro_batch():
+    wanted = recommendation()
+    failed = replace(HELD, plan=wanted.plan, held=False, out_of_memory=True)
+    assert next_attempt(wanted, [failed]).plan == BatchPlan(8)
+    at_one = replace(failed, plan=BatchPlan(1))
+    assert next_attempt(wanted, [at_one]) is None
+
+
+def test_what_held_becomes_the_recommendation_and_says_so():
+    wanted = recommendation()
+    ceiling = wanted.learning_rate / 3
+
+    def attempt(plan, rate):
+        twice = None if rate > 2 * ceiling else rate <= ceiling
+        return replace(
+            HELD,
+            plan=plan,
+            learning_rate=rate,
+            held=rate <= 2 * ceiling,
+            double_rate_held=twice,
+            reason="the loss rose",
+        )
+
+    settled, kept = confirmed(wanted, attempt)
+    assert accepted(kept)
+    assert settled.learning_rate == kept.learning_rate == wanted.learning_rate / 4
+    assert settled.plan == wanted.plan
+    assert "the loss rose" in settled.caveats[-1]
+
+
+def test_where_nothing_holds_that_is_said():
+    wanted = recommendation()
+    settled, kept = confirmed(
+        wanted,
+        lambda plan, rate: replace(HELD, plan=plan, learning_rate=rate, held=False, reason="bad"),
+    )
+    assert not kept.held
+    assert "Nothing was confirmed" in settled.caveats[-1]
+    assert settled.plan == kept.plan

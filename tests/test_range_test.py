@@ -1,0 +1,120 @@
+"""The range test on problems whose largest stable rate is known."""
+
+import math
+
+import pytest
+import torch
+
+from batchfinder.range_test import QUIET, range_test, suggest_rate
+
+
+class Source:
+    def __init__(self, noise=0.0):
+        self.generator = torch.Generator().manual_seed(0)
+        self.noise = noise
+
+    def rebuild(self, size):
+        for _ in range(5):
+            yield self.noise * torch.randn((), generator=self.generator)
+
+
+class Bowl:
+    """½ · curvature · (w − sample)²: gradient descent is stable below 2 / curvature."""
+
+    def __init__(self, curvature, rate=1.0):
+        self.curvature, self.rate, self.weight = curvature, rate, torch.tensor(1.0)
+        self.gradient = None
+        self.updates = 0
+
+    def forward_backward(self, sample, scale=1.0):
+        offset = self.weight - sample
+        self.gradient = self.curvature * offset
+        return 0.5 * self.curvature * offset**2
+
+    def update(self):
+        self.updates += 1
+        self.weight = self.weight - self.rate * self.gradient
+
+    def learning_rate(self):
+        return self.rate
+
+    def scale_learning_rate(self, factor):
+        self.rate *= factor
+
+    def zero_grad(self):
+        self.gradient = None
+
+
+@pytest.mark.parametrize("curvature", [0.5, 4.0, 100.0])
+def test_the_rate_found_is_stable_and_not_tiny(curvature):
+    found = range_test(Bowl(curvature), Source(), 8)
+    edge = 2 / curvature
+    assert edge / 100 < found < edge
+
+
+def test_it_stops_once_the_loss_runs_away():
+    bowl = Bowl(100.0)
+    range_test(bowl, Source(noise=0.1), 8)
+    assert bowl.updates < 115  # of 130: the edge, 0.02, comes at three quarters of the way
+    assert math.isfinite(bowl.weight)
+
+
+def test_noise_alone_gives_no_rate():
+    """At the bottom of the bowl no rate lowers the loss."""
+    bowl = Bowl(1.0)
+    bowl.weight = torch.tensor(0.0)
+    assert range_test(bowl, Source(noise=1.0), 8) is None
+
+
+def test_an_unknown_rate_is_set_where_that_can_be_done():
+    class Unknown(Bowl):
+        def learning_rate(self):
+            return None
+
+    assert range_test(Unknown(1.0), Source(), 8) is None
+
+    class Settable(Unknown):
+        def set_learning_rate(self, rate):
+            self.rate = rate
+
+    assert range_test(Settable(1.0), Source(), 8) is not None
+
+
+def test_an_empty_epoch_is_no_endless_loop():
+    class Dropped(Source):
+        def rebuild(self, size):
+            return iter(())
+
+        def ordinary(self, size):
+            return torch.tensor(0.0)
+
+    assert range_test(Bowl(1.0), Dropped(), 8) is not None
+
+
+def rising(count=60):
+    return [1e-6] * QUIET + [1e-6 * 1.3**k for k in range(count)]
+
+
+def test_the_suggestion_is_a_tenth_of_the_lowest():
+    rates = rising()
+    losses = [abs(k - 40) + 1.0 for k in range(len(rates))]
+    assert suggest_rate(rates, losses) == pytest.approx(rates[40] / 10)
+
+
+def test_one_lucky_batch_is_not_the_lowest():
+    rates = rising()
+    losses = [abs(k - 40) + 10.0 for k in range(len(rates))]
+    losses[60] = 9.0
+    assert suggest_rate(rates, losses) == pytest.approx(rates[40] / 10)
+
+
+def test_nothing_is_suggested_where_the_loss_is_not_finite_from_the_start():
+    assert suggest_rate(rising(), [math.nan] * 70) is None
+    assert suggest_rate(rising()[:5], [1.0] * 5) is None
+
+
+def test_what_follows_an_infinite_loss_is_not_looked_at():
+    rates = rising()
+    losses = [abs(k - 30) + 1.0 for k in range(len(rates))]
+    losses[50], losses[60] = math.inf, -1e9
+    assert suggest_rate(rates, losses) == pytest.approx(rates[30] / 10)
