@@ -247,6 +247,8 @@ class Confirmation:
     double_rate_held: bool | None = None
     peak_bytes: int | None = None
     seconds: float = 0.0
+    out_of_memory: bool = False
+    """Whether memory is why it did not hold."""
 
 
 @dataclass(frozen=True)
