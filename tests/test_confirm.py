@@ -9,7 +9,7 @@ import torch
 
 from batchfinder.confirm import Trace, accepted, confirm, confirmed, judge, next_attempt
 from batchfinder.results import BatchPlan, Confirmation
-from tests.recommend_cases import affine, recommended
+from recommend_cases import affine, recommended
 
 CURVATURE = 4.0
 

@@ -15,7 +15,7 @@ from batchfinder.recommend import (
     shortest_time,
 )
 from batchfinder.results import BatchPlan, Limit
-from tests.recommend_cases import (
+from recommend_cases import (
     POWERS,
     affine,
     best_power,
