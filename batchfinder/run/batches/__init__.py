@@ -11,7 +11,16 @@ never iterated and never changed.
 from __future__ import annotations
 
 from batchfinder.run.batches.choose import Source, source_from
+from batchfinder.run.batches.loading import data_bound, time_loader
 from batchfinder.run.batches.rebuild import rebuild_loader
 from batchfinder.run.batches.workers import reading, workers_of
 
-__all__ = ["Source", "reading", "rebuild_loader", "source_from", "workers_of"]
+__all__ = [
+    "Source",
+    "data_bound",
+    "reading",
+    "rebuild_loader",
+    "source_from",
+    "time_loader",
+    "workers_of",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -100,6 +101,12 @@ class SampleSource:
     def varies(self) -> bool:
         """Whether a batch of the longest samples is larger than an ordinary one."""
         return self.lengths.vary
+
+    def as_ordinary(self) -> SampleSource:
+        """The same source with ordinary batches in place of the longest: for the other peak."""
+        twin = copy.copy(self)
+        twin._lengths = Lengths()
+        return twin
 
     def take(self, size: int) -> Batch:
         return self._fixed(size, self.lengths.longest_first)

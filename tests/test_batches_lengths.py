@@ -1,0 +1,168 @@
+"""The batch that decides memory is the longest one, by samples or by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import loader_cases as cases
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from batchfinder import max_batch_size, memory_limit
+from batchfinder.run.batches import rebuild_loader, source_from
+
+LIMIT = "2MiB"
+
+
+class LongTail(Dataset):
+    """640 texts of 16 tokens, but for one in ``every``, which has 128."""
+
+    def __init__(self, every: int = 16) -> None:
+        self.lengths = [128 if i % every == 7 else 16 for i in range(640)]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Any:
+        return {"input_ids": [index % 7 + 1] * self.lengths[index], "labels": index % 2}
+
+
+class Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(8, 32)
+        self.inner = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(self.words(input_ids)).mean(1))
+
+
+class LongestTogether(Sampler[int]):
+    """An order that shuffling can give: the longest samples meet in one batch."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(range(len(self.lengths)), key=lambda i: -self.lengths[i]))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def train_an_epoch(size: int) -> None:
+    """By hand, under the limit, in the order that is the hardest on memory."""
+    texts, model = LongTail(107), Reader()
+    loader = DataLoader(texts, size, sampler=LongestTogether(texts.lengths), collate_fn=cases.pad)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with memory_limit(LIMIT):
+        for batch in loader:
+            optimizer.zero_grad()
+            output = model(batch["input_ids"])
+            nn.functional.cross_entropy(output, batch["labels"]).backward()
+            optimizer.step()
+
+
+def test_the_maximum_from_the_longest_batch_survives_the_longest_batch() -> None:
+    loader = DataLoader(LongTail(107), 8, shuffle=True, collate_fn=cases.pad)
+    found = max_batch_size(Reader(), loader, memory_limit=LIMIT).max_batch_size
+    train_an_epoch(found)
+    with pytest.raises(torch.OutOfMemoryError):
+        train_an_epoch(found + max(2, found // 10))
+
+
+def test_the_maximum_from_average_batches_does_not() -> None:
+    """The contrast: shuffled batches, of which few hold one of the six longest samples."""
+    texts = LongTail(107)
+    found = max_batch_size(
+        Reader(),
+        None,
+        memory_limit=LIMIT,
+        make_loader=lambda size: DataLoader(texts, size, shuffle=True, collate_fn=cases.pad),
+    ).max_batch_size
+    with pytest.raises(torch.OutOfMemoryError):
+        train_an_epoch(found)
+
+
+def source(**options: Any) -> Any:
+    return source_from(DataLoader(LongTail(), 8, shuffle=True, collate_fn=cases.pad), **options)
+
+
+def test_trials_get_the_longest_samples_and_timing_ordinary_ones() -> None:
+    long, ordinary = source().take(32), source().ordinary(32)
+    assert long["input_ids"].ne(0).sum() == 32 * 128
+    assert ordinary["input_ids"].ne(0).sum() < 32 * 64
+    assert source().varies
+    assert torch.equal(source().as_ordinary().take(32)["input_ids"], ordinary["input_ids"])
+
+
+def test_lengths_that_the_batch_does_not_show_do_not_count() -> None:
+    def crop(samples: list[Any]) -> torch.Tensor:
+        return torch.tensor([sample["input_ids"][:8] for sample in samples])
+
+    cropped = source_from(DataLoader(LongTail(), 8, collate_fn=crop))
+    assert not cropped.varies
+    assert torch.equal(cropped.take(5), cropped.ordinary(5))
+
+
+def test_texts_that_the_collate_function_turns_into_tokens() -> None:
+    words = ["a" * (50 if i == 17 else 5) for i in range(64)]
+
+    def tokenize(samples: list[str]) -> torch.Tensor:
+        width = max(map(len, samples))
+        return torch.tensor([[ord(c) for c in s.ljust(width)] for s in samples])
+
+    texts = source_from(DataLoader(words, 8, collate_fn=tokenize))  # type: ignore[arg-type]
+    assert texts.take(1).shape == (1, 50)
+
+
+def test_the_share_that_was_scanned_is_said() -> None:
+    class Endless(LongTail):
+        def __init__(self) -> None:
+            self.lengths = [16 + i % 3 for i in range(10_000)]
+
+    assert source().caveats == ()
+    sampled = source_from(DataLoader(Endless(), 8, collate_fn=cases.pad))
+    assert any("4096 (41.0% of the samples)" in said for said in sampled.caveats)
+
+
+def budget(tokens: int) -> DataLoader:
+    texts = cases.Texts(60)
+    sampler = cases.TokenBudget(texts.lengths, tokens)
+    return DataLoader(texts, batch_sampler=sampler, collate_fn=cases.pad)
+
+
+def test_a_token_budget_is_counted_in_tokens() -> None:
+    tokens = source_from(budget(128))
+    assert (tokens.unit, tokens.base_batch_size) == ("tokens", 128)
+    assert tokens.take(128)["input_ids"].shape == (2, 64)
+    assert tokens.count(tokens.take(192)) == 192
+    assert tokens.smallest == 64
+    assert tokens.ordinary(128)["input_ids"].numel() <= 128
+
+
+@pytest.mark.parametrize("size", [64, 100, 1000])
+def test_a_token_budget_is_rebuilt(size: int) -> None:
+    rebuilt = [b["input_ids"].shape for b in rebuild_loader(budget(128), size)]
+    by_hand = [b["input_ids"].shape for b in budget(size)]
+    assert rebuilt == by_hand
+    assert all(rows * width <= size or rows == 1 for rows, width in rebuilt)
+
+
+def test_draws_stay_within_a_token_budget_and_do_not_repeat() -> None:
+    tokens = source_from(budget(128))
+    tokens.rewind(2)
+    drawn = [tokens.draw(128) for _ in range(3)]
+    assert all(batch["input_ids"].numel() <= 128 for batch in drawn)
+    assert all(batch["input_ids"].shape[0] >= 2 for batch in drawn)
+
+
+def test_buckets_are_rebuilt_with_the_longest_known() -> None:
+    texts = cases.Texts(60)
+    loader = DataLoader(texts, batch_sampler=cases.Buckets(texts.lengths, 4), collate_fn=cases.pad)
+    assert source_from(loader).take(2)["input_ids"].shape == (2, 64)

@@ -1,0 +1,174 @@
+"""Workers: gone afterwards whatever happens, named when they die, timed and guarded."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import loader_cases as cases
+import psutil
+import pytest
+import torch
+from fakes import FakeClock
+from torch.utils.data import DataLoader, TensorDataset
+
+from batchfinder.errors import CannotBuildBatch
+from batchfinder.results import Measurement
+from batchfinder.run.batches import (
+    data_bound,
+    reading,
+    rebuild_loader,
+    source_from,
+    time_loader,
+)
+from batchfinder.run.batches import host as host_module
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[None]:
+    """No process and no open file more than before."""
+    process = psutil.Process()
+    gc.collect()
+    before = set(process.children(recursive=True)), process.num_fds()
+    yield
+    gc.collect()
+    left = {child for child in process.children(recursive=True) if child.is_running()}
+    assert left <= before[0]
+    assert process.num_fds() <= before[1]
+
+
+class Mortal(cases.Rows):
+    def __getitem__(self, index: int) -> Any:
+        if index == 9 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+class Raising(cases.Rows):
+    def __getitem__(self, index: int) -> Any:
+        if index == 9:
+            raise KeyError("no such row")
+        return super().__getitem__(index)
+
+
+def start_processes() -> None:
+    """What torch opens once for all (a resource tracker, a sharing socket) is open already."""
+    for _ in DataLoader(cases.Rows(2), num_workers=1):
+        pass
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _started() -> None:
+    start_processes()
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_worker_that_dies_is_named_with_the_way_out() -> None:
+    loader = rebuild_loader(DataLoader(Mortal(), batch_size=2, num_workers=1), 4)
+    with (
+        pytest.raises(CannotBuildBatch, match=r"1 worker processes died.*make_loader=lambda"),
+        reading(loader) as batches,
+    ):
+        list(batches)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_that_raises_in_the_middle_does_so_as_itself(workers: int) -> None:
+    loader = rebuild_loader(DataLoader(Raising(), batch_size=2, num_workers=workers), 4)
+    with pytest.raises(KeyError, match="no such row"), reading(loader) as batches:
+        list(batches)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_are_gone_after_half_an_epoch(persistent: bool) -> None:
+    loader = DataLoader(cases.Rows(), batch_size=2, num_workers=1, persistent_workers=persistent)
+    with reading(rebuild_loader(loader, 4)) as batches:
+        next(batches)
+        assert psutil.Process().children(recursive=True)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_workers_are_gone_after_an_interrupt() -> None:
+    loader = rebuild_loader(DataLoader(cases.Rows(), batch_size=2, num_workers=1), 4)
+    with pytest.raises(KeyboardInterrupt), reading(loader):
+        raise KeyboardInterrupt
+
+
+class Slow(cases.Rows):
+    """Every sample takes a second of a clock that is told so."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(64)
+        self.clock = clock
+
+    def __getitem__(self, index: int) -> Any:
+        self.clock.pass_by(1.0)
+        return super().__getitem__(index)
+
+
+def test_a_loader_is_timed_by_itself() -> None:
+    clock = FakeClock()
+    loader = DataLoader(Slow(clock), batch_size=4)
+    assert time_loader(loader, clock=clock) == 4.0
+    assert time_loader(rebuild_loader(loader, 8), batches=3, clock=clock) == 8.0
+    assert time_loader(rebuild_loader(loader, 64), clock=clock) is None
+
+
+def test_batches_that_the_workers_made_ahead_do_not_count() -> None:
+    """Two workers with two batches each: four were ready, then one comes every half second."""
+    clock = FakeClock()
+
+    class Ahead:
+        num_workers, prefetch_factor = 2, 2
+
+        def __iter__(self) -> Iterator[int]:
+            for turn in range(40):
+                clock.pass_by(5.0 if turn == 0 else 0.0 if turn < 5 else float(turn % 2))
+                yield turn
+
+    assert time_loader(Ahead(), batches=8, clock=clock) == 0.5
+
+
+def measurement(size: int, loader: float | None, step: float) -> Measurement:
+    return Measurement(size, 1.0, 1.0, 1.0, step, step, 0.0, loader_seconds=loader)
+
+
+def test_a_data_bound_loader_is_said_from_the_size_on_at_which_it_is() -> None:
+    rows = [
+        measurement(64, 0.05, 0.1),
+        measurement(128, 0.1, 0.11),
+        measurement(256, 0.24, 0.12),
+        measurement(512, 0.4, 0.2),
+    ]
+    said = data_bound(rows, 4)
+    assert said is not None
+    assert said.startswith("the loader, not the device, is the limit from 256 up")
+    assert "4 worker processes it takes 2.0 times" in said
+    assert data_bound(rows[:2], 4) is None
+    assert data_bound([], 0) is None
+    assert data_bound([measurement(8, None, 0.1)], 0) is None
+    assert "no worker process" in str(data_bound(rows, 0))
+
+
+def test_what_the_workers_hold_is_known() -> None:
+    def copies(**options: Any) -> int:
+        return source_from(DataLoader(cases.Rows(), batch_size=4, **options)).worker_copies
+
+    assert copies() == 0
+    assert copies(num_workers=2) == 4
+    assert copies(num_workers=1, prefetch_factor=5) == 5
+
+
+def test_a_batch_that_the_host_cannot_hold_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = source_from(DataLoader(TensorDataset(torch.zeros(4, 1024, 1024))), allow_repeats=True)
+    monkeypatch.setattr(host_module, "host_budget", lambda: 100 * 1024**2)
+    assert source.count(source.take(20)) == 20
+    with pytest.raises(MemoryError, match=r"batch of 30 samples needs 120 MiB .* 100 MiB"):
+        source.take(30)
