@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from batchfinder.run.memory.scratch import AllocationRecord, highest
+
 CPU = torch.device("cpu")
 FLOAT = 4
 
@@ -97,3 +99,18 @@ def linear_training(width: int = 100, momentum: float = 0.0) -> tuple[PlainStep,
         model, squared_error, torch.optim.SGD(model.parameters(), lr=0.01, momentum=momentum)
     )
     return step, Made(lambda size: (torch.zeros(size, width), torch.zeros(size, width)))
+
+
+def whole_step(step: PlainStep, batch: Any) -> None:
+    """One step that begins and ends without gradients, as the profiler needs it."""
+    step.zero_grad()
+    step.forward_backward(batch)
+    step.update()
+    step.zero_grad()
+
+
+def rise_by_profiler(work: Callable[[], None]) -> int:
+    """How far the CPU's allocated memory rose during ``work``: every allocation counted."""
+    with AllocationRecord() as record:
+        work()
+    return highest(record.changes)

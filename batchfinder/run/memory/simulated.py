@@ -80,9 +80,13 @@ class SimulatedMemory:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Work inside is not counted, as is the book-keeping of a search."""
-        with self._listening(False):
-            yield
+        """Work inside is not counted, as the book-keeping of a search is not; nor is its peak."""
+        peak = self._ledger.peak
+        try:
+            with self._listening(False):
+                yield
+        finally:
+            self._ledger.peak = peak
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
