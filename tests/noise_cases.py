@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -71,6 +71,9 @@ class PlainStep:
     def modules(self) -> list[nn.Module]:
         return list(self.model.modules())
 
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [] if self.optimizer is None else [self.optimizer]
+
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
@@ -128,8 +131,12 @@ def exact_noise_scale(
     model: nn.Module,
     loss: Loss,
     columns: tuple[Tensor, ...],
+    weights: Sequence[Tensor] | None = None,
 ) -> tuple[float, float]:
-    """tr Σ / |G|² and |G|² over the whole set, from the gradient of every sample."""
+    """tr Σ / |G|² and |G|² over the whole set, from the gradient of every sample.
+
+    ``weights``, one tensor per parameter, multiply the gradients first.
+    """
     parameters = {name: value.detach() for name, value in model.named_parameters()}
 
     class Wrapped(nn.Module):
@@ -151,6 +158,8 @@ def exact_noise_scale(
     for start in range(0, rows, 256):
         part = gradient(parameters, *(column[start : start + 256] for column in columns))
         flat = torch.cat([value.flatten(1) for value in part.values()], dim=1).double()
+        if weights is not None:
+            flat *= torch.cat([weight.flatten() for weight in weights])
         total = total + flat.sum(0)
         squares += float(flat.square().sum())
     mean = float((total / rows).square().sum())

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, noise_along_warmup
+from batchfinder.noise.prediction import EUCLIDEAN_FACTOR
 from batchfinder.noise.walk import cut
-from batchfinder.noise.warmup import RUN_FACTOR
 from batchfinder.protocols import Batch, TrainStep
 from batchfinder.results import BatchPlan, Event, NoiseScale
 
@@ -109,7 +109,7 @@ def test_points_are_seen_along_the_way_and_the_growth_with_them() -> None:
     found = look(training(), warmup_steps=200, observe=heard.append)
     assert [point.after_steps for point in found.points] == [50, 100, 200]
     assert heard == [*found.points, found.training]
-    assert found.training.value == pytest.approx(RUN_FACTOR * found.points[-1].value)
+    assert found.training.value == pytest.approx(EUCLIDEAN_FACTOR.value * found.points[-1].value)
 
 
 def test_batch_norm_is_looked_at_with_whole_batches_only() -> None:
@@ -266,7 +266,7 @@ def test_an_estimator_of_the_users_own_is_asked_along_the_second_half() -> None:
     estimator = Fixed()
     found = look(training(), estimator=estimator)
     assert [point.after_steps for point in found.points] == [56, 62, 69, 75, 81, 88, 94, 100]
-    assert found.training.value == 300 * RUN_FACTOR
+    assert found.training.value == 300 * EUCLIDEAN_FACTOR.value
     assert len(estimator.batch[0]) == 32
 
 

@@ -12,6 +12,7 @@ from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.formulas import Interval, Moments
 from batchfinder.noise.draws import Draws
+from batchfinder.noise.metric import EUCLIDEAN, Metric, metric_of
 from batchfinder.noise.sketch import Sketch
 from batchfinder.noise.tap import GradientTap, accumulated_square
 from batchfinder.protocols import Batch, TrainStep
@@ -31,7 +32,9 @@ class MicroBatchVariance:
     The interval is the delete-one jackknife on |G|² / tr Σ, from sketches of the gradients.
 
     At least ``micro_batches`` are drawn; then more, until the interval's ends are within a factor
-    of ``narrow_enough``, or ``samples`` are spent, or the batches end.
+    of ``narrow_enough``, or ``samples`` are spent, or the batches end. With ``preconditioned``
+    gradients are measured as the optimizer scales them (``SecondMoments``) where it has such a
+    state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical batch size.
     """
 
     micro_batches: int = 16
@@ -40,6 +43,7 @@ class MicroBatchVariance:
     narrow_enough: float = 4.0
     sketch_size: int = 1024
     seed: int = 0
+    preconditioned: bool = False
 
     def __post_init__(self) -> None:
         if self.micro_batches < FEWEST:
@@ -64,10 +68,12 @@ class MicroBatchVariance:
         """
         draws = batches if isinstance(batches, Draws) else Draws(batches, plan.micro_batch)
         parameters = step.parameters()
-        gathered = _Gathered(draws)
+        metric = metric_of(step) if self.preconditioned else EUCLIDEAN
+        gathered = _Gathered(draws, metric)
+        sketch = Sketch(parameters, self.sketch_size, self.seed)
         step.zero_grad()
         try:
-            with GradientTap(parameters, Sketch(parameters, self.sketch_size, self.seed)) as tap:
+            with GradientTap(parameters, sketch, metric) as tap:
                 enough = self.micro_batches
                 for batch in draws:
                     step.forward_backward(batch, draws.weight(batch))
@@ -107,7 +113,7 @@ class MicroBatchVariance:
             low=interval.low,
             high=interval.high,
             samples=gathered.spent,
-            estimator=self.name,
+            estimator=" ".join(filter(None, (self.name, gathered.metric.name))),
             unit=gathered.draws.unit,
             gradient_squared=point.gradient_squared,
             noise_trace=point.noise_trace,
@@ -121,6 +127,7 @@ class _Gathered:
     """What was read so far at one point in weight space."""
 
     draws: Draws
+    metric: Metric = EUCLIDEAN
     sizes: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
     sketches: list[np.ndarray] = field(default_factory=list)
@@ -148,7 +155,7 @@ class _Gathered:
         if self.in_parts or len(self.sizes) < self.tried:
             return formulas.from_gram(self.sizes, self.gram())
         divisor = step.loss_scale() * sum(self.sizes) / self.draws.size
-        mean = accumulated_square(step.parameters(), divisor)
+        mean = accumulated_square(step.parameters(), divisor, self.metric)
         return formulas.moments(self.sizes, self.squares, mean)
 
     def caveats(self, wide: bool) -> Iterable[str]:

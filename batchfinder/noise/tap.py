@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from batchfinder.noise.metric import EUCLIDEAN, Metric
 from batchfinder.noise.sketch import Sketch
 
 
@@ -36,9 +37,15 @@ class GradientTap:
     A parameter without a gradient counts as zero.
     """
 
-    def __init__(self, parameters: Sequence[torch.Tensor], sketch: Sketch | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[torch.Tensor],
+        sketch: Sketch | None = None,
+        metric: Metric = EUCLIDEAN,
+    ) -> None:
         self._parameters = parameters
         self._sketch = sketch
+        self._metric = metric
         self._norms: list[torch.Tensor] = []
         self._fired: list[int] = [0] * len(parameters)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -61,7 +68,7 @@ class GradientTap:
 
     def _see(self, index: int, gradient: torch.Tensor) -> None:
         with torch.no_grad():
-            gradient = gradient.detach()
+            gradient = self._metric(index, gradient.detach())
             self._fired[index] += 1
             self._norms.append(_norm(gradient))
             if self._sketch is not None:
@@ -77,9 +84,15 @@ class GradientTap:
         return reading
 
 
-def accumulated_square(parameters: Sequence[torch.Tensor], divisor: float = 1.0) -> float:
+def accumulated_square(
+    parameters: Sequence[torch.Tensor], divisor: float = 1.0, metric: Metric = EUCLIDEAN
+) -> float:
     """|Σ .grad|² over all parameters, with gradients divided by ``divisor``."""
-    norms = [_norm(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    norms = [
+        _norm(metric(index, parameter.grad))
+        for index, parameter in enumerate(parameters)
+        if parameter.grad is not None
+    ]
     return squared_sum(norms) / divisor**2
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.formulas import Moments, moments
 from batchfinder.noise.draws import Epochs
+from batchfinder.noise.metric import EUCLIDEAN, Metric
 from batchfinder.noise.tap import GradientTap, accumulated_square
 from batchfinder.protocols import TrainStep
 
@@ -29,6 +30,7 @@ class Walk:
     losses: list[float] = field(default_factory=list)
     not_finite: int = 0
     in_parts: bool = False
+    metric: Metric = EUCLIDEAN
 
     def train(self, sizes: Sequence[int]) -> None:
         """One optimizer step over micro-batches of ``sizes``, without looking at it."""
@@ -37,7 +39,7 @@ class Walk:
 
     def train_and_measure(self, sizes: Sequence[int]) -> Moments | None:
         """One optimizer step, and its moments; None where they are not finite."""
-        with GradientTap(self.step.parameters()) as tap:
+        with GradientTap(self.step.parameters(), metric=self.metric) as tap:
             found = self._accumulate(sizes, tap)
         self.step.update()
         return found
@@ -61,7 +63,7 @@ class Walk:
         self._note(loss)
         if tap is None:
             return None
-        mean = accumulated_square(self.step.parameters(), whole)
+        mean = accumulated_square(self.step.parameters(), whole, self.metric)
         if not math.isfinite(mean + sum(squares)):
             self.not_finite += 1
             return None

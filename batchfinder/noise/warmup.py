@@ -20,7 +20,9 @@ from batchfinder.noise.hazards import (
     look_for_hazards,
 )
 from batchfinder.noise.look import Point, Pooling
+from batchfinder.noise.metric import EUCLIDEAN, MATURE, Metric, metric_of
 from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, UNCHANGED
 from batchfinder.noise.walk import Walk, cut
 from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, Observer, TrainStep
 from batchfinder.results import BatchPlan, Event, NoiseFindings, NoiseScale
@@ -30,9 +32,6 @@ PIECES = 4
 
 LOOKS = 8
 """Moments in the second half at which samples beyond those trained on are looked at."""
-
-RUN_FACTOR = 2.0
-RUN_SPREAD = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,11 @@ class _Way:
         own = isinstance(self.estimator, MicroBatchVariance)
         return own and self.base_batch >= 2 and not self.hazards.batch_norm
 
-    @property
-    def pooling(self) -> Pooling:
+    def pooling(self, seen: _Seen) -> Pooling:
         population = self.source.length if self.source.unit == "samples" else None
         confidence = getattr(self.estimator, "confidence", 0.90)
-        return Pooling(self.estimator.name, confidence, self.source.unit, population)
+        name = " ".join(filter(None, (self.estimator.name, seen.metric.name)))
+        return Pooling(name, confidence, self.source.unit, population)
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and self.deadline[0]() > self.deadline[1]
@@ -82,7 +81,12 @@ class _Seen:
     points: list[Point] = field(default_factory=list)
     looks: list[NoiseScale] = field(default_factory=list)
     steps: int = 0
+    metric: Metric = EUCLIDEAN
     caveats: list[str] = field(default_factory=list)
+
+    @property
+    def preconditioned(self) -> bool:
+        return self.metric is not EUCLIDEAN
 
     def since(self, step: float, until: float = math.inf) -> list[Point]:
         return [point for point in self.points if step < point.step <= until]
@@ -109,8 +113,10 @@ def noise_along_warmup(
     measurement comes with the training. Where the steps may not be cut (batch norm, an estimator
     of the caller's own) or hold too few samples, the weights are held still at a few moments of
     the second half and more samples looked at. The second half is pooled (ratio of means) and
-    multiplied by ``RUN_FACTOR``. With ``warmup_steps=0`` the estimate at the weights as they are
-    is given as it is. ``sizes`` are micro-batches to look at one by one at the last weights.
+    multiplied by a factor for the rest of the run. Under Adam and its kin gradients are measured
+    as the optimizer scales them, which is nearer to the critical batch size. With
+    ``warmup_steps=0`` the estimate at the weights as they are is given as it is. ``sizes`` are
+    micro-batches to look at one by one at the last weights.
 
     Raises:
         LossIsNotFinite: where the training itself has no finite loss.
@@ -144,12 +150,16 @@ def _walk(way: _Way, steps: int) -> _Seen:
     whole = cut(way.base_batch, way.micro_batch, 1)
     pieces = cut(way.base_batch, way.micro_batch, PIECES) if way.splits else whole
     visits = {steps - round(index * steps / 2 / LOOKS) for index in range(LOOKS)}
+    first = max(steps / 8, MATURE if steps >= 2 * MATURE else 0)
+    own = isinstance(way.estimator, MicroBatchVariance)
     extra = 0
     for number in range(1, steps + 1):
         if way.out_of_time():
             break
+        if own and steps >= 2 * MATURE and number > MATURE:
+            seen.metric = walk.metric = metric_of(way.step)
         found = None
-        if way.splits and number > steps / 8 and not walk.in_parts:
+        if way.splits and number > first and not walk.in_parts:
             found = walk.train_and_measure(pieces)
         else:
             walk.train(whole)
@@ -172,7 +182,7 @@ def _samples_wanting(way: _Way, seen: _Seen, steps: int) -> int:
     coming = (steps - steps // 2) * way.base_batch if seen.points else 0
     wanted = most
     if lately := seen.since(steps / 4):
-        found = way.pooling(lately, way.micro_batch)
+        found = way.pooling(seen)(lately, way.micro_batch)
         wanted = min(most, round(6 * found.value)) if found.is_bounded else most
     return max(0, wanted - coming) if isinstance(way.estimator, MicroBatchVariance) else most
 
@@ -183,7 +193,13 @@ def _look(way: _Way, seen: _Seen, samples: int) -> None:
     if isinstance(estimator, MicroBatchVariance):
         size = _look_size(way, samples)
         count = max(PIECES, samples // size)
-        estimator = replace(estimator, micro_batches=count, samples=count * size, narrow_enough=0)
+        estimator = replace(
+            estimator,
+            micro_batches=count,
+            samples=count * size,
+            narrow_enough=0,
+            preconditioned=seen.preconditioned,
+        )
     try:
         found = way.estimate(estimator, size, seen.steps)
     except NoiseNotMeasured as error:
@@ -205,29 +221,24 @@ def _look_size(way: _Way, samples: int) -> int:
 
 
 def _conclude(way: _Way, seen: _Seen, steps: int) -> NoiseScale | None:
+    factor = PRECONDITIONED_FACTOR if seen.preconditioned else EUCLIDEAN_FACTOR
+    factor = factor if steps else UNCHANGED
     half = seen.since(seen.steps / 2)
     if len(half) >= PIECES:
-        return _of_the_run(way.pooling(half, min(way.base_batch, way.micro_batch)))
+        return factor(way.pooling(seen)(half, min(way.base_batch, way.micro_batch)))
     if seen.looks:
         looks = sorted(seen.looks, key=lambda look: look.value)
-        return _of_the_run(looks[len(looks) // 2])
+        return factor(looks[len(looks) // 2])
     try:
-        size = _look_size(way, getattr(way.estimator, "samples", 4096) // 16)
-        found = replace(way.estimate(way.estimator, size, 0), after_steps=seen.steps)
+        estimator = way.estimator
+        size = _look_size(way, getattr(estimator, "samples", 4096) // 16)
+        if isinstance(estimator, MicroBatchVariance) and seen.preconditioned:
+            estimator = replace(estimator, preconditioned=True)
+        found = replace(way.estimate(estimator, size, 0), after_steps=seen.steps)
     except NoiseNotMeasured as error:
         seen.caveats.append(str(error))
         return None
-    return _of_the_run(found) if steps else found
-
-
-def _of_the_run(found: NoiseScale) -> NoiseScale:
-    """What the second half of a warm-up says of a run: more, and with a wider interval."""
-    return replace(
-        found,
-        value=found.value * RUN_FACTOR,
-        low=found.low * RUN_FACTOR / RUN_SPREAD,
-        high=found.high * RUN_FACTOR * RUN_SPREAD,
-    )
+    return factor(found)
 
 
 def _windows(way: _Way, seen: _Seen) -> Sequence[NoiseScale]:
@@ -235,7 +246,7 @@ def _windows(way: _Way, seen: _Seen) -> Sequence[NoiseScale]:
     edges = [seen.steps / 8, seen.steps / 4, seen.steps / 2, seen.steps]
     windows = [seen.since(a, b) for a, b in itertools.pairwise(edges)]
     size = min(way.base_batch, way.micro_batch)
-    return [way.pooling(window, size) for window in windows if len(window) >= PIECES]
+    return [way.pooling(seen)(window, size) for window in windows if len(window) >= PIECES]
 
 
 def _per_size(way: _Way, sizes: Sequence[int], seen: _Seen) -> list[NoiseScale]:
@@ -245,7 +256,12 @@ def _per_size(way: _Way, sizes: Sequence[int], seen: _Seen) -> list[NoiseScale]:
         if isinstance(estimator, MicroBatchVariance):
             share = estimator.samples // max(len(sizes), 1)
             count = max(PIECES, min(estimator.micro_batches, share // size))
-            estimator = replace(estimator, micro_batches=count, samples=max(share, count * size))
+            estimator = replace(
+                estimator,
+                micro_batches=count,
+                samples=max(share, count * size),
+                preconditioned=estimator.preconditioned or seen.preconditioned,
+            )
         if way.out_of_time():
             seen.caveats.append("the noise scale of single sizes was left out: the time was up")
             break

@@ -1,0 +1,154 @@
+"""Does a short warm-up predict the critical batch size of the whole run?
+
+``python tests/benchmarks/noise_growth.py CELLS.jsonl WALKS.jsonl [TASK …]`` takes the sweeps that
+``sweep.py`` left in CELLS.jsonl, fits B_crit in S(B) = S_min (1 + B_crit / B) to the steps to the
+target (McCandlish et al. 2018, equation 5.2), takes warm-ups at the tuned rate of batch 32, and
+prints how far each prediction is off. WALKS.jsonl keeps the warm-ups; what is in it is not rerun.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent))
+from noise_cases import PlainStep, Population
+from tasks import TASKS, Task
+
+from batchfinder.noise import MicroBatchVariance, noise_along_warmup
+
+BASE = 32
+SEEDS = (0, 1, 2)
+WARMUPS = (100, 200, 400)
+FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)
+KNEES = (32, 128, 512, 2048)
+"""Step times 1 + B / knee: from a CPU, where every sample costs, to a wide GPU."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A task's fitted curve of steps over batch size."""
+
+    critical: float
+    fewest: float
+    error: float
+    rate: float
+    steps: dict[int, float]
+
+    def regret(self, phi: float, knee: float) -> float:
+        """Time lost by choosing with ``phi`` in place of the measured steps."""
+        predicted = {b: (1 + phi / b) * (1 + b / knee) for b in self.steps}
+        real = {b: s * (1 + b / knee) for b, s in self.steps.items()}
+        return real[min(predicted, key=lambda b: predicted[b])] / min(real.values()) - 1
+
+
+def fitted(cells: list[dict[str, object]], task: Task) -> Truth | None:
+    """Best mean steps at each size, and the curve through their logarithms."""
+    runs: dict[tuple[int, float], list[float]] = {}
+    for row in cells:
+        if row.get("task") == task.name and row.get("target") == task.target and "steps" in row:
+            steps = math.inf if row["steps"] is None else float(str(row["steps"]))
+            runs.setdefault((int(str(row["size"])), float(str(row["rate"]))), []).append(steps)
+    best: dict[int, tuple[float, float]] = {}
+    for (size, rate), steps in runs.items():
+        mean = statistics.fmean(steps)
+        if len(steps) >= 2 and mean < best.get(size, (math.inf, 0.0))[0]:
+            best[size] = (mean, rate)
+    if len(best) < 4 or BASE not in best:
+        return None
+    sizes = np.array(sorted(best))
+    steps = np.array([best[size][0] for size in sizes])
+    guesses = np.logspace(0, 5, 2001)
+    logs = np.log(steps)[None] - np.log1p(guesses[:, None] / sizes[None])
+    errors = logs.std(axis=1)
+    at = int(errors.argmin())
+    return Truth(
+        critical=float(guesses[at]),
+        fewest=float(np.exp(logs[at].mean())),
+        error=float(errors[at]),
+        rate=best[BASE][1],
+        steps={int(size): value for size, (value, _) in best.items()},
+    )
+
+
+def walked(task: Task, truth: Truth, steps: int, seed: int) -> dict[str, object]:
+    """One warm-up at the base size and its tuned rate."""
+    torch.manual_seed(seed)
+    model = task.make_model()
+    optimizer = task.make_optimizer(model.parameters())
+    for group in optimizer.param_groups:
+        group["lr"] = truth.rate
+    step = PlainStep(model, lambda model, batch: task.loss(model, list(batch)), optimizer)
+    started = time.process_time()
+    found = noise_along_warmup(
+        step,
+        Population(*task.data()[0].tensors, length=True),
+        base_batch=BASE,
+        micro_batch=BASE,
+        warmup_steps=steps,
+        estimator=MicroBatchVariance(),
+        seed=1000 * seed,
+    )
+    points = [
+        (point.after_steps, point.value, point.low, point.high, point.noise_trace,
+         point.gradient_squared, point.samples)
+        for point in found.points
+    ]  # fmt: skip
+    return {
+        "task": task.name, "steps": steps, "seed": seed, "rate": truth.rate, "points": points,
+        "value": found.training.value if found.training else None,
+        "low": found.training.low if found.training else None,
+        "high": found.training.high if found.training else None,
+        "caveats": found.caveats, "seconds": round(time.process_time() - started, 2),
+    }  # fmt: skip
+
+
+def rows_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def collect(path: Path, task: Task, truth: Truth) -> list[dict[str, object]]:
+    """Warm-ups of several lengths, and one as long as the run to the target itself."""
+    known = rows_of(path)
+    rows = []
+    whole = max(50, round(truth.steps[BASE]))
+    for steps in (*WARMUPS, whole):
+        for seed in SEEDS:
+            key = {"task": task.name, "steps": steps, "seed": seed, "rate": truth.rate}
+            row = next((row for row in known if key.items() <= row.items()), None)
+            if row is None:
+                row = walked(task, truth, steps, seed)
+                with path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            rows.append(row | {"whole": steps == whole})
+    return rows
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    cells = rows_of(Path(sys.argv[1]))
+    names = sys.argv[3:]
+    for task in TASKS:
+        truth = fitted(cells, task)
+        if truth is None or (names and not any(name in task.name for name in names)):
+            continue
+        print(f"\n{task.name}: B_crit {truth.critical:.0f} (fit within {truth.error:.0%}), "
+              f"{truth.steps[BASE]:.0f} steps at batch {BASE}, rate {truth.rate:g}")  # fmt: skip
+        for row in collect(Path(sys.argv[2]), task, truth):
+            points = row["points"]
+            assert isinstance(points, list)
+            shown = "  ".join(f"@{p[0]} {p[1]:.0f} [{p[2]:.0f}, {p[3]:.0f}]" for p in points)
+            print(f"  {'run ' if row['whole'] else ''}{row['steps']} {row['seed']}: {shown} "
+                  f"({row['seconds']} s) {row['caveats'] or ''}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
