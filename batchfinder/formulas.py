@@ -25,6 +25,7 @@ __all__ = [
     "from_gram",
     "jackknife",
     "leave_one_block_out",
+    "leave_one_group_out",
     "leave_one_out",
     "mean_loss_ratio",
     "moments",
@@ -107,6 +108,23 @@ def leave_one_out(sizes: Vector, gram: np.ndarray) -> np.ndarray:
     mean = (b @ weighted - 2 * b * weighted + b**2 * squares) / n**2
     spread = float(b @ squares) - b * squares - n * mean
     trace = np.maximum(spread, 0.0) / (len(b) - 2)
+    out: np.ndarray = np.zeros_like(trace)
+    np.divide(mean - trace / n, trace, out=out, where=trace > 0)
+    return out
+
+
+def leave_one_group_out(sizes: Vector, squares: Vector, gram: np.ndarray) -> np.ndarray:
+    """The reciprocals u of per-example moments, with each of the groups left out in turn.
+
+    ``squares`` are the sums of |g_i|² within each group, ``gram`` the inner products of the
+    groups' mean gradients.
+    """
+    b = np.asarray(sizes, dtype=np.float64)
+    inside = np.asarray(squares, dtype=np.float64)
+    weighted = gram @ b
+    n = b.sum() - b
+    mean = (b @ weighted - 2 * b * weighted + b**2 * np.diag(gram)) / n**2
+    trace = np.maximum(inside.sum() - inside - n * mean, 0.0) / (n - 1)
     out: np.ndarray = np.zeros_like(trace)
     np.divide(mean - trace / n, trace, out=out, where=trace > 0)
     return out

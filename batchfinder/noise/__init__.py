@@ -1,7 +1,8 @@
 """What does a larger batch buy? The gradient noise scale, measured without leaving the loop."""
 
 from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.per_example import PerExample
 from batchfinder.noise.warmup import noise_along_warmup
 from batchfinder.results import NoiseFindings
 
-__all__ = ["MicroBatchVariance", "NoiseFindings", "noise_along_warmup"]
+__all__ = ["MicroBatchVariance", "NoiseFindings", "PerExample", "noise_along_warmup"]

@@ -1,0 +1,171 @@
+"""The noise scale from the gradient of every single sample, by ``torch.func``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from batchfinder import formulas
+from batchfinder.errors import InvalidArgument, NoiseNotMeasured
+from batchfinder.noise.draws import Draws
+from batchfinder.noise.micro_batch import FEWEST
+from batchfinder.noise.sketch import Sketch
+from batchfinder.protocols import Batch, TrainStep
+from batchfinder.results import BatchPlan, NoiseScale
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """The U-statistic over single samples: the same figure as the default, by brute force.
+
+    ``loss(model, batch)`` gives the scalar loss of a batch, as a ``train_step`` does. Every tensor
+    of the batch has the samples along its first dimension. No more precise than
+    ``MicroBatchVariance`` for the same samples, but several times slower, and it holds
+    ``chunk_size`` gradients at a time; use it to check the other. Models that mix samples (batch
+    norm) and code that ``torch.func.vmap`` cannot follow are beyond it.
+
+    Raises:
+        InvalidArgument: where the model holds a batch norm in training mode.
+        NoiseNotMeasured: where fewer than three micro-batches gave finite gradients.
+    """
+
+    model: nn.Module = field(repr=False)
+    loss: Loss = field(repr=False)
+    samples: int = 1024
+    chunk_size: int = 16
+    confidence: float = 0.90
+    sketch_size: int = 1024
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return "per-example gradients"
+
+    def estimate(self, step: TrainStep, batches: Iterable[Batch], plan: BatchPlan) -> NoiseScale:
+        """The noise scale at the weights as they are; ``.grad`` is left alone."""
+        self._check()
+        draws = batches if isinstance(batches, Draws) else Draws(batches, plan.micro_batch)
+        gathered = _Gathered(self)
+        for batch in draws:
+            gathered.add(batch, step.device)
+            if gathered.tried + gathered.tried / gathered.batches > self.samples:
+                break
+        if len(gathered.sizes) < FEWEST:
+            raise NoiseNotMeasured(
+                f"expected at least {FEWEST} batches of single gradients that are finite; found "
+                f"{len(gathered.sizes)} of {gathered.batches}"
+            )
+        point = gathered.moments()
+        u = formulas.finite_population(point.reciprocal, draws.population)
+        left = formulas.leave_one_group_out(gathered.sizes, gathered.squares, gathered.gram())
+        limits = formulas.jackknife(left, self.confidence, u)
+        found = formulas.noise_interval(u, *limits, point.samples)
+        lost = gathered.batches - len(gathered.sizes)
+        return NoiseScale(
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            samples=gathered.tried,
+            estimator=self.name,
+            gradient_squared=point.gradient_squared,
+            noise_trace=point.noise_trace,
+            micro_batch=1,
+            caveats=(f"{lost} batches had gradients that are not finite",) if lost else (),
+        )
+
+    def _check(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                raise InvalidArgument(
+                    "expected a model whose samples do not meet; found "
+                    f"{type(module).__name__} in training mode, under which no sample has a "
+                    "gradient of its own: use MicroBatchVariance()"
+                )
+
+
+class _Gathered:
+    """Sums over the samples seen so far, and one sketch for each batch's mean gradient."""
+
+    def __init__(self, settings: PerExample) -> None:
+        self.settings = settings
+        trained = {n: p for n, p in settings.model.named_parameters() if p.requires_grad}
+        self.values = {f"model.{name}": value.detach() for name, value in trained.items()}
+        self.sketch = Sketch(list(self.values.values()), settings.sketch_size, settings.seed)
+        self.total: list[Tensor] | None = None
+        self.sizes: list[float] = []
+        self.squares: list[float] = []
+        self.rows: list[np.ndarray] = []
+        self.tried = 0
+        self.batches = 0
+        wrapped = _Wrapped(settings.model, settings.loss)
+
+        def one(values: dict[str, Tensor], sample: Batch) -> Tensor:
+            batch = pytree.tree_map(_as_batch, sample)
+            loss: Tensor = torch.func.functional_call(wrapped, values, (batch,))
+            return loss
+
+        self.gradients = torch.func.vmap(
+            torch.func.grad(one), in_dims=(None, 0), randomness="different"
+        )
+
+    def add(self, batch: Batch, device: torch.device) -> None:
+        """Add a batch, in chunks; one that is not finite is left out whole."""
+        batch = pytree.tree_map(lambda leaf: leaf.to(device), batch)
+        size = len(pytree.tree_leaves(batch)[0])
+        total: list[Tensor] | None = None
+        square = 0.0
+        for start in range(0, size, self.settings.chunk_size):
+            stop = start + self.settings.chunk_size
+            chunk = pytree.tree_map(lambda leaf, a=start, b=stop: leaf[a:b], batch)
+            parts = list(self.gradients(self.values, chunk).values())
+            square += sum(float(part.double().square().sum()) for part in parts)
+            sums = [part.sum(0) for part in parts]
+            total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+        self.batches += 1
+        self.tried += size
+        if total is not None and math.isfinite(square):
+            self._keep(size, square, total)
+
+    def _keep(self, size: int, square: float, total: list[Tensor]) -> None:
+        for index, part in enumerate(total):
+            self.sketch.add(index, part)
+        self.rows.append(self.sketch.finish() / size)
+        self.sizes.append(size)
+        self.squares.append(square)
+        before = self.total or [torch.zeros_like(part) for part in total]
+        self.total = [a + b for a, b in zip(before, total, strict=True)]
+
+    def gram(self) -> np.ndarray:
+        rows = np.stack(self.rows)
+        return np.asarray(rows @ rows.T)
+
+    def moments(self) -> formulas.Moments:
+        n = sum(self.sizes)
+        mean = sum(float(part.double().square().sum()) for part in self.total or ()) / n**2
+        trace = max(sum(self.squares) - n * mean, 0.0) / (n - 1)
+        return formulas.Moments(mean - trace / n, trace, n, int(n))
+
+
+class _Wrapped(nn.Module):
+    """The loss as a module, so that ``functional_call`` reaches the model inside it."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.loss(self.model, batch)
+
+
+def _as_batch(leaf: Any) -> Any:
+    return leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf
