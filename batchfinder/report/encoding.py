@@ -30,9 +30,11 @@ def encode(value: Any) -> Any:
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, str):
+        return str(value)  # torch's version is a subclass of str
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, str | bool | int | float):
+    if hasattr(value, "item") and not isinstance(value, bool | int | float):
         return encode(value.item())  # a NumPy or torch scalar
     return _encode_float(value) if isinstance(value, float) else value
 

@@ -71,24 +71,28 @@ def notes(report: Report, measurement: Measurement) -> list[str]:
         ("largest", size == report.max_batch_size),
         ("fastest", measurement is fastest),
         ("unstable", measurement.unstable),
+        ("timed once", measurement.repeats == 1),
         ("waits for data", loader is not None and loader > measurement.step_seconds),
     )
     return [remark for remark, holds in remarks if holds]
 
 
 def _with_spread(measurement: Measurement) -> str:
+    rate = measurement.samples_per_second
     width = measurement.samples_per_second_high - measurement.samples_per_second_low
-    half = 50 * width / measurement.samples_per_second if measurement.samples_per_second else 0
-    return f"{format_count(measurement.samples_per_second)} ±{_percent(half)}"
+    spread = f" ±{_percent(50 * width / rate)}" if width and rate else ""
+    return f"{format_count(rate)}{spread}"
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0f} %" if share >= 1 or share == 0 else "1 %"
+    return f"{max(share, 1):.0f} %"
 
 
 def format_interval(measurement: Measurement) -> str:
     """``"12 300 (11 900–12 700)"``: the throughput with its 90 % interval."""
     low, high = measurement.samples_per_second_low, measurement.samples_per_second_high
+    if low == high:
+        return format_count(measurement.samples_per_second)
     return _range(measurement.samples_per_second, low, high)
 
 

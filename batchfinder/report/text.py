@@ -40,9 +40,9 @@ def text(report: Report, width: int | None = None) -> str:
 
 def headline(report: Report) -> str:
     """Where the figures come from, in one line."""
-    return f"batchfinder on {surroundings(report.environment)}; memory limit " + (
-        format_bytes(report.memory.limit_bytes)
-    )
+    where, limit = surroundings(report.environment), format_bytes(report.memory.limit_bytes)
+    said = "" if limit in where else f"; memory limit {limit}"
+    return f"batchfinder on {where}{said}"
 
 
 def surroundings(environment: Environment) -> str:
@@ -57,7 +57,8 @@ def findings(report: Report) -> Iterator[tuple[str, str]]:
     """Label and sentence of everything below the table, in the order of interest."""
     yield "Chosen", choice(report)
     yield "Why", report.recommendation.reason
-    yield "Limited by", report.limited_by.value
+    if report.limited_by.value not in report.recommendation.reason:
+        yield "Limited by", report.limited_by.value
     if report.noise_scale is not None:
         yield "Noise scale", noise_sentence(report)
     yield "Memory", memory_sentence(report)

@@ -1,0 +1,67 @@
+# One word per job. `make` lists them. `make docs PYTHON=python3` uses another environment.
+
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
+QUIET_CPU := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format lint types test test-all golden docs docs-figures notebooks examples package demo clean
+
+help:  ## lists these words
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## makes .venv with the package and every extra that development needs
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet -e ".[test,lint,docs]"
+
+check: lint types test  ## what a commit must pass
+
+format:  ## formats, and mends what can be mended
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+lint:  ## ruff, and the formatting
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:  ## mypy, strict
+	$(PYTHON) -m mypy
+
+test:  ## the tests that take no longer than seconds
+	$(QUIET_CPU) $(PYTHON) -m pytest -q -m "not slow"
+
+test-all:  ## all tests
+	$(QUIET_CPU) $(PYTHON) -m pytest -q
+
+golden:  ## accepts the texts that the report tests compare with; read the difference
+	ACCEPT_GOLDEN=1 $(PYTHON) -m pytest -q tests/test_report.py
+	git diff --stat tests/golden
+
+docs:  ## the documentation in docs/_build/html, warnings as errors
+	$(PYTHON) docs/errors_page.py
+	$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+docs-figures:  ## the drawings in the documentation
+	$(PYTHON) docs/figures.py
+
+notebooks:  ## executes the notebooks from their .py sources and keeps the outputs
+	$(PYTHON) examples/notebooks/build.py
+
+examples:  ## runs the example scripts, each on real data
+	$(PYTHON) examples/run_all.py
+
+package:  ## builds wheel and source distribution, and installs each in a fresh environment
+	$(PYTHON) -m pip install --quiet build
+	rm -rf dist
+	$(PYTHON) -m build --outdir dist
+	for file in dist/*; do \
+	  rm -rf build/fresh && $(PYTHON) -m venv --system-site-packages build/fresh && \
+	  build/fresh/bin/python -m pip install --quiet --no-deps --force-reinstall $$file && \
+	  (cd build && fresh/bin/python -c "import batchfinder; print(batchfinder.__version__)") || exit 1; \
+	done
+
+demo:  ## a whole call on real digits
+	$(PYTHON) -m batchfinder demo
+
+clean:  ## removes what was built
+	rm -rf build dist docs/_build docs/notebooks .mypy_cache .pytest_cache .ruff_cache .hypothesis

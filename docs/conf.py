@@ -1,0 +1,56 @@
+"""How the documentation is built: ``make docs``, warnings as errors, nothing fetched."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+
+from errors_page import errors_page  # noqa: E402 - found through the path set above
+
+import batchfinder  # noqa: E402 - likewise
+
+project = "batchfinder"
+author = "The batchfinder developers"
+copyright = "2026, the batchfinder developers"  # noqa: A001 - the name that Sphinx reads
+version = release = batchfinder.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "tables", "README.md"]
+html_theme = "furo"
+html_title = "batchfinder"
+html_copy_source = False
+
+# Notebooks are executed by `make notebooks`, which keeps their outputs; here they are only shown.
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+
+# A sentence in a docstring may name a type of a package whose pages cannot be looked up offline.
+nitpicky = False
+
+
+def _bring_notebooks() -> None:
+    folder = HERE / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
+        shutil.copy(path, folder / path.name)
+
+
+(HERE / "errors.md").write_text(errors_page(), encoding="utf-8")
+_bring_notebooks()

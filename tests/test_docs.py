@@ -1,0 +1,96 @@
+"""Every block of Python in the documentation runs; the generated page is the generated one."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batchfinder
+from batchfinder import errors
+from batchfinder.report import Report
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(
+    page
+    for page in DOCS.rglob("*.md")
+    if not {"_build", "notebooks", "tables"} & set(page.relative_to(DOCS).parts)
+)
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+QUICK = {"budget_seconds": 4.0, "warmup_steps": 4, "max_batch_size": 128}
+
+
+def blocks(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+WITH_CODE = [page for page in PAGES if blocks(page)]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The same calls with a small budget, in a folder that may be written to."""
+    whole = batchfinder.find_batch_size
+
+    @functools.wraps(whole)
+    def smaller(*positional: Any, **named: Any) -> Report:
+        return whole(*positional, **{**QUICK, **named})
+
+    monkeypatch.setattr(batchfinder, "find_batch_size", smaller)
+    monkeypatch.setenv("BATCHFINDER_QUIET", "1")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+@pytest.mark.filterwarnings("default::batchfinder.errors.BatchFinderWarning")
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_every_block_runs(page: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile((DOCS / "prelude.py").read_text(), "prelude.py", "exec"), names)
+    text = page.read_text(encoding="utf-8")
+    for block in BLOCK.finditer(text):
+        line = text[: block.start(1)].count("\n")
+        code = compile("\n" * line + block.group(1), str(page), "exec")
+        exec(code, names)
+
+
+def test_a_block_that_fails_is_seen() -> None:
+    assert BLOCK.findall("text\n\n```python\nraise ValueError\n```\n\n```text\nno code\n```\n") == [
+        "raise ValueError\n"
+    ]
+    assert len(WITH_CODE) >= 10
+
+
+def test_the_page_of_errors_is_written_from_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    from errors_page import errors_page
+
+    page = errors_page()
+    assert (DOCS / "errors.md").read_text(encoding="utf-8") == page, "run make docs"
+    for name in errors.__all__:
+        assert f"### {name}\n" in page
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_names_its_way_out(name: str) -> None:
+    said = getattr(errors, name).__doc__
+    cause, _, way_out = said.partition("Way out:")
+    assert len(cause.strip()) > 20
+    assert len(way_out.strip()) > 20
+
+
+def test_pages_speak_of_the_project_alone() -> None:
+    for page in PAGES:
+        words = page.read_text(encoding="utf-8").lower()
+        for word in ("/work", "../shared", "optimal batch", "todo", "tbd"):
+            assert word not in words, f"{page.name}: {word}"
