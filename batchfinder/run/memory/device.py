@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 
 from batchfinder.run.memory.driver import Driver
-from batchfinder.run.memory.nvml import Neighbours, NoNeighbours
+from batchfinder.run.memory.nvml import GpuProcess, Neighbours, NoNeighbours
 
 __all__ = ["DeviceMemory"]
 
@@ -43,6 +43,7 @@ class DeviceMemory:
         self._neighbours = neighbours if neighbours is not None else NoNeighbours()
         # the fraction that is put back if it cannot be read: the allocator's default
         self._default_fraction = 1.0
+        self._outside_at_start = 0
         most = self._most_bytes()
         self._limit = most if limit is None else min(limit, most)
 
@@ -59,7 +60,9 @@ class DeviceMemory:
 
     def peak_bytes(self) -> int:
         """The most that the allocator had reserved, and what else this process holds."""
-        return self._driver.max_memory_reserved() + self.non_torch_bytes()
+        # a device that is full says nothing of what was pushed out into the host's memory
+        outside = max(self.non_torch_bytes(), self._outside_at_start)
+        return self._driver.max_memory_reserved() + outside
 
     def allocated_peak_bytes(self) -> int:
         """The most that tensors took: what grows with the batch size along a line."""
@@ -95,6 +98,10 @@ class DeviceMemory:
         told = self._neighbours.other_bytes(self._driver.memory_reserved())
         return max(self._outside_bytes() - (told or 0), 0)
 
+    def other_processes(self) -> tuple[GpuProcess, ...]:
+        """Who else is on the device, by name and bytes; empty where it cannot be told."""
+        return self._neighbours.processes()
+
     @contextmanager
     def watch(self, held: Iterable[torch.Tensor] = ()) -> Iterator[None]:
         """Cap the allocator, and count the peak from here. The cap is put back afterwards."""
@@ -111,7 +118,8 @@ class DeviceMemory:
         """The allocator's cap alone."""
         before = self._driver.get_fraction()
         _, total = self._driver.mem_get_info()
-        room = max(self._limit - self.non_torch_bytes(), 0)
+        self._outside_at_start = self.non_torch_bytes()
+        room = max(self._limit - self._outside_at_start, 0)
         if not self._driver.set_fraction(min(room / total, 1.0)):
             yield
             return
