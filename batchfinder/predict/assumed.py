@@ -40,6 +40,8 @@ class Assumed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
             return _masked_index(args[0], args[1])
         if func in _PUTS and _by_mask(args[1]):
             return args[0]
+        if func in _KEEP_THEIR_BUFFER and _is_reduced(func, args, kwargs):
+            return _scalar_in_a_buffer(args[0], args[1])
         if func in _ANSWERS:
             sentence, answer = _ANSWERS[func]
             self._say(sentence)
@@ -71,6 +73,17 @@ def _unique(tensor: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...
         return torch.empty(tensor.numel(), dtype=torch.int64, device=tensor.device)
 
     return tensor.new_empty(tensor.numel()), counts().reshape(tensor.shape), counts()
+
+
+def _is_reduced(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    place = _KEEP_THEIR_BUFFER[func]
+    reduction = args[place] if len(args) > place else kwargs.get("reduction", 1)
+    return bool(reduction != 0)
+
+
+def _scalar_in_a_buffer(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    full = torch.empty_like(one) if one.shape == other.shape else one - other
+    return full.as_strided((), ())
 
 
 def _by_mask(indices: Any) -> bool:
@@ -105,6 +118,18 @@ _ANSWERS: dict[Any, tuple[str, Answer]] = {
 
 _PUTS = frozenset({_aten._index_put_impl_.default, _aten.index_put_.default})
 """Writing through a mask, as the backward of indexing with one does, takes no memory."""
+
+_KEEP_THEIR_BUFFER = {
+    _aten.mse_loss.default: 2,
+    _aten.smooth_l1_loss.default: 2,
+    _aten.soft_margin_loss.default: 2,
+    _aten.binary_cross_entropy.default: 3,
+}
+"""Losses whose scalar shares the storage of the unreduced loss, and where ``reduction`` stands.
+
+Their output is made at full size and then resized to a scalar, which keeps the storage. Fake
+tensors run a decomposition that does not.
+"""
 
 _UNSIZED: dict[Any, str] = {
     _aten.mkldnn_rnn_layer.default: (

@@ -205,8 +205,9 @@ def _estimate(found: Footprint, where: str, unseen: tuple[Allowance, ...]) -> Me
 
 
 def _predict(rehearsal: Rehearsal, target: _Target) -> MemoryPrediction:
-    peaks: dict[int, int] = {}
-    assumed: dict[str, None] = {}
+    smallest = rehearsal.at(rehearsal.shape.small_size)
+    peaks = {smallest.batch_size: smallest.peak_bytes}
+    assumed = dict.fromkeys(smallest.assumed)
 
     def peak_of(size: int) -> int:
         if size not in peaks:
@@ -217,7 +218,7 @@ def _predict(rehearsal: Rehearsal, target: _Target) -> MemoryPrediction:
 
     def within(share: float, set_aside: int) -> int:
         budget = int((target.memory_bytes - set_aside) * share)
-        return largest_within(peak_of, budget, rehearsal.shape.small_size, MOST)
+        return largest_within(peak_of, budget, (smallest.batch_size, MOST), smallest.at_rest_bytes)
 
     fixed = CONTEXT_BYTES + WORKSPACE_BYTES
     chosen = within(1 / (1 + FRAGMENTATION), fixed)

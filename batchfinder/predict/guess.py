@@ -18,17 +18,20 @@ RESERVED = 0.95
 """On a device with a caching allocator, some of what is reserved is never allocated."""
 
 
-def first_guess(step: Any, source: BatchSource, memory: MemoryBackend) -> int | None:
+def first_guess(
+    step: Any, source: BatchSource, memory: MemoryBackend, ceiling: int | None = None
+) -> int | None:
     """The largest batch that fake tensors say fits in ``memory``; ``None`` where they cannot say.
 
-    Never an error: whatever stands in the way of a prediction, the search does without one.
-    Model, optimizer, gradient scaler and random numbers are afterwards what they were.
+    Nothing above ``ceiling`` is rehearsed. Never an error: whatever stands in the way of a
+    prediction, the search does without one. Model, optimizer, gradient scaler and random
+    numbers are afterwards what they were.
     """
     if step.device.type not in ("cpu", "cuda") or not callable(getattr(step, "modules", None)):
         return None
     try:
         with rehearsing(step, source) as rehearsal:
-            return _largest(rehearsal, source, _budget(step, memory))
+            return _largest(rehearsal, source, _budget(step, memory), ceiling)
     except Exception as reason:  # noqa: BLE001 - a guess must not fail for any reason at all
         _log.debug("no first guess: %s: %s", type(reason).__name__, reason)
         return None
@@ -40,11 +43,21 @@ def _budget(step: Any, memory: MemoryBackend) -> int:
     return int(RESERVED * memory.limit_bytes())
 
 
-def _largest(rehearsal: Rehearsal, source: BatchSource, limit: int) -> int | None:
+def _largest(
+    rehearsal: Rehearsal, source: BatchSource, limit: int, ceiling: int | None
+) -> int | None:
     """The size; none where a part of the memory is of unknown size, or not even two fit."""
-    small = rehearsal.shape.small_size
-    if UNSIZED.intersection(rehearsal.at(small).assumed):
+    most = min(each for each in (MOST, source.ceiling, ceiling) if each is not None)
+    if most <= rehearsal.shape.small_size:
         return None
-    most = MOST if source.ceiling is None else source.ceiling
-    found = largest_within(lambda size: rehearsal.at(size).peak_bytes, limit, small, most)
+    smallest = rehearsal.at(rehearsal.shape.small_size)
+    if UNSIZED.intersection(smallest.assumed):
+        return None
+    peaks = {smallest.batch_size: smallest.peak_bytes}
+    found = largest_within(
+        lambda size: peaks.get(size) or rehearsal.at(size).peak_bytes,
+        limit,
+        (smallest.batch_size, most),
+        smallest.at_rest_bytes,
+    )
     return found or None

@@ -16,16 +16,18 @@ import torch
 
 @dataclass(frozen=True)
 class Reachable:
-    """Modules and optimizers to swap for fakes, and other objects to put back as they were."""
+    """Modules and optimizers to swap for fakes, scalers to rest, other objects to put back."""
 
     modules: list[torch.nn.Module]
     optimizers: list[Any]
+    scalers: list[Any]
     others: list[Any]
 
 
 def reachable_from(step: Any) -> Reachable:
     """What ``step`` holds: handed over, or held by the functions that it calls."""
     found = {id(each): each for each in [*step.modules(), *step.optimizers()]}
+    scalers: dict[int, Any] = {}
     others: dict[int, Any] = {}
     queue, seen = [step], set(found)
     while queue:
@@ -36,7 +38,7 @@ def reachable_from(step: Any) -> Reachable:
         if _is_swapped(thing):
             found[id(thing)] = thing
         elif isinstance(thing, torch.amp.GradScaler):
-            others[id(thing)] = thing
+            scalers[id(thing)] = thing
         elif _is_ours(thing):
             others[id(thing)] = thing
             queue.extend(vars(thing).values())
@@ -45,6 +47,7 @@ def reachable_from(step: Any) -> Reachable:
     return Reachable(
         modules=[each for each in found.values() if isinstance(each, torch.nn.Module)],
         optimizers=[each for each in found.values() if not isinstance(each, torch.nn.Module)],
+        scalers=list(scalers.values()),
         others=list(others.values()),
     )
 

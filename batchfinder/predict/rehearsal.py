@@ -39,6 +39,11 @@ class Footprint:
     batch_bytes: int
     assumed: tuple[str, ...]
 
+    @property
+    def at_rest_bytes(self) -> int:
+        """Parameters, buffers and optimizer state: held without any batch."""
+        return self.parameter_bytes + self.buffer_bytes + self.optimizer_bytes
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -133,11 +138,14 @@ def rehearsing(
     try:
         with (
             warnings.catch_warnings(),
-            kept_as_they_are(touched.others),
+            kept_as_they_are([*touched.others, *touched.scalers]),
             swapped(mode, touched.modules, touched.optimizers),
             _differences(step, as_on),
         ):
             warnings.simplefilter("ignore")
+            for scaler in touched.scalers:
+                # it scales in place and decides by values; neither shows in memory
+                scaler._enabled = False
             rehearsal = Rehearsal(step, touched, mode, shape)
             if not any(optimizer.state for optimizer in step.optimizers()):
                 rehearsal.at(shape.small_size)  # lays out the optimizer's state

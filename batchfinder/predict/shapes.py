@@ -31,48 +31,61 @@ class BatchShape:
         Raises:
             CannotPredict: where the two batches differ in more than their size.
         """
-        return self._grown(self.small, self.large, size)
+        return _Growth(self.small_size, self.large_size, size).of(self.small, self.large)
 
-    def _grown(self, small: Any, large: Any, size: int) -> Any:
+
+class _Growth:
+    """From batches of ``a`` and ``b`` samples to one of ``size``; shared tensors stay shared."""
+
+    def __init__(self, a: int, b: int, size: int) -> None:
+        self.small_size = a
+        self.large_size = b
+        self.size = size
+        self._made: dict[tuple[int, int], torch.Tensor] = {}
+
+    def of(self, small: Any, large: Any) -> Any:
         if isinstance(small, torch.Tensor) and isinstance(large, torch.Tensor):
-            return self._tensor(small, large, size)
+            pair = (id(small), id(large))
+            if pair not in self._made:
+                self._made[pair] = self._tensor(small, large)
+            return self._made[pair]
         if type(small) is not type(large):
             raise CannotPredict(
                 f"expected batches of one structure; found {type(small).__name__} in a batch of "
                 f"{self.small_size} and {type(large).__name__} in one of {self.large_size}"
             )
         if isinstance(small, Mapping):
-            return self._mapping(small, large, size)
+            return self._mapping(small, large)
         if isinstance(small, list | tuple):
-            return self._sequence(small, large, size)
+            return self._sequence(small, large)
         if is_dataclass(small) and not isinstance(small, type):
             names = [each.name for each in fields(small)]
-            grown = {n: self._grown(getattr(small, n), getattr(large, n), size) for n in names}
+            grown = {n: self.of(getattr(small, n), getattr(large, n)) for n in names}
             return replace(small, **grown)
-        return self._number(small, large, size)
+        return self._number(small, large)
 
-    def _tensor(self, small: torch.Tensor, large: torch.Tensor, size: int) -> torch.Tensor:
+    def _tensor(self, small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
         if small.dim() != large.dim() or small.layout is not torch.strided:
             raise CannotPredict(
                 f"expected dense tensors of one number of dimensions; found {tuple(small.shape)} "
                 f"({small.layout}) and {tuple(large.shape)} ({large.layout})"
             )
         pairs = zip(small.shape, large.shape, strict=True)
-        shape = [self._length(one, other, size) for one, other in pairs]
+        shape = [self._length(one, other) for one, other in pairs]
         return torch.empty(shape, dtype=small.dtype, device=small.device)
 
-    def _length(self, small: int, large: int, size: int) -> int:
+    def _length(self, small: int, large: int) -> int:
         """A dimension that grows in proportion is the batch's; of others the longer one counts."""
         if small != large and small * self.large_size == large * self.small_size:
-            return small * size // self.small_size
+            return small * self.size // self.small_size
         return max(small, large)
 
-    def _mapping(self, small: Mapping[Any, Any], large: Mapping[Any, Any], size: int) -> Any:
+    def _mapping(self, small: Mapping[Any, Any], large: Mapping[Any, Any]) -> Any:
         if small.keys() != large.keys():
             raise CannotPredict(
                 f"expected the same keys in every batch; found {list(small)} and {list(large)}"
             )
-        grown = {key: self._grown(small[key], large[key], size) for key in small}
+        grown = {key: self.of(small[key], large[key]) for key in small}
         if type(small) is dict:
             return grown
         try:
@@ -80,12 +93,12 @@ class BatchShape:
         except TypeError as error:
             raise CannotPredict(f"expected dicts; found {type(small).__name__}") from error
 
-    def _sequence(self, small: Any, large: Any, size: int) -> Any:
+    def _sequence(self, small: Any, large: Any) -> Any:
         if len(small) == len(large):
             pairs = zip(small, large, strict=True)
-            parts = [self._grown(one, other, size) for one, other in pairs]
+            parts = [self.of(one, other) for one, other in pairs]
         elif len(small) * self.large_size == len(large) * self.small_size:
-            count = len(small) * size // self.small_size
+            count = len(small) * self.size // self.small_size
             parts = [_empty_like(large[index % len(large)]) for index in range(count)]
         else:
             raise CannotPredict(
@@ -94,9 +107,9 @@ class BatchShape:
             )
         return type(small)(*parts) if hasattr(small, "_fields") else type(small)(parts)
 
-    def _number(self, small: Any, large: Any, size: int) -> Any:
+    def _number(self, small: Any, large: Any) -> Any:
         if isinstance(small, int) and not isinstance(small, bool):
-            return self._length(small, large, size)
+            return self._length(small, large)
         return large
 
 

@@ -43,7 +43,7 @@ def swapped(
 
 @contextmanager
 def kept_as_they_are(owners: Iterable[Any]) -> Iterator[None]:
-    """Afterwards the attributes of ``owners`` are those of before (a gradient scaler's scale)."""
+    """Afterwards the attributes of ``owners`` are those of before."""
     saved = [(owner, dict(vars(owner))) for owner in owners]
     try:
         yield

@@ -112,11 +112,13 @@ def _contradictions(ahead: Forecast, seen: History, limit_bytes: int) -> int:
 
 
 def _climb(seen: History, space: SearchSpace) -> int:
-    """Nothing failed above: twice the size, or as far as the forecast reaches."""
+    """Nothing failed near: twice the size, or as far as the forecast reaches, by way of a guess."""
     ahead = _steering(seen, space)
     if ahead is None:
         return _above(seen.low, 2 * seen.low, space)
     cap = (FARTHEST_JUMP if ahead.shows_a_line else 2) * seen.low
+    if space.first_guess is not None and space.first_guess > seen.low:
+        cap = min(cap, space.first_guess)
     return _above(seen.low, min(cap, _aim(ahead, seen, space)), space)
 
 
