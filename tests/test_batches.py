@@ -87,7 +87,7 @@ def test_a_loader_with_fewer_rows_than_a_batch(drop_last: bool) -> None:
     source = source_from(DataLoader(cases.Rows(3), batch_size=8, drop_last=drop_last))
     assert source.ceiling == 3
     assert source.count(source.take(3)) == 3
-    assert any("yields no batch at all" in said for said in source.caveats) == drop_last
+    assert any("yields no batch at all" in said for said in source.notes) == drop_last
 
 
 def test_only_what_the_sampler_yields_is_used() -> None:
@@ -155,7 +155,7 @@ def test_a_stream_is_buffered_and_says_so() -> None:
     assert (source.base_batch_size, source.ceiling) == (4, 20)
     assert values(source.take(3)) == [0, 1, 2]
     assert sorted(chained(values(source.draw(5)) for _ in range(4))) == list(range(20))
-    assert any("stream" in said for said in source.caveats)
+    assert any("stream" in said for said in source.notes)
 
 
 def test_a_long_stream_has_no_length() -> None:
@@ -181,7 +181,7 @@ def test_batches_made_elsewhere_are_cut_and_joined(loader: Any) -> None:
     assert source.take(7)[1].tolist() == [i % 3 for i in range(7)]
     source.rewind(0)
     assert sorted(values(source.draw(20))) == list(range(20))
-    assert any("cut and joined" in said for said in source.caveats)
+    assert any("cut and joined" in said for said in source.notes)
 
 
 def test_a_dataset_in_place_of_a_loader() -> None:
@@ -189,7 +189,7 @@ def test_a_dataset_in_place_of_a_loader() -> None:
     assert source.base_batch_size is None
     assert source.ceiling == 8
     assert sorted(values(source.take(8))) == list(range(8))
-    assert any("dataset was given" in said for said in source.caveats)
+    assert any("dataset was given" in said for said in source.notes)
 
 
 def test_a_generator_is_refused_and_not_read() -> None:

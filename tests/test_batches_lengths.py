@@ -126,9 +126,9 @@ def test_the_share_that_was_scanned_is_said() -> None:
         def __init__(self) -> None:
             self.lengths = [16 + i % 3 for i in range(10_000)]
 
-    assert source().caveats == ()
+    assert source().notes == ()
     sampled = source_from(DataLoader(Endless(), 8, collate_fn=cases.pad))
-    assert any("4096 (41.0% of the samples)" in said for said in sampled.caveats)
+    assert any("4096 (41.0% of the samples)" in said for said in sampled.notes)
 
 
 def budget(tokens: int) -> DataLoader:

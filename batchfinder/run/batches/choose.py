@@ -90,13 +90,13 @@ def _base_of(loader: Any) -> int | None:
 
 def _from_data_loader(loader: DataLoader[Any], options: _Options) -> SampleSource:
     if not is_batched(loader):
-        caveat = (
+        note = (
             "The loader hands on batches that its dataset makes (batch_size=None); other sizes "
             "were cut and joined from those."
         )
         private = private_copy({"sampler": loader.sampler}, loader.dataset)["sampler"]
         batches = _Whole(loader, private)
-        return _from_batches(batches, options, None, (caveat,), loader)
+        return _from_batches(batches, options, None, (note,), loader)
     if isinstance(loader.dataset, IterableDataset):
         return _from_stream(loader, options)
     return _from_indexed(loader, options)
@@ -129,7 +129,7 @@ def _from_indexed(loader: DataLoader[Any], options: _Options) -> SampleSource:
         base_batch_size=base,
         worker_copies=copies_of(loader),
         ceiling=length_of(sampler, len(indices)),
-        caveats=_drop_last_caveat(loader, base, len(indices)) if budget is None else (),
+        notes=_drop_last_note(loader, base, len(indices)) if budget is None else (),
         **options.common(),
     )
 
@@ -152,7 +152,7 @@ def _empty(loader: Any) -> str:
     return f"expected a loader with samples; found an empty one ({dataset}): {MAKE_LOADER}"
 
 
-def _drop_last_caveat(loader: Any, base: int | None, count: int) -> tuple[str, ...]:
+def _drop_last_note(loader: Any, base: int | None, count: int) -> tuple[str, ...]:
     drops = getattr(loader.batch_sampler, "drop_last", loader.drop_last)
     if not drops or base is None or count >= base:
         return ()
@@ -173,7 +173,7 @@ def _from_stream(loader: DataLoader[Any], options: _Options) -> SampleSource:
         base_batch_size=loader.batch_size,
         worker_copies=copies_of(loader),
         ceiling=_stated_length(loader.dataset),
-        caveats=(
+        notes=(
             "The dataset is a stream: samples were buffered from its start, and its length is "
             "unknown."
             if _stated_length(loader.dataset) is None
@@ -202,7 +202,7 @@ def _from_dataset(dataset: Any, options: _Options) -> Source:
     source = _from_data_loader(loader, options)
     source.restate(
         base_batch_size=None,
-        caveat="A dataset was given in place of a loader: batches are collated by default and "
+        note="A dataset was given in place of a loader: batches are collated by default and "
         "shuffled.",
     )
     return source
@@ -227,7 +227,7 @@ def _from_batches(
     batches: Iterable[Batch],
     options: _Options,
     base: int | None,
-    caveats: tuple[str, ...],
+    notes: tuple[str, ...],
     loader: Any = None,
 ) -> SampleSource:
     axis = options.batch_dim or 0
@@ -241,7 +241,7 @@ def _from_batches(
         lambda rows: join(rows, axis),
         _rebuilder(loader if loader is not None else batches),
         base_batch_size=base,
-        caveats=caveats
+        notes=notes
         or ("The loader is an iterable of batches: other sizes were cut and joined from those.",),
         **options.common(),
     )

@@ -31,14 +31,14 @@ class FactorySource:
         seed: int = 0,
         allow_repeats: bool = False,
         batch_dim: int | None = None,
-        caveats: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> None:
         self._make = make_loader
         self._base = base_batch_size
         self._seed = seed
         self._repeats = allow_repeats
         self._axis = batch_dim or 0
-        self.caveats = caveats
+        self.notes = notes
         self._length: int | None = None
         self._kept: tuple[int, Batch] | None = None
         self.rewind(seed)

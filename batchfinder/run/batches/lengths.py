@@ -45,7 +45,7 @@ class Lengths:
         return self.scanned / self.of if self.of else None
 
     @property
-    def caveats(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """What a reader should know: on what share of the samples the longest batch rests."""
         if not self.vary or self.share == 1.0:
             return ()

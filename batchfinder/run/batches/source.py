@@ -45,7 +45,7 @@ class SampleSource:
         batch_dim: int | None = None,
         cache_bytes: int = CACHE_BYTES,
         worker_copies: int = 0,
-        caveats: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self._store = store
         self._collate = collate
@@ -59,7 +59,7 @@ class SampleSource:
         self.worker_copies = worker_copies
         self._cache: dict[int, Any] = {}
         self._cached_bytes = 0
-        self._caveats = tuple(caveats)
+        self._notes = tuple(notes)
         self._counted: tuple[tuple[Any, ...], int] | None = None
         self._lengths: Lengths | None = None
 
@@ -80,14 +80,14 @@ class SampleSource:
         return self._ceiling if self._ceiling is not None else self._store.length
 
     @property
-    def caveats(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """What had to be assumed, as sentences."""
-        return self._caveats + self.lengths.caveats
+        return self._notes + self.lengths.notes
 
-    def restate(self, *, base_batch_size: int | None, caveat: str) -> None:
-        """Say that the loader was ours: the user's base size, and one caveat more."""
+    def restate(self, *, base_batch_size: int | None, note: str) -> None:
+        """Say that the loader was ours: the user's base size, and one note more."""
         self._base = base_batch_size
-        self._caveats = (*self._caveats, caveat)
+        self._notes = (*self._notes, note)
 
     @property
     def lengths(self) -> Lengths:

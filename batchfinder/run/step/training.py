@@ -11,6 +11,7 @@ import torch
 
 from batchfinder.errors import DeviceMismatch, LossIsNotFinite, NothingToTrain, UnknownLoss
 from batchfinder.protocols import Batch
+from batchfinder.run.step.compiled import Compilation
 from batchfinder.run.step.move import moved
 from batchfinder.run.step.optimizers import (
     family_of,
@@ -57,6 +58,7 @@ class Step:
         self._rate_is_known = rate_is_known
         self._assumed = assumptions
         self._updates_itself = False
+        self._compilation = Compilation(self._modules)
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +78,7 @@ class Step:
             else ()
         )
         caveat = scaler_caveat(self._context, self._device, self._scaler)
-        return (*self._assumed(), *own, *caveat)
+        return (*self._assumed(), *own, *caveat, *self._compilation.notes)
 
     @property
     def optimizer_name(self) -> str:
@@ -120,16 +122,21 @@ class Step:
         """The detached loss; raises ``UnknownLoss`` or ``NothingToTrain`` where there is none."""
         on_device = moved(batch, self._device)
         versions = self._versions()
-        with self._context(), _devices_named():
-            loss = self._compute(on_device)
-        if loss is None or isinstance(loss, float):
-            self._updates_itself = True
-            return torch.tensor(math.nan if loss is None else loss)
-        if not loss.requires_grad:
-            return self._detached(loss, versions)
-        scaled = loss if scale == 1.0 else loss * scale
-        (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
-        return loss.detach()
+        with self._compilation.apart():
+            with self._context(), _devices_named():
+                loss = self._compute(on_device)
+            if isinstance(loss, torch.Tensor) and loss.requires_grad:
+                scaled = loss if scale == 1.0 else loss * scale
+                (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
+                return loss.detach()
+        return self._without_graph(loss, versions)
+
+    def _without_graph(self, loss: torch.Tensor | float | None, before: list[int]) -> torch.Tensor:
+        """The loss of a step that updated by itself."""
+        if isinstance(loss, torch.Tensor):
+            return self._detached(loss, before)
+        self._updates_itself = True
+        return torch.tensor(math.nan if loss is None else loss)
 
     def _detached(self, loss: torch.Tensor, versions: list[int]) -> torch.Tensor:
         if self._versions() != versions:
@@ -178,8 +185,8 @@ class Step:
         From here on the rate counts as known.
         """
         first = next((float(group["lr"]) for group in group_rates(self._optimizers)), None)
-        if first:
-            self.scale_learning_rate(rate / first)
+        for group in group_rates(self._optimizers):
+            set_rate(group, rate * float(group["lr"]) / first if first else rate)
         self._rate_is_known = True
 
     def zero_grad(self) -> None:
