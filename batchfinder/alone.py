@@ -52,6 +52,7 @@ def max_batch_size(
         max_batch_size=max_batch_size,
         multiple_of=multiple_of,
         budget_seconds=budget_seconds,
+        memory_limit=memory_limit,
     )
     handed = Handed(
         model,

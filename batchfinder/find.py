@@ -104,6 +104,7 @@ def find_batch_size(
         multiple_of=multiple_of,
         warmup_steps=warmup_steps,
         budget_seconds=budget_seconds,
+        memory_limit=memory_limit,
     )
     handed = Handed(
         model,

@@ -40,8 +40,8 @@ def median_interval(values: Sequence[float], confidence: float = 0.9) -> Interva
 
 def _coverage(count: int, rank: int) -> float:
     """How often the ``rank``-th smallest and largest of ``count`` values enclose the median."""
-    tail = sum(math.comb(count, below) for below in range(rank)) / 2**count
-    return 1 - 2 * tail
+    tail = sum(math.comb(count, below) for below in range(rank))
+    return 1 - 2 * tail / float(2**count)
 
 
 def sizes_worth_measuring(largest: int, *also: int | None, most: int = 14) -> tuple[int, ...]:

@@ -28,7 +28,8 @@ class Counted(nn.Module):
         self.most, self.error = most, error
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        seen.append(len(x))
+        if type(x) is torch.Tensor:  # not the stand-ins of a rehearsal, which hold no memory
+            seen.append(len(x))
         self.noise += torch.rand(1)
         if len(x) > self.most:
             raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -176,11 +177,9 @@ def test_ultralytics_trusts_a_straight_line_far_beyond_it() -> None:
 
     found = probe(Pairwise(), rows(20_000), memory_limit="8MiB", resolution=0)
     assert found.limited_by is bf.Limit.MEMORY
-    with bf.memory_limit("8MiB"):
-        again = bf.max_batch_size(Pairwise(), rows(20_000), max_batch_size=found.max_batch_size)
-    assert again.max_batch_size == found.max_batch_size
-    larger = probe(Pairwise(), rows(20_000), memory_limit="8MiB", resolution=0)
-    assert larger.max_batch_size == found.max_batch_size
+    outcomes = {trial.batch_size: trial.fits for trial in found.trials}
+    assert outcomes[found.max_batch_size]
+    assert outcomes[found.max_batch_size + 1] is False
 
 
 def test_accelerate_and_yolov5_a_result_of_no_python_int() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import batchfinder as bf
 from batchfinder.run.state import preserved
 
-QUICK: dict[str, Any] = {"warmup_steps": 12, "memory_limit": "24MiB"}
+QUICK: dict[str, Any] = {"warmup_steps": 12, "memory_limit": "24MiB", "budget_seconds": 5}
 
 
 def data(rows: int = 600) -> TensorDataset:
@@ -225,10 +225,10 @@ def test_training_after_the_call_is_bit_equal(name: str, mid_training: bool) -> 
 
 
 def test_a_simulated_limit_around_the_call_is_the_limit() -> None:
-    model = network()
+    model, batches = network(), loader(rows=10**5)
     with bf.memory_limit("24MiB"):
-        around = bf.max_batch_size(model, loader(rows=10**5), resolution=0)
-    inside = bf.max_batch_size(model, loader(rows=10**5), resolution=0, memory_limit="24MiB")
+        around = bf.max_batch_size(model, batches, resolution=0)
+    inside = bf.max_batch_size(model, batches, resolution=0, memory_limit="24MiB")
     assert around.max_batch_size == inside.max_batch_size
     assert around.limited_by is bf.Limit.MEMORY
 

@@ -49,11 +49,13 @@ class Hazards:
     refusal: str = ""
 
 
-def look_for_hazards(step: TrainStep, source: BatchSource, seed: int = 0) -> Hazards:
-    """Look at the modules, and at the loss of a batch beside its halves'."""
+def look_for_hazards(
+    step: TrainStep, source: BatchSource, seed: int = 0, most: int | None = None
+) -> Hazards:
+    """Look at the modules, and at the loss of a batch beside its halves', at most ``most``."""
     modules = modules_of(step)
     batch_norm = any(isinstance(each, _BATCH_NORMS) and each.training for each in modules)
-    ratio = loss_ratio(step, source, seed)
+    ratio = loss_ratio(step, source, seed, most)
     if ratio is None or abs(ratio - 1) <= 0.05:
         return Hazards(batch_norm)
     if abs(ratio - 2) <= 0.05:
@@ -67,14 +69,17 @@ def modules_of(step: TrainStep) -> list[nn.Module]:
     return list({id(each): each for root in roots for each in root.modules()}.values())
 
 
-def loss_ratio(step: TrainStep, source: BatchSource, seed: int = 0) -> float | None:
+def loss_ratio(
+    step: TrainStep, source: BatchSource, seed: int = 0, most: int | None = None
+) -> float | None:
     """A batch's loss over the mean of its halves' losses; None where it is 1 but for chance.
 
     Batch norm and dropout are still while it is looked at. A loss that is random in itself (noise
     or time steps drawn within it) is looked at several times, and a ratio is only given where it
     stands out from the scatter.
     """
-    half = _HALF if source.ceiling is None else min(_HALF, source.ceiling // 2)
+    bounds = [bound // 2 for bound in (source.ceiling, most) if bound is not None]
+    half = min(_HALF, *bounds) if bounds else _HALF
     if half < 2:
         return None
     try:

@@ -124,7 +124,7 @@ def noise_along_warmup(
     observe = observe or _unheard
     if step.updates_itself:
         return NoiseFindings(None, caveats=(UPDATES_ITSELF,))
-    hazards = look_for_hazards(step, source, seed)
+    hazards = look_for_hazards(step, source, seed, micro_batch)
     if hazards.refusal:
         return NoiseFindings(None, caveats=(hazards.refusal,))
     deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.units import parse_bytes
 
 __all__ = ["check"]
 
@@ -19,6 +20,13 @@ def _above_zero(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
+def _amount_of_bytes(value: Any) -> bool:
+    try:
+        return parse_bytes(value) > 0
+    except InvalidArgument:
+        return False
+
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "headroom": (lambda value: 0 <= value < 1, "a share from 0 to below 1"),
     "resolution": (lambda value: 0 <= value < 1, "a share from 0 (exact) to below 1"),
@@ -29,6 +37,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base_learning_rate": (_above_zero, "a rate above 0"),
     "warmup_steps": (lambda value: isinstance(value, int) and value >= 0, "0 steps or more"),
     "budget_seconds": (_above_zero, "seconds above 0"),
+    "memory_limit": (_amount_of_bytes, 'bytes above 0, such as 536870912, "512MiB" or "8GB"'),
 }
 
 

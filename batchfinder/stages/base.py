@@ -35,6 +35,7 @@ def base_of(
     """The pair as given; what is missing is taken from the loader, the optimizer, or a test."""
     caveats = []
     source = call.bench.source
+    call.bench.training()  # the trials ran at a rate of zero
     if batch_size is None:
         batch_size = source.base_batch_size
     if batch_size is None:
@@ -48,12 +49,22 @@ def base_of(
             "can fill: the dataset's size took its place"
         )
         batch_size = source.ceiling
+    _check_loss(call, min(batch_size, probed.max_batch_size))
     if learning_rate is None and call.bench.has_own_optimizer:
         learning_rate = call.bench.step.learning_rate()
     if learning_rate is None:
         learning_rate, caveat = _tested_rate(call, batch_size, probed.max_batch_size)
         caveats.append(caveat)
     return Base(batch_size, learning_rate, tuple(caveats))
+
+
+def _check_loss(call: Call, size: int) -> None:
+    """One loss at the user's own weights; a step that returns none cannot be checked."""
+    bench = call.bench
+    loss = bench.step.forward_backward(bench.source.ordinary(size))
+    if not bench.step.updates_itself:
+        bench.step.check_loss(loss)
+    bench.training()
 
 
 def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | None, str]:

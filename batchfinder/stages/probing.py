@@ -18,6 +18,8 @@ from batchfinder.units import format_bytes
 
 __all__ = ["probe_sizes", "smallest_size"]
 
+_WORTH_A_GUESS = 64
+
 
 def probe_sizes(call: Call, space: SearchSpace, *, propose: Propose) -> ProbeResult:
     """Run one micro-batch after another until the largest that fits is known.
@@ -31,6 +33,7 @@ def probe_sizes(call: Call, space: SearchSpace, *, propose: Propose) -> ProbeRes
         holdings = bench.breakdown()
         _check_holdings(holdings)
         searched = _space_on(bench, space)
+        bench.step.scale_learning_rate(0.0)
         trials = probe(
             _trial_runner(bench),
             searched,
@@ -53,14 +56,23 @@ def probe_sizes(call: Call, space: SearchSpace, *, propose: Propose) -> ProbeRes
 def _space_on(bench: Bench, space: SearchSpace) -> SearchSpace:
     """The space with what only the bench knows: its limit, its smallest size, its dataset."""
     ceilings = [each for each in (space.ceiling, bench.source.ceiling) if each is not None]
-    bench.step.scale_learning_rate(0.0)
+    ceiling = min(ceilings, default=None)
     return replace(
         space,
         start=max(space.start, smallest_size(bench)),
-        ceiling=min(ceilings, default=None),
+        ceiling=ceiling,
         limit_bytes=bench.memory.limit_bytes(),
-        first_guess=space.first_guess or first_guess(bench.step, bench.source, bench.memory),
+        first_guess=space.first_guess or _guess(bench, ceiling),
     )
+
+
+def _guess(bench: Bench, ceiling: int | None) -> int | None:
+    """What fake tensors predict; below a low ceiling the trials themselves are cheaper."""
+    if ceiling is not None and ceiling < _WORTH_A_GUESS:
+        return None
+    guess = first_guess(bench.step, bench.source, bench.memory, ceiling)
+    bench.fresh()  # whatever the rehearsal left on the user's modules
+    return guess
 
 
 def _trial_runner(bench: Bench) -> Callable[[int], Trial]:

@@ -44,6 +44,8 @@ def _feed(total: hashlib.blake2b, value: Any) -> None:
 
 def _feed_tensor(total: hashlib.blake2b, tensor: torch.Tensor) -> None:
     total.update(f"{tensor.dtype}{tuple(tensor.shape)}{tensor.device}".encode())
+    if tensor.is_meta:
+        return
     plain = tensor.detach()
     if plain.layout is not torch.strided or plain.is_quantized:
         plain = plain.dequantize() if plain.is_quantized else plain.to_dense()

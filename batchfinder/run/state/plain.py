@@ -24,13 +24,14 @@ def is_plain(value: Any) -> bool:
 
 
 def _is_plain_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not value.requires_grad and not value.is_meta
+    return isinstance(value, torch.Tensor) and not value.requires_grad
 
 
 def copied(value: Any) -> Any:
     """A deep copy of a plain value; tensors go to host memory."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        # a meta tensor has a shape and no data: there is nothing to copy
+        return value if value.is_meta else value.detach().to("cpu", copy=True)
     if isinstance(value, deque):
         return deque((copied(each) for each in value), value.maxlen)
     if isinstance(value, list | tuple | set):

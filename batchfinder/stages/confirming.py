@@ -1,0 +1,49 @@
+"""Does the choice hold? Real steps of the plan, or of the next one, from untouched weights."""
+
+from __future__ import annotations
+
+from batchfinder.confirm import confirm, confirmed
+from batchfinder.results import BatchPlan, Confirmation, Recommendation, Stage
+from batchfinder.stages.call import Call, stage
+
+__all__ = ["confirm_choice"]
+
+_STEPS = 40
+_FEWEST_STEPS = 10
+
+
+def confirm_choice(
+    call: Call, recommendation: Recommendation
+) -> tuple[Recommendation, Confirmation | None]:
+    """The recommendation that held, and the evidence; ``None`` where no time was left for any."""
+    bench = call.bench
+    steps = _affordable_steps(call, recommendation)
+    if steps < _FEWEST_STEPS:
+        call.cut.append("the recommended plan was not confirmed by training with it")
+        return recommendation, None
+    if steps < _STEPS:
+        call.cut.append(f"the confirmation took {steps} steps in place of {_STEPS}")
+
+    def run(plan: BatchPlan, rate: float | None) -> Confirmation:
+        return confirm(
+            bench.step,
+            bench.source,
+            bench.memory,
+            plan,
+            rate,
+            steps=steps,
+            observe=call.observe,
+            fresh=bench.training,
+        )
+
+    with stage(call, Stage.CONFIRM, f"{steps} steps at {recommendation.plan}, then at twice the rate"):
+        return confirmed(recommendation, run)
+
+
+def _affordable_steps(call: Call, recommendation: Recommendation) -> int:
+    """As many steps as the budget has time for, at both rates."""
+    left = call.budget.left()
+    chosen = next((each for each in recommendation.candidates if each.chosen), None)
+    if left is None or chosen is None or chosen.step_seconds <= 0:
+        return _STEPS
+    return min(_STEPS, int(left / (2 * chosen.step_seconds)))
