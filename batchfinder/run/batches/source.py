@@ -59,6 +59,7 @@ class SampleSource:
         self.worker_copies = worker_copies
         self._cache: dict[int, Any] = {}
         self._cached_bytes = 0
+        self._sizes: dict[int, int] = {}
         self._notes = tuple(notes)
         self._counted: tuple[tuple[Any, ...], int] | None = None
         self._lengths: Lengths | None = None
@@ -144,12 +145,13 @@ class SampleSource:
     def _fixed(self, size: int, preferred: Sequence[int]) -> Batch:
         """The first samples of the preferred order, repeated where not more can be kept."""
         self._check(size)
-        samples = self._first(size, preferred)
+        samples, used = self._first(size, preferred)
         whole, rest = divmod(size, len(samples))
-        check_host(size * sum(map(bytes_in, samples)) // len(samples), size)
+        check_host(size * used // len(samples), size)
         return self._build(samples * whole + samples[:rest])
 
-    def _first(self, size: int, preferred: Sequence[int]) -> list[Any]:
+    def _first(self, size: int, preferred: Sequence[int]) -> tuple[list[Any], int]:
+        """The samples and their bytes on the host."""
         there = self._store.available(size)
         if not there:
             raise CannotBuildBatch(f"expected samples; the loader gave none: {MAKE_LOADER}")
@@ -157,10 +159,10 @@ class SampleSource:
         with kept():
             for position in preferred[:size] if preferred else range(there):
                 samples.append(self._sample(position))
-                used += bytes_in(samples[-1])
+                used += self._sizes.get(position) or bytes_in(samples[-1])
                 if used >= self._cache_bytes:
                     break
-        return samples
+        return samples, used
 
     def _sample(self, position: int) -> Any:
         if position in self._cache:
@@ -168,7 +170,8 @@ class SampleSource:
         sample = self._store.fetch(position)
         if self._cached_bytes < self._cache_bytes:
             self._cache[position] = sample
-            self._cached_bytes += bytes_in(sample)
+            self._sizes[position] = bytes_in(sample)
+            self._cached_bytes += self._sizes[position]
         return sample
 
     def _build(self, samples: list[Any]) -> Batch:

@@ -96,6 +96,8 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 def fresh(value: Any) -> Any:
     """The same leaves in new containers, so that a collate function may pop keys."""
+    if type(value) is tuple and all(isinstance(part, (torch.Tensor, *_PLAIN)) for part in value):
+        return value  # the commonest sample has nothing that could be changed in place
     return map_leaves(lambda leaf: list(leaf) if type(leaf) is list else leaf, value)
 
 
