@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 from batchfinder.run.step.build import step_from
+from batchfinder.run.step.evaluation import EvaluationStep
 from batchfinder.run.step.move import moved
 from batchfinder.run.step.training import Step
 
-__all__ = ["Step", "moved", "step_from"]
+__all__ = ["EvaluationStep", "Step", "moved", "step_from"]

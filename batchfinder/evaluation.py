@@ -1,0 +1,205 @@
+"""Which batch size to evaluate with: memory without gradients, chosen by throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from batchfinder.errors import NothingFits
+from batchfinder.measure import Effort, measure
+from batchfinder.probe import SearchSpace, memory_line, probe
+from batchfinder.progress import default_observer
+from batchfinder.protocols import Batch, MemoryBackend, Observer
+from batchfinder.results import Measurement, Trial
+from batchfinder.run.batches import Source, source_from
+from batchfinder.run.memory import active_limit, backend_for
+from batchfinder.run.state import preserved
+from batchfinder.run.step import EvaluationStep
+from batchfinder.run.step.optimizers import as_list
+from batchfinder.run.trial import run_trial
+from batchfinder.stages import check
+from batchfinder.timing import sizes_worth_measuring
+from batchfinder.units import format_bytes
+
+__all__ = ["Evaluation", "eval_batch_size"]
+
+_CLOSE = 0.95  # of the highest throughput: beyond that a larger batch only costs memory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Which batch size to evaluate with: forward passes alone, no gradients.
+
+    ``batch_size`` is the smallest one that was timed and is within 5 % of the highest throughput.
+    """
+
+    batch_size: int
+    trials: tuple[Trial, ...]
+    measurements: tuple[Measurement, ...]
+    limit_bytes: int
+    unit: str = "samples"
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest batch that was run and fitted; 0 if none did."""
+        return max((trial.batch_size for trial in self.trials if trial.fits), default=0)
+
+
+def eval_batch_size(
+    model: Any,
+    loader: Any,
+    *,
+    eval_step: Callable[[Any, Batch], Any] | None = None,
+    autocast: Any = None,
+    memory_limit: int | str | None = None,
+    headroom: float = 0.05,
+    resolution: float = 0.02,
+    max_batch_size: int | None = None,
+    multiple_of: int = 1,
+    powers_of_two: bool = False,
+    make_loader: Callable[[int], Iterable[Batch]] | None = None,
+    preserve: Sequence[Any] = (),
+    budget_seconds: float = 8.0,
+    seed: int = 0,
+    observe: Observer | None = None,
+) -> Evaluation:
+    """Which batch size should this model be evaluated with?
+
+    Forward passes without gradients, in evaluation mode. It knows nothing of the training batch
+    and changes nothing of it: model, random numbers and loader are afterwards what they were.
+
+    Args:
+        model: the module to evaluate; or a list or dict of modules with ``eval_step``.
+        loader: the ``DataLoader`` of the evaluation (never touched), or a dataset.
+        eval_step: ``(model, batch) -> anything``. Left out: the model is called with the batch,
+            its target left out.
+        autocast: as in the real evaluation: a dtype, ``True``, or a function that makes a context.
+        memory_limit: bytes, or ``"512MiB"``. Left out: what the device has free.
+        headroom: share of the limit that the recommended size leaves free.
+        resolution: how closely the largest size that fits is searched; 0 is exact.
+        max_batch_size: a ceiling, never exceeded, in trials either.
+        multiple_of: only multiples of this are tried.
+        powers_of_two: only powers of two are tried.
+        make_loader: ``batch_size -> loader``, where the loader cannot be rebuilt.
+        preserve: further objects with ``state_dict`` to put back.
+        budget_seconds: how long sizes are timed, softly; the search comes before.
+        seed: makes two calls draw the same samples.
+        observe: gets every event. Left out: rows on stderr.
+
+    Raises:
+        InvalidArgument: a value that cannot be meant.
+        NothingFits: not even the smallest batch fits.
+        CannotBuildBatch: where the loader gives no batch of another size.
+    """
+    check(
+        headroom=headroom,
+        resolution=resolution,
+        max_batch_size=max_batch_size,
+        multiple_of=multiple_of,
+        budget_seconds=budget_seconds,
+    )
+    with _workplace(
+        EvaluationStep(model, eval_step, autocast),
+        lambda: source_from(loader, make_loader=make_loader, seed=seed),
+        memory_limit,
+        kept=(*as_list(model), *preserve),
+        loader=loader,
+    ) as place:
+        space = SearchSpace(
+            ceiling=_lowest(max_batch_size, place.source.ceiling),
+            limit_bytes=place.memory.limit_bytes(),
+            resolution=resolution,
+            multiple_of=multiple_of,
+            powers_of_two=powers_of_two,
+        )
+        return place.evaluate(
+            space, headroom, Effort(budget_seconds=budget_seconds), observe or default_observer()
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The evaluation step, its batches and the device's memory."""
+
+    step: EvaluationStep
+    source: Source
+    memory: MemoryBackend
+
+    def evaluate(
+        self, space: SearchSpace, headroom: float, effort: Effort, observe: Observer
+    ) -> Evaluation:
+        """Search, time and choose."""
+        trials = probe(self._trial, space, observe=observe)
+        if not any(trial.fits for trial in trials):
+            raise NothingFits(_nothing_fits(trials, self.memory))
+        sizes = _sizes(trials, space, headroom)
+        timed = measure(self.step, self.source, self.memory, sizes, effort=effort)
+        # half-steps that measure adds may be sizes that the caller did not allow
+        timed = tuple(each for each in timed if space.at_most(each.batch_size) == each.batch_size)
+        for each in timed:
+            observe(each)
+        return Evaluation(
+            batch_size=_chosen(timed),
+            trials=trials,
+            measurements=timed,
+            limit_bytes=self.memory.limit_bytes(),
+            unit=self.source.unit,
+            caveats=self.source.notes,
+        )
+
+    def _trial(self, size: int) -> Trial:
+        return run_trial(self.step, self.source, self.memory, size)
+
+
+@contextmanager
+def _workplace(
+    step: EvaluationStep,
+    make_source: Callable[[], Source],
+    limit: int | str | None,
+    *,
+    kept: Sequence[Any],
+    loader: Any,
+) -> Iterator[_Place]:
+    """Everything put back on the way out; an enclosing memory limit taken as the limit."""
+    with ExitStack() as stack:
+        outer = active_limit() if limit is None else None
+        stack.enter_context(outer.paused() if outer is not None else nullcontext())
+        stack.enter_context(preserved(*kept, loader=loader))
+        source = make_source()
+        memory = outer if outer is not None else backend_for(step.device, limit)
+        stack.enter_context(step.evaluation_mode())
+        yield _Place(step, source, memory)
+
+
+def _lowest(*ceilings: int | None) -> int | None:
+    return min((each for each in ceilings if each is not None), default=None)
+
+
+def _sizes(trials: Sequence[Trial], space: SearchSpace, headroom: float) -> list[int]:
+    """The sizes worth timing: those that leave the headroom free, by the memory line."""
+    fitting = [trial.batch_size for trial in trials if trial.fits]
+    inside = max(fitting)
+    line = memory_line(trials)
+    if space.limit_bytes is not None and line.per_sample_bytes > 0:
+        room = (1 - headroom) * space.limit_bytes - line.fixed_bytes
+        inside = max(min(fitting), min(inside, int(room / line.per_sample_bytes)))
+    allowed = {space.at_most(size) for size in sizes_worth_measuring(inside)}
+    return sorted(size for size in allowed if min(fitting) <= size <= inside)
+
+
+def _chosen(timed: Sequence[Measurement]) -> int:
+    """The smallest size whose throughput is within 5 % of the highest."""
+    best = max(each.samples_per_second for each in timed)
+    return min(each.batch_size for each in timed if each.samples_per_second >= _CLOSE * best)
+
+
+def _nothing_fits(trials: Sequence[Trial], memory: MemoryBackend) -> str:
+    tried = min(trials, key=lambda trial: trial.batch_size)
+    return (
+        f"not even a batch of {tried.batch_size} fits for evaluation: it {tried.outcome.value}; "
+        f"the limit is {format_bytes(memory.limit_bytes())}. Try lower precision (autocast=), a "
+        "smaller input or a smaller model."
+    )
