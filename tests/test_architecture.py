@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"recommend", "report", "run.trial", "run.bench", "run.isolate"},
     {"measure", "noise", "predict", "confirm", "range_test"},
     {"stages"},
-    {"find", "alone", "compare", "testing"},
+    {"find", "alone", "compare", "evaluation", "testing"},
     {"integrations", "pytest_plugin", "demo", "__init__"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,89 @@
+"""For the tests of your own model: "it trains at batch 64 in 8 GiB", checked without a GPU.
+
+On a CPU the limit is simulated by counting live tensors, which is exact and the same on every
+machine; what a GPU's kernels take inside themselves is not in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.results import Trial
+from batchfinder.run.bench import Handed, open_bench
+from batchfinder.run.trial import run_trial
+from batchfinder.units import format_bytes
+
+__all__ = ["assert_fits"]
+
+
+def assert_fits(
+    model: Any,
+    loader: Any,
+    *,
+    batch_size: int,
+    memory: int | str,
+    loss_fn: Any = None,
+    train_step: Any = None,
+    optimizer: Any = None,
+    autocast: Any = None,
+    grad_scaler: Any = None,
+    make_loader: Any = None,
+    preserve: Any = (),
+    steps: int = 2,
+) -> Trial:
+    """Assert that whole training steps at ``batch_size`` fit in ``memory``; leave no trace.
+
+    Args:
+        model: as for ``find_batch_size``.
+        loader: a batch of ``batch_size`` is built from it.
+        batch_size: the micro-batch.
+        memory: bytes, or text such as ``"8GiB"``. On a CPU simulated, on a GPU a cap.
+        loss_fn: as for ``find_batch_size``.
+        train_step: likewise.
+        optimizer: likewise; AdamW if left out.
+        autocast: likewise.
+        grad_scaler: likewise.
+        make_loader: likewise.
+        preserve: likewise.
+        steps: whole steps taken, then undone; two, because an optimizer's state is made in the
+            first.
+
+    Returns:
+        The trial, whose ``peak_bytes`` says what was needed.
+
+    Raises:
+        AssertionError: where it does not fit, with the bytes.
+        InvalidArgument: where ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise InvalidArgument(f"expected a batch size of at least 1; found {batch_size}")
+    handed = Handed(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+        make_loader=make_loader,
+        preserve=preserve,
+        memory_limit=memory,
+    )
+    with open_bench(handed) as bench:
+        bench.training()
+        trial = run_trial(bench.step, bench.source, bench.memory, batch_size, steps=steps)
+        limit = bench.memory.limit_bytes()
+    if not trial.fits:
+        raise AssertionError(_message(trial, limit))
+    return trial
+
+
+def _message(trial: Trial, limit: int) -> str:
+    needed = (
+        "" if trial.peak_bytes is None else f", needing {format_bytes(trial.peak_bytes)} or more"
+    )
+    return (
+        f"batch size {trial.batch_size} does not fit in {format_bytes(limit)}: it "
+        f"{trial.outcome.value}{needed}. {trial.note}"
+    )
