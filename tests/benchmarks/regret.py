@@ -9,7 +9,6 @@ its best rate), trains that pair too, and prints the table. It asserts nothing.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import tempfile
 from collections.abc import Callable

@@ -1,0 +1,104 @@
+"""The study as a table of text, and its regrets as sentences."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from batchfinder.compare.cells import Ending
+from batchfinder.table import Row, Table, render
+from batchfinder.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from batchfinder.compare.comparison import Arm, Comparison
+
+__all__ = ["text"]
+
+_WIDTH = 160
+_ABSENT = "-"
+
+
+def text(study: Comparison) -> str:
+    """One row per size and rate, the fastest to the target marked; regrets and caveats below."""
+    seeds = len({cell.seed for cell in study.cells})
+    title = (
+        f"{len(study.sizes)} batch sizes, {seeds} seed{'s' if seeds != 1 else ''};"
+        f" times to a loss of {_number(study.target)}"
+    )
+    lines = [title, "", render(_table(study), _WIDTH), ""]
+    lines += [_regret(role, size, value) for role, size, value in study.regrets()]
+    lines += [f"Note: {caveat}" for caveat in study.caveats]
+    return "\n".join(lines).rstrip()
+
+
+def _table(study: Comparison) -> Table:
+    header = (
+        "batch",
+        "rate",
+        "to target",
+        "steps to",
+        "epochs to",
+        "train loss",
+        "valid. loss",
+        "best valid.",
+        "gap",
+        study.metric_name or "metric",
+        "time",
+        "samples/s",
+        "peak mem",
+        "ended",
+    )
+    times = [study.seconds_to_target(arm) for arm in study.arms]
+    best = min((time for time in times if math.isfinite(time)), default=None)
+    rows = tuple(
+        Row(_cells(study, arm), time == best) for arm, time in zip(study.arms, times, strict=True)
+    )
+    return Table(header, rows).without_empty_columns()
+
+
+def _cells(study: Comparison, arm: Arm) -> tuple[str, ...]:
+    seconds = study.seconds_to_target(arm)
+    spent = arm.mean(lambda cell: cell.seconds)
+    speed = arm.mean(lambda cell: cell.samples / cell.seconds if cell.seconds else math.nan)
+    return (
+        str(arm.batch_size),
+        f"{arm.learning_rate:.3g}",
+        format_seconds(seconds) if math.isfinite(seconds) else "never",
+        _number(arm.reach(study.target, lambda look: look.step)),
+        _number(_epochs(study, arm)),
+        _number(arm.mean(lambda cell: cell.final(lambda look: look.train_loss))),
+        _spread(arm),
+        _number(arm.mean(lambda cell: cell.lowest(lambda look: look.validation_loss))),
+        _number(arm.mean(lambda cell: cell.gap)),
+        _number(arm.mean(lambda cell: cell.final(lambda look: look.metric))),
+        format_seconds(spent) if math.isfinite(spent) else _ABSENT,
+        _number(speed),
+        _ABSENT if arm.peak_bytes is None else format_bytes(arm.peak_bytes),
+        "" if arm.ending is Ending.FINISHED else arm.ending.name.lower().replace("_", " "),
+    )
+
+
+def _epochs(study: Comparison, arm: Arm) -> float:
+    length = next((cell.epoch_samples for cell in arm.cells if cell.epoch_samples), None)
+    samples = arm.reach(study.target, lambda look: look.samples)
+    return samples / length if length else math.nan
+
+
+def _spread(arm: Arm) -> str:
+    """The validation loss at the end, ± its scatter over seeds."""
+    mean = arm.mean(lambda cell: cell.final(lambda look: look.validation_loss))
+    scatter = arm.scatter(lambda cell: cell.final(lambda look: look.validation_loss))
+    return _number(mean) + (f" ±{scatter:.2g}" if math.isfinite(scatter) else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else _ABSENT
+
+
+def _regret(role: str, size: int, value: float) -> str:
+    name = f"{role} ({size})" if role != str(size) else role
+    if math.isnan(value):
+        return f"Regret of {name}: unknown, nothing met the target."
+    if math.isinf(value):
+        return f"Regret of {name}: it never met the target."
+    return f"Regret of {name}: {100 * value:.0f} % more time to the target than the best."

@@ -1,0 +1,155 @@
+"""One training of the study: a fresh model at one size, rate and seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+import torch
+
+from batchfinder.compare.cells import Cell, Ending, Look
+from batchfinder.compare.recipe import Recipe, endless, samples_in
+from batchfinder.protocols import Batch, Clock
+from batchfinder.run.memory import backend_for
+from batchfinder.run.oom import Verdict, classify
+from batchfinder.run.recover import recover
+from batchfinder.run.step import Step
+
+__all__ = ["Rules", "train_cell"]
+
+RAN_AWAY, OPENING = 3.0, 10
+"""Ten losses in a row above three times the highest of the first ten are a divergence."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How long each training goes on, and when it is given up."""
+
+    samples: int
+    looks: int = 20
+    warmup_steps: int = 20
+    schedule: Callable[[float], float] | None = None
+    target: float | None = None
+    patience: float = 3.0
+
+    def rate_share(self, step: int, samples: int) -> float:
+        """Share of the rate: a linear warm-up, times the schedule over the progress."""
+        ramp = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        return ramp * (self.schedule(samples / self.samples) if self.schedule else 1.0)
+
+    def is_hopeless(self, curve: list[Look], fastest: float) -> bool:
+        """Whether it has taken ``patience`` times as long as the fastest, without the target."""
+        if self.target is None or not math.isfinite(fastest) or not curve:
+            return False
+        reached = any(look.loss <= self.target for look in curve)
+        return not reached and curve[-1].seconds > self.patience * fastest
+
+
+@dataclass
+class _Progress:
+    """A training under way."""
+
+    cell: Cell
+    model: torch.nn.Module
+    stepper: Step
+    curve: list[Look] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def end(self, ending: Ending, note: str = "") -> Cell:
+        return replace(self.cell, ending=ending, curve=tuple(self.curve), note=note)
+
+
+def train_cell(
+    recipe: Recipe, rules: Rules, asked: Cell, *, fastest: float = math.inf, clock: Clock
+) -> Cell:
+    """Train what ``asked`` names; ``fastest`` is the least time to the target so far.
+
+    An error that is not about memory is the user's own, and passes with a note.
+    """
+    model, step = recipe.build(asked.seed)
+    progress = _Progress(asked, model, step)
+    with _errors_named(asked):
+        try:
+            ending = _train(recipe, rules, progress, fastest, clock)
+            return progress.end(ending)
+        except Exception as error:
+            verdict = classify(error)
+            if verdict not in (Verdict.OUT_OF_MEMORY, Verdict.INDEX_LIMIT):
+                raise
+            note = str(error).splitlines()[0][:200]
+    recover(step, backend_for(step.device))
+    return progress.end(Ending.OUT_OF_MEMORY, note)
+
+
+@contextmanager
+def _errors_named(asked: Cell) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"batchfinder: while training at batch size {asked.batch_size}")
+        raise
+
+
+def _train(
+    recipe: Recipe, rules: Rules, progress: _Progress, fastest: float, clock: Clock
+) -> Ending:
+    feed = endless(recipe.make_loader(progress.cell.batch_size))
+    every = rules.samples / rules.looks
+    while progress.samples < rules.samples:
+        _one_step(feed, rules, progress, clock)
+        if progress.samples < every * (len(progress.curve) + 1) and _is_sane(progress):
+            continue
+        progress.curve.append(_look(recipe, progress))
+        if not _is_sane(progress) or math.isnan(progress.curve[-1].loss):
+            return Ending.DIVERGED
+        progress.recent.clear()
+        if rules.is_hopeless(progress.curve, fastest):
+            return Ending.HOPELESS
+    return Ending.FINISHED
+
+
+def _one_step(feed: Iterator[Batch], rules: Rules, progress: _Progress, clock: Clock) -> None:
+    """One step and the wait for its batch, timed until its loss is known."""
+    step = progress.stepper
+    started = clock()
+    batch = next(feed)
+    step.set_learning_rate(
+        progress.cell.learning_rate * rules.rate_share(progress.step + 1, progress.samples)
+        or 1e-30  # a group's share of a rate of zero could not be restored
+    )
+    step.zero_grad()
+    loss = float(step.forward_backward(batch))
+    step.update()
+    progress.seconds += clock() - started
+    progress.step += 1
+    progress.samples += samples_in(batch)
+    progress.recent.append(loss)
+    progress.losses.append(loss)
+
+
+def _look(recipe: Recipe, progress: _Progress) -> Look:
+    validation, metric = recipe.look(progress.model, progress.stepper)
+    return Look(
+        step=progress.step,
+        samples=progress.samples,
+        seconds=progress.seconds,
+        train_loss=fmean(progress.recent),
+        validation_loss=validation,
+        metric=metric,
+    )
+
+
+def _is_sane(progress: _Progress) -> bool:
+    losses = progress.losses
+    if not math.isfinite(losses[-1]):
+        return False
+    highest = max(losses[:OPENING])
+    ceiling = highest + (RAN_AWAY - 1) * abs(highest)
+    return len(losses) < 2 * OPENING or min(losses[-OPENING:]) <= ceiling

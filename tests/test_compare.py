@@ -1,0 +1,304 @@
+"""The empirical study: what it trains, what survives an interruption, what it says."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from compare_cases import data, step_cost, study
+from torch.utils.data import DataLoader
+
+from batchfinder.compare import Cell, Comparison, Ending, Look, compare_batch_sizes
+from batchfinder.errors import InvalidArgument
+from batchfinder.scaling import fixed, linear
+
+# --- what is trained -----------------------------------------------------------------------------
+
+
+def test_every_size_gets_the_same_samples_and_is_timed_by_training_alone():
+    found = study((8, 32), seeds=2)
+    assert len(found.cells) == 4
+    for cell in found.cells:
+        assert cell.ending is Ending.FINISHED
+        assert cell.samples == 4 * 256
+        assert cell.steps == 1024 // cell.batch_size
+        assert cell.seconds == pytest.approx(cell.steps * step_cost(cell.batch_size))
+        assert [look.samples for look in cell.curve] == [128 * k for k in range(1, 9)]
+
+
+def test_the_model_learns_and_validation_sees_it():
+    (cell,) = study((8,), seeds=1, epochs=20).cells
+    assert cell.final(lambda look: look.validation_loss) < 0.001
+
+
+def test_validation_weighs_batches_by_their_samples():
+    """256 samples in batches of 100, 100 and 56 are the mean over 256."""
+
+    class Constant(torch.nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs) * 0
+
+    (cell,) = study((8,), seeds=1, make_model=lambda: Constant(3, 1)).cells
+    targets = data(seed=1).tensors[1]
+    assert cell.curve[-1].validation_loss == pytest.approx(float((targets**2).mean()), rel=1e-5)
+
+
+def test_validation_is_in_evaluation_mode_without_gradient():
+    seen = []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, inputs):
+            seen.append((self.training, torch.is_grad_enabled(), len(inputs)))
+            return super().forward(inputs)
+
+    study((8,), seeds=1, make_model=lambda: Watched(3, 1))
+    assert {(training, grad) for training, grad, n in seen if n in (100, 56)} == {(False, False)}
+    assert {(training, grad) for training, grad, n in seen if n == 8} == {(True, True)}
+
+
+def test_a_metric_of_the_users_own():
+    def within_a_tenth(model, batch):
+        return ((model(batch[0]) - batch[1]).abs() < 0.1).float().mean()
+
+    found = study((8,), seeds=1, epochs=20, metric=within_a_tenth)
+    assert found.cells[0].final(lambda look: look.metric) == 1.0
+    assert "within_a_tenth" in str(found)
+
+
+def test_rates_follow_the_rule_and_the_grid():
+    found = study((8, 32), seeds=1, learning_rate_rule=linear, rate_factors=(0.5, 1.0))
+    rates = [(arm.batch_size, arm.learning_rate) for arm in found.arms]
+    assert rates == [(8, 0.025), (8, 0.05), (32, 0.1), (32, 0.2)]
+    assert {arm.learning_rate for arm in study(learning_rate_rule=fixed).arms} == {0.05}
+
+
+def test_the_warm_up_and_the_schedule_set_the_rate():
+    rates = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    study(
+        (64,),
+        seeds=1,
+        make_optimizer=lambda parameters: Spy(parameters, lr=0.1),
+        base_batch_size=64,
+        warmup_steps=4,
+        schedule=lambda progress: 1 - progress,
+    )
+    # The last 16 of these: building and the memory trial took steps before.
+    expected = [0.1 * min(1, (k + 1) / 4) * (1 - k / 16) for k in range(16)]
+    assert rates[-16:] == pytest.approx(expected)
+
+
+def test_the_same_seed_trains_the_same():
+    one, two = study((8,), seeds=[3]), study((8,), seeds=[3])
+    assert one.cells == two.cells
+    assert study((8,), seeds=[4]).cells != one.cells
+
+
+def test_the_random_generators_are_put_back():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    study((8,), seeds=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- endings -------------------------------------------------------------------------------------
+
+
+def test_a_rate_that_diverges_ends_early_and_is_named():
+    found = study((8,), seeds=1, base_learning_rate=100.0, target_loss=0.1)
+    (cell,) = found.cells
+    assert cell.ending is Ending.DIVERGED
+    assert cell.samples < 1024
+    assert math.isnan(found.regret(8))
+    assert "diverged" in str(found)
+
+
+def test_what_can_no_longer_win_is_stopped():
+    """At 8 the target comes after 3 min; at a rate of nothing, 32 would go on for 8."""
+    found = study(
+        (8, 32),
+        seeds=1,
+        rate_factors=(1, 0.001),
+        epochs=40,
+        target_loss=0.01,
+        patience=1.5,
+    )
+    endings = {(c.batch_size, c.learning_rate > 0.01): c.ending for c in found.cells}
+    assert endings == {
+        (8, True): Ending.FINISHED,
+        (8, False): Ending.HOPELESS,
+        (32, True): Ending.FINISHED,
+        (32, False): Ending.HOPELESS,
+    }
+    assert all(c.samples < 40 * 256 for c in found.cells if c.ending is Ending.HOPELESS)
+
+
+def test_a_noisy_loss_is_no_divergence():
+    """Batches of one scatter by more than a factor of three; at a tiny rate nothing happens."""
+    found = study((1,), seeds=1, base_learning_rate=1e-6, base_batch_size=1)
+    assert found.cells[0].ending is Ending.FINISHED
+
+
+def test_a_size_beyond_the_memory_limit_is_said_and_not_trained():
+    found = compare_batch_sizes(
+        lambda: torch.nn.Linear(3, 1),
+        lambda size: DataLoader(data(4096), batch_size=size, shuffle=True),
+        (8, 4096),
+        loss_fn=torch.nn.functional.mse_loss,
+        seeds=1,
+        epochs=0.1,
+        memory_limit="64KiB",
+    )
+    by_size = {cell.batch_size: cell for cell in found.cells}
+    assert by_size[4096].ending is Ending.OUT_OF_MEMORY
+    assert by_size[4096].curve == ()
+    assert 0 < by_size[8].peak_bytes < 64 * 1024
+    assert found.largest == 8
+
+
+def test_a_bug_is_the_users_own():
+    def broken(output, target):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        study((8,), loss_fn=broken)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [((), {}), ((0, 8), {}), ((8,), {"seeds": 0}), ((8,), {"rate_factors": (0,)}),
+     ((8,), {"samples": 0}), ((512,), {})],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(sizes, options):
+    with pytest.raises(InvalidArgument):
+        study(sizes, **options)
+
+
+def test_a_stream_needs_a_count_of_samples():
+    stream = [(torch.zeros(8, 3), torch.zeros(8, 1))] * 4
+    with pytest.raises(InvalidArgument, match="samples="):
+        study((8,), make_loader=lambda size: stream)
+    assert study((8,), seeds=1, make_loader=lambda size: stream, samples=64).cells[0].steps == 8
+
+
+# --- interruption --------------------------------------------------------------------------------
+
+
+def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path):
+    made = []
+
+    def make_model(stop=math.inf):
+        if len(made) >= stop:
+            raise KeyboardInterrupt
+        made.append(1)
+        return torch.nn.Linear(3, 1)
+
+    path = tmp_path / "cells.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        study((8, 32), make_model=lambda: make_model(stop=6), results=path)
+    done = path.read_text().splitlines()
+    assert len(done) == 3  # one for the rate, one per size for memory, three trained
+    path.write_text("\n".join([*done, done[0][:40]]))  # the last line was cut short
+    made.clear()
+    resumed = study((8, 32), make_model=make_model, results=path)
+    assert len(made) == 1 + 2 + 3  # six trainings, three of them known
+    assert resumed.cells == study((8, 32)).cells
+    made.clear()
+    assert study((8, 32), make_model=make_model, results=path) == resumed
+    assert len(made) == 1
+
+
+def test_another_budget_is_another_training(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    study((8,), seeds=1, results=path)
+    assert study((8,), seeds=1, epochs=2, results=path).cells[0].samples == 512
+
+
+def test_what_the_budget_left_out_is_said():
+    found = study((8, 32), budget_seconds=1.0)
+    assert len(found.cells) == 1
+    assert any("5 of 6" in caveat for caveat in found.caveats)
+
+
+# --- what follows --------------------------------------------------------------------------------
+
+
+def cell(size, losses, *, seed=0, rate=0.1, ending=Ending.FINISHED):
+    curve = tuple(
+        Look(10 * k, 10 * k * size, float(k), loss, loss) for k, loss in enumerate(losses, start=1)
+    )
+    return Cell(size, rate, seed, ending, curve)
+
+
+def test_the_time_to_the_target_is_read_between_looks():
+    one = cell(8, [4.0, 2.0, 1.0])
+    assert one.reach(3.0, lambda look: look.seconds) == 1.5
+    assert one.reach(1.0, lambda look: look.step) == 30
+    assert one.reach(4.5, lambda look: look.step) == 10
+    assert one.reach(0.5, lambda look: look.step) == math.inf
+
+
+def test_regret_is_against_the_best_at_the_best_rate_of_each():
+    cells = (
+        cell(8, [4.0, 2.0, 1.0]),  # 1.0 after 3 s
+        cell(8, [4.0, 4.0, 4.0], rate=0.01),
+        cell(32, [4.0, 1.0, 1.0]),  # after 2 s
+        cell(64, [4.0, 3.0, 2.0]),  # never
+    )
+    found = Comparison(cells, target=1.0, base_batch_size=8, recommended=8)
+    assert found.regret(8) == pytest.approx(0.5)
+    assert found.regret(32) == 0
+    assert found.regret(64) == math.inf
+    assert [(role, size) for role, size, _ in found.regrets()] == [
+        ("recommended", 8), ("32", 32), ("largest that fits", 64)
+    ]  # fmt: skip
+    assert "recommended (8): 50 % more time" in str(found)
+    assert "largest that fits (64): it never met" in str(found)
+    assert found.with_target(4.0).regret(64) == 0
+    with pytest.raises(InvalidArgument, match="one of the sizes"):
+        found.regret(16)
+
+
+def test_a_seed_that_never_arrives_counts():
+    cells = (cell(8, [1.0]), cell(8, [2.0], seed=1), cell(32, [4.0, 1.0]))
+    assert Comparison(cells, 1.0, 8).regret(8) == math.inf
+
+
+def test_the_default_target_is_what_all_have_reached():
+    found = study((8, 32), seeds=2)
+    lowest = [c.lowest(lambda look: look.validation_loss) for c in found.cells]
+    assert found.target == max(lowest)
+    assert all(math.isfinite(found.seconds_to_target(arm)) for arm in found.arms)
+
+
+def test_the_table_says_what_was_found():
+    text = str(study((8, 32), seeds=2, recommended=32))
+    assert "2 batch sizes, 2 seeds" in text
+    assert "Regret of recommended (32)" in text
+    assert "2 seed(s): differences between sizes may be chance" in text
+    assert text.count("→") == 1
+
+
+def test_json_there_and_back(tmp_path):
+    found = study((8, 32), seeds=1)
+    broken = replace(found, cells=(*found.cells, Cell(64, 0.1, 0, Ending.OUT_OF_MEMORY)))
+    path = tmp_path / "study.json"
+    assert Comparison.from_json(broken.to_json(path)) == Comparison.from_json(path) == broken
+
+
+def test_rows_for_pandas():
+    frame = study((8, 32), seeds=1).to_pandas()
+    assert len(frame) == 2 * 8
+    assert set(frame.batch_size) == {8, 32}
+
+
+def test_the_figure_has_a_line_per_size():
+    pytest.importorskip("matplotlib")
+    axes = study((8, 32), seeds=1).plot()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["8 at 0.05", "32 at 0.1"]
+    assert study((8,), seeds=1).plot(axes) is axes
