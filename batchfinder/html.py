@@ -35,10 +35,11 @@ _STYLE = """
 .batchfinder th:last-child, .batchfinder td:last-child { text-align: left; white-space: normal;
   min-width: 8em; }
 .batchfinder tr.chosen td { background: rgba(0, 114, 178, .18); font-weight: 600; }
-.batchfinder dl { display: grid; grid-template-columns: max-content 1fr; gap: .15em 1em;
-  margin: .6em 0; }
-.batchfinder dt { font-weight: 600; }
-.batchfinder dd { margin: 0; }
+.batchfinder .findings { display: grid; grid-template-columns: max-content 1fr; gap: .15em 1em;
+  align-items: baseline; margin: .6em 0; }
+.batchfinder .findings dt, .batchfinder .findings dd { margin: 0; padding: 0; font: inherit;
+  text-transform: none; }
+.batchfinder .findings dt { font-weight: 600; }
 .batchfinder p, .batchfinder ul { margin: .4em 0; }
 .batchfinder .scroll { overflow-x: auto; }
 .batchfinder .quiet { opacity: .75; }
@@ -90,7 +91,7 @@ def _row(row: Row) -> str:
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:
     """Labels and what is said under each."""
     body = "".join(f"<dt>{escape(label)}</dt><dd>{escape(said)}</dd>" for label, said in pairs)
-    return f"<dl>{body}</dl>"
+    return f'<dl class="findings">{body}</dl>'
 
 
 def paragraphs(sentences: Iterable[str], *, quiet: bool = False) -> str:

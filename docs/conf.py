@@ -6,6 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
@@ -50,6 +52,18 @@ def _bring_notebooks() -> None:
     folder.mkdir(exist_ok=True)
     for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
         shutil.copy(path, folder / path.name)
+
+
+def _escape_bars(  # noqa: PLR0917 - Sphinx calls it so
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Norms are written |G|; to reStructuredText that is the start of a substitution."""
+    lines[:] = [line.replace("|", r"\|") for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", _escape_bars)
 
 
 (HERE / "errors.md").write_text(errors_page(), encoding="utf-8")

@@ -231,3 +231,68 @@ def test_help_loads_no_matplotlib() -> None:
         "assert 'matplotlib' not in sys.modules, 'matplotlib'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+TRAINING = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def make():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 8, generator=generator)
+    dataset = TensorDataset(inputs, inputs.sum(1, keepdim=True))
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    options = {"loss_fn": nn.MSELoss(), "optimizer": optimizer, "headroom": 0.1}
+    return model, DataLoader(dataset, batch_size=16, shuffle=True), options
+"""
+
+
+@pytest.fixture
+def training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delitem(sys.modules, "training", raising=False)
+    (folder / "training.py").write_text(TRAINING)
+    return folder
+
+
+@pytest.mark.slow
+def test_run_finds_saves_and_shows(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["run", "training:make", "--memory-limit", "1MiB", "--max-batch-size", "64"]
+    assert main([*asked, "--budget-seconds", "5", "--no-noise", "--save", "report.json"]) == 0
+    captured = capsys.readouterr()
+    report = Report.from_json(training / "report.json")
+    assert captured.out == f"{report}\n"
+    assert report.max_batch_size <= 64
+    assert report.noise_scale is None
+    assert "which micro-batches fit?" in captured.err
+
+
+@pytest.mark.slow
+def test_quiet_is_quiet(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["run", "training:make", "--memory-limit", "1MiB", "--max-batch-size", "8"]
+    assert main([*asked, "--budget-seconds", "2", "--no-noise", "--quiet", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert Report.from_json(captured.out).max_batch_size <= 8
+
+
+def test_nothing_fits_is_1_with_the_way_out(
+    training: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "training:make", "--memory-limit", "1KiB", "--no-noise"]) == 1
+    assert "NothingFits" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compare_trains_at_each_size(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "training:make", "--sizes", "16,64", "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert {cell["batch_size"] for cell in cells} == {16, 64}
+
+
+@pytest.mark.slow
+def test_predict_runs_nothing(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "training:make", "--memory", "80GB"]) == 0
+    assert "74.5 GiB" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batchfinder import plot
-from batchfinder.cli.factory import made_by
+from batchfinder.cli.factory import Anew, made_by
 from batchfinder.cli.output import deliver
 from batchfinder.errors import InvalidArgument
 from batchfinder.report import Report
@@ -48,23 +48,28 @@ def show(asked: argparse.Namespace) -> None:
 
 
 def compare(asked: argparse.Namespace) -> None:
-    """compare_batch_sizes on what the user's factory returns."""
+    """compare_batch_sizes, every training of a model that the user's factory makes anew."""
     from batchfinder.compare import compare_batch_sizes
+    from batchfinder.find import find_batch_size
 
-    made = made_by(asked.target, compare_batch_sizes)
-    options = {**made.options, **_given(asked, "budget_seconds")}
-    _print(compare_batch_sizes(made.model, made.loader, _sizes(asked.sizes), **options), asked)
+    anew = Anew(asked.target, (find_batch_size, compare_batch_sizes))
+    options = {**anew.options_for(compare_batch_sizes), **_given(asked, "budget_seconds")}
+    if anew.has_optimizer:
+        options["make_optimizer"] = anew.optimizer
+    sizes = _sizes(asked.sizes)
+    _print(compare_batch_sizes(anew.model, anew.loader, sizes, **options), asked)
 
 
 def predict(asked: argparse.Namespace) -> None:
     """predict_max_batch_size on what the user's factory returns."""
+    from batchfinder.find import find_batch_size
     from batchfinder.predict import predict_max_batch_size
 
-    parse_bytes(asked.memory)
-    made = made_by(asked.target, predict_max_batch_size)
-    _print(
-        predict_max_batch_size(made.model, made.loader, memory=asked.memory, **made.options), asked
-    )
+    if asked.memory is not None:
+        parse_bytes(asked.memory)
+    made = made_by(asked.target, find_batch_size, predict_max_batch_size)
+    options = {**made.options_for(predict_max_batch_size), **_given(asked, "memory", "device")}
+    _print(predict_max_batch_size(made.model, made.loader, **options), asked)
 
 
 def _given(asked: argparse.Namespace, *names: str) -> dict[str, Any]:

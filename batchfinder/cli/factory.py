@@ -6,14 +6,14 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
 
-__all__ = ["Made", "made_by"]
+__all__ = ["Anew", "Made", "made_by"]
 
 _EXPECTED = "expected package.module:make"
 _RETURNS = "(model, loader) or (model, loader, keyword arguments)"
@@ -27,9 +27,54 @@ class Made:
     loader: Any
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def options_for(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The options that ``function`` takes; the others are for another command."""
+        taken = _arguments(function)
+        return {name: value for name, value in self.options.items() if name in taken}
 
-def made_by(target: str, accepted_by: Callable[..., Any]) -> Made:
-    """Call the factory that ``target`` names; its options must be arguments of ``accepted_by``.
+
+class Anew:
+    """The same factory for trainings that each begin afresh: model, optimizer and loader.
+
+    The optimizer is the one that the factory made with the model, so that both are of one call.
+    """
+
+    def __init__(self, target: str, accepted_by: Sequence[Callable[..., Any]]) -> None:
+        self._target, self._accepted_by = target, accepted_by
+        self._first = self._latest = self._make()
+
+    def _make(self) -> Made:
+        return made_by(self._target, *self._accepted_by)
+
+    @property
+    def has_optimizer(self) -> bool:
+        return self._first.options.get("optimizer") is not None
+
+    def options_for(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The options that ``function`` takes."""
+        return self._first.options_for(function)
+
+    def model(self) -> Any:
+        """A fresh model."""
+        self._latest = self._make()
+        return self._latest.model
+
+    def optimizer(self, parameters: Sequence[Any]) -> Any:
+        """The optimizer of the latest model."""
+        del parameters  # it was made over them by the factory
+        return self._latest.options["optimizer"]
+
+    def loader(self, batch_size: int) -> Any:
+        """The first loader at another size."""
+        from batchfinder.run.batches import rebuild_loader
+
+        return rebuild_loader(
+            self._first.loader, batch_size, make_loader=self._first.options.get("make_loader")
+        )
+
+
+def made_by(target: str, *accepted_by: Callable[..., Any]) -> Made:
+    """Call the factory that ``target`` names; each option must be an argument of ``accepted_by``.
 
     Raises:
         InvalidArgument: where the target cannot be found or used, or its result is not of the
@@ -37,13 +82,17 @@ def made_by(target: str, accepted_by: Callable[..., Any]) -> Made:
     """
     name, factory = _find(target)
     made = _unpacked(target, factory(), name)
-    known = set(inspect.signature(accepted_by).parameters)
+    known = set[str]().union(*map(_arguments, accepted_by))
     if unknown := sorted(set(made.options) - known):
         raise InvalidArgument(
-            f"{target} returned keyword arguments that {accepted_by.__name__} does not know:"
+            f"{target} returned keyword arguments that {accepted_by[0].__name__} does not know:"
             f" {', '.join(unknown)}"
         )
     return made
+
+
+def _arguments(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters)
 
 
 def _find(target: str) -> tuple[str, Callable[[], Any]]:

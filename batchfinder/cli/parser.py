@@ -137,7 +137,9 @@ def _add_predict(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "tensors. It is a prediction; on the device itself, `run` measures.",
     )
     _add_target(parser)
-    parser.add_argument("--memory", required=True, metavar="SIZE", help='such as "80GB"')
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--memory", metavar="SIZE", help='the device\'s memory, such as "80GB"')
+    which.add_argument("--device", metavar="NAME", help='the device\'s name, such as "H200"')
 
 
 def _add_show(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -130,7 +130,7 @@ def _time(report: Report, ax: Any) -> None:
     ax.set_yscale("log")
     slowest = max(each.relative_time for each in priced)
     least = min(best, *(each for each in samples if math.isfinite(each)), 1.0)
-    ax.set_ylim(0.85 * least, 1.15 * max(1.5, min(slowest, _SLOWEST)))
+    ax.set_ylim(min(0.85 * least, 0.7), 1.15 * max(1.5, min(slowest, _SLOWEST)))
     marks.ratio_axis(ax)
     ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10 % of the least")
     ax.plot([], [], "o-", color=marks.BLUE, markerfacecolor="white", label="time, beyond that")

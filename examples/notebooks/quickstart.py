@@ -28,7 +28,7 @@ report = find_batch_size(
     loss_fn=nn.CrossEntropyLoss(),
     optimizer=optimizer,
     memory_limit="48MiB",
-    budget_seconds=30,
+    budget_seconds=40,
 )
 
 # %% [markdown]
@@ -38,12 +38,12 @@ report = find_batch_size(
 report
 
 # %%
-report.plot()
+_ = report.plot()
 # %% [markdown]
 # ## Why, and what else to change
 
 # %%
-print(report.explain(100))
+print(report.explain(80))
 
 # %% [markdown]
 # ## Use it

@@ -22,17 +22,17 @@ report = find_batch_size(
     loss_fn=nn.CrossEntropyLoss(),
     optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
     memory_limit="48MiB",
-    budget_seconds=30,
+    budget_seconds=40,
     observe=silent,
 )
-print(report.text(100))
+print(report.text(80))
 
 
 # %% [markdown]
 # ## What fits
 #
-# Peak memory grows along a line: fixed bytes (parameters, gradients, optimizer state) plus bytes per
-# sample (activations). Trials that did not fit are drawn above the limit.
+# Peak memory grows along a line: fixed bytes (parameters, gradients, optimizer state) plus bytes
+# per sample (activations). Trials that did not fit are drawn above the limit.
 
 
 # %%
@@ -54,8 +54,8 @@ print(f"limit             {memory.limit_bytes:>12,} bytes")
 # %% [markdown]
 # ## What each size costs
 #
-# Throughput rises while the device has room, then levels off. Bars are 90 % intervals. Rows that are
-# marked unstable scatter by more than a fifth; they should not decide anything.
+# Throughput rises while the device has room, then levels off. Bars are 90 % intervals. Rows
+# that are marked unstable scatter by more than a fifth; they should not decide anything.
 
 # %%
 draw("throughput")
