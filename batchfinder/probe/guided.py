@@ -67,8 +67,14 @@ def _untried_guess(seen: History, space: SearchSpace) -> int | None:
     """The predicted maximum, once one small size has shown that anything fits."""
     if space.first_guess is None or len(seen.in_order) != 1:
         return None
-    guess = space.at_most(space.first_guess * (1 - space.resolution / 2))
+    guess = _just_inside(space.first_guess, space)
     return guess if guess > seen.low else None
+
+
+def _just_inside(largest: float, space: SearchSpace) -> int:
+    """Somewhat below ``largest``, unless that would leave a size worth another trial."""
+    inside, edge = space.at_most(largest * (1 - space.resolution / 2)), space.at_most(largest)
+    return edge if edge > space.within_resolution(inside) else inside
 
 
 def _is_settled(seen: History, space: SearchSpace) -> bool:
@@ -185,7 +191,7 @@ def _aim(ahead: Forecast, seen: History, space: SearchSpace) -> float:
     doubt = ahead.disagreement if ahead.shows_a_line else UNSURE
     inside = largest - doubt * (largest - seen.low)
     if ahead.shows_a_line:
-        inside = min(inside, largest * (1 - space.resolution / 2))
+        inside = min(inside, _just_inside(largest, space))
     return inside if inside > seen.low else space.within_resolution(seen.low)
 
 
