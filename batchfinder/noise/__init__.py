@@ -2,7 +2,8 @@
 
 from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.per_example import PerExample
+from batchfinder.noise.ranks import TorchRanks
 from batchfinder.noise.warmup import noise_along_warmup
 from batchfinder.results import NoiseFindings
 
-__all__ = ["MicroBatchVariance", "NoiseFindings", "PerExample", "noise_along_warmup"]
+__all__ = ["MicroBatchVariance", "NoiseFindings", "PerExample", "TorchRanks", "noise_along_warmup"]

@@ -123,8 +123,9 @@ class _Journey:
 
 def look_size(way: Way, samples: int) -> int:
     """A micro-batch as large as in training, but never so large that few can be compared."""
+    most = way.micro_batch
+    if way.source.ceiling is not None:
+        most = min(most, max(1, way.source.ceiling // (2 * FEWEST_GROUPS)))
     if way.hazards.batch_norm:
-        ceiling = way.source.ceiling
-        fits = way.micro_batch if ceiling is None else max(1, ceiling // FEWEST_GROUPS)
-        return min(max(NORM_BATCH, way.base_batch), way.micro_batch, fits)
-    return max(1, min(way.size, samples // FEWEST_GROUPS))
+        return min(max(NORM_BATCH, way.base_batch), most)
+    return max(1, min(way.size, most, samples // FEWEST_GROUPS))

@@ -13,6 +13,7 @@ from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.formulas import Interval, Moments
 from batchfinder.noise.draws import Draws
 from batchfinder.noise.metric import EUCLIDEAN, Metric, metric_of
+from batchfinder.noise.ranks import ALONE, Exchange
 from batchfinder.noise.sketch import Sketch
 from batchfinder.noise.tap import GradientTap, accumulated_square
 from batchfinder.protocols import Batch, TrainStep
@@ -35,6 +36,7 @@ class MicroBatchVariance:
     of ``narrow_enough``, or ``samples`` are spent, or the batches end. With ``preconditioned``
     gradients are measured as the optimizer scales them (``SecondMoments``) where it has such a
     state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical batch size.
+    ``exchange`` counts the micro-batches of other ranks in (``TorchRanks()``).
     """
 
     micro_batches: int = 16
@@ -44,6 +46,7 @@ class MicroBatchVariance:
     sketch_size: int = 1024
     seed: int = 0
     preconditioned: bool = False
+    exchange: Exchange = ALONE
 
     def __post_init__(self) -> None:
         if self.micro_batches < FEWEST:
@@ -69,7 +72,7 @@ class MicroBatchVariance:
         draws = batches if isinstance(batches, Draws) else Draws(batches, plan.micro_batch)
         parameters = step.parameters()
         metric = metric_of(step) if self.preconditioned else EUCLIDEAN
-        gathered = _Gathered(draws, metric)
+        gathered = _Gathered(draws, metric, self.exchange)
         sketch = Sketch(parameters, self.sketch_size, self.seed)
         step.zero_grad()
         try:
@@ -81,7 +84,7 @@ class MicroBatchVariance:
                     if self._spent(gathered):
                         break
                     if len(gathered.sizes) >= enough:
-                        if self._interval(gathered, step).ratio <= self.narrow_enough:
+                        if self._judge(gathered, step)[1].ratio <= self.narrow_enough:
                             break
                         enough = math.ceil(enough * 1.5)
             return self._conclude(gathered, step, plan)
@@ -92,13 +95,14 @@ class MicroBatchVariance:
         spent = gathered.spent + (gathered.spent / max(gathered.tried, 1))
         return gathered.tried >= self.micro_batches and spent > self.samples
 
-    def _interval(self, gathered: _Gathered, step: TrainStep) -> Interval:
-        point = gathered.moments(step)
+    def _judge(self, gathered: _Gathered, step: TrainStep) -> tuple[Moments, Interval]:
+        sizes, gram = gathered.everywhere()
+        point = gathered.moments(step, sizes, gram)
         population = gathered.draws.population
         u = formulas.finite_population(point.reciprocal, population)
-        left = formulas.leave_one_out(gathered.sizes, gathered.gram())
+        left = formulas.leave_one_out(sizes, gram)
         low, high = formulas.jackknife(left, self.confidence, u)
-        return formulas.noise_interval(u, low, high, point.samples)
+        return point, formulas.noise_interval(u, low, high, point.samples)
 
     def _conclude(self, gathered: _Gathered, step: TrainStep, plan: BatchPlan) -> NoiseScale:
         if len(gathered.sizes) < FEWEST:
@@ -106,13 +110,13 @@ class MicroBatchVariance:
                 f"expected at least {FEWEST} micro-batches of {plan.micro_batch} with finite "
                 f"gradients; found {len(gathered.sizes)} of {gathered.tried}"
             )
-        point, interval = gathered.moments(step), self._interval(gathered, step)
+        point, interval = self._judge(gathered, step)
         wide = interval.ratio > self.narrow_enough
         return NoiseScale(
             value=interval.value,
             low=interval.low,
             high=interval.high,
-            samples=gathered.spent,
+            samples=round(point.samples) if not self.exchange.alone else gathered.spent,
             estimator=" ".join(filter(None, (self.name, gathered.metric.name))),
             unit=gathered.draws.unit,
             gradient_squared=point.gradient_squared,
@@ -128,6 +132,7 @@ class _Gathered:
 
     draws: Draws
     metric: Metric = EUCLIDEAN
+    exchange: Exchange = ALONE
     sizes: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
     sketches: list[np.ndarray] = field(default_factory=list)
@@ -146,14 +151,15 @@ class _Gathered:
             self.sketches.append(reading.sketch)
             self.in_parts |= not reading.whole
 
-    def gram(self) -> np.ndarray:
-        rows = np.stack(self.sketches)
-        return np.asarray(rows @ rows.T)
+    def everywhere(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sizes and inner products of the micro-batches of all ranks."""
+        rows = self.exchange.gather(np.column_stack([self.sizes, np.stack(self.sketches)]))
+        return rows[:, 0], rows[:, 1:] @ rows[:, 1:].T
 
-    def moments(self, step: TrainStep) -> Moments:
-        """Exact from norms; from the sketches alone where the accumulated gradient is spoilt."""
-        if self.in_parts or len(self.sizes) < self.tried:
-            return formulas.from_gram(self.sizes, self.gram())
+    def moments(self, step: TrainStep, sizes: np.ndarray, gram: np.ndarray) -> Moments:
+        """Exact from norms; from the sketches alone where the accumulated gradient is not ours."""
+        if self.in_parts or len(self.sizes) < self.tried or not self.exchange.alone:
+            return formulas.from_gram(sizes, gram)
         divisor = step.loss_scale() * sum(self.sizes) / self.draws.size
         mean = accumulated_square(step.parameters(), divisor, self.metric)
         return formulas.moments(self.sizes, self.squares, mean)

@@ -8,6 +8,7 @@ prints how far each prediction is off. WALKS.jsonl keeps the warm-ups; what is i
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -28,7 +29,6 @@ from batchfinder.noise import MicroBatchVariance, noise_along_warmup
 BASE = 32
 SEEDS = (0, 1, 2)
 WARMUPS = (100, 200, 400)
-FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)
 KNEES = (32, 128, 512, 2048)
 """Step times 1 + B / knee: from a CPU, where every sample costs, to a wide GPU."""
 
@@ -79,14 +79,16 @@ def fitted(cells: list[dict[str, object]], task: Task) -> Truth | None:
     )
 
 
-def walked(task: Task, truth: Truth, steps: int, seed: int) -> dict[str, object]:
-    """One warm-up at the base size and its tuned rate."""
+def walked(task: Task, truth: Truth, steps: int, seed: int, plain: bool) -> dict[str, object]:
+    """One warm-up at the base size and its tuned rate; ``plain``: in no optimizer's metric."""
     torch.manual_seed(seed)
     model = task.make_model()
     optimizer = task.make_optimizer(model.parameters())
     for group in optimizer.param_groups:
         group["lr"] = truth.rate
     step = PlainStep(model, lambda model, batch: task.loss(model, list(batch)), optimizer)
+    if plain:
+        step.optimizers = lambda: []  # type: ignore[method-assign]
     started = time.process_time()
     found = noise_along_warmup(
         step,
@@ -102,11 +104,11 @@ def walked(task: Task, truth: Truth, steps: int, seed: int) -> dict[str, object]
          point.gradient_squared, point.samples)
         for point in found.points
     ]  # fmt: skip
+    training = found.training
+    assert training is not None
     return {
-        "task": task.name, "steps": steps, "seed": seed, "rate": truth.rate, "points": points,
-        "value": found.training.value if found.training else None,
-        "low": found.training.low if found.training else None,
-        "high": found.training.high if found.training else None,
+        "task": task.name, "steps": steps, "seed": seed, "rate": truth.rate, "plain": plain,
+        "points": points, "predicted": (training.value, training.low, training.high),
         "caveats": found.caveats, "seconds": round(time.process_time() - started, 2),
     }  # fmt: skip
 
@@ -120,34 +122,121 @@ def collect(path: Path, task: Task, truth: Truth) -> list[dict[str, object]]:
     known = rows_of(path)
     rows = []
     whole = max(50, round(truth.steps[BASE]))
-    for steps in (*WARMUPS, whole):
-        for seed in SEEDS:
-            key = {"task": task.name, "steps": steps, "seed": seed, "rate": truth.rate}
-            row = next((row for row in known if key.items() <= row.items()), None)
-            if row is None:
-                row = walked(task, truth, steps, seed)
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            rows.append(row | {"whole": steps == whole})
+    kinds = (True, False) if task.family == "adam" else (True,)
+    for steps, seed, plain in itertools.product((*WARMUPS, whole), SEEDS, kinds):
+        key = {"task": task.name, "steps": steps, "seed": seed, "rate": truth.rate, "plain": plain}
+        row = next((row for row in known if key.items() <= row.items()), None)
+        if row is None:
+            row = walked(task, truth, steps, seed, plain)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        rows.append(row | {"whole": steps == whole})
     return rows
+
+
+def late(row: dict[str, object]) -> float:
+    """The noise scale of a warm-up's second half."""
+    points = row["points"]
+    assert isinstance(points, list)
+    return float(points[-1][1])
+
+
+def growth(row: dict[str, object]) -> float:
+    """d log B / d log t, by least squares over the windows of a warm-up; 0 for a single window."""
+    points = row["points"]
+    assert isinstance(points, list)
+    if len(points) < 2:
+        return 0.0
+    logs = np.log([[point[0], point[1]] for point in points])
+    return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A prediction of B_crit from a warm-up: factor × late noise scale × growth^power."""
+
+    name: str
+    preconditioned: bool
+    factor: float | None
+    extrapolate: float = 0.0
+    """Doublings over which the growth seen is carried on."""
+
+    def picks(self, row: dict[str, object], adam: bool) -> bool:
+        return row["plain"] is not (self.preconditioned and adam)
+
+    def raw(self, row: dict[str, object]) -> float:
+        slope = min(max(growth(row), 0.0), 1.0)
+        return late(row) * 2 ** (self.extrapolate * slope)
+
+
+RULES = (
+    *(Rule(f"late noise scale × {c:g}", False, c) for c in (1.0, 2.0, 3.0)),
+    Rule("late noise scale × fitted on the other tasks", False, None),
+    Rule("growth carried on two doublings × fitted", False, None, 2.0),
+    *(Rule(f"in the optimizer's metric × {c:g}", True, c) for c in (1.0, 1.5, 2.0, 3.0)),
+    Rule("in the optimizer's metric × fitted on the other tasks", True, None),
+    Rule("in the optimizer's metric, growth two doublings × fitted", True, None, 2.0),
+    Rule("what is shipped", True, math.nan),
+)
+
+
+def scored(rule: Rule, rows: dict[str, list[dict[str, object]]], truths: dict[str, Truth]) -> str:
+    """Errors of one rule: each task predicted with a factor from the other tasks only."""
+    adam = {task.name: task.family == "adam" for task in TASKS}
+    logs: dict[str, list[float]] = {}
+    for name, walks in rows.items():
+        chosen = [row for row in walks if rule.picks(row, adam[name])]
+        if rule.factor is not None and math.isnan(rule.factor):
+            values = [float(row["predicted"][0]) for row in chosen]  # type: ignore[index]
+        else:
+            values = [(rule.factor or 1.0) * rule.raw(row) for row in chosen]
+        logs[name] = [math.log(value / truths[name].critical) for value in values]
+    if rule.factor is None:
+        means = {name: statistics.fmean(errors) for name, errors in logs.items()}
+        for name, errors in logs.items():
+            others = [mean for other, mean in means.items() if other != name]
+            shift = statistics.fmean(others)
+            logs[name] = [error - shift for error in errors]
+    flat = [error for errors in logs.values() for error in errors]
+    regrets = [
+        truths[name].regret(math.exp(error) * truths[name].critical, knee)
+        for name, errors in logs.items() for error in errors for knee in KNEES
+    ]  # fmt: skip
+    by_task = "  ".join(f"{math.exp(statistics.fmean(errors)):5.2f}" for errors in logs.values())
+    rms = math.exp(math.sqrt(statistics.fmean(error**2 for error in flat)))
+    return (f"{rule.name:58s} × {rms:4.2f}   {statistics.fmean(regrets):.3f}   "
+            f"{max(regrets):.2f}   {by_task}")  # fmt: skip
 
 
 def main() -> None:
     torch.set_num_threads(1)
     cells = rows_of(Path(sys.argv[1]))
     names = sys.argv[3:]
+    truths, rows = {}, {}
     for task in TASKS:
         truth = fitted(cells, task)
         if truth is None or (names and not any(name in task.name for name in names)):
             continue
+        truths[task.name] = truth
+        rows[task.name] = collect(Path(sys.argv[2]), task, truth)
         print(f"\n{task.name}: B_crit {truth.critical:.0f} (fit within {truth.error:.0%}), "
               f"{truth.steps[BASE]:.0f} steps at batch {BASE}, rate {truth.rate:g}")  # fmt: skip
-        for row in collect(Path(sys.argv[2]), task, truth):
+        for row in rows[task.name]:
             points = row["points"]
             assert isinstance(points, list)
             shown = "  ".join(f"@{p[0]} {p[1]:.0f} [{p[2]:.0f}, {p[3]:.0f}]" for p in points)
-            print(f"  {'run ' if row['whole'] else ''}{row['steps']} {row['seed']}: {shown} "
+            kind = "plain " if row["plain"] else "metric"
+            print(f"  {'run ' if row['whole'] else '    '}{kind} seed {row['seed']}: {shown} "
                   f"({row['seconds']} s) {row['caveats'] or ''}")  # fmt: skip
+    for steps in WARMUPS:
+        print(f"\nAfter {steps} steps: error of B_crit (rms factor), regret of the choice (mean,"
+              f" worst, over step times 1 + B/{KNEES}), predicted / fitted by task:")  # fmt: skip
+        for rule in RULES:
+            some = {
+                name: [row for row in walks if row["steps"] == steps and not row["whole"]]
+                for name, walks in rows.items()
+            }
+            print(" ", scored(rule, some, truths))
 
 
 if __name__ == "__main__":
