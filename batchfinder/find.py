@@ -131,7 +131,9 @@ def find_batch_size(
         probed = stages.probe_sizes(call, space, propose=propose)
         base = stages.base_of(call, probed, base_batch_size, base_learning_rate)
         measurements = stages.measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
-        findings = stages.estimate_noise(call, noise, probed, base, warmup_steps=warmup_steps)
+        findings = stages.estimate_noise(
+            call, noise, probed, base, warmup_steps=warmup_steps, measured=measurements
+        )
         recommendation = recommend(
             measurements,
             findings.training,

@@ -160,3 +160,13 @@ assert not torch.cuda.is_initialized()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_public_name_is_where_the_front_door_says() -> None:
+    import batchfinder
+
+    in_rooms = {name for names in batchfinder._ROOMS.values() for name in names}
+    assert in_rooms == set(batchfinder.__all__)
+    assert all(getattr(batchfinder, name) is not None for name in dir(batchfinder))
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = batchfinder.optimal_batch_size

@@ -36,7 +36,9 @@ def confirm_choice(
             fresh=bench.training,
         )
 
-    with stage(call, Stage.CONFIRM, f"{steps} steps at {recommendation.plan}, then at twice the rate"):
+    with stage(
+        call, Stage.CONFIRM, f"{steps} steps at {recommendation.plan}, then at twice the rate"
+    ):
         return confirmed(recommendation, run)
 
 

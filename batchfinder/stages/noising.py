@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from batchfinder.noise import noise_along_warmup
@@ -26,6 +27,7 @@ def estimate_noise(
     base: Base,
     *,
     warmup_steps: int,
+    measured: Sequence[Measurement] = (),
 ) -> NoiseFindings:
     """Train a short way for real, look at the noise along it; the caller puts all back."""
     bench = call.bench
@@ -46,8 +48,21 @@ def estimate_noise(
             estimator=estimator,
             budget_seconds=call.budget.share(0.6),
             observe=call.observe,
+            sizes=_sizes_to_look_at(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
         )
+
+
+def _sizes_to_look_at(bench: Bench, base: Base, sizes: Sequence[int]) -> list[int]:
+    """The base size, and 4 and 16 times it: does the noise scale depend on the micro-batch?
+
+    It must not, but for batch norm and losses that couple samples. Four distinct micro-batches
+    are needed of each.
+    """
+    most = (bench.source.length or 4 * max(sizes, default=1)) // 4
+    wanted = (factor * base.batch_size for factor in (1, 4, 16))
+    near = (min(sizes, key=lambda size: abs(size - each), default=0) for each in wanted)
+    return sorted({size for size in near if 2 <= size <= most})
 
 
 def estimate_here(
