@@ -109,7 +109,17 @@ def _rebuilt(loader: DataLoader[Any], size: int, private: bool) -> Iterable[Batc
     changes = _resized_parts(loader, parts, size)
     if type(loader) is DataLoader:
         return DataLoader(**_arguments(loader), **changes)
+    if hasattr(loader, "load_state_dict"):
+        return type(loader)(**_own_arguments(loader, changes))
     return _clone(loader, size, changes, private)
+
+
+def _own_arguments(loader: DataLoader[Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """For a loader that counts its batches: built anew, since its count is of another size."""
+    every = {**_arguments(loader), **changes}
+    known = set(inspect.signature(DataLoader).parameters)
+    own = set(inspect.signature(type(loader)).parameters) - known
+    return {**every, **{name: getattr(loader, name) for name in own if hasattr(loader, name)}}
 
 
 def _batching(loader: DataLoader[Any], private: bool) -> dict[str, Any]:
