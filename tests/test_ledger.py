@@ -186,6 +186,15 @@ def test_a_tensor_made_before_counts_once_it_is_met() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_a_sample_of_a_data_set_made_before_costs_the_sample() -> None:
+    data = torch.zeros(1000, 256)
+    with Ledger(CPU) as ledger:
+        batch = torch.stack([data[index] for index in range(4)])
+        assert ledger.current <= 5 * KIB and ledger.peak <= 5 * KIB, batch
+        whole = data.sum()
+        assert ledger.current == 1004 * KIB + FLOAT, whole
+
+
 def test_sparse_tensors_count_by_their_parts() -> None:
     with counting() as ledger:
         dense = torch.eye(16)

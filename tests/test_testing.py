@@ -107,7 +107,8 @@ def test_outside():
 
 
 def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "batchfinder_pytest", "-p", "no:cacheprovider"]
+    plugins = ("-p", "batchfinder.pytest_plugin", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *plugins]
     return subprocess.run(
         [*command, *options, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
     )

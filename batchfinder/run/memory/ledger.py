@@ -23,6 +23,10 @@ from batchfinder.units import format_bytes
 __all__ = ["Ledger", "dense_parts"]
 
 
+_MADE, _FOUND, _VIEWED = range(3)
+"""How an operator met a tensor: as a result, as an argument, as a view that it made."""
+
+
 class _Entry(weakref.ref[torch.UntypedStorage]):
     """One storage alive: its key, its size when last looked at, and what it is charged."""
 
@@ -53,6 +57,7 @@ class Ledger(TorchDispatchMode):
         self.peak = 0
         self.listening = True
         self._type = device.type
+        self._is_cpu = device.type == "cpu"  # which a tensor can tell sooner than its device
         self._charge_found = charge_found
         self._entries: dict[int, _Entry] = {}
         self._freed = _when_freed(self)
@@ -92,10 +97,14 @@ class Ledger(TorchDispatchMode):
         result = func(*args, **kwargs)
         if self.listening:
             before = self.current
-            self._look(args, found=True)
-            if kwargs:
-                self._look(kwargs, found=True)
-            self._look(result, found=False)
+            if getattr(func, "is_view", False):
+                self._look(result, _VIEWED)
+            else:
+                for value in args:
+                    self._look(value, _FOUND)
+                if kwargs:
+                    self._look(kwargs, _FOUND)
+                self._look(result, _MADE)
             if self.current > self.peak:
                 self._check(func, self.current - before)
         return result
@@ -128,39 +137,56 @@ class Ledger(TorchDispatchMode):
         else:
             del torch.UntypedStorage.resize_
 
-    def _look(self, value: Any, *, found: bool) -> None:
-        if isinstance(value, torch.Tensor):
-            self._look_at_tensor(value, found)
-        elif isinstance(value, list | tuple):
+    def _look(self, value: Any, how: int) -> None:
+        """Count what ``value`` is made of. Runs for every operator: the usual case comes first."""
+        kind = type(value)
+        if kind is torch.Tensor or kind is torch.nn.Parameter:
+            if value.is_cpu if self._is_cpu else value.device.type == self._type:
+                self._look_at_tensor(value, how)
+        elif kind is tuple or kind is list:
             for part in value:
-                self._look(part, found=found)
+                self._look(part, how)
+        elif isinstance(value, torch.Tensor):
+            if value.device.type == self._type:
+                for dense in dense_parts(value):
+                    self._look_at_tensor(dense, how)
         elif isinstance(value, Mapping):
-            for part in value.values():
-                self._look(part, found=found)
+            self._look(list(value.values()), how)
+        elif isinstance(value, tuple | list):
+            self._look(list(value), how)
 
-    def _look_at_tensor(self, tensor: torch.Tensor, found: bool) -> None:
-        if tensor.device.type != self._type:
-            return
-        if type(tensor) not in _PLAIN:
-            for part in dense_parts(tensor):
-                self._look_at_storage(part.untyped_storage(), found)
-            return
+    def _look_at_tensor(self, tensor: torch.Tensor, how: int) -> None:
         try:
             storage = tensor.untyped_storage()
         except NotImplementedError:  # a sparse tensor has none of its own
-            for part in dense_parts(tensor):
-                self._look_at_storage(part.untyped_storage(), found)
+            for dense in dense_parts(tensor):
+                self._look_at_tensor(dense, how)
             return
-        self._look_at_storage(storage, found)
-
-    def _look_at_storage(self, storage: torch.UntypedStorage, found: bool) -> None:
-        key = storage._cdata
-        entry = self._entries.get(key)
+        entry = self._entries.get(storage._cdata)
         if entry is None:
-            charged = storage.nbytes() if self._charge_found or not found else 0
-            self._add(key, storage, charged)
+            self._add(storage._cdata, storage, self._charge(tensor, storage, how))
         elif entry.size != storage.nbytes():
             self._recharge(entry, storage.nbytes())
+        elif entry.charged < entry.size and self._charge_found:
+            self._show_more(entry, tensor)
+
+    def _show_more(self, entry: _Entry, tensor: torch.Tensor) -> None:
+        """Of a storage charged in part, a tensor larger than that part is met."""
+        shown = min(tensor.numel() * tensor.element_size(), entry.size)
+        if shown > entry.charged:
+            self.current += shown - entry.charged
+            entry.charged = shown
+
+    def _charge(self, tensor: torch.Tensor, storage: torch.UntypedStorage, how: int) -> int:
+        """Of a storage first met now.
+
+        One that is only viewed was there before: a sample of a data set costs the sample.
+        """
+        if how != _MADE and not self._charge_found:
+            return 0
+        if how == _VIEWED:
+            return min(tensor.numel() * tensor.element_size(), storage.nbytes())
+        return storage.nbytes()
 
     def _add(self, key: int, storage: torch.UntypedStorage, charged: int) -> None:
         entry = _Entry(storage, self._freed)
@@ -190,9 +216,6 @@ class Ledger(TorchDispatchMode):
                 f"in use {self.current - asked} bytes of the limit of {self.limit} bytes "
                 f"({format_bytes(self.limit)})"
             )
-
-
-_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
 
 
 def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -1,6 +1,6 @@
 """Fixtures and a marker for pytest, found through its entry point.
 
-A module beside the package, so that a test session that uses none of it does not import torch.
+A test session that uses none of them does not import torch.
 
 - the fixture ``assert_fits``: ``assert_fits(model, loader, batch_size=64, memory="8GiB")``;
 - the fixture ``memory_limit``: ``with memory_limit("512MiB"): ...``;
