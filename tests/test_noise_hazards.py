@@ -106,4 +106,24 @@ def test_looking_leaves_no_trace() -> None:
 
 def test_too_little_data_to_look_at_is_passed_over() -> None:
     step = PlainStep(perceptron(), contrastive)
-    assert loss_ratio(step, Population(*(column[:3] for column in blobs()))) is None
+    assert loss_ratio(step, Population(*(column[:5] for column in blobs()))) is None
+    assert loss_ratio(step, Population(*blobs()), most=4) is None
+
+
+@pytest.mark.parametrize("most", [6, 8, 16, 64])
+def test_a_contrastive_loss_is_told_from_a_sum_at_any_size(most: int) -> None:
+    step = PlainStep(perceptron(), contrastive)
+    hazards = look_for_hazards(step, Population(*blobs(256)), 0, most)
+    assert hazards.refusal
+    assert not hazards.sum_reduced
+
+
+def test_no_batch_is_larger_than_allowed() -> None:
+    sizes = []
+
+    def spy(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        sizes.append(len(batch[0]))
+        return cross_entropy(model, batch)
+
+    loss_ratio(PlainStep(perceptron(), spy), Population(*blobs(256)), most=10)
+    assert max(sizes) == 10

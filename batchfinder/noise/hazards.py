@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,11 @@ SMALL_NORM_BATCH = (
     "batch norm was seen with micro-batches of {size}: below about 32 its own noise makes the "
     "noise scale too large"
 )
+NORM_BATCH_MATTERS = (
+    "the noise scale holds for micro-batches of {size}, whole and in training mode: under batch "
+    "norm it depends on them"
+)
+DROPOUT = "dropout was on, as in training: its masks are part of the noise scale"
 SUM_REDUCED = (
     "the loss doubles with the batch, as a sum over samples does: the noise scale was computed for "
     "its mean, but your learning rate then grows with the batch by itself"
@@ -37,6 +42,7 @@ NORM_BATCH = 32
 """From this micro-batch on, batch norm changes the noise scale by less than a tenth."""
 
 _HALF = 8
+_SMALLEST_HALF = 3  # of 2, a contrastive loss doubles as a sum does: log 4 / log 2
 _REPEATS = 4
 
 
@@ -45,22 +51,38 @@ class Hazards:
     """What was found. ``refusal`` is the reason why no noise scale can be given, if there is."""
 
     batch_norm: bool = False
+    dropout: bool = False
     sum_reduced: bool = False
     refusal: str = ""
+
+    def said(self, size: int) -> list[str]:
+        """What to say beside a noise scale measured with micro-batches of ``size``."""
+        said = []
+        if self.sum_reduced:
+            said.append(SUM_REDUCED)
+        if self.batch_norm:
+            norm = SMALL_NORM_BATCH if size < NORM_BATCH else NORM_BATCH_MATTERS
+            said.append(norm.format(size=size))
+        if self.dropout:
+            said.append(DROPOUT)
+        return said
 
 
 def look_for_hazards(
     step: TrainStep, source: BatchSource, seed: int = 0, most: int | None = None
 ) -> Hazards:
     """Look at the modules, and at the loss of a batch beside its halves', at most ``most``."""
-    modules = modules_of(step)
-    batch_norm = any(isinstance(each, _BATCH_NORMS) and each.training for each in modules)
+    modules = [each for each in modules_of(step) if each.training]
+    found = Hazards(
+        batch_norm=any(isinstance(each, _BATCH_NORMS) for each in modules),
+        dropout=any(isinstance(each, _DROPOUTS) and each.p > 0 for each in modules),
+    )
     ratio = loss_ratio(step, source, seed, most)
     if ratio is None or abs(ratio - 1) <= 0.05:
-        return Hazards(batch_norm)
+        return found
     if abs(ratio - 2) <= 0.05:
-        return Hazards(batch_norm, sum_reduced=True)
-    return Hazards(batch_norm, refusal=COUPLED.format(ratio=ratio))
+        return replace(found, sum_reduced=True)
+    return replace(found, refusal=COUPLED.format(ratio=ratio))
 
 
 def modules_of(step: TrainStep) -> list[nn.Module]:
@@ -80,7 +102,7 @@ def loss_ratio(
     """
     bounds = [bound // 2 for bound in (source.ceiling, most) if bound is not None]
     half = min(_HALF, *bounds) if bounds else _HALF
-    if half < 2:
+    if half < _SMALLEST_HALF:
         return None
     try:
         with _stilled(modules_of(step)), _generators_kept(step.device):
@@ -140,4 +162,5 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
 
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-_STILLED = (*_BATCH_NORMS, nn.modules.dropout._DropoutNd)
+_DROPOUTS = (nn.modules.dropout._DropoutNd,)
+_STILLED = (*_BATCH_NORMS, *_DROPOUTS)

@@ -8,13 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchfinder.errors import NoiseNotMeasured
-from batchfinder.noise.hazards import (
-    NORM_BATCH,
-    SMALL_NORM_BATCH,
-    SUM_REDUCED,
-    UPDATES_ITSELF,
-    look_for_hazards,
-)
+from batchfinder.noise.hazards import UPDATES_ITSELF, look_for_hazards
 from batchfinder.noise.journey import FEWEST_GROUPS, look_size, travel
 from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, UNCHANGED
@@ -130,11 +124,7 @@ def _per_size(way: Way, sizes: Sequence[int], seen: Seen) -> list[NoiseScale]:
 
 def _said(way: Way, seen: Seen, steps: int) -> list[str]:
     said = list(dict.fromkeys(seen.caveats))
-    if way.hazards.sum_reduced:
-        said.append(SUM_REDUCED)
-    size = way.size
-    if way.hazards.batch_norm and size < NORM_BATCH:
-        said.append(SMALL_NORM_BATCH.format(size=size))
+    said.extend(way.hazards.said(way.size))
     if seen.steps < steps:
         said.append(f"the time was up after {seen.steps} of {steps} warm-up steps")
     if not seen.steps:
