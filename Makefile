@@ -4,7 +4,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 QUIET_CPU := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format lint types test test-all golden docs docs-figures notebooks examples package demo clean
+.PHONY: help setup check format lint types test test-all golden docs docs-figures notebooks examples readme package demo clean
 
 help:  ## lists these words
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ notebooks:  ## executes the notebooks from their .py sources and keeps the outpu
 
 examples:  ## runs the example scripts, each on real data
 	$(PYTHON) examples/run_all.py
+
+readme:  ## runs the demo and writes its output and figure into README.md
+	$(PYTHON) .ci/readme.py --update
 
 package:  ## builds wheel and source distribution, and installs each in a fresh environment
 	$(PYTHON) -m pip install --quiet build

@@ -56,15 +56,15 @@ print(study)
 _ = study.plot()
 
 # %% [markdown]
-# Read it from left to right: how long until the loss that every size has reached, in how many steps,
-# with how many epochs. Small batches need the fewest epochs and the most time; the largest needs
-# the fewest steps. What was predicted from the noise scale can be checked against this table.
+# Read it from left to right: how long until the loss that every size has reached, in how many
+# steps, with how many epochs. Small batches need few epochs and many steps, large ones the
+# reverse. What was predicted from the noise scale can be checked against this table.
 
 # %% [markdown]
 # ## Is the rate to blame?
 #
-# A size can look bad because its rate is wrong. A small grid around the rule's rate tells: each size
-# is then judged by its best.
+# A size can look bad because its rate is wrong. A small grid around the rule's rate tells: each
+# size is then judged by its best.
 
 # %%
 tuned = compare_batch_sizes(
