@@ -168,6 +168,9 @@ def test_of_a_storage_only_what_is_held_is_charged() -> None:
         assert ledger.current == KIB
         data[:256] + 1
         assert (ledger.current, ledger.peak) == (KIB, 2 * KIB)
+    with counting(data[:256]) as ledger:
+        wide = data[:1].expand(1000) + data[:256].view(1, 256).expand(2, 256).sum()
+        assert ledger.current == KIB + 1000 * FLOAT, wide
     flat = floats(512)
     with counting(flat[:256], flat[256:], flat[:256]) as ledger:
         assert ledger.current == 2 * KIB

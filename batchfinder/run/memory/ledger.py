@@ -75,7 +75,7 @@ class Ledger(TorchDispatchMode):
                     storage = part.untyped_storage()
                     place = (part.storage_offset(), part.shape, part.stride())
                     _, places = shown.setdefault(storage._cdata, (storage, {}))
-                    places[place] = part.numel() * part.element_size()
+                    places[place] = _bytes_shown(part)
         for key, (storage, places) in shown.items():
             if key not in self._entries:
                 self._add(key, storage, min(sum(places.values()), storage.nbytes()))
@@ -172,7 +172,7 @@ class Ledger(TorchDispatchMode):
 
     def _show_more(self, entry: _Entry, tensor: torch.Tensor) -> None:
         """Of a storage charged in part, a tensor larger than that part is met."""
-        shown = min(tensor.numel() * tensor.element_size(), entry.size)
+        shown = min(_bytes_shown(tensor), entry.size)
         if shown > entry.charged:
             self.current += shown - entry.charged
             entry.charged = shown
@@ -185,7 +185,7 @@ class Ledger(TorchDispatchMode):
         if how != _MADE and not self._charge_found:
             return 0
         if how == _VIEWED:
-            return min(tensor.numel() * tensor.element_size(), storage.nbytes())
+            return min(_bytes_shown(tensor), storage.nbytes())
         return storage.nbytes()
 
     def _add(self, key: int, storage: torch.UntypedStorage, charged: int) -> None:
@@ -230,6 +230,13 @@ def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     else:
         for name in _parts_of(tensor.layout):
             yield getattr(tensor, name)()
+
+
+def _bytes_shown(tensor: torch.Tensor) -> int:
+    """How much of its storage a tensor shows; what is expanded shows each element once."""
+    places = zip(tensor.shape, tensor.stride(), strict=True)
+    span = 1 + sum((size - 1) * stride for size, stride in places)
+    return max(min(tensor.numel(), span), 0) * tensor.element_size()
 
 
 _STORED = frozenset({torch.strided, torch.jagged})
