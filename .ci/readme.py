@@ -1,13 +1,21 @@
-"""Print the commands of one marked block of the README, exactly as they stand there.
+"""The README's commands, exactly as they stand there; and the demo's output, written into it.
 
-A block is marked by a comment above it: ``<!-- ci: demo -->``.
+``python .ci/readme.py demo`` prints the commands of the block marked ``<!-- ci: demo -->``.
+``python .ci/readme.py --update`` runs the demo and writes what it prints, and its figure.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+FIGURE = ROOT / "docs" / "_static" / "demo.png"
 
 
 def commands(text: str, mark: str) -> str:
@@ -17,6 +25,27 @@ def commands(text: str, mark: str) -> str:
     return found.group(1)
 
 
+def update() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "batchfinder", "demo"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        shutil.copy(Path(folder) / "batchfinder-demo.png", FIGURE)
+    printed = "\n".join(
+        line.rstrip() for line in done.stdout.splitlines() if not line.startswith("figure written")
+    )
+    block = f"```text\n{done.stderr.rstrip()}\n\n{printed.rstrip()}\n```"
+    text = README.read_text()
+    pattern = r"(<!-- demo output: [^>]*-->\n).*?(\n<!-- end of demo output -->)"
+    README.write_text(re.sub(pattern, lambda m: m[1] + block + m[2], text, flags=re.DOTALL))
+
+
 if __name__ == "__main__":
-    readme = Path(__file__).parent.parent / "README.md"
-    print(commands(readme.read_text(), sys.argv[1]))  # noqa: T201 - its output is its purpose
+    if sys.argv[1] == "--update":
+        update()
+    else:
+        print(commands(README.read_text(), sys.argv[1]))  # noqa: T201 - its output is its purpose

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from batchfinder.progress import default_observer
 from batchfinder.protocols import NoiseEstimator, Observer
 from batchfinder.results import NoiseScale, ProbeResult
 from batchfinder.run.bench import Handed, open_bench
+from batchfinder.run.isolate import Factory
 
 __all__ = ["gradient_noise_scale", "max_batch_size"]
 
@@ -36,6 +38,8 @@ def max_batch_size(
     seed: int = 0,
     observe: Observer | None = None,
     propose: Propose = guided,
+    isolate: Factory | None = None,
+    cache: str | os.PathLike[str] | None = None,
     make_loader: Any = None,
     preserve: Sequence[Any] = (),
 ) -> ProbeResult:
@@ -75,7 +79,7 @@ def max_batch_size(
     )
     with open_bench(handed) as bench:
         call = stages.Call(bench, observe or default_observer(), stages.Budget(budget_seconds))
-        found = stages.probe_sizes(call, space, propose=propose)
+        found = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
     stages.prove_restored(call)
     return found
 

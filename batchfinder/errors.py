@@ -98,7 +98,7 @@ class DeviceMismatch(BatchFinderError):
 class DeviceLost(BatchFinderError):
     """The device is in an error state that no later call can leave (a sticky error).
 
-    Way out: restart the process; ``isolate=True`` runs every trial in a process of its own.
+    Way out: restart the process; ``isolate=make`` runs every trial in a process of its own.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, O
 from batchfinder.recommend import recommend
 from batchfinder.report import Report
 from batchfinder.run.bench import Handed, open_bench
+from batchfinder.run.isolate import Factory
 
 __all__ = ["find_batch_size"]
 
@@ -45,6 +47,8 @@ def find_batch_size(
     seed: int = 0,
     observe: Observer | None = None,
     propose: Propose = guided,
+    isolate: Factory | None = None,
+    cache: str | os.PathLike[str] | None = None,
     make_loader: Any = None,
     preserve: Sequence[Any] = (),
 ) -> Report:
@@ -87,6 +91,9 @@ def find_batch_size(
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr.
         propose: the search, a function of the trials so far.
+        isolate: a function at the top level of an importable module that returns
+            ``{"model": ..., "loader": ..., ...}``; every trial then runs in a child process.
+        cache: a file that remembers largest sizes; one trial checks each before it is believed.
         make_loader: ``batch_size -> loader``, where the loader cannot be rebuilt.
         preserve: further objects with ``state_dict`` to put back.
 
@@ -128,7 +135,7 @@ def find_batch_size(
     )
     with open_bench(handed) as bench:
         call = stages.Call(bench, observe or default_observer(), stages.Budget(budget_seconds))
-        probed = stages.probe_sizes(call, space, propose=propose)
+        probed = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
         base = stages.base_of(call, probed, base_batch_size, base_learning_rate)
         measurements = stages.measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
         findings = stages.estimate_noise(

@@ -64,6 +64,8 @@ class Bench:
     snapshot: Snapshot
     own: Snapshot
     seed: int
+    functions: tuple[Any, ...] = ()
+    """The user's loss and step, on whose code the memory depends."""
     has_own_optimizer: bool = True
     """Whether the user handed in an optimizer, whose rate is then the user's."""
 
@@ -170,7 +172,16 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
         given = _flat(handed.optimizer)
         ours = [each for each in step.optimizers() if not any(each is one for one in given)]
         own = stack.enter_context(preserved(*ours))
-        yield Bench(step, source, memory, snapshot, own, handed.seed, bool(given))
+        yield Bench(
+            step,
+            source,
+            memory,
+            snapshot,
+            own,
+            seed=handed.seed,
+            functions=(handed.loss_fn, handed.train_step),
+            has_own_optimizer=bool(given),
+        )
 
 
 def _flat(thing: Any) -> list[Any]:

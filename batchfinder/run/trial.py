@@ -133,7 +133,7 @@ def _failed(sign: Sign, error: Exception, stage: str) -> _Ending:
 def _lost(error: Exception, size: int, stage: str) -> str:
     return (
         f"the device was lost in {stage} at batch size {size} ({str(error).splitlines()[0]}): "
-        "every later call on it fails. Restart the process; isolate=True runs every trial in a "
+        "every later call on it fails. Restart the process; isolate=make runs every trial in a "
         "process of its own"
     )
 

@@ -7,13 +7,14 @@ from batchfinder.stages.caveats import caveats_of
 from batchfinder.stages.confirming import confirm_choice
 from batchfinder.stages.measuring import measure_sizes
 from batchfinder.stages.noising import estimate_here, estimate_noise, with_noise
-from batchfinder.stages.probing import probe_sizes
+from batchfinder.stages.probing import Search, probe_sizes
 from batchfinder.stages.proving import prove_restored
 
 __all__ = [
     "Base",
     "Budget",
     "Call",
+    "Search",
     "base_of",
     "caveats_of",
     "check",

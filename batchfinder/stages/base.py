@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from batchfinder.range_test import range_test
 from batchfinder.results import Note, ProbeResult
+from batchfinder.run.bench import Bench
 from batchfinder.stages.call import Call
 
-__all__ = ["Base", "base_of"]
+__all__ = ["Base", "base_of", "check_loss"]
 
 _ASSUMED_BATCH = 32
 
@@ -49,7 +50,7 @@ def base_of(
             "can fill: the dataset's size took its place"
         )
         batch_size = source.ceiling
-    _check_loss(call, min(batch_size, probed.max_batch_size))
+    check_loss(call.bench, min(batch_size, probed.max_batch_size))
     if learning_rate is None and call.bench.has_own_optimizer:
         learning_rate = call.bench.step.learning_rate()
     if learning_rate is None:
@@ -58,9 +59,12 @@ def base_of(
     return Base(batch_size, learning_rate, tuple(caveats))
 
 
-def _check_loss(call: Call, size: int) -> None:
-    """One loss at the user's own weights; a step that returns none cannot be checked."""
-    bench = call.bench
+def check_loss(bench: Bench, size: int) -> None:
+    """One loss at the user's own weights; a step that returns none cannot be checked.
+
+    Raises:
+        LossIsNotFinite: where it is NaN or infinite.
+    """
     loss = bench.step.forward_backward(bench.source.ordinary(size))
     if not bench.step.updates_itself:
         bench.step.check_loss(loss)

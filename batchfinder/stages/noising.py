@@ -9,7 +9,7 @@ from batchfinder.noise import noise_along_warmup
 from batchfinder.protocols import NoiseEstimator
 from batchfinder.results import Measurement, NoiseFindings, Note, ProbeResult, Stage
 from batchfinder.run.bench import Bench
-from batchfinder.stages.base import Base
+from batchfinder.stages.base import Base, check_loss
 from batchfinder.stages.call import Call, stage
 
 __all__ = ["estimate_here", "estimate_noise", "with_noise"]
@@ -77,7 +77,9 @@ def estimate_here(
     size = micro_batch or bench.source.base_batch_size or 32
     size = min(size, bench.source.ceiling or size)
     with stage(call, Stage.NOISE, f"after {warmup_steps} warm-up steps at batch {size}"):
-        bench.training()
+        check_loss(bench, size)
+        if bench.step.updates_itself:
+            return NoiseFindings(training=None, caveats=(_UPDATES_ITSELF,))
         _train(bench, warmup_steps, size)
         return noise_along_warmup(
             bench.step,

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
+from batchfinder.cache import described, probe_remembering
 from batchfinder.errors import NothingFits
 from batchfinder.predict import first_guess
-from batchfinder.probe import Propose, SearchSpace, memory_line, probe
+from batchfinder.probe import Propose, SearchSpace, guided, memory_line, probe
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Stage, Trial
 from batchfinder.run.bench import Bench
+from batchfinder.run.isolate import Factory, IsolatedTrials
 from batchfinder.run.trial import run_trial
 from batchfinder.stages.call import Call, stage
 from batchfinder.units import format_bytes
 
-__all__ = ["probe_sizes", "smallest_size"]
+__all__ = ["Search", "probe_sizes", "smallest_size"]
 
 _WORTH_A_GUESS = 64
 
 
-def probe_sizes(call: Call, space: SearchSpace, *, propose: Propose) -> ProbeResult:
+@dataclass(frozen=True)
+class Search:
+    """How the search is done: where, by which ``propose``, in this process or in children.
+
+    ``isolate`` builds what is trained, in a child process for every trial. ``cache`` is the file
+    that remembers results; each is checked by one trial before it is believed.
+    """
+
+    space: SearchSpace
+    propose: Propose = guided
+    isolate: Factory | None = None
+    cache: str | os.PathLike[str] | None = None
+
+
+def probe_sizes(call: Call, search: Search) -> ProbeResult:
     """Run one micro-batch after another until the largest that fits is known.
 
     Raises:
@@ -32,15 +50,9 @@ def probe_sizes(call: Call, space: SearchSpace, *, propose: Propose) -> ProbeRes
         bench.fresh()
         holdings = bench.breakdown()
         _check_holdings(holdings)
-        searched = _space_on(bench, space)
+        searched = _space_on(bench, search.space)
         bench.step.scale_learning_rate(0.0)
-        trials = probe(
-            _trial_runner(bench),
-            searched,
-            propose=propose,
-            observe=call.observe,
-            enough=lambda: call.budget.is_spent(0.5),
-        )
+        trials = _search(call, search, searched)
     if not any(trial.fits for trial in trials):
         raise NothingFits(_nothing_fits(trials, holdings))
     if call.budget.is_spent(0.5):
@@ -48,9 +60,33 @@ def probe_sizes(call: Call, space: SearchSpace, *, propose: Propose) -> ProbeRes
     return ProbeResult(
         trials=trials,
         memory=_with_line(holdings, trials),
-        limited_by=_limit_met(trials, searched.ceiling, space.ceiling),
+        limited_by=_limit_met(trials, searched.ceiling, search.space.ceiling),
         ceiling=searched.ceiling,
     )
+
+
+def _search(call: Call, search: Search, space: SearchSpace) -> tuple[Trial, ...]:
+    bench = call.bench
+    run: Callable[[int], Trial] = _trial_runner(bench)
+    if search.isolate is not None:
+        run = IsolatedTrials(search.isolate, memory_limit=bench.memory.limit_bytes())
+    probing = partial(probe, run, space, propose=search.propose)
+    if search.cache is not None:
+        probing = partial(
+            probe_remembering,
+            run,
+            space,
+            propose=search.propose,
+            path=search.cache,
+            described=described(
+                bench.step,
+                bench.source,
+                bench.memory,
+                functions=bench.functions,
+                versions={"torch": torch.__version__},
+            ),
+        )
+    return probing(observe=call.observe, enough=lambda: call.budget.is_spent(0.5))
 
 
 def _space_on(bench: Bench, space: SearchSpace) -> SearchSpace:

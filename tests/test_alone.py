@@ -1,0 +1,103 @@
+"""One stage alone, through the front door, against truth."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import batchfinder as bf
+from batchfinder.run.state import preserved
+
+
+def population(rows: int = 2048) -> TensorDataset:
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(rows, 6, generator=generator)
+    noise = 0.7 * torch.randn(rows, generator=generator)
+    return TensorDataset(inputs, (inputs[:, 0] - inputs[:, 1] + noise > 0).long())
+
+
+def network() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2))
+
+
+def exact_noise_scale(model: nn.Module, dataset: TensorDataset) -> float:
+    """tr(Σ)/|G|² from every sample's own gradient, the dataset being the whole population."""
+    gradients = []
+    for x, y in zip(*dataset.tensors, strict=True):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x[None]), y[None]).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    model.zero_grad()
+    each = torch.stack(gradients).double()
+    mean = each.mean(0)
+    return float(((each - mean) ** 2).sum(1).mean() / (mean**2).sum())
+
+
+@pytest.mark.slow
+def test_the_noise_scale_is_the_exact_one_in_the_median_over_seeds() -> None:
+    model, dataset = network(), population()
+    truth = exact_noise_scale(model, dataset)
+    loader = DataLoader(dataset, batch_size=16, shuffle=True)
+    found = [
+        bf.gradient_noise_scale(model, loader, samples=512, seed=seed, loss_fn=cross_entropy)
+        for seed in range(20)
+    ]
+    ratio = statistics.median(each.value for each in found) / truth
+    assert 1 / 1.35 < ratio < 1.35
+    covered = sum(each.low <= truth <= each.high for each in found)
+    assert covered >= 14  # 18 are expected; fewer than 14 of 20 has a chance below 0.3 %
+    assert all(each.samples <= 512 for each in found)
+
+
+def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(output, target)
+
+
+def test_a_warm_up_is_taken_and_undone() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    loader = DataLoader(population(), batch_size=32, shuffle=True)
+    with preserved(model, optimizer) as snapshot:
+        at_start = bf.gradient_noise_scale(model, loader, optimizer=optimizer, samples=1024)
+        later = bf.gradient_noise_scale(
+            model, loader, optimizer=optimizer, samples=1024, warmup_steps=60
+        )
+        assert snapshot.differences() == ()
+    assert later.value > 2 * at_start.value
+
+
+def test_where_there_is_no_noise_scale_the_error_says_why() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(model: nn.Module, batch: Any) -> None:
+        optimizer.zero_grad()
+        cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+    loader = DataLoader(population(), batch_size=32)
+    with pytest.raises(bf.BatchFinderError, match="update"):
+        bf.gradient_noise_scale(model, loader, train_step=step, optimizer=optimizer)
+
+
+def test_the_probe_alone_gives_what_the_whole_call_gives() -> None:
+    model, loader = network(), DataLoader(population(), batch_size=16)
+    alone = bf.max_batch_size(model, loader, memory_limit="96KiB", resolution=0)
+    whole = bf.find_batch_size(
+        model,
+        loader,
+        memory_limit="96KiB",
+        resolution=0,
+        base_learning_rate=0.1,
+        noise=None,
+        budget_seconds=3,
+    )
+    assert alone.max_batch_size == whole.max_batch_size
+    assert alone.limited_by is bf.Limit.MEMORY
+    assert alone.memory.parameter_bytes == sum(p.numel() * 4 for p in model.parameters())

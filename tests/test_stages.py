@@ -1,0 +1,156 @@
+"""What the stages add around the rooms they call: budgets, caches, isolation, the base pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import FakeClock
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import batchfinder as bf
+from batchfinder.results import StageStarted
+from batchfinder.stages import Budget
+
+ROWS = 400
+
+
+def loader(**arguments: Any) -> DataLoader[Any]:
+    torch.manual_seed(1)
+    dataset = TensorDataset(torch.randn(ROWS, 8), torch.randint(2, (ROWS,)))
+    return DataLoader(dataset, **{"batch_size": 16, "shuffle": True, **arguments})
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+
+
+def made() -> dict[str, Any]:
+    """What a child process builds."""
+    return {"model": network(), "loader": loader()}
+
+
+def test_a_budget_runs_down_by_the_clock_it_is_given() -> None:
+    clock = FakeClock()
+    budget = Budget(10.0, clock, clock())
+    assert (budget.left(), budget.share(0.5), budget.is_spent(0.5)) == (10.0, 5.0, False)
+    clock.pass_by(6.0)
+    assert (budget.left(), budget.share(0.5), budget.is_spent(0.5)) == (4.0, 2.0, True)
+    clock.pass_by(60.0)
+    assert (budget.left(), budget.is_spent()) == (0.0, True)
+
+
+def test_without_a_budget_nothing_is_ever_spent() -> None:
+    clock = FakeClock()
+    budget = Budget(None, clock, clock())
+    clock.pass_by(1e9)
+    assert (budget.left(), budget.share(0.5), budget.is_spent()) == (None, None, False)
+
+
+def test_a_short_budget_is_kept_and_what_it_cut_is_said() -> None:
+    events: list[Any] = []
+    report = bf.find_batch_size(
+        network(),
+        loader(),
+        base_learning_rate=0.01,
+        memory_limit="16MiB",
+        budget_seconds=0.01,
+        observe=events.append,
+    )
+    (cut,) = [caveat for caveat in report.caveats if caveat.startswith("budget_seconds")]
+    assert "not confirmed" in cut
+    assert report.confirmation is None
+    assert report.max_batch_size in {trial.batch_size for trial in report.trials if trial.fits}
+    assert report.state_restored
+
+
+def test_the_stages_are_announced_in_order() -> None:
+    events: list[Any] = []
+    bf.find_batch_size(
+        network(),
+        loader(),
+        base_learning_rate=0.01,
+        memory_limit="16MiB",
+        warmup_steps=8,
+        budget_seconds=5,
+        observe=events.append,
+    )
+    started = [event.stage.name for event in events if isinstance(event, StageStarted)]
+    assert started == ["PROBE", "MEASURE", "NOISE", "CONFIRM"]
+
+
+def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.json"
+
+    def probe(model: nn.Module) -> bf.ProbeResult:
+        return bf.max_batch_size(model, loader(), memory_limit="200KiB", resolution=0, cache=path)
+
+    first, again = probe(network()), probe(network())
+    assert len(again.trials) == 1 < len(first.trials)
+    assert again.max_batch_size == first.max_batch_size
+    other = probe(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)))
+    assert len(other.trials) > 1
+
+
+@pytest.mark.slow
+def test_isolated_trials_give_the_same_answer() -> None:
+    from test_stages import made as importable
+
+    arguments = {"memory_limit": "200KiB", "max_batch_size": 48}
+    apart = bf.max_batch_size(network(), loader(), isolate=importable, **arguments)
+    here = bf.max_batch_size(network(), loader(), **arguments)
+    assert apart.max_batch_size == here.max_batch_size
+
+
+def test_isolation_asks_for_a_function_that_a_child_can_import() -> None:
+    with pytest.raises(bf.NotPicklable, match="top level"):
+        bf.max_batch_size(network(), loader(), isolate=lambda: {}, memory_limit="1MiB")
+
+
+def test_the_base_pair_is_the_loaders_size_and_the_optimizers_rate() -> None:
+    model = network()
+    report = bf.find_batch_size(
+        model,
+        loader(batch_size=20),
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.07),
+        memory_limit="16MiB",
+        warmup_steps=4,
+        budget_seconds=5,
+    )
+    assert (report.base_batch_size, report.base_learning_rate) == (20, pytest.approx(0.07))
+
+
+def test_a_base_larger_than_the_dataset_is_said() -> None:
+    report = bf.find_batch_size(
+        network(),
+        loader(),
+        base_batch_size=10 * ROWS,
+        base_learning_rate=0.01,
+        memory_limit="16MiB",
+        warmup_steps=4,
+        budget_seconds=5,
+    )
+    assert report.base_batch_size == ROWS
+    assert any("more than the 400" in caveat for caveat in report.caveats)
+
+
+def test_a_model_left_in_evaluation_mode_is_trained_in_training_mode() -> None:
+    modes: set[bool] = set()
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes.add(self.training)
+            return self.body(x)
+
+    model = Watching().eval()
+    bf.max_batch_size(model, loader(), memory_limit="200KiB", max_batch_size=8)
+    assert modes == {True}
+    assert not model.training
