@@ -86,10 +86,11 @@ class _Journey:
     def _plan_second_half(self) -> None:
         """How many of its steps to measure, and how many samples to look at beside."""
         way, most = self.way, getattr(self.way.estimator, "samples", 4096)
-        if not self.seen.points:
+        recent = self.seen.since(self.steps / 4)
+        if not recent:  # a warm-up of a few steps may not have come to one measured
             self.extra = most
             return
-        lately = way.pooling(self.seen)(self.seen.since(self.steps / 4), way.micro_batch)
+        lately = way.pooling(self.seen)(recent, way.micro_batch)
         wanted = min(most, round(WANTED * lately.value)) if lately.is_bounded else most
         coming = (self.steps - self.steps // 2) * way.base_batch
         self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
