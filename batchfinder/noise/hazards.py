@@ -80,9 +80,16 @@ def look_for_hazards(
     ratio = loss_ratio(step, source, seed, most)
     if ratio is None or abs(ratio - 1) <= 0.05:
         return found
-    if abs(ratio - 2) <= 0.05:
+    if abs(ratio - 2) <= 0.05 and _is_sum(step, source, seed, most):
         return replace(found, sum_reduced=True)
     return replace(found, refusal=COUPLED.format(ratio=ratio))
+
+
+def _is_sum(step: TrainStep, source: BatchSource, seed: int, most: int | None) -> bool:
+    """Whether the loss doubles at a smaller size too: a contrastive loss may do so at one size."""
+    half = min(_HALF, *(bound // 2 for bound in (source.ceiling, most) if bound is not None), _HALF)
+    again = loss_ratio(step, source, seed, 2 * max(half // 2, 2), smallest=2)
+    return again is not None and abs(again - 2) <= 0.05
 
 
 def modules_of(step: TrainStep) -> list[nn.Module]:
@@ -92,7 +99,12 @@ def modules_of(step: TrainStep) -> list[nn.Module]:
 
 
 def loss_ratio(
-    step: TrainStep, source: BatchSource, seed: int = 0, most: int | None = None
+    step: TrainStep,
+    source: BatchSource,
+    seed: int = 0,
+    most: int | None = None,
+    *,
+    smallest: int = _SMALLEST_HALF,
 ) -> float | None:
     """A batch's loss over the mean of its halves' losses; None where it is 1 but for chance.
 
@@ -102,7 +114,7 @@ def loss_ratio(
     """
     bounds = [bound // 2 for bound in (source.ceiling, most) if bound is not None]
     half = min(_HALF, *bounds) if bounds else _HALF
-    if half < _SMALLEST_HALF:
+    if half < smallest:
         return None
     try:
         with _stilled(modules_of(step)), _generators_kept(step.device):
