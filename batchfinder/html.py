@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from batchfinder.table import Row, Table
+from batchfinder.table import CHOSEN_GLYPH, Row, Table
 
 __all__ = [
     "code",
@@ -26,14 +26,15 @@ __all__ = [
 
 _STYLE = """
 .batchfinder { font: 14px/1.5 system-ui, sans-serif; max-width: 62em; color: inherit; }
-.batchfinder table { border-collapse: collapse; margin: .6em 0; font-variant-numeric: tabular-nums;
+.batchfinder table { border-collapse: collapse; margin: .6em 0; font: inherit; font-size: 13px;
+  font-variant-numeric: tabular-nums;
   color: inherit; }
-.batchfinder th, .batchfinder td { padding: .25em .8em; text-align: right; white-space: nowrap;
+.batchfinder th, .batchfinder td { padding: .25em .6em; text-align: right; white-space: nowrap;
   background: transparent; color: inherit; border: 0;
   border-bottom: 1px solid rgba(128, 128, 128, .3); }
 .batchfinder th { font-weight: 600; border-bottom: 2px solid rgba(128, 128, 128, .6); }
 .batchfinder th:last-child, .batchfinder td:last-child { text-align: left; white-space: normal;
-  min-width: 8em; }
+  min-width: 6em; }
 .batchfinder tr.chosen td { background: rgba(0, 114, 178, .18); font-weight: 600; }
 .batchfinder .findings { display: grid; grid-template-columns: max-content 1fr; gap: .15em 1em;
   align-items: baseline; margin: .6em 0; }
@@ -84,7 +85,10 @@ def table(data: Table) -> str:
 
 
 def _row(row: Row) -> str:
-    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells)
+    first, *others = row.cells
+    if row.chosen:  # the note that says so may be out of sight on a narrow page
+        first = f"{CHOSEN_GLYPH} {first}"
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in (first, *others))
     return f'<tr class="chosen">{cells}</tr>' if row.chosen else f"<tr>{cells}</tr>"
 
 

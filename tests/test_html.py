@@ -100,7 +100,7 @@ def test_light_and_dark() -> None:
 def test_a_table_marks_the_chosen_row() -> None:
     shown = html.table(Table(("a", "note"), (Row(("1", "")), Row(("2", "chosen"), chosen=True))))
     assert shown.count('class="chosen"') == 1
-    assert shown.index('class="chosen"') < shown.index(">2<")
+    assert shown.index('class="chosen"') < shown.index(">→ 2<")
 
 
 def test_a_page_of_a_report_read_from_json_is_the_same() -> None:

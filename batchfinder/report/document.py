@@ -21,13 +21,13 @@ __all__ = ["fragment", "page"]
 
 def fragment(report: Report) -> str:
     """The table, the choice and the reason, as ``print`` shows them."""
-    return html.fragment(_summary(report))
+    return html.fragment(_summary(report, wide=False))
 
 
-def _summary(report: Report) -> Iterator[str]:
+def _summary(report: Report, *, wide: bool) -> Iterator[str]:
     yield html.definitions(findings(report))
     if report.measurements:
-        yield html.table(measurement_table(report, wide=True))
+        yield html.table(measurement_table(report, wide=wide))
     if report.caveats:
         yield html.details("Caveats", html.items(report.caveats), shown=True)
     yield html.paragraphs([headline(report)], quiet=True)
@@ -40,7 +40,7 @@ def page(report: Report) -> str:
 
 
 def _whole(report: Report) -> Iterator[str]:
-    yield from _summary(report)
+    yield from _summary(report, wide=True)
     yield html.section("Figure", _figure(report))
     for title, sentences in sections(report):
         yield html.section(title, html.paragraphs(sentences))
