@@ -31,6 +31,7 @@ from batchfinder.run.batches.samplers import (
 from batchfinder.run.batches.source import SampleSource
 from batchfinder.run.batches.stores import Indexed, Store, Streamed, rows_of
 from batchfinder.run.batches.structure import MAKE_LOADER, join, rows_in
+from batchfinder.run.batches.tables import TableSource, table_behind
 from batchfinder.run.batches.tokens import TokenSource
 
 __all__ = ["Source", "source_from"]
@@ -109,29 +110,33 @@ def _rebuilder(loader: Any) -> Callable[[int], Iterable[Batch]]:
 def _from_indexed(loader: DataLoader[Any], options: _Options) -> SampleSource:
     batching = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
     sampler = getattr(batching, "sampler", None)
-    source_of_indices = sampler if sampler is not None else batching
     with seeded(options.seed):
-        indices = indices_of(source_of_indices, loader.dataset)
+        indices = indices_of(sampler if sampler is not None else batching, loader.dataset)
     if not len(indices):
         raise CannotBuildBatch(_empty(loader))
-    weights = _weights(sampler, indices)
-    store, collate = Indexed(loader.dataset, indices, options.seed, weights), loader.collate_fn
-    if loader.batch_sampler is None:
-        store = Indexed(_Indices(), indices, options.seed)
-        collate = lambda chosen: loader.collate_fn(loader.dataset[chosen])  # noqa: E731  # a pair
+    store = Indexed(loader.dataset, indices, options.seed, _weights(sampler, indices))
     budget = token_budget(batching)
-    kind = SampleSource if budget is None else TokenSource
     base = budget[1] if budget else batch_size_of(batching) or observed_batch_size(batching)
-    return kind(
-        store,
-        collate,
-        _rebuilder(loader),
-        base_batch_size=base,
-        worker_copies=copies_of(loader),
-        ceiling=length_of(sampler, len(indices)),
-        notes=_drop_last_note(loader, base, len(indices)) if budget is None else (),
+    common = {
+        "base_batch_size": base,
+        "worker_copies": copies_of(loader),
+        "ceiling": length_of(sampler, len(indices)),
         **options.common(),
-    )
+    }
+    if budget is not None:
+        return TokenSource(store, loader.collate_fn, _rebuilder(loader), **common)
+    common["notes"] = _drop_last_note(loader, base, len(indices))
+    if loader.batch_sampler is None:
+        return SampleSource(
+            Indexed(_Indices(), indices, options.seed),
+            lambda chosen: loader.collate_fn(loader.dataset[chosen]),
+            _rebuilder(loader),
+            **common,
+        )
+    table = table_behind(loader)
+    if table is not None:
+        return TableSource(store, table, _rebuilder(loader), **common)
+    return SampleSource(store, loader.collate_fn, _rebuilder(loader), **common)
 
 
 class _Indices:

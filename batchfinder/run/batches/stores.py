@@ -66,6 +66,7 @@ class Indexed:
         self._weights = weights
         self._seed = seed
         self._order = _shuffled(len(indices), seed)
+        self._epoch = torch.empty(0, dtype=torch.long)
         self.rewind(seed)
 
     @property
@@ -80,37 +81,45 @@ class Indexed:
 
     def rewind(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
-        self._drawn = 0
-        self._epoch: Sequence[int] = ()
+        self._drawn = self._next = 0
+        self._epoch = torch.empty(0, dtype=torch.long)
 
     def draw(self, count: int) -> list[Any]:
-        self._require(count)
-        chosen = self._weighted(count) if self._weights is not None else self._next(count)
-        first = self._drawn
-        self._drawn += count
+        chosen = self.draw_positions(count)
+        first, self._drawn = self._drawn, self._drawn + count
         salt = self._generator.initial_seed() + 1
         with kept():
             return [self._read(p, hash((salt, first + i))) for i, p in enumerate(chosen)]
 
-    def _require(self, count: int) -> None:
+    def draw_positions(self, count: int) -> list[int]:
+        """Which samples ``draw`` would read next."""
         if count > self.length:
             raise CannotBuildBatch(
                 f"expected at most {self.length} distinct samples, which is all there are; "
                 f"{count} were asked for"
             )
+        if self._weights is not None:
+            drawn = torch.multinomial(self._weights, count, True, generator=self._generator)
+        else:
+            drawn = self._distinct(count)
+        return [int(position) for position in drawn]
 
-    def _next(self, count: int) -> Sequence[int]:
+    def _distinct(self, count: int) -> torch.Tensor:
         # The rest of an epoch is left out rather than joined to the next: a batch across both
         # could hold one sample twice.
-        if len(self._epoch) < count:
-            self._epoch = torch.randperm(self.length, generator=self._generator).tolist()
-        chosen, self._epoch = self._epoch[:count], self._epoch[count:]
-        return chosen
+        if self._next + count > len(self._epoch):
+            self._epoch = torch.randperm(self.length, generator=self._generator)
+            self._next = 0
+        self._next += count
+        return self._epoch[self._next - count : self._next]
 
-    def _weighted(self, count: int) -> Sequence[int]:
-        assert self._weights is not None
-        drawn = torch.multinomial(self._weights, count, True, generator=self._generator)
-        return [int(position) for position in drawn]
+    def indices_at(self, positions: Sequence[int]) -> list[int]:
+        """The dataset's indices behind positions of the fixed order."""
+        return [self._indices[self._order[position]] for position in positions]
+
+    def indices_drawn(self, count: int) -> list[int]:
+        """The dataset's indices behind the next draw."""
+        return [self._indices[position] for position in self.draw_positions(count)]
 
     def _read(self, position: int, seed: int) -> Any:
         index = self._indices[position]

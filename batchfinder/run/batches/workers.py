@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.run.batches.structure import MAKE_LOADER
 
 __all__ = ["reading", "workers_of"]
+
+_REAP_SECONDS = 2.0
 
 
 def workers_of(loader: Any) -> int:
@@ -29,8 +32,8 @@ def reading(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
     try:
         batches = iter(loader)
         yield batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        if not _is_death(error) and not _lost_one(batches):
             raise
         raise CannotBuildBatch(
             f"expected batches; one of the loader's {workers_of(loader)} worker processes died "
@@ -41,13 +44,45 @@ def reading(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
         _stop(loader, batches)
 
 
+def _lost_one(batches: Any) -> bool:
+    """Whether a worker has been killed: what it was sending then fails as a broken pipe.
+
+    The pipe may break a moment before the process counts as ended, and the signal of its end may
+    arrive while that is waited for.
+    """
+    workers = getattr(batches, "_workers", ())
+    try:
+        ended = wait([worker.sentinel for worker in workers], timeout=_REAP_SECONDS)
+        for worker in workers:
+            if worker.sentinel in ended:
+                worker.join()
+        return any(worker.exitcode not in (None, 0) for worker in workers)
+    except RuntimeError as error:
+        return _is_death(error)
+
+
+def _is_death(error: BaseException) -> bool:
+    """Torch tells of a dead worker when it waits for a batch, or by a signal at any moment."""
+    text = str(error)
+    return "DataLoader worker" in text and ("exited unexp" in text or "killed by signal" in text)
+
+
 def _stop(loader: Any, batches: Iterator[Any]) -> None:
     for candidate in (batches, getattr(loader, "_iterator", None)):
         stop = getattr(candidate, "_shutdown_workers", None)
         if callable(stop):
-            stop()
+            _to_the_end(stop)
     if getattr(loader, "_iterator", None) is not None:
         loader._iterator = None
     close = getattr(batches, "close", None)
     if callable(close):
         close()
+
+
+def _to_the_end(stop: Callable[[], None]) -> None:
+    """Stop workers of which one may be dead: the signal of that arrives while they are stopped."""
+    try:
+        stop()
+    except RuntimeError as error:
+        if not _is_death(error):
+            raise
