@@ -12,6 +12,7 @@ from torch import nn
 from batchfinder.errors import DeviceLost
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
+from batchfinder.run.memory.cpu import HostMemory
 from batchfinder.run.trial import run_trial, tensors_in
 
 
@@ -237,6 +238,24 @@ def test_without_the_clean_up_a_failed_backward_stays_alive() -> None:
     gc.collect()
     assert any(reference() is not None for reference in model.seen)
     torch.zeros(1, requires_grad=True).sum().backward()
+
+
+@pytest.mark.parametrize(("budget", "fits"), [(16_000, True), (15_999, False)])
+def test_batches_that_the_workers_would_hold_are_counted(
+    budget: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers hold a batch each and more ahead: the host's memory may end before the device's."""
+    step, source = linear_training(100)
+    source.worker_copies = 4  # type: ignore[attr-defined]  # as sources over a loader have it
+    monkeypatch.setattr("batchfinder.run.trial.host_budget", lambda: budget)
+    memory = HostMemory(CPU, budget=lambda: 10**6)
+    trial = run_trial(step, source, memory, 5)
+    assert trial.fits is fits
+    if not fits:
+        assert trial.outcome is Outcome.OUT_OF_MEMORY
+        assert "workers would hold 4 batches, 15.6 KiB" in trial.note
+    simulated = run_trial(step, source, backend_for(CPU, "1MB"), 5)
+    assert simulated.fits  # the limit is of the device alone
 
 
 def test_tensors_in_any_batch() -> None:
