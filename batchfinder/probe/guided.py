@@ -99,7 +99,7 @@ def _largest_believable(seen: History, space: SearchSpace) -> float:
 
 def _as_predicted(largest: float, space: SearchSpace) -> bool:
     guess = space.first_guess
-    return guess is not None and abs(largest - guess) <= space.resolution * guess
+    return guess is not None and abs(space.at_most(largest) - guess) <= space.resolution * guess
 
 
 def _steering(seen: History, space: SearchSpace) -> Forecast | None:
