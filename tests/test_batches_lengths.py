@@ -12,7 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from batchfinder import max_batch_size, memory_limit
+from batchfinder.probe import SearchSpace, probe
 from batchfinder.run.batches import rebuild_loader, source_from
+from batchfinder.run.memory import backend_for
+from batchfinder.run.step import step_from
+from batchfinder.run.trial import run_trial
 
 LIMIT = "2MiB"
 
@@ -77,14 +81,18 @@ def test_the_maximum_from_the_longest_batch_survives_the_longest_batch() -> None
 
 
 def test_the_maximum_from_average_batches_does_not() -> None:
-    """The contrast: shuffled batches, of which few hold one of the six longest samples."""
-    texts = LongTail(107)
-    found = max_batch_size(
-        Reader(),
-        None,
-        memory_limit=LIMIT,
-        make_loader=lambda size: DataLoader(texts, size, shuffle=True, collate_fn=cases.pad),
-    ).max_batch_size
+    """The contrast: ordinary batches, of which few hold one of the six longest samples."""
+    loader = DataLoader(LongTail(107), 8, shuffle=True, collate_fn=cases.pad)
+    model = Reader()
+    step = step_from(model, optimizer=torch.optim.AdamW(model.parameters()))
+    step.prime()
+    ordinary = source_from(loader).as_ordinary()
+    memory = backend_for(step.device, LIMIT)
+    trials = probe(
+        lambda size: run_trial(step, ordinary, memory, size),
+        SearchSpace(ceiling=640, limit_bytes=memory.limit_bytes()),
+    )
+    found = max(trial.batch_size for trial in trials if trial.fits)
     with pytest.raises(torch.OutOfMemoryError):
         train_an_epoch(found)
 

@@ -77,7 +77,8 @@ def source_from(
     if make_loader is not None:
         return FactorySource(make_loader, base_batch_size=_base_of(loader), **options.common())
     if isinstance(loader, DataLoader):
-        return _from_data_loader(loader, options)
+        source = _from_data_loader(loader, options)
+        return source if _reads_here(source, loader) else _from_workers(loader, options)
     if is_dataset(loader):
         return _from_dataset(loader, options)
     check_iterable(loader)
@@ -101,6 +102,29 @@ def _from_data_loader(loader: DataLoader[Any], options: _Options) -> SampleSourc
     if isinstance(loader.dataset, IterableDataset):
         return _from_stream(loader, options)
     return _from_indexed(loader, options)
+
+
+def _reads_here(source: SampleSource, loader: DataLoader[Any]) -> bool:
+    """Whether samples can be read in this process; only asked where workers are prepared first."""
+    if loader.num_workers == 0 or loader.worker_init_fn is None:
+        return True
+    try:
+        source.ordinary(1)
+    except Exception:  # noqa: BLE001  # whatever it is, the workers will say whether it is a fault
+        return False
+    return True
+
+
+def _from_workers(loader: DataLoader[Any], options: _Options) -> FactorySource:
+    return FactorySource(
+        _rebuilder(loader),
+        base_batch_size=loader.batch_size,
+        notes=(
+            "Samples can only be read by the loader's workers, which worker_init_fn prepares: "
+            "fixed batches are the first that they make.",
+        ),
+        **options.common(),
+    )
 
 
 def _rebuilder(loader: Any) -> Callable[[int], Iterable[Batch]]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
+from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.randomness import seeded
-from batchfinder.run.batches.structure import map_leaves, rows_in
+from batchfinder.run.batches.structure import bytes_in, fresh, rows_in
 from batchfinder.run.batches.workers import reading
 
 __all__ = ["FactorySource"]
+
+_LOOKED_AT = 8
+_END: Any = object()
 
 
 class FactorySource:
     """A ``BatchSource`` over a function that builds the user's loader at any size.
 
-    Whether ``draw`` is in random order is for the loaders that it builds to say.
+    Whether ``draw`` is in random order is for the loaders that it builds to say. Where its batches
+    of one size differ in bytes, fixed batches are the largest of the first few: the longest
+    samples cannot be asked for by name.
     """
 
     unit = "samples"
-    varies = False
 
     def __init__(
         self,
@@ -38,9 +45,10 @@ class FactorySource:
         self._seed = seed
         self._repeats = allow_repeats
         self._axis = batch_dim or 0
-        self.notes = notes
+        self._notes = notes
         self._length: int | None = None
-        self._kept: tuple[int, Batch] | None = None
+        self._kept: dict[bool, tuple[int, Batch]] = {}
+        self._varies: bool | None = None
         self.rewind(seed)
 
     @property
@@ -58,14 +66,47 @@ class FactorySource:
     def ceiling(self) -> int | None:
         return None if self._repeats else self.length
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be assumed, as sentences."""
+        if not self.varies:
+            return self._notes
+        return (
+            *self._notes,
+            f"Batches of make_loader vary in length. The largest of its first {_LOOKED_AT} was "
+            "used; a longer one later would need more memory.",
+        )
+
+    @property
+    def varies(self) -> bool:
+        """Whether its first batches of one sample differ in bytes."""
+        if self._varies is None:
+            few = self._first(1, 4 * _LOOKED_AT)
+            self._varies = len({bytes_in(batch) for batch in few}) > 1
+        return self._varies
+
+    @property
+    def worker_copies(self) -> int:
+        """Batches that the workers of its loaders hold at once."""
+        return copies_of(self._make(1))
+
     def take(self, size: int) -> Batch:
-        if self._kept is None or self._kept[0] != size:
-            with seeded(self._seed), reading(self._made(size)) as batches:
-                self._kept = (size, self._checked(next(batches, None), size))
-        return map_leaves(_copied, self._kept[1])
+        return self._fixed(size, largest=self.varies)
 
     def ordinary(self, size: int) -> Batch:
-        return self.take(size)
+        return self._fixed(size, largest=False)
+
+    def _fixed(self, size: int, largest: bool) -> Batch:
+        if largest not in self._kept or self._kept[largest][0] != size:
+            batches = self._first(size, _LOOKED_AT if largest else 1)
+            whole = [batch for batch in batches if self.count(batch) == size]
+            found = max(whole, key=bytes_in) if whole else next(iter(batches), None)
+            self._kept[largest] = (size, self._checked(found, size))
+        return fresh(self._kept[largest][1])
+
+    def _first(self, size: int, count: int) -> list[Batch]:
+        with seeded(self._seed), reading(self._made(size)) as batches:
+            return list(itertools.islice(batches, count))
 
     def rewind(self, seed: int) -> None:
         self._epoch = seed
@@ -85,16 +126,7 @@ class FactorySource:
         return next(self._readers[size], None)
 
     def _read(self, size: int, seed: int) -> Iterator[Batch]:
-        with seeded(seed):
-            batches = iter(self._made(size))
-        step = 0
-        while True:
-            with seeded(hash((seed, step)) % 2**63):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-            step += 1
+        yield from _Seeded(self._made(size), seed)
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self._made(size)
@@ -105,8 +137,6 @@ class FactorySource:
     @property
     def bytes_per_sample(self) -> float:
         """Host memory of one sample in a batch."""
-        from batchfinder.run.batches.structure import bytes_in
-
         return float(bytes_in(self.take(1)))
 
     def _made(self, size: int) -> Iterable[Batch]:
@@ -129,8 +159,23 @@ class FactorySource:
         return batch
 
 
-def _copied(leaf: Any) -> Any:
-    return list(leaf) if type(leaf) is list else leaf
+class _Seeded:
+    """A loader read with random numbers of our own, the user's put back after every batch."""
+
+    def __init__(self, loader: Any, seed: int) -> None:
+        self._loader = loader
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ExitStack() as stack:
+            with seeded(self._seed):
+                batches = stack.enter_context(reading(self._loader))
+            for count in itertools.count():
+                with seeded(hash((self._seed, count))):
+                    batch = next(batches, _END)
+                if batch is _END:
+                    return
+                yield batch
 
 
 def _length_behind(loader: Any) -> int:
