@@ -11,7 +11,7 @@ from batchfinder.errors import NoiseNotMeasured
 from batchfinder.noise.hazards import UPDATES_ITSELF, look_for_hazards
 from batchfinder.noise.journey import FEWEST_GROUPS, look_size, travel
 from batchfinder.noise.micro_batch import MicroBatchVariance
-from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, UNCHANGED
+from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR
 from batchfinder.noise.way import Seen, Way
 from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, Observer, TrainStep
 from batchfinder.results import Event, NoiseFindings, NoiseScale
@@ -70,14 +70,13 @@ def noise_along_warmup(
 
 
 def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
-    factor = PRECONDITIONED_FACTOR if seen.preconditioned else EUCLIDEAN_FACTOR
-    factor = factor if steps else UNCHANGED
+    predict = PRECONDITIONED_FACTOR if seen.preconditioned else EUCLIDEAN_FACTOR
     half = seen.since(seen.steps / 2)
     if len(half) >= FEWEST_GROUPS:
-        return factor(way.pooling(seen)(half, way.size))
+        return predict(way.pooling(seen)(half, way.size))
     if seen.looks:
         looks = sorted(seen.looks, key=lambda look: look.value)
-        return factor(looks[len(looks) // 2])
+        return predict(looks[len(looks) // 2])
     try:
         estimator = way.estimator
         size = look_size(way, getattr(estimator, "samples", 4096) // 16)
@@ -87,7 +86,7 @@ def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
     except NoiseNotMeasured as error:
         seen.caveats.append(str(error))
         return None
-    return factor(found)
+    return predict(found) if steps else found
 
 
 def _windows(way: Way, seen: Seen) -> Sequence[NoiseScale]:

@@ -1,0 +1,40 @@
+"""From the end of a warm-up to the whole run."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, Factor
+from batchfinder.results import NoiseScale
+
+
+def scale(value: float, low: float, high: float) -> NoiseScale:
+    return NoiseScale(value, low, high, 1000, "any", after_steps=200)
+
+
+def test_a_measurement_without_error_leaves_the_factors_own() -> None:
+    found = Factor(2.0, 3.0)(scale(100, 100, 100))
+    assert found.value == 200
+    assert found.low == pytest.approx(200 / 3)
+    assert found.high == pytest.approx(600)
+
+
+def test_errors_of_the_logarithm_join_in_quadrature() -> None:
+    found = Factor(2.0, math.exp(0.3))(scale(100, 100 * math.exp(-0.4), 100 * math.exp(0.4)))
+    assert math.log(found.value / found.low) == pytest.approx(0.5)
+    assert math.log(found.high / found.value) == pytest.approx(0.5)
+
+
+def test_an_open_interval_stays_open() -> None:
+    found = EUCLIDEAN_FACTOR(scale(400, 50, math.inf))
+    assert found.high == math.inf
+    assert 0 < found.low < 100
+
+
+def test_nothing_else_changes() -> None:
+    before = scale(100, 50, 200)
+    after = PRECONDITIONED_FACTOR(before)
+    assert (after.samples, after.estimator, after.after_steps) == (1000, "any", 200)
+    assert after.low < before.value < after.high
