@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from recommend_cases import affine, recommended
 
 from batchfinder.confirm import Trace, accepted, confirm, confirmed, judge, next_attempt
 from batchfinder.results import BatchPlan, Confirmation
-from recommend_cases import affine, recommended
 
 CURVATURE = 4.0
 
@@ -125,6 +125,32 @@ def test_a_rate_above_the_ceiling_does_not_hold():
     assert not found.held
     assert found.double_rate_held is None
     assert "rose" in found.reason
+
+
+@pytest.mark.parametrize(("family", "twice"), [("sgd-momentum", False), ("adam", True)])
+def test_under_sgd_twice_the_rate_is_tried_from_the_end_of_the_first_branch_too(family, twice):
+    """A bowl that gets four times as steep once the first branch has gone down it."""
+
+    class Steepening(Bowl):
+        optimizer_family = family
+
+        def fresh(self):
+            super().fresh()
+            self.steps = 0
+
+        def forward_backward(self, batch, scale=1.0):
+            steep = 4 if self.steps > 42 else 1
+            loss = 0.5 * steep * CURVATURE * (self.weight**2 + 0.01)
+            (loss * scale).backward()
+            return loss.detach()
+
+        def update(self):
+            self.steps += 1
+            super().update()
+
+    found = run(Steepening(), 0.4 * 2 / CURVATURE)
+    assert found.held
+    assert found.double_rate_held is twice
 
 
 def test_a_loss_that_overflows_is_named():

@@ -5,16 +5,6 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from batchfinder.errors import InvalidArgument
-from batchfinder.recommend import (
-    fewest_samples,
-    highest_throughput,
-    largest,
-    settled,
-    shortest_time,
-)
-from batchfinder.results import BatchPlan, Limit
 from recommend_cases import (
     POWERS,
     affine,
@@ -25,6 +15,16 @@ from recommend_cases import (
     noise,
     recommended,
 )
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.recommend import (
+    fewest_samples,
+    highest_throughput,
+    largest,
+    settled,
+    shortest_time,
+)
+from batchfinder.results import BatchPlan, Limit
 
 
 def fastest(candidates):
@@ -73,7 +73,8 @@ def test_prices_are_relative_to_the_choice_and_match_the_formulas():
 def test_the_rate_follows_the_rule_of_the_family():
     found = recommended(affine(half_speed=100), 100, base_batch=32)
     assert found.learning_rate_rule == "adascale"
-    assert found.learning_rate == pytest.approx(0.1 * (1 + 100 / 32) / (1 + 100 / 128))
+    # capped at the upper end of the interval, 120
+    assert found.learning_rate == pytest.approx(0.1 * (1 + 120 / 32) / (1 + 120 / 128))
     assert found.learning_rate_range == (2, 512)
 
 
@@ -207,7 +208,7 @@ def test_devices_multiply_the_batch():
     found = recommended(affine(half_speed=100), 100, world_size=4, objective=fastest)
     # √(φ · 4h) = 200 over four devices: 64 each
     assert found.plan == BatchPlan(64, 1, 4)
-    assert found.learning_rate == pytest.approx(0.1 * (1 + 100 / 4) / (1 + 100 / 256))
+    assert found.learning_rate == pytest.approx(0.1 * (1 + 120 / 4) / (1 + 120 / 256))
 
 
 def test_the_dataset_bounds_the_global_batch():

@@ -26,7 +26,7 @@ sizes = st.floats(1, 1e5)
 
 
 def noise(value: float, low: float | None = None, high: float | None = None) -> NoiseScale:
-    low, high = low or value / 2, high or value * 2
+    low, high = low or value, high or value
     return NoiseScale(value, low, high, samples=1000, estimator="by hand")
 
 
@@ -67,6 +67,13 @@ def test_far_above_the_critical_batch_size_the_rate_saturates():
     known = noise(64)
     assert adascale(0.1, 64, 1e9, known) == pytest.approx(0.2)
     assert square_root_capped(0.1, 64, 1e9, known) == pytest.approx(0.1 * math.sqrt(2))
+
+
+def test_sgd_is_capped_at_the_upper_end_of_the_interval():
+    assert adascale(0.1, 64, 1e9, noise(64, 32, 128)) == pytest.approx(0.3)
+    assert adascale(0.1, 64, 1e9, noise(64, 32, math.inf)) == pytest.approx(0.5)  # 4 × 64
+    assert adascale(0.1, 64, 1e9, noise(math.inf, 32, math.inf)) == pytest.approx(0.3)
+    assert square_root_capped(0.1, 64, 1e9, noise(64, 32, 128)) == pytest.approx(0.1 * 2**0.5)
 
 
 def test_downward_the_rate_falls_by_the_uncapped_rule():

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+WIDEST = 4.0
+"""How far above its estimate the critical batch size is taken to lie at most."""
+
+
 def critical_batch_size(noise: NoiseScale | None) -> float | None:
     """The critical batch size that a noise scale stands for; ``None`` where nothing is known.
 
@@ -83,15 +87,25 @@ def adascale(
 ) -> float:
     """min(linear, gain): for SGD with or without momentum; saturates at the critical batch size.
 
-    Downward the smaller one is linear: too large a rate at a small batch ends at a noise floor,
-    too small a one costs some steps. Without a noise scale: min(linear, square root), the
-    largest that is safe not knowing φ. Source: AdaScale, Johnson et al. 2020, arXiv:2007.05105.
+    The gain is taken at the upper end of the noise scale's interval: a cap that is too low costs
+    time in silence, one that is too high shows when the rate is confirmed. Downward the smaller
+    one is linear: too large a rate at a small batch ends at a noise floor, too small a one costs
+    some steps. Without a noise scale: min(linear, square root), the largest that is safe not
+    knowing φ. Source: AdaScale, Johnson et al. 2020, arXiv:2007.05105.
     """
     factor = _factor(base_batch, batch)
-    critical = critical_batch_size(noise)
+    critical = _upper_end(noise)
     if critical is None:
         return base_rate * min(factor, math.sqrt(factor))
     return base_rate * min(factor, gain(base_batch, batch, critical))
+
+
+def _upper_end(noise: NoiseScale | None) -> float | None:
+    """The upper end of the interval, at most ``WIDEST`` times the estimate itself."""
+    critical = critical_batch_size(noise)
+    if noise is None or critical is None:
+        return None
+    return min(max(noise.high, critical), WIDEST * critical)
 
 
 def square_root_capped(
