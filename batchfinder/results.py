@@ -133,6 +133,8 @@ class NoiseScale:
     and ``value`` is the point estimate, but never more than four times the samples spent.
     ``samples`` were spent on the estimate, ``after_steps`` optimizer steps of warm-up.
     ``gradient_squared`` and ``noise_trace`` are the unbiased |G|² and tr(Σ) behind the ratio.
+    Where ``estimator`` ends in "in the optimizer's metric", gradients were first divided by the
+    root of Adam's second moments. One that predicts a whole run is larger than their ratio.
     Source: McCandlish et al. 2018, arXiv:1812.06162.
     """
 
