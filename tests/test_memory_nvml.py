@@ -23,6 +23,7 @@ class FakeNvml:
 
     def __init__(self, running: dict[str, list[tuple[int, int | None]]], *, broken: bool = False):
         self.running, self.broken, self.open = running, broken, 0
+        self.drawing: list[tuple[int, int]] = []
         self.slices: list[dict[int, str]] = []
 
     def nvmlInit(self) -> None:  # noqa: N802  # NVML's name
@@ -42,7 +43,9 @@ class FakeNvml:
         return [SimpleNamespace(pid=p, usedGpuMemory=b) for p, b in self.running[handle]]
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802  # same
-        return []
+        if handle.startswith("MIG"):
+            raise NvmlError
+        return [SimpleNamespace(pid=p, usedGpuMemory=b) for p, b in self.drawing]
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802  # NVML's name
         return len(self.slices)
@@ -77,6 +80,12 @@ def test_other_processes_are_named() -> None:
     assert told.other_bytes(5) == 500 * MIB
     assert told.processes() == (GpuProcess(10**9, "a process outside this container", 500 * MIB),)
     assert nvml.open == 0
+
+
+def test_a_process_that_computes_and_draws_counts_once() -> None:
+    nvml = FakeNvml({"GPU-1": [(OWN, 10), (10**9, 7)]})
+    nvml.drawing = [(10**9, 7), (10**9 + 1, 5)]
+    assert neighbours(nvml).other_bytes(5) == 12
 
 
 def test_a_slice_is_found_by_its_own_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -87,10 +88,9 @@ class NvmlNeighbours:
             return None
         try:
             handle = self._handle()
-            running = [
-                *nvml.nvmlDeviceGetComputeRunningProcesses(handle),
-                *nvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
-            ]
+            running = list(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+            with suppress(nvml.NVMLError):  # a slice of a card draws nothing
+                running += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
         except nvml.NVMLError:
             return None
         finally:
@@ -98,10 +98,8 @@ class NvmlNeighbours:
         return tuple({each.pid: self._named(each) for each in running}.values())
 
     def _shut_down(self) -> None:
-        try:
+        with suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
-        except self._nvml.NVMLError:
-            return
 
     def _handle(self) -> Any:
         """The handle of the GPU or slice, whichever prefix its identifier goes by."""
