@@ -40,13 +40,13 @@ class Reader(nn.Module):
     def __init__(self, pages: int, width: int = 64) -> None:
         super().__init__()
         self.words = nn.Embedding(BUCKETS, width, padding_idx=0)
-        self.memory = nn.GRU(width, width, batch_first=True)
+        self.phrases = nn.Conv1d(width, width, 5, padding=2)
         self.out = nn.Linear(width, pages)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        states, _ = self.memory(self.words(codes))
-        there = (codes != 0).unsqueeze(-1)
-        return self.out((states * there).sum(1) / there.sum(1))
+        phrases = self.phrases(self.words(codes).transpose(1, 2)).relu()
+        there = (codes != 0).unsqueeze(1)
+        return self.out((phrases * there).sum(2) / there.sum(2))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -94,3 +95,23 @@ def test_pages_speak_of_the_project_alone() -> None:
         words = page.read_text(encoding="utf-8").lower()
         for word in ("/work", "../shared", "optimal batch", "todo", "tbd"):
             assert word not in words, f"{page.name}: {word}"
+
+
+def test_example_scripts_are_short_and_each_is_listed() -> None:
+    examples = DOCS.parent / "examples"
+    listed = (DOCS / "notebooks.md").read_text(encoding="utf-8")
+    for script in examples.glob("*.py"):
+        assert len(script.read_text(encoding="utf-8").splitlines()) <= 80, script.name
+        assert script.name == "run_all.py" or f"`{script.name}`" in listed
+    for source in (examples / "notebooks").glob("*.py"):
+        if source.name != "build.py":
+            assert source.with_suffix(".ipynb").exists(), "run make notebooks"
+            assert f"notebooks/{source.stem}\n" in listed
+
+
+def test_notebooks_keep_their_outputs() -> None:
+    for path in sorted((DOCS.parent / "examples" / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        assert outputs, path.name
+        assert not [output for output in outputs if output["output_type"] == "error"], path.name
