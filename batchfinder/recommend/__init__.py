@@ -1,8 +1,8 @@
 """Which batch size to use: predicted time to a target over the sizes that were measured.
 
-``choice.recommend`` is the room's door. ``situation`` holds what binds, ``candidates`` what
-could be chosen at which price, ``objectives`` what is best, ``limits`` what would have changed
-the choice, ``uncertainty`` how sure it is, ``wording`` says it.
+``choice.recommend`` is the room's door. ``situation`` holds what binds, ``steadying`` evens out
+noisy times, ``candidates`` prices what could be chosen, ``objectives`` say what is best, ``limits``
+what would have changed the choice, ``uncertainty`` how sure it is, ``wording`` says it.
 """
 
 from batchfinder.recommend.choice import recommend

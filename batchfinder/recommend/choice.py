@@ -11,6 +11,7 @@ from batchfinder.recommend.candidates import Option, options, priced, with_roles
 from batchfinder.recommend.limits import choose, limit_of
 from batchfinder.recommend.objectives import shortest_time
 from batchfinder.recommend.situation import Bounds, Situation, peak_line, timings_of
+from batchfinder.recommend.steadying import steadied
 from batchfinder.recommend.uncertainty import spread, within_noise
 from batchfinder.recommend.wording import caveats_of, reason_of
 from batchfinder.results import (
@@ -98,7 +99,7 @@ def recommend(
             f"expected at least one measured batch size up to {max_batch_size}; found none"
         )
     situation = Situation(
-        timings=tuple(timings_of(fitting, loader_overlaps=loader_overlaps)),
+        timings=tuple(steadied(timings_of(fitting, loader_overlaps=loader_overlaps))),
         bounds=Bounds(
             stopped_by=probe_limit,
             usable_bytes=(1 - headroom) * memory.limit_bytes if memory.limit_bytes else None,

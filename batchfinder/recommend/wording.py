@@ -11,7 +11,7 @@ from batchfinder.recommend.candidates import Option
 from batchfinder.recommend.objectives import YOURS, shortest_time
 from batchfinder.recommend.situation import Situation
 from batchfinder.results import Candidate, Limit, NoiseScale
-from batchfinder.units import format_count, format_seconds
+from batchfinder.units import format_count, format_seconds, format_size
 
 __all__ = ["caveats_of", "reason_of"]
 
@@ -29,7 +29,7 @@ def reason_of(
         why = _why_shortest(candidates, chosen, situation)
     else:
         why = f"is the choice of the objective {name}"
-    batch = chosen.plan.global_batch
+    batch = format_size(chosen.plan.global_batch)
     sentences = [f"A batch of {batch} {why}.", f"It is limited by {limit.value}."]
     alternatives = list(_alternatives(candidates, situation))
     if alternatives:
@@ -65,7 +65,7 @@ def _alternatives(candidates: Sequence[Candidate], situation: Situation) -> Iter
 
 def _price(candidate: Candidate, *, known: bool) -> str:
     role = f" ({', '.join(candidate.roles)})" if candidate.roles else ""
-    name = f"{candidate.plan.global_batch}{role}"
+    name = f"{format_size(candidate.plan.global_batch)}{role}"
     time, samples = candidate.relative_time, candidate.relative_samples
     if not known:
         return f"{name} takes {time:.2f} × the time per sample"
