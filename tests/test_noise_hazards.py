@@ -61,12 +61,10 @@ def test_a_pairwise_sum_is_refused() -> None:
     assert hazards.refusal
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_loss_that_is_random_in_itself_is_not_taken_for_a_coupled_one(seed: int) -> None:
-    step = PlainStep(perceptron(seed), random_in_itself)
-    hazards = look_for_hazards(step, Population(*blobs(256)), seed)
-    assert not hazards.refusal
-    assert not hazards.sum_reduced
+def test_a_loss_that_is_random_in_itself_is_not_taken_for_a_coupled_one() -> None:
+    step, source = PlainStep(perceptron(), random_in_itself), Population(*blobs(256))
+    found = [look_for_hazards(step, source, 100 * seed) for seed in range(100)]
+    assert not any(hazards.refusal or hazards.sum_reduced for hazards in found)
 
 
 def test_batch_norm_and_dropout_do_not_pass_for_a_coupled_loss() -> None:

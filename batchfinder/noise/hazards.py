@@ -87,8 +87,8 @@ def look_for_hazards(
 
 def _is_sum(step: TrainStep, source: BatchSource, seed: int, most: int | None) -> bool:
     """Whether the loss doubles at a smaller size too: a contrastive loss may do so at one size."""
-    half = min(_HALF, *(bound // 2 for bound in (source.ceiling, most) if bound is not None), _HALF)
-    again = loss_ratio(step, source, seed, 2 * max(half // 2, 2), smallest=2)
+    smaller = max(_half(source, most) // 2, 2)
+    again = loss_ratio(step, source, seed, 2 * smaller, smallest=2)
     return again is not None and abs(again - 2) <= 0.05
 
 
@@ -110,20 +110,26 @@ def loss_ratio(
 
     Batch norm and dropout are still while it is looked at. A loss that is random in itself (noise
     or time steps drawn within it) is looked at several times, and a ratio is only given where it
-    stands out from the scatter.
+    stands out from the scatter of sixteen looks: of the first four alone, one in forty would.
     """
-    bounds = [bound // 2 for bound in (source.ceiling, most) if bound is not None]
-    half = min(_HALF, *bounds) if bounds else _HALF
+    half = _half(source, most)
     if half < smallest:
         return None
     try:
         with _stilled(modules_of(step)), _generators_kept(step.device):
             seen = [_losses(step, source, half, seed + repeat) for repeat in range(_REPEATS)]
+            if _beyond_chance(seen) is not None:
+                more = range(_REPEATS, 4 * _REPEATS)
+                seen += [_losses(step, source, half, seed + repeat) for repeat in more]
     except (CannotBuildBatch, StopIteration):
         return None
     finally:
         step.zero_grad()
     return _beyond_chance(seen)
+
+
+def _half(source: BatchSource, most: int | None) -> int:
+    return min(2 * _HALF, *(bound for bound in (source.ceiling, most, 2 * _HALF) if bound)) // 2
 
 
 def _losses(
