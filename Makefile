@@ -38,7 +38,7 @@ golden:  ## accepts the texts that the report tests compare with; read the diffe
 	git diff --stat tests/golden
 
 docs:  ## the documentation in docs/_build/html, warnings as errors
-	$(PYTHON) docs/errors_page.py
+	$(PYTHON) docs/errors_page.py && $(PYTHON) docs/reproducing_page.py
 	$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 docs-figures:  ## the drawings in the documentation

@@ -13,6 +13,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
 from errors_page import errors_page  # noqa: E402 - found through the path set above
+from reproducing_page import reproducing_page  # noqa: E402 - likewise
 
 import batchfinder  # noqa: E402 - likewise
 
@@ -67,4 +68,5 @@ def setup(app: Sphinx) -> None:
 
 
 (HERE / "errors.md").write_text(errors_page(), encoding="utf-8")
+(HERE / "reproducing.md").write_text(reproducing_page(), encoding="utf-8")
 _bring_notebooks()

@@ -1,0 +1,52 @@
+"""The page of every table, written from ``tests/benchmarks`` and ``docs/tables``."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE.parent / "tests" / "benchmarks"
+
+_OPENING = """\
+# Reproducing every table
+
+<!-- Written by docs/reproducing_page.py. -->
+
+Every figure that the project states was written by a script in `tests/benchmarks/`. The scripts
+report and assert nothing; what must hold is in `tests/`. Timings depend on the machine: where a
+table does not name another, it was made on a 2-core CPU machine.
+
+"""
+
+
+def reproducing_page() -> str:
+    """The scripts, then each table that has been measured."""
+    scripts = sorted(path for path in BENCHMARKS.glob("*.py") if _door(path))
+    rows = [f"| `{path.name}` | {_first_line(path)} |" for path in scripts]
+    listed = "\n".join(["| script | reports |", "|---|---|", *rows])
+    tables = [_table(path) for path in sorted((HERE / "tables").glob("*.md"))]
+    return "\n".join([_OPENING + listed, "", *tables])
+
+
+def _door(path: Path) -> bool:
+    return '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+
+
+def _first_line(path: Path) -> str:
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(said.split("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
+
+
+def _table(path: Path) -> str:
+    """A table under a title of second rank, its own titles one rank lower."""
+    text = path.read_text(encoding="utf-8").strip()
+    title = path.stem.replace("_", " ").capitalize()
+    lines = ["#" + line if line.startswith("#") else line for line in text.splitlines()]
+    if lines and lines[0].startswith("## "):
+        return "\n".join(lines) + "\n"
+    return f"## {title}\n\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "reproducing.md").write_text(reproducing_page(), encoding="utf-8")
