@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import (
     DataLoader,
+    IterableDataset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -197,6 +198,20 @@ def test_a_generator_is_refused_and_not_read() -> None:
     with pytest.raises(CannotBuildBatch, match=r"reading would use up.*make_loader=lambda"):
         source_from(generator)
     assert values(next(generator)) == [0, 1, 2, 3]
+
+
+def test_a_stream_that_can_be_read_once_is_refused_and_not_read() -> None:
+    class Once(IterableDataset):
+        def __init__(self) -> None:
+            self.samples = (torch.full((2,), float(i)) for i in range(6))
+
+        def __iter__(self) -> Any:
+            return self.samples
+
+    loader = DataLoader(Once(), batch_size=2)
+    with pytest.raises(CannotBuildBatch, match=r"same iterator every time.*make_loader=lambda"):
+        source_from(loader)
+    assert len(list(loader)) == 3
 
 
 @pytest.mark.parametrize("loader", [3, "abc", torch.zeros(3, 2), {"train": []}])

@@ -18,6 +18,7 @@ from batchfinder.run.batches.rebuild import (
     check_iterable,
     is_batched,
     is_dataset,
+    is_one_shot,
     rebuild_loader,
 )
 from batchfinder.run.batches.samplers import (
@@ -193,6 +194,11 @@ def _drop_last_note(loader: Any, base: int | None, count: int) -> tuple[str, ...
 
 def _from_stream(loader: DataLoader[Any], options: _Options) -> SampleSource:
     dataset: Any = loader.dataset
+    if is_one_shot(dataset) or iter(dataset) is iter(dataset):
+        raise CannotBuildBatch(
+            f"expected a dataset that can be read more than once; {type(dataset).__name__} gives "
+            f"the same iterator every time, which reading would use up: {MAKE_LOADER}"
+        )
     store = Streamed(lambda: dataset, options.seed)
     _require_one(store, loader)
     return SampleSource(
