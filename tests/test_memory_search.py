@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder
 from batchfinder.probe import SearchSpace, probe
+from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
+from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.trial import run_trial
 
 FIVE = (
@@ -69,6 +71,27 @@ def test_to_the_byte() -> None:
     assert peak is not None
     assert run_trial(step, source, backend_for(CPU, peak), 5).peak_bytes == peak
     assert not run_trial(step, source, backend_for(CPU, peak - 1), 5).fits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FIVE, "CNN, checkpointing", "Transformer, bf16 autocast"])
+def test_wherever_it_fails_no_byte_is_left(name: str) -> None:
+    """Limits from the model alone up to the peak, so that every part of the step fails once."""
+    step, source = prepared(name)
+    peak = run_trial(step, source, backend_for(CPU, "8GiB"), 8).peak_bytes
+    held = sum(tensor.numel() * tensor.element_size() for tensor in step.holdings())
+    assert peak is not None
+    stages = set()
+    with Ledger(CPU) as everything:
+        everything.hold(step.holdings())
+        before = everything.current
+        for tenth in range(1, 16):
+            limit = held + (peak - held) * tenth // 16
+            trial = run_trial(step, source, backend_for(CPU, limit), 8)
+            stages.add(trial.note.split(":")[0])
+            assert trial.outcome is Outcome.OUT_OF_MEMORY
+            assert everything.current == before, trial.note
+    assert "in forward and backward" in stages
 
 
 class Switching(nn.Module):
