@@ -214,6 +214,7 @@ def test_a_sparse_gradient_is_a_gradient() -> None:
     assert values[0].low == pytest.approx(values[1].low, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0, 5, 1024, 3000])
 def test_a_sketch_keeps_inner_products(width: int) -> None:
     """Rank-one gradients of every shape: the hard case, as all their rows are alike."""

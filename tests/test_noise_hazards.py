@@ -61,6 +61,7 @@ def test_a_pairwise_sum_is_refused() -> None:
     assert hazards.refusal
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_random_in_itself_is_not_taken_for_a_coupled_one() -> None:
     step, source = PlainStep(perceptron(), random_in_itself), Population(*blobs(256))
     found = [look_for_hazards(step, source, 100 * seed) for seed in range(100)]

@@ -62,6 +62,7 @@ def test_a_step_without_optimizers_is_measured_as_it_is() -> None:
     assert metric_of(PlainStep(perceptron(), cross_entropy)) is EUCLIDEAN
 
 
+@pytest.mark.slow
 def test_the_exact_preconditioned_noise_scale_is_found() -> None:
     step, source = trained("Adam", 100)
     moments = [step.optimizer.state[p]["exp_avg_sq"] for p in step.parameters()]

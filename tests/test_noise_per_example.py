@@ -42,6 +42,7 @@ def test_it_agrees_with_the_default_on_the_same_samples() -> None:
     assert one.gradient_squared == pytest.approx(two.gradient_squared, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth() -> None:
     model, data = perceptron(), blobs(4096)
     step, source = PlainStep(model, cross_entropy), Population(*data, replacement=True)

@@ -13,6 +13,11 @@ OUT_OF_DATA = (StopIteration, CannotBuildBatch)
 """What ``draw`` raises when fewer samples are left than were asked for."""
 
 
+def samples_in(source: BatchSource) -> int | None:
+    """Samples in the whole set; None for a stream, or where batches count something else."""
+    return source.length if source.unit == "samples" else None
+
+
 class Draws:
     """Micro-batches with their counts, until the data or the time ends.
 
@@ -50,8 +55,9 @@ class Draws:
         """Micro-batches of ``size`` out of one pass over the data, shuffled by ``seed``."""
         source.rewind(seed)
         endless = iter(lambda: source.draw(size), object())
-        passes = endless if source.length is None else islice(endless, source.length // size)
-        return cls(passes, size, source=source, sum_reduced=sum_reduced, deadline=deadline)
+        length = samples_in(source)
+        one_pass = endless if length is None else islice(endless, length // size)
+        return cls(one_pass, size, source=source, sum_reduced=sum_reduced, deadline=deadline)
 
     def __iter__(self) -> Iterator[Batch]:
         stream = iter(self.batches)
@@ -80,10 +86,7 @@ class Draws:
 
     @property
     def population(self) -> int | None:
-        """Samples in the whole set; None for a stream, or where the unit is another."""
-        if self.source is None or self.source.unit != "samples":
-            return None
-        return self.source.length
+        return None if self.source is None else samples_in(self.source)
 
 
 class Epochs:
@@ -114,4 +117,5 @@ class Epochs:
     def _start_over(self) -> None:
         self.seed += 1
         self.source.rewind(self.seed)
-        self.left = math.inf if self.source.length is None else self.source.length
+        length = samples_in(self.source)
+        self.left = math.inf if length is None else length

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from batchfinder.noise.draws import Draws
+from batchfinder.noise.draws import Draws, samples_in
 from batchfinder.noise.hazards import Hazards
 from batchfinder.noise.look import Point, Pooling
 from batchfinder.noise.metric import EUCLIDEAN, Metric
@@ -43,7 +43,7 @@ class Way:
         return min(self.base_batch, self.micro_batch)
 
     def pooling(self, seen: Seen) -> Pooling:
-        population = self.source.length if self.source.unit == "samples" else None
+        population = samples_in(self.source)
         confidence = getattr(self.estimator, "confidence", 0.90)
         name = " ".join(filter(None, (self.estimator.name, seen.metric.name)))
         return Pooling(name, confidence, self.source.unit, population)
