@@ -267,6 +267,7 @@ def test_regret_is_against_the_best_at_the_best_rate_of_each():
 def test_a_seed_that_never_arrives_counts():
     cells = (cell(8, [1.0]), cell(8, [2.0], seed=1), cell(32, [4.0, 1.0]))
     assert Comparison(cells, 1.0, 8).regret(8) == math.inf
+    assert "1 of 2 seeds" in str(Comparison(cells, 1.0, 8))
 
 
 def test_the_default_target_is_what_all_have_reached():

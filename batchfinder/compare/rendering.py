@@ -63,7 +63,7 @@ def _cells(study: Comparison, arm: Arm) -> tuple[str, ...]:
     return (
         str(arm.batch_size),
         f"{arm.learning_rate:.3g}",
-        format_seconds(seconds) if math.isfinite(seconds) else "never",
+        format_seconds(seconds) if math.isfinite(seconds) else _never(study, arm),
         _number(arm.reach(study.target, lambda look: look.step)),
         _number(_epochs(study, arm)),
         _number(arm.mean(lambda cell: cell.final(lambda look: look.train_loss))),
@@ -76,6 +76,11 @@ def _cells(study: Comparison, arm: Arm) -> tuple[str, ...]:
         _ABSENT if arm.peak_bytes is None else format_bytes(arm.peak_bytes),
         "" if arm.ending is Ending.FINISHED else arm.ending.name.lower().replace("_", " "),
     )
+
+
+def _never(study: Comparison, arm: Arm) -> str:
+    reached = sum(math.isfinite(cell.reach(study.target, lambda k: k.step)) for cell in arm.cells)
+    return f"{reached} of {len(arm.cells)} seeds" if reached else "never"
 
 
 def _epochs(study: Comparison, arm: Arm) -> float:
