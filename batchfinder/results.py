@@ -121,8 +121,9 @@ class ProbeResult:
 
     @property
     def max_batch_size(self) -> int:
-        """The largest micro-batch that was run and fitted; 0 if none did."""
-        return max((trial.batch_size for trial in self.trials if trial.fits), default=0)
+        """The largest micro-batch that was run and fitted, at its last trial; 0 if none did."""
+        last = {trial.batch_size: trial for trial in self.trials}
+        return max((trial.batch_size for trial in last.values() if trial.fits), default=0)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import math
 from itertools import pairwise
 
 import pytest
-from tests.probe_cases import run_on, true_maximum
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe import SearchSpace, guided, memory_line, probe
-from batchfinder.results import Outcome, Trial
+from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Trial
+from tests.probe_cases import run_on, true_maximum
 
 MIB = 2**20
 
@@ -174,11 +174,29 @@ def test_only_powers_of_two_are_tried(resolution: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "smallest"),
+    [
+        ({"floor": 2}, 2),
+        ({"floor": 3, "multiple_of": 8}, 8),
+        ({"floor": 9, "multiple_of": 8}, 16),
+        ({"floor": 3, "powers_of_two": True}, 4),
+    ],
+)
+def test_nothing_below_the_floor_is_tried(options: dict, smallest: int) -> None:
+    assert run_on(line, SearchSpace(start=100, limit_bytes=MIB, **options)).sizes[-1] == smallest
+    found = run_on(line, SearchSpace(limit_bytes=64 * MIB, **options))
+    assert min(found.sizes) == smallest
+    assert found.found >= 1024
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"ceiling": 0}, "ceiling of at least 1; found 0"),
         ({"start": 0}, "start of at least 1; found 0"),
         ({"multiple_of": 0}, "multiple_of of at least 1; found 0"),
+        ({"floor": 0}, "floor of at least 1; found 0"),
+        ({"floor": 2, "ceiling": 1}, "ceiling 1 is below the smallest size"),
         ({"limit_bytes": 0}, "limit_bytes of at least 1; found 0"),
         ({"resolution": 1.0}, "resolution from 0"),
         ({"resolution": -0.1}, "resolution from 0"),
@@ -202,6 +220,13 @@ def test_a_disturbed_trial_is_repeated_once_and_the_repetition_counts() -> None:
 
     trials = probe(run, SearchSpace(ceiling=8))
     assert [trial.batch_size for trial in trials] == [1, 2, 4, 4, 8]
+
+
+def test_a_disturbed_success_that_failed_when_repeated_is_no_answer() -> None:
+    trials = (fits(1), fits(2, disturbed=True), fails(2))
+    memory = MemoryBreakdown(0, 0, 0, 0, 0.0, 0, MIB)
+    assert ProbeResult(trials, memory, Limit.MEMORY).max_batch_size == 1
+    assert guided(trials, SearchSpace()) is None
 
 
 def test_every_trial_is_observed_in_order() -> None:

@@ -21,6 +21,12 @@ FARTHEST_JUMP = 8
 UNSURE = 0.2
 """Which share of the way to the forecast maximum to leave while no line is seen."""
 
+NEAR = 1.15
+"""Sizes within this ratio are near: a chord reaches from one to the other."""
+
+CONFIRMED = 1.05
+"""A forecast above a guess by at most this ratio confirms it: then the guess is tried first."""
+
 FEW = 3
 """With fewer sizes that fit, no line can have been seen."""
 
@@ -123,9 +129,12 @@ def _climb(seen: History, space: SearchSpace) -> int:
     if ahead is None:
         return _above(seen.low, 2 * seen.low, space)
     cap = (FARTHEST_JUMP if ahead.shows_a_line else 2) * seen.low
-    if space.first_guess is not None and space.first_guess > seen.low:
-        cap = min(cap, space.first_guess)
-    return _above(seen.low, min(cap, _aim(ahead, seen, space)), space)
+    target = min(cap, _aim(ahead, seen, space))
+    if space.first_guess is not None and seen.low < space.first_guess <= target <= (
+        CONFIRMED * space.first_guess
+    ):
+        target = space.first_guess
+    return _above(seen.low, target, space)
 
 
 def _close(seen: History, high: int, space: SearchSpace) -> int:
@@ -148,7 +157,9 @@ def _target(seen: History, high: int, space: SearchSpace) -> float:
     contradictions = _contradictions(ahead, seen, space.limit_bytes)
     if contradictions > 1 or not _is_foreseen(ahead, high, space.limit_bytes):
         return _half(seen.low, high)
-    return _retreat(seen.low, high) if contradictions else _aim(ahead, seen, space)
+    if contradictions:
+        return _retreat(seen.low, high)
+    return min(_aim(ahead, seen, space), FARTHEST_JUMP * seen.low)
 
 
 def _is_unforeseen(seen: History, high: int, space: SearchSpace) -> bool:
@@ -190,6 +201,9 @@ def _aim(ahead: Forecast, seen: History, space: SearchSpace) -> float:
     largest = ahead.largest_within(space.limit_bytes)
     doubt = ahead.disagreement if ahead.shows_a_line else UNSURE
     inside = largest - doubt * (largest - seen.low)
+    if space.resolution > 0 and largest <= NEAR * seen.low:
+        # so near, a size just within the resolution spares another trial
+        inside = max(inside, largest * (1 - 0.9 * space.resolution))
     if ahead.shows_a_line:
         inside = min(inside, _just_inside(largest, space))
     return inside if inside > seen.low else space.within_resolution(seen.low)
