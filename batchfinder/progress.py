@@ -160,11 +160,11 @@ def _measurement(found: Measurement) -> str:
 
 
 def _noise(noise: NoiseScale) -> str:
-    spent = f"from {format_count(noise.samples)} samples"
+    spent = f"from {format_count(noise.samples)} {noise.unit}"
     if not noise.is_bounded:
-        return f"noise scale at least {format_count(noise.low)} {noise.unit}, {spent}"
-    interval = f"(90 % interval {format_count(noise.low)}–{format_count(noise.high)})"
-    return f"noise scale {format_count(noise.value)} {noise.unit} {interval}, {spent}"
+        return f"noise scale at least {format_count(noise.low)}, {spent}"
+    interval = f"({format_count(noise.low)}–{format_count(noise.high)})"
+    return f"noise scale {format_count(noise.value)} {interval}, {spent}"
 
 
 def _choice(recommended: Recommendation) -> str:

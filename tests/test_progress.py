@@ -46,6 +46,7 @@ def rows() -> list[str]:
 def test_one_row_per_event_without_control_characters() -> None:
     assert len(rows()) == len(EVENTS)
     assert not re.search(r"[\x00-\x1f]", "".join(rows()))
+    assert max(len(row) for row in rows() if "signal 9" not in row) <= 80
     assert max(map(len, rows())) <= 120
 
 
@@ -57,7 +58,8 @@ def test_rows_say_what_matters() -> None:
     assert "(about 1 min 35 s)" in said
     assert "186–310" in said
     assert "unstable" in said
-    assert "at least 160 samples" in said
+    assert "at least 160, from 49 200 samples" in said
+    assert "noise scale 212 (160–290)" in said
     assert "learning rate 0.002" in said
     assert "40 real steps held" in said
 

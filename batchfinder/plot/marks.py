@@ -52,7 +52,9 @@ def chosen(
 def chosen_line(ax: Any, size: float) -> None:
     ax.axvline(size, color=ORANGE, linewidth=1.6, linestyle="-.")
     words = f"chosen: {format_size(size)} "
-    ax.annotate(words, (size, 0.03), xycoords=("data", "axes fraction"), ha="right", weight="bold")
+    box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+    place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+    ax.annotate(words, (size, 0.99), bbox=box, weight="bold", **place)
 
 
 def above(ax: Any, height: float, words: str) -> None:

@@ -27,6 +27,8 @@ def _memory(report: Report, ax: Any) -> None:
     unit, scale = next(pair for pair in _SIZES if limit >= pair[1] or pair[1] == 1)
     fitted = [(t.batch_size, t.peak_bytes / scale) for t in seen if t.fits and t.peak_bytes]
     failed = [(t.batch_size, _ABOVE * limit / scale) for t in report.trials if not t.fits]
+    timed = [(m.batch_size, m.peak_bytes / scale) for m in report.measurements if m.peak_bytes]
+    ax.plot(*marks.columns(timed), ".", color=marks.GREY, label="while timed", markersize=5)
     ax.plot(*marks.columns(fitted), "o", color=marks.BLUE, label="ran and fitted", markersize=7)
     if failed:
         ax.plot(*marks.columns(failed), "X", color=marks.ORANGE, label="did not fit", markersize=9)
@@ -83,6 +85,7 @@ def _noise(report: Report, ax: Any) -> None:
         _noise_band(ax, whole)
     _useful_line(ax, [*sizes, report.global_batch_size])
     ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
+    ax.set_ylim(top=1.8 * ax.get_ylim()[1])  # room for the word above the points
     marks.chosen_line(ax, report.global_batch_size)
     ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
 
