@@ -1,0 +1,87 @@
+"""What follows from a study: times to a target, regret, the table, JSON, the figure."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from compare_cases import study
+
+from batchfinder.compare import Cell, Comparison, Ending, Look
+from batchfinder.errors import InvalidArgument
+
+
+def cell(size, losses, *, seed=0, rate=0.1, ending=Ending.FINISHED):
+    curve = tuple(
+        Look(10 * k, 10 * k * size, float(k), loss, loss) for k, loss in enumerate(losses, start=1)
+    )
+    return Cell(size, rate, seed, ending, curve)
+
+
+def test_the_time_to_the_target_is_read_between_looks():
+    one = cell(8, [4.0, 2.0, 1.0])
+    assert one.reach(3.0, lambda look: look.seconds) == 1.5
+    assert one.reach(1.0, lambda look: look.step) == 30
+    assert one.reach(4.5, lambda look: look.step) == 10
+    assert one.reach(0.5, lambda look: look.step) == math.inf
+
+
+def test_regret_is_against_the_best_at_the_best_rate_of_each():
+    cells = (
+        cell(8, [4.0, 2.0, 1.0]),  # 1.0 after 3 s
+        cell(8, [4.0, 4.0, 4.0], rate=0.01),
+        cell(32, [4.0, 1.0, 1.0]),  # after 2 s
+        cell(64, [4.0, 3.0, 2.0]),  # never
+    )
+    found = Comparison(cells, target=1.0, base_batch_size=8, recommended=8)
+    assert found.regret(8) == pytest.approx(0.5)
+    assert found.regret(32) == 0
+    assert found.regret(64) == math.inf
+    assert [(role, size) for role, size, _ in found.regrets()] == [
+        ("recommended", 8), ("32", 32), ("largest that fits", 64)
+    ]  # fmt: skip
+    assert "recommended (8): 50 % more time" in str(found)
+    assert "largest that fits (64): it never met" in str(found)
+    assert found.with_target(4.0).regret(64) == 0
+    with pytest.raises(InvalidArgument, match="one of the sizes"):
+        found.regret(16)
+
+
+def test_a_seed_that_never_arrives_counts():
+    cells = (cell(8, [1.0]), cell(8, [2.0], seed=1), cell(32, [4.0, 1.0]))
+    assert Comparison(cells, 1.0, 8).regret(8) == math.inf
+    assert "1 of 2 seeds" in str(Comparison(cells, 1.0, 8))
+
+
+def test_the_default_target_is_what_all_have_reached():
+    found = study((8, 32), seeds=2)
+    lowest = [c.lowest(lambda look: look.validation_loss) for c in found.cells]
+    assert found.target == max(lowest)
+    assert all(math.isfinite(found.seconds_to_target(arm)) for arm in found.arms)
+
+
+def test_the_table_says_what_was_found():
+    text = str(study((8, 32), seeds=2, recommended=32))
+    assert "2 batch sizes, 2 seeds" in text
+    assert "Regret of recommended (32)" in text
+    assert "2 seed(s): differences between sizes may be chance" in text
+    assert text.count("→") == 1
+
+
+def test_json_there_and_back(tmp_path):
+    found = study((8, 32), seeds=1)
+    broken = replace(found, cells=(*found.cells, Cell(64, 0.1, 0, Ending.OUT_OF_MEMORY)))
+    path = tmp_path / "study.json"
+    assert Comparison.from_json(broken.to_json(path)) == Comparison.from_json(path) == broken
+
+
+def test_rows_for_pandas():
+    frame = study((8, 32), seeds=1).to_pandas()
+    assert len(frame) == 2 * 8
+    assert set(frame.batch_size) == {8, 32}
+
+
+def test_the_figure_has_a_line_per_size():
+    pytest.importorskip("matplotlib")
+    axes = study((8, 32), seeds=1).plot()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["8 at 0.05", "32 at 0.1"]
+    assert study((8,), seeds=1).plot(axes) is axes
