@@ -202,6 +202,17 @@ def test_a_frozen_or_unused_parameter_counts_as_zero() -> None:
     assert after.value == pytest.approx(before.value, rel=1e-6)
 
 
+def test_parameters_of_two_precisions_are_added_up() -> None:
+    step, source = trained(0)
+    before = estimate(step, source, MicroBatchVariance(), seed=1)
+    last = step.model[2].double()
+    step.loss = lambda model, batch: nn.functional.cross_entropy(
+        last(model[:2](batch[0]).double()), batch[1]
+    )
+    after = estimate(step, source, MicroBatchVariance(), seed=1)
+    assert after.value == pytest.approx(before.value, rel=1e-3)
+
+
 def test_a_sparse_gradient_is_a_gradient() -> None:
     values = []
     for sparse in (False, True):

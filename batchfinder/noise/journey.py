@@ -52,7 +52,7 @@ class _Journey:
         self.whole = cut(way.base_batch, way.micro_batch, 1)
         self.pieces = cut(way.base_batch, way.micro_batch, PIECES)
         self.grows_up = way.own and self.steps >= 2 * MATURE
-        self.first = max(self.steps // 8, MATURE if self.grows_up else 0) + 1
+        self.first = max(self.steps // 4, MATURE if self.grows_up else 0) + 1
         half = self.steps / 2
         self.visits = {self.steps - round(index * half / LOOKS) for index in range(LOOKS)}
 

@@ -67,12 +67,11 @@ class GradientTap:
             handle.remove()
 
     def _see(self, index: int, gradient: torch.Tensor) -> None:
-        with torch.no_grad():
-            gradient = self._metric(index, gradient.detach())
-            self._fired[index] += 1
-            self._norms.append(_norm(gradient))
-            if self._sketch is not None:
-                self._sketch.add(index, gradient)
+        gradient = self._metric(index, gradient.detach())
+        self._fired[index] += 1
+        self._norms.append(_norm(gradient))
+        if self._sketch is not None:
+            self._sketch.add(index, gradient)
 
     def read(self, divisor: float = 1.0) -> Reading:
         """What passed since the last ``read``, with gradients divided by ``divisor``."""
@@ -97,12 +96,12 @@ def accumulated_square(
 
 
 def squared_sum(norms: Sequence[torch.Tensor]) -> float:
-    """Σ norm² in double precision, with one transfer per device."""
-    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    """Σ norm², with one transfer per device and precision."""
+    groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for norm in norms:
-        by_device.setdefault(norm.device, []).append(norm)
-    stacked = [torch.stack(group).cpu().double() for group in by_device.values()]
-    return float(sum(float(group.square().sum()) for group in stacked))
+        groups.setdefault((norm.device, norm.dtype), []).append(norm)
+    totals = [float(torch.linalg.vector_norm(torch.stack(group))) for group in groups.values()]
+    return sum(total**2 for total in totals)
 
 
 def _norm(gradient: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,9 @@ class Walk:
     in_parts: bool = False
     metric: Metric = EUCLIDEAN
 
+    def __post_init__(self) -> None:
+        self.parameters = self.step.parameters()
+
     def train(self, sizes: Sequence[int]) -> None:
         """One optimizer step over micro-batches of ``sizes``, without looking at it."""
         self._accumulate(sizes, None)
@@ -39,7 +42,7 @@ class Walk:
 
     def train_and_measure(self, sizes: Sequence[int]) -> Moments | None:
         """One optimizer step, and its moments; None where they are not finite."""
-        with GradientTap(self.step.parameters(), metric=self.metric) as tap:
+        with GradientTap(self.parameters, metric=self.metric) as tap:
             found = self._accumulate(sizes, tap)
         self.step.update()
         return found
@@ -63,7 +66,7 @@ class Walk:
         self._note(loss)
         if tap is None:
             return None
-        mean = accumulated_square(self.step.parameters(), whole, self.metric)
+        mean = accumulated_square(self.parameters, whole, self.metric)
         if not math.isfinite(mean + sum(squares)):
             self.not_finite += 1
             return None

@@ -90,8 +90,8 @@ def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
 
 
 def _windows(way: Way, seen: Seen) -> Sequence[NoiseScale]:
-    """Along the way, each window twice as long as the one before: the growth can be seen."""
-    edges = [seen.steps / 8, seen.steps / 4, seen.steps / 2, seen.steps]
+    """The second quarter and the second half: whether it grows can be seen."""
+    edges = [seen.steps / 4, seen.steps / 2, seen.steps]
     windows = [seen.since(a, b) for a, b in itertools.pairwise(edges)]
     return [
         way.pooling(seen)(window, way.size) for window in windows if len(window) >= FEWEST_GROUPS

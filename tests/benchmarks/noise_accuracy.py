@@ -110,7 +110,7 @@ def cost(task: Task, base: int) -> str:
         measured.append(seconds(lambda: walk.train_and_measure(pieces)))
     one = statistics.median(plain)
     divided, looked = statistics.median(parts) / one, statistics.median(measured) / one
-    share = (1 - 1 / 8) / STRIDE
+    share = (1 - 1 / 4) / STRIDE
     return (
         f"batch {base:5d}: plain {one * 1e3:6.2f} ms, cut in {PIECES} × {divided:.2f}, and "
         f"measured × {looked:.2f}; a warm-up measured at every {STRIDE}th step × "
