@@ -132,3 +132,24 @@ def test_to_pandas_has_one_row_per_measurement() -> None:
     assert frame.loc[0, "unstable"]
     assert frame.samples_per_sec_low.le(frame.samples_per_sec).all()
     assert frame.loc[frame.batch_size == 1, "noise_scale"].isna().all()
+
+
+def test_the_explanation_says_each_thing_once() -> None:
+    report = plain()
+    reason = "128 has the shortest time. It is limited by noise. 32 (yours) would take longer."
+    report = replace(report, recommendation=replace(report.recommendation, reason=reason))
+    assert "128 has the shortest time.\n" in report.explain(80)
+    assert "would take longer" not in report.explain(80)
+    assert "would take longer" in report.text(120)
+
+
+def test_caveats_begin_with_a_capital_unless_they_begin_with_code() -> None:
+    report = replace(plain(), caveats=("the time was up", "budget_seconds ran short"))
+    assert "  - The time was up\n  - budget_seconds ran short" in report.text(80)
+
+
+def test_what_binds_is_said_once() -> None:
+    report = plain()
+    said = f"It is limited by {report.limited_by.value}."
+    report = replace(report, recommendation=replace(report.recommendation, reason=said))
+    assert "Limited by" not in report.text(80)

@@ -11,7 +11,7 @@ from batchfinder.report.checklist import checklist
 from batchfinder.report.explanation import sections
 from batchfinder.report.rows import candidate_table, measurement_table, trial_table
 from batchfinder.report.settings import FRAMEWORKS, settings
-from batchfinder.report.text import choice, findings, headline
+from batchfinder.report.text import choice, findings, headline, sentence
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
@@ -29,7 +29,7 @@ def _summary(report: Report, *, wide: bool) -> Iterator[str]:
     if report.measurements:
         yield html.table(measurement_table(report, wide=wide))
     if report.caveats:
-        yield html.details("Caveats", html.items(report.caveats), shown=True)
+        yield html.details("Caveats", html.items(map(sentence, report.caveats)), shown=True)
     yield html.paragraphs([headline(report)], quiet=True)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchfinder.report.checklist import checklist
 from batchfinder.report.rows import candidate_table, format_rate
-from batchfinder.report.text import caveat_list, choice, noise_sentence, screen_width
+from batchfinder.report.text import caveat_list, choice, noise_sentence, screen_width, sentence
 from batchfinder.results import Candidate, Limit
 from batchfinder.table import render, wrap
 from batchfinder.units import format_bytes, format_seconds, format_size
@@ -51,16 +51,18 @@ def explain(report: Report, width: int | None = None) -> str:
 
 def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     """Titles, each with the sentences under it."""
-    yield "The choice", [_sentence(choice(report)), report.recommendation.reason]
-    yield "What binds", [f"{_sentence(report.limited_by.value)} {_RELAXED[report.limited_by]}"]
+    yield "The choice", [f"{sentence(choice(report))}.", _first_sentence(report)]
+    yield "What binds", [f"{sentence(report.limited_by.value)}. {_RELAXED[report.limited_by]}"]
     if others := [alternatives(report, each) for each in interesting(report)]:
         yield "Alternatives", [*others, _HOW_TO_READ.format(unit=report.unit)]
     yield "The learning rate", list(_learning_rate(report))
     yield "What was measured", list(_measured(report))
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _first_sentence(report: Report) -> str:
+    """Why; what follows it in the reason has sections of its own here."""
+    first, _, more = report.recommendation.reason.partition(". ")
+    return f"{first}." if more else first
 
 
 def interesting(report: Report) -> list[Candidate]:

@@ -14,7 +14,7 @@ from batchfinder.units import format_bytes, format_count, format_size
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
 
-__all__ = ["caveat_list", "choice", "findings", "headline", "screen_width", "text"]
+__all__ = ["caveat_list", "choice", "findings", "headline", "screen_width", "sentence", "text"]
 
 NARROW, WIDE = 80, 120
 _LABEL = 12
@@ -132,4 +132,10 @@ def caveat_list(report: Report, width: int) -> list[str]:
     """The caveats as a bulleted list, or nothing."""
     if not report.caveats:
         return []
-    return ["Caveats", *(wrap(caveat, width, "  - ", "    ") for caveat in report.caveats)]
+    return ["Caveats", *(wrap(sentence(each), width, "  - ", "    ") for each in report.caveats)]
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital first letter, unless it begins with a name from code."""
+    word = text.split(" ", 1)[0]
+    return text if "_" in word or "(" in word else f"{text[:1].upper()}{text[1:]}"
