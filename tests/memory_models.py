@@ -88,6 +88,19 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(sequences)[0][:, -1])
 
 
+class Branches(nn.Module):
+    """Several ways through, whose backwards wait for one another: like query, key and value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(
+            nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 64)) for _ in range(4)
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([way(inputs) for way in self.ways]).sum(0)
+
+
 def perceptron() -> nn.Module:
     return nn.Sequential(
         nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
@@ -157,6 +170,9 @@ TRAININGS = {
     ),
     "perceptron, fused AdamW": Training(
         perceptron, classes((256,)), 64, optimizer=lambda p: torch.optim.AdamW(p, fused=True)
+    ),
+    "branches, SGD": Training(
+        Branches, classes((256,)), 256, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)
     ),
     "CNN with BatchNorm": Training(ConvNet, IMAGES, 16, 0.8, optimizer=momentum),
     "Transformer, Adam": Training(Language, sentences, 8, optimizer=torch.optim.Adam),

@@ -74,7 +74,9 @@ def test_to_the_byte() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*FIVE, "CNN, checkpointing", "Transformer, bf16 autocast"])
+@pytest.mark.parametrize(
+    "name", [*FIVE, "CNN, checkpointing", "Transformer, bf16 autocast", "branches, SGD"]
+)
 def test_wherever_it_fails_no_byte_is_left(name: str) -> None:
     """Limits from the model alone up to the peak, so that every part of the step fails once."""
     step, source = prepared(name)
@@ -85,8 +87,8 @@ def test_wherever_it_fails_no_byte_is_left(name: str) -> None:
     with Ledger(CPU) as everything:
         everything.hold(step.holdings())
         before = everything.current
-        for tenth in range(1, 16):
-            limit = held + (peak - held) * tenth // 16
+        for tenth in range(1, 10):
+            limit = held + (peak - held) * tenth // 10
             trial = run_trial(step, source, backend_for(CPU, limit), 8)
             stages.add(trial.note.split(":")[0])
             assert trial.outcome is Outcome.OUT_OF_MEMORY
