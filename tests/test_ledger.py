@@ -188,7 +188,6 @@ def test_a_tensor_made_before_counts_once_it_is_met() -> None:
         assert ledger.current == KIB, view
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_a_sample_of_a_data_set_made_before_costs_the_sample() -> None:
     data = torch.zeros(1000, 256)
     with Ledger(CPU) as ledger:
@@ -198,6 +197,7 @@ def test_a_sample_of_a_data_set_made_before_costs_the_sample() -> None:
         assert ledger.current == 1004 * KIB + FLOAT, whole
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_sparse_tensors_count_by_their_parts() -> None:
     with counting() as ledger:
         dense = torch.eye(16)
