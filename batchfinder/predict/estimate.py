@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ FRAGMENTATION = 0.1
 """Of the peak. Replayed by the caching allocator's rules, reserved memory was 2 to 26 % above."""
 
 MOST = 1 << 24
+
+OTHER_KERNELS = "the GPU takes the kernels that the CPU takes, of attention above all"
 
 
 def estimate_memory(
@@ -75,6 +77,9 @@ def estimate_memory(
     with _stage(handed, make_loader, target.kind) as rehearsal:
         found = rehearsal.at(batch_size)
         where = target.name or str(rehearsal.step.device)
+        away = target.kind is not None and target.kind.type != rehearsal.step.device.type
+        if away:
+            found = replace(found, assumed=(*found.assumed, OTHER_KERNELS))
         return _estimate(found, where, _allowances(found.peak_bytes, target.kind))
 
 
@@ -168,7 +173,7 @@ def _stage(
             loss_fn=handed.loss_fn,
             train_step=handed.train_step,
             optimizer=handed.optimizer,
-            autocast=handed.autocast,
+            autocast=_autocast_anywhere(handed.autocast),
             grad_scaler=handed.grad_scaler,
             sample_batch=source.take(min(2, source.ceiling or 2)),
         )
@@ -177,6 +182,12 @@ def _stage(
     finally:
         generators.restore()
         random.restore()
+
+
+def _autocast_anywhere(autocast: Any) -> Any:
+    """A context for a device that is absent would do nothing: its dtype serves instead."""
+    absent = isinstance(autocast, torch.autocast) and autocast.device == "cuda"
+    return autocast.fast_dtype if absent and not torch.cuda.is_available() else autocast
 
 
 def _allowances(peak_bytes: int, kind: torch.device | None) -> tuple[Allowance, ...]:
@@ -220,6 +231,8 @@ def _predict(rehearsal: Rehearsal, target: _Target) -> MemoryPrediction:
         budget = int((target.memory_bytes - set_aside) * share)
         return largest_within(peak_of, budget, (smallest.batch_size, MOST), smallest.at_rest_bytes)
 
+    if rehearsal.step.device.type == "cpu":
+        assumed[OTHER_KERNELS] = None
     fixed = CONTEXT_BYTES + WORKSPACE_BYTES
     chosen = within(1 / (1 + FRAGMENTATION), fixed)
     peak = peak_of(chosen) if chosen else 0
