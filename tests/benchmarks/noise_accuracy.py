@@ -9,6 +9,7 @@ beside that of a plain one. Reports; asserts nothing.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import sys
@@ -87,12 +88,16 @@ def accuracy(step: PlainStep, columns: tuple[Tensor, ...], seeds: int, adam: boo
         held += found.low <= truth <= found.high
         bounded += found.is_bounded
         spent.append(found.samples)
-    return (
-        f"exact {truth:7.1f}  median error × {math.exp(statistics.median(errors)):.2f}  "
-        f"95th × {math.exp(float(np.quantile(errors, 0.95))):.2f}  coverage {held / seeds:.3f}  "
-        f"bounded {bounded / seeds:.2f}  samples / exact {statistics.median(spent) / truth:.1f}  "
-        f"micro-batch {size}"
+    cells = (
+        f"{truth:.1f}",
+        f"× {math.exp(statistics.median(errors)):.2f}",
+        f"× {math.exp(float(np.quantile(errors, 0.95))):.2f}",
+        f"{held / seeds:.3f}",
+        f"{bounded / seeds:.2f}",
+        f"{statistics.median(spent) / truth:.1f}",
+        str(size),
     )
+    return " | ".join(cells)
 
 
 def cost(task: Task, base: int) -> str:
@@ -112,9 +117,8 @@ def cost(task: Task, base: int) -> str:
     divided, looked = statistics.median(parts) / one, statistics.median(measured) / one
     share = (1 - 1 / 4) / STRIDE
     return (
-        f"batch {base:5d}: plain {one * 1e3:6.2f} ms, cut in {PIECES} × {divided:.2f}, and "
-        f"measured × {looked:.2f}; a warm-up measured at every {STRIDE}th step × "
-        f"{1 + share * (looked - 1):.2f}"
+        f"{base} | {one * 1e3:.2f} | × {divided:.2f} | × {looked:.2f} | "
+        f"× {1 + share * (looked - 1):.2f}"
     )
 
 
@@ -124,20 +128,30 @@ def seconds(call: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
+ACCURACY = """\
+| model | metric | exact | median error | 95 % below | coverage | closed | samples / exact | size |
+|---|---|--:|--:|--:|--:|--:|--:|--:|"""
+COST = """
+| model | batch | plain step, ms | cut in two | and measured | a whole warm-up |
+|---|--:|--:|--:|--:|--:|"""
+
+
 def main() -> None:
     torch.set_num_threads(1)
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     chosen = sys.argv[2:] or list(KINDS)
-    for task in (task for task in TASKS if task.name in KINDS and task.name in chosen):
+    tasks = [task for task in TASKS if task.name in KINDS and task.name in chosen]
+    print(ACCURACY)
+    for task, steps in itertools.product(tasks, STEPS):
         columns = population(task)
-        for steps in STEPS:
-            step = trained(task, columns, steps)
-            kind = f"{KINDS[task.name]:4s} after {steps:4d} steps"
-            print(f"{kind}            {accuracy(step, columns, seeds, adam=False)}", flush=True)
-            if task.family == "adam" and steps:
-                print(f"{kind}  Adam's    {accuracy(step, columns, seeds, adam=True)}", flush=True)
-        for base in (32, 128, 512):
-            print(f"{KINDS[task.name]:4s} {cost(task, base)}", flush=True)
+        step = trained(task, columns, steps)
+        kind = f"| {KINDS[task.name]} after {steps} steps |"
+        print(kind, f"plain | {accuracy(step, columns, seeds, adam=False)} |", flush=True)
+        if task.family == "adam" and steps:
+            print(kind, f"Adam's | {accuracy(step, columns, seeds, adam=True)} |", flush=True)
+    print(COST)
+    for task, base in itertools.product(tasks, (32, 128, 512)):
+        print(f"| {KINDS[task.name]} | {cost(task, base)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 ``python tests/benchmarks/noise_growth.py CELLS.jsonl WALKS.jsonl [TASK …]`` takes the sweeps that
 ``sweep.py`` left in CELLS.jsonl, fits B_crit in S(B) = S_min (1 + B_crit / B) to the steps to the
 target (McCandlish et al. 2018, equation 5.2), takes warm-ups at the tuned rate of batch 32, and
-prints how far each prediction is off. WALKS.jsonl keeps the warm-ups; what is in it is not rerun.
+prints how far each prediction is off: the error of B_crit (rms factor over tasks and seeds), the
+regret of the size chosen with it (over step times 1 + B / knee), and predicted / fitted by task.
+"Fitted" means a factor from the other tasks only. WALKS.jsonl keeps the warm-ups; what is in it is
+not run again.
 """
 
 from __future__ import annotations
@@ -212,10 +215,10 @@ def scored(rule: Rule, rows: dict[str, list[dict[str, object]]], truths: dict[st
         truths[name].regret(math.exp(error) * truths[name].critical, knee)
         for name, errors in logs.items() for error in errors for knee in KNEES
     ]  # fmt: skip
-    by_task = "  ".join(f"{math.exp(statistics.fmean(errors)):5.2f}" for errors in logs.values())
+    by_task = [f"{math.exp(statistics.fmean(errors)):.2f}" for errors in logs.values()]
     rms = math.exp(math.sqrt(statistics.fmean(error**2 for error in flat)))
-    return (f"{rule.name:58s} × {rms:4.2f}   {statistics.fmean(regrets):.3f}   "
-            f"{max(regrets):.2f}   {by_task}")  # fmt: skip
+    regret = [f"{statistics.fmean(regrets):.3f}", f"{max(regrets):.2f}"]
+    return " | ".join([f"| {rule.name}", f"× {rms:.2f}", *regret, *by_task, ""]).rstrip()
 
 
 def main() -> None:
@@ -239,20 +242,20 @@ def main() -> None:
             print(f"  {'run ' if row['whole'] else '    '}{kind} seed {row['seed']}: {shown} "
                   f"({row['seconds']} s) {row['caveats'] or ''}")  # fmt: skip
     for steps in WARMUPS:
-        print(f"\nAfter {steps} steps: error of B_crit (rms factor), regret of the choice (mean,"
-              f" worst, over step times 1 + B/{KNEES}), predicted / fitted by task:")  # fmt: skip
+        print(f"\n### After {steps} steps\n\n| prediction | error | mean regret | worst |",
+              " | ".join(rows), "|\n|---|" + "--:|" * (len(rows) + 3))  # fmt: skip
         for rule in RULES:
             some = {
                 name: [row for row in walks if row["steps"] == steps and not row["whole"]]
                 for name, walks in rows.items()
             }
-            print(" ", scored(rule, some, truths))
+            print(scored(rule, some, truths))
         inside = [
             float(row["predicted"][1]) <= truths[name].critical <= float(row["predicted"][2])  # type: ignore[index]
             for name, walks in some.items() for row in walks
             if RULES[-1].picks(row, adam=name in ADAM)
         ]  # fmt: skip
-        print(f"  the shipped interval holds B_crit in {sum(inside)} of {len(inside)} warm-ups")
+        print(f"\nThe shipped interval holds B_crit in {sum(inside)} of {len(inside)} warm-ups.")
 
 
 if __name__ == "__main__":
