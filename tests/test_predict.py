@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -10,11 +11,9 @@ from predict_cases import EXACT, LSTM, PERCEPTRON, Case, loader_of
 from torch import nn
 from torch.nn import functional
 
-from batchfinder.devices import DEVICES, find_device
 from batchfinder.errors import CannotPredict, InvalidArgument
 from batchfinder.predict import estimate_memory, first_guess, predict_max_batch_size
 from batchfinder.predict.rehearsal import rehearsing
-from batchfinder.predict.root import largest_within
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
 from batchfinder.run.state.digest import digest
@@ -122,9 +121,36 @@ def test_everything_is_as_it_was(case: Case, trained: bool) -> None:
     step.update()
 
 
-def test_a_scaler_that_only_the_users_function_knows_stays_unused() -> None:
-    model, scaler = nn.Linear(4, 1), torch.amp.GradScaler("cpu")
-    optimizer = torch.optim.Adam(model.parameters())
+class Trainer:
+    """A user's own loop, which holds what it was never asked to hand over."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.scaler = torch.amp.GradScaler("cpu")
+        self.optimizer = torch.optim.Adam(model.parameters())
+
+    def step(self, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> None:
+        self.optimizer.zero_grad()
+        self.scaler.scale(model(batch[0]).square().mean()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    __call__ = step
+
+
+def as_method(trainer: Trainer):
+    return trainer.step
+
+
+def as_object(trainer: Trainer):
+    return trainer
+
+
+def as_partial(trainer: Trainer):
+    return functools.partial(Trainer.step, trainer)
+
+
+def as_closure(trainer: Trainer):
+    scaler, optimizer = trainer.scaler, trainer.optimizer
 
     def train_step(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> None:
         optimizer.zero_grad()
@@ -132,13 +158,20 @@ def test_a_scaler_that_only_the_users_function_knows_stays_unused() -> None:
         scaler.step(optimizer)
         scaler.update()
 
+    return train_step
+
+
+@pytest.mark.parametrize("wrapped", [as_method, as_object, as_partial, as_closure])
+def test_a_scaler_that_only_the_users_function_knows_stays_unused(wrapped) -> None:
+    model = nn.Linear(4, 1)
+    trainer = Trainer(model)
     source = source_from(loader_of(torch.randn(64, 4), torch.zeros(64)))
-    step = step_from(model, train_step=train_step)
+    step = step_from(model, train_step=wrapped(trainer))
     assert first_guess(step, source, backend_for(step.device, "1MiB")) is not None
-    assert scaler._scale is None
-    assert optimizer.state == {}
+    assert trainer.scaler._scale is None
+    assert trainer.optimizer.state == {}
     step.forward_backward(source.take(4))
-    assert float(optimizer.state[model.weight]["step"]) == 1
+    assert float(trainer.optimizer.state[model.weight]["step"]) == 1
 
 
 # What depends on data ---------------------------------------------------------------------------
@@ -205,6 +238,7 @@ def test_memory_for_a_size_that_no_machine_here_could_run() -> None:
     assert large.peak_bytes > 100 * GIB
 
 
+@pytest.mark.slow
 def test_the_largest_batch_of_an_absent_device() -> None:
     model, loader, optimizer = EXACT[0].build()
     found = predict_max_batch_size(model, loader, device="h200", optimizer=optimizer)
@@ -253,72 +287,3 @@ def test_what_cannot_be_asked(options: dict[str, str], message: str) -> None:
     model, loader, _ = PERCEPTRON.build()
     with pytest.raises(InvalidArgument, match=message):
         predict_max_batch_size(model, loader, **options)
-
-
-# Batches and roots ------------------------------------------------------------------------------
-
-
-def test_dicts_lists_and_shared_tensors_grow() -> None:
-    def collate(rows: list[tuple[torch.Tensor, ...]]) -> dict[str, object]:
-        x = torch.stack([row[0] for row in rows])
-        return {"x": x, "same": x, "flat": x.flatten(), "each": [row[0] for row in rows],
-                "size": len(rows), "name": "a"}  # fmt: skip
-
-    loader = loader_of(torch.randn(64, 3, 5), collate=collate)
-    seen: dict[str, object] = {}
-
-    def train_step(model: nn.Module, batch: dict[str, object]) -> torch.Tensor:
-        seen.update(batch)
-        return model(batch["x"]).sum()
-
-    estimate = estimate_memory(nn.Linear(5, 1), loader, 7, train_step=train_step)
-    assert tuple(seen["x"].shape) == (7, 3, 5)
-    assert seen["same"] is seen["x"]
-    assert tuple(seen["flat"].shape) == (105,)
-    assert [tuple(each.shape) for each in seen["each"]] == [(3, 5)] * 7
-    assert (seen["size"], seen["name"]) == (7, "a")
-    assert estimate.batch_bytes == 3 * 7 * 3 * 5 * 4
-
-
-@pytest.mark.parametrize(
-    "curve",
-    [
-        lambda size: 1000 + 7 * size,
-        lambda size: max(5000 + size, 100 + 7 * size),
-        lambda size: 1000 + size**2,
-        lambda size: 1000 + size**3,
-        lambda size: 1000,
-        lambda size: 1000 + 7 * min(size, 4),
-    ],
-)
-@pytest.mark.parametrize("limit", [1100, 6000, 10**6, 10**9])
-def test_the_root_of_a_curve_in_few_questions(curve, limit: int) -> None:
-    asked: list[int] = []
-
-    def peak_of(size: int) -> int:
-        asked.append(size)
-        return curve(size)
-
-    found = largest_within(peak_of, limit, (2, 10**6), 900)
-    if curve(2) > limit:
-        assert found == 0
-        return
-    assert curve(found) <= limit
-    above = found + max(2, int(0.005 * found))
-    assert above > 10**6 or curve(above) > limit
-    assert len(asked) <= 20
-
-
-# The table --------------------------------------------------------------------------------------
-
-
-def test_devices_are_found_by_any_spelling() -> None:
-    assert find_device("a100 80gb").memory_bytes == 80 * 10**9
-    with pytest.raises(InvalidArgument, match="among A100-40GB, A100-80GB; found 'A100'"):
-        find_device("A100")
-
-
-def test_every_device_has_a_source_and_a_name_of_its_own() -> None:
-    names = [device.name.lower() for device in DEVICES]
-    assert len(names) == len(set(names))
-    assert all("data sheet" in d.source or "product page" in d.source for d in DEVICES)

@@ -6,6 +6,7 @@ given fake state.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -68,12 +69,25 @@ def _held_by(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, Mapping):
         yield from thing.values()
     elif inspect.ismethod(thing):
-        yield from (thing.__self__, thing.__func__)
+        yield thing.__func__
+        yield from _attributes(thing.__self__)
+    elif isinstance(thing, functools.partial):
+        yield from (thing.func, *thing.args, *thing.keywords.values())
     elif inspect.isfunction(thing) and not thing.__module__.startswith(("torch.", "batchfinder.")):
         yield from _closed_over(thing)
         yield from (thing.__globals__.get(name) for name in thing.__code__.co_names)
     elif inspect.isfunction(thing):
         yield from _closed_over(thing)
+    elif callable(thing) and not isinstance(thing, type):
+        yield from _attributes(thing)
+
+
+def _attributes(owner: Any) -> Iterator[Any]:
+    """What an object holds; a module or an optimizer is swapped whole."""
+    if _is_swapped(owner):
+        yield owner
+    else:
+        yield from getattr(owner, "__dict__", {}).values()
 
 
 def _closed_over(function: Any) -> Iterator[Any]:
