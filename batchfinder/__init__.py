@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         StateNotRestoredWarning,
         UnknownLoss,
     )
-    from batchfinder.evaluation import eval_batch_size
+    from batchfinder.evaluation import Evaluation, eval_batch_size
     from batchfinder.find import find_batch_size
     from batchfinder.predict import estimate_memory, predict_max_batch_size
     from batchfinder.report import Report
@@ -91,7 +91,7 @@ _ROOMS = {
         "StateNotRestoredWarning",
         "UnknownLoss",
     ),
-    "evaluation": ("eval_batch_size",),
+    "evaluation": ("Evaluation", "eval_batch_size"),
     "find": ("find_batch_size",),
     "predict": ("estimate_memory", "predict_max_batch_size"),
     "report": ("Report",),
@@ -121,6 +121,7 @@ __all__ = [
     "CannotBuildBatch",
     "DeviceLost",
     "DeviceMismatch",
+    "Evaluation",
     "ExtrapolationWarning",
     "InvalidArgument",
     "Limit",

@@ -78,7 +78,9 @@ def max_batch_size(
         powers_of_two=powers_of_two,
     )
     with open_bench(handed) as bench:
-        call = stages.Call(bench, observe or default_observer(), stages.Budget(budget_seconds))
+        call = stages.Call(
+            bench, observe or default_observer(), loader, stages.Budget(budget_seconds)
+        )
         found = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
     stages.prove_restored(call)
     return found

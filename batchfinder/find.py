@@ -134,7 +134,9 @@ def find_batch_size(
         powers_of_two=powers_of_two,
     )
     with open_bench(handed) as bench:
-        call = stages.Call(bench, observe or default_observer(), stages.Budget(budget_seconds))
+        call = stages.Call(
+            bench, observe or default_observer(), loader, stages.Budget(budget_seconds)
+        )
         probed = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
         base = stages.base_of(call, probed, base_batch_size, base_learning_rate)
         measurements = stages.measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
@@ -169,6 +171,7 @@ def find_batch_size(
             call,
             probed,
             base,
+            measurements=measurements,
             findings=findings,
             recommendation=recommendation,
             confirmation=confirmation,

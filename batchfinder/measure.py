@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import Measurement
+from batchfinder.run.batches import time_loader
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import half_steps_around_knee, median_interval
 
@@ -42,12 +41,14 @@ class _Record:
 
     batch_size: int
     peak_bytes: int | None
+    counted: int
+    """Samples or tokens that a batch really holds: a token budget is rarely filled whole."""
     forward_backward: list[float] = field(default_factory=list)
     update: list[float] = field(default_factory=list)
 
     def throughputs(self) -> list[float]:
         pairs = zip(self.forward_backward, self.update, strict=True)
-        return [self.batch_size / max(sum(pair), 1e-12) for pair in pairs]
+        return [self.counted / max(sum(pair), 1e-12) for pair in pairs]
 
     def is_settled(self, effort: Effort) -> bool:
         visits = len(self.update)
@@ -121,7 +122,14 @@ class _Timer:
             run_trial(self._step, self._source, self._memory, size, clock=self._clock)
             for size in sorted(set(sizes))
         ]
-        return [_Record(trial.batch_size, trial.peak_bytes) for trial in trials if trial.fits]
+        return [
+            _Record(trial.batch_size, trial.peak_bytes, self._counted(trial.batch_size))
+            for trial in trials
+            if trial.fits
+        ]
+
+    def _counted(self, size: int) -> int:
+        return self._source.count(self._source.ordinary(size))
 
     def settle(self, records: list[_Record], deadline: float) -> list[_Record]:
         """Visit sizes in rotated order until each is settled or the time is up.
@@ -167,46 +175,22 @@ class _Timer:
     def loader_seconds(self, sizes: Sequence[int]) -> dict[int, float]:
         """Seconds per batch that the real loader takes when nothing else runs, for every size.
 
-        A loader's time is its samples' time, so that the sizes beyond the budget are given the
-        time per sample of the largest size that was timed.
+        A loader's time is its samples' time, so that sizes beyond the budget, or of which the
+        dataset fills only one batch, are given the time per sample of the largest size timed.
         """
         taken: dict[int, float] = {}
         deadline = self._clock() + self._effort.loader_budget_seconds
-        per_sample = 0.0
+        batches, per_sample = self._effort.loader_batches, 0.0
         for size in sorted(sizes):
-            if taken and self._clock() + 2 * size * per_sample > deadline:
-                taken[size] = size * per_sample
-                continue
-            seconds = self._time_loader(size)
+            seconds = None
+            if not taken or self._clock() + (batches + 1) * size * per_sample <= deadline:
+                loader = self._source.rebuild(size)
+                seconds = time_loader(loader, batches=batches, clock=self._clock)
             if seconds is not None:
-                taken[size] = seconds
                 per_sample = seconds / size
+            if per_sample:
+                taken[size] = size * per_sample
         return taken
-
-    def _time_loader(self, size: int) -> float | None:
-        times: list[float] = []
-        with closing(_iterate(self._source.rebuild(size))) as batches:
-            for _ in range(self._effort.loader_batches + 1):
-                start = self._clock()
-                if next(batches, None) is None:
-                    break
-                times.append(self._clock() - start)
-                if len(times) > 1 and sum(times) > 0.2 * self._effort.loader_budget_seconds:
-                    break
-        # the first batch pays for starting the workers; where it is the only one, it must do
-        return median_interval(times[1:] or times).middle if times else None
-
-
-def _iterate(loader: Any) -> Generator[Any, None, None]:
-    """The loader's batches; closing it ends the loader's workers at once."""
-    iterator = iter(loader)
-    try:
-        yield from iterator
-    finally:
-        shut_down = getattr(iterator, "_shutdown_workers", None)
-        if shut_down is not None:
-            with suppress(RuntimeError):  # a worker that has died already
-                shut_down()
 
 
 def _summary(record: _Record, loader_seconds: float | None) -> Measurement:

@@ -118,6 +118,8 @@ class ProbeResult:
     limited_by: Limit
     ceiling: int | None = None
     caveats: tuple[str, ...] = ()
+    ordinary_peak_bytes: int | None = None
+    """Where lengths vary: the peak of ordinary samples at the largest size, not the longest."""
 
     @property
     def max_batch_size(self) -> int:

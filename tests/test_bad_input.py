@@ -33,7 +33,9 @@ def refused(
     with preserved(*given) as snapshot:
         with pytest.raises(error, match=text) as caught:
             bf.find_batch_size(
-                model, data, **{"memory_limit": "64MiB", "warmup_steps": 4, "budget_seconds": 5, **arguments}
+                model,
+                data,
+                **{"memory_limit": "64MiB", "warmup_steps": 4, "budget_seconds": 5, **arguments},
             )
         assert snapshot.differences() == ()
     return caught.value
@@ -167,4 +169,6 @@ def test_ctrl_c_leaves_everything_as_it_was() -> None:
             return self.layer(x)
 
     model = Impatient()
-    refused(KeyboardInterrupt, "^$", model, loader(), optimizer=torch.optim.Adam(model.parameters()))
+    refused(
+        KeyboardInterrupt, "^$", model, loader(), optimizer=torch.optim.Adam(model.parameters())
+    )

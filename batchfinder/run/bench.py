@@ -66,6 +66,8 @@ class Bench:
     seed: int
     functions: tuple[Any, ...] = ()
     """The user's loss and step, on whose code the memory depends."""
+    memory_limit: int | str | None = None
+    """The limit as the user gave it."""
     has_own_optimizer: bool = True
     """Whether the user handed in an optimizer, whose rate is then the user's."""
 
@@ -168,7 +170,11 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
             grad_scaler=handed.grad_scaler,
             sample_batch=source.take(min(2, source.ceiling or 2)),
         )
-        memory = outer if outer is not None else backend_for(step.device, handed.memory_limit)
+        memory: MemoryBackend
+        if outer is not None and outer.device.type == step.device.type:
+            memory = outer
+        else:
+            memory = backend_for(step.device, handed.memory_limit, held=list(step.holdings()))
         given = _flat(handed.optimizer)
         ours = [each for each in step.optimizers() if not any(each is one for one in given)]
         own = stack.enter_context(preserved(*ours))
@@ -180,6 +186,7 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
             own,
             seed=handed.seed,
             functions=(handed.loss_fn, handed.train_step),
+            memory_limit=handed.memory_limit,
             has_own_optimizer=bool(given),
         )
 

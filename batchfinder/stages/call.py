@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Stage, StageStarted
@@ -46,6 +47,8 @@ class Call:
 
     bench: Bench
     observe: Observer
+    loader: Any = None
+    """The user's own, to be asked how many workers it has."""
     budget: Budget = field(default_factory=Budget)
     spent: dict[str, float] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)

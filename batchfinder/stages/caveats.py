@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from batchfinder.results import Confirmation, NoiseFindings, ProbeResult, Recommendation
+from batchfinder.results import (
+    Confirmation,
+    Measurement,
+    NoiseFindings,
+    ProbeResult,
+    Recommendation,
+)
+from batchfinder.run.batches import data_bound, workers_of
 from batchfinder.stages.base import Base
 from batchfinder.stages.call import Call
 
@@ -14,6 +21,7 @@ def caveats_of(
     probed: ProbeResult,
     base: Base,
     *,
+    measurements: tuple[Measurement, ...],
     findings: NoiseFindings,
     recommendation: Recommendation,
     confirmation: Confirmation | None,
@@ -27,6 +35,9 @@ def caveats_of(
         *(findings.training.caveats if findings.training else ()),
         *recommendation.caveats,
     ]
+    bound = data_bound(measurements, workers_of(call.loader))
+    if bound is not None:
+        said.append(bound)
     if confirmation is not None and not confirmation.held:
         said.append(f"no plan that was tried held in the confirmation: {confirmation.reason}")
     if call.cut:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -54,10 +55,13 @@ def probe_sizes(call: Call, search: Search) -> ProbeResult:
         bench.step.scale_learning_rate(0.0)
         trials = _search(call, search, searched)
     if not any(trial.fits for trial in trials):
-        raise NothingFits(_nothing_fits(trials, holdings))
+        raise NothingFits(_nothing_fits(trials, holdings) + _neighbours(bench))
     if call.budget.is_spent(0.5):
         call.cut.append("the search for the largest batch that fits ended early")
+    ordinary = _ordinary_peak(bench, max(trial.batch_size for trial in trials if trial.fits))
     return ProbeResult(
+        caveats=_about_lengths(trials, ordinary),
+        ordinary_peak_bytes=ordinary,
         trials=trials,
         memory=_with_line(holdings, trials),
         limited_by=_limit_met(trials, searched.ceiling, search.space.ceiling),
@@ -69,7 +73,7 @@ def _search(call: Call, search: Search, space: SearchSpace) -> tuple[Trial, ...]
     bench = call.bench
     run: Callable[[int], Trial] = _trial_runner(bench)
     if search.isolate is not None:
-        run = IsolatedTrials(search.isolate, memory_limit=bench.memory.limit_bytes())
+        run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit)
     probing = partial(probe, run, space, propose=search.propose)
     if search.cache is not None:
         probing = partial(
@@ -122,6 +126,25 @@ def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
     return run
 
 
+def _ordinary_peak(bench: Bench, size: int) -> int | None:
+    """The peak of an ordinary batch, where the trials took the longest samples; else ``None``."""
+    if not getattr(bench.source, "varies", False):
+        return None
+    source = bench.source.as_ordinary()  # type: ignore[attr-defined]  # goes with ``varies``
+    return run_trial(bench.step, source, bench.memory, size).peak_bytes
+
+
+def _about_lengths(trials: tuple[Trial, ...], ordinary: int | None) -> tuple[str, ...]:
+    if ordinary is None:
+        return ()
+    largest = max((each for each in trials if each.fits), key=lambda each: each.batch_size)
+    return (
+        f"the samples vary in length: the trials took the longest, {largest.batch_size} of which "
+        f"peak at {format_bytes(largest.peak_bytes or 0)}; as many ordinary ones peak at "
+        f"{format_bytes(ordinary)}",
+    )
+
+
 def smallest_size(bench: Bench) -> int:
     """2 where a batch norm in training mode needs two samples for a variance, else 1."""
     norms = torch.nn.modules.batchnorm._BatchNorm
@@ -130,7 +153,8 @@ def smallest_size(bench: Bench) -> int:
         for module in bench.step.modules()
         for each in module.modules()
     )
-    return 2 if needs_two and bench.source.ceiling != 1 else 1
+    least = int(getattr(bench.source, "smallest", 1))  # a token budget must hold one sample
+    return max(least, 2 if needs_two and bench.source.ceiling != 1 else 1)
 
 
 def _check_holdings(memory: MemoryBreakdown) -> None:
@@ -165,6 +189,17 @@ def _nothing_fits(trials: tuple[Trial, ...], memory: MemoryBreakdown) -> str:
         "precision (autocast=), a smaller input or a smaller model. Accumulation does not help: "
         "this is already the smallest micro-batch."
     )
+
+
+def _neighbours(bench: Bench) -> str:
+    """Who else holds memory on the device, where the back-end can tell."""
+    told: Sequence[Any] = getattr(bench.memory, "other_processes", tuple)()
+    if not told:
+        return ""
+    names = ", ".join(
+        f"{each.name} (pid {each.pid}) {format_bytes(each.bytes or 0)}" for each in told
+    )
+    return f" Other processes on this device hold memory too: {names}."
 
 
 def _with_line(memory: MemoryBreakdown, trials: tuple[Trial, ...]) -> MemoryBreakdown:
