@@ -23,6 +23,7 @@ from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.draws import Draws
 from batchfinder.noise.sketch import Sketch
 from batchfinder.noise.tap import GradientTap
+from batchfinder.noise.walk import cut
 from batchfinder.results import BatchPlan, NoiseScale
 
 PLAN = BatchPlan(16)
@@ -279,3 +280,18 @@ def test_a_tap_reads_one_backward_at_a_time() -> None:
 def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument, match="expected"):
         MicroBatchVariance(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("batch", "largest", "pieces", "expected"),
+    [
+        (32, 32, 4, [8, 8, 8, 8]),
+        (33, 32, 4, [9, 8, 8, 8]),
+        (32, 4, 4, [4] * 8),
+        (2, 32, 4, [1, 1]),
+        (32, 32, 1, [32]),
+        (33, 32, 1, [17, 16]),
+    ],
+)
+def test_a_batch_is_cut_evenly(batch: int, largest: int, pieces: int, expected: list[int]) -> None:
+    assert cut(batch, largest, pieces) == expected

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, noise_along_warmup
 from batchfinder.noise.prediction import EUCLIDEAN_FACTOR
-from batchfinder.noise.walk import cut
 from batchfinder.protocols import Batch, TrainStep
 from batchfinder.results import BatchPlan, Event, NoiseScale
 
@@ -290,18 +289,3 @@ def test_an_estimator_of_the_users_own_is_asked_along_the_second_half() -> None:
     assert [point.after_steps for point in found.points] == [56, 62, 69, 75, 81, 88, 94, 100]
     assert found.training.value == 300 * EUCLIDEAN_FACTOR.value
     assert len(estimator.batch[0]) == 32
-
-
-@pytest.mark.parametrize(
-    ("batch", "largest", "pieces", "expected"),
-    [
-        (32, 32, 4, [8, 8, 8, 8]),
-        (33, 32, 4, [9, 8, 8, 8]),
-        (32, 4, 4, [4] * 8),
-        (2, 32, 4, [1, 1]),
-        (32, 32, 1, [32]),
-        (33, 32, 1, [17, 16]),
-    ],
-)
-def test_a_batch_is_cut_evenly(batch: int, largest: int, pieces: int, expected: list[int]) -> None:
-    assert cut(batch, largest, pieces) == expected
