@@ -284,5 +284,5 @@ TASKS: tuple[Task, ...] = (
     Task("digits MLP", SGD, digits_mlp, digits_data, classify, 0.6, WIDE, 0.02),
     Task("character GPT, SGD", SGD, CharGPT, text_data, next_character, 2.3, NARROW, 0.125),
     Task("Mackey–Glass forecast", ADAM, Forecaster, series_data, forecast, 0.045, WIDE, 0.004),
-    Task("teacher, tabular", ADAM, tabular_mlp, teacher_data, classify, 1.43, WIDE, 0.002),
+    Task("teacher, tabular", ADAM, tabular_mlp, teacher_data, classify, 1.43, WIDE[1:], 0.002),
 )
