@@ -6,7 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator as HTMLTranslator
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -33,6 +36,7 @@ exclude_patterns = ["_build", "tables", "README.md"]
 html_theme = "furo"
 html_title = "batchfinder"
 html_copy_source = False
+html_math_renderer = "mathml"  # formulas are read without a network too
 
 # Notebooks are executed by `make notebooks`, which keeps their outputs; here they are only shown.
 nb_execution_mode = "off"
@@ -62,8 +66,19 @@ def _escape_bars(  # noqa: PLR0917 - Sphinx calls it so
     lines[:] = [line.replace("|", r"\|") for line in lines]
 
 
+def _inline_math(self: HTMLTranslator, node: nodes.math) -> None:
+    self.body.append(tex2mathml(node.astext(), as_block=False))
+    raise nodes.SkipNode
+
+
+def _block_math(self: HTMLTranslator, node: nodes.math_block) -> None:
+    self.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
     app.connect("autodoc-process-docstring", _escape_bars)
 
 
