@@ -42,7 +42,7 @@ def find_batch_size(
     objective: Objective | None = None,
     learning_rate_rule: LearningRateRule | None = None,
     noise: NoiseEstimator | None = _VARIANCE,
-    warmup_steps: int = 200,
+    warmup_steps: int | None = None,
     budget_seconds: float | None = None,
     seed: int = 0,
     observe: Observer | None = None,
@@ -86,7 +86,8 @@ def find_batch_size(
         learning_rate_rule: a value of ``batchfinder.scaling`` or a function. Left out: chosen by
             the optimizer's family.
         noise: how the gradient noise scale is estimated; ``None`` leaves it out.
-        warmup_steps: optimizer steps taken, then undone, before the noise scale is measured.
+        warmup_steps: optimizer steps taken, then undone, along which the noise scale is
+            measured. Left out: 200, or 50 where the optimizer is in the middle of a training.
         budget_seconds: soft limit on the whole call; what it cut is a caveat.
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr.

@@ -147,8 +147,9 @@ def test_a_wrong_guess_never_changes_the_answer(error: float, resolution: float)
 
 @pytest.mark.parametrize("ceiling", [1, 2, 3, 31, 32, 33, 100, 1000])
 @pytest.mark.parametrize("start", [1, 32, 10**6])
-@pytest.mark.parametrize("guess", [None, 10**9])
+@pytest.mark.parametrize("guess", [None, 10**9, "the ceiling"])
 def test_the_ceiling_is_reached_and_never_passed(ceiling: int, start: int, guess) -> None:
+    guess = ceiling if guess == "the ceiling" else guess
     space = SearchSpace(start, ceiling, limit_bytes=64 * MIB, first_guess=guess)
     search = run_on(line, space)
     assert search.found == ceiling

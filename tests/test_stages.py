@@ -154,3 +154,23 @@ def test_a_model_left_in_evaluation_mode_is_trained_in_training_mode() -> None:
     bf.max_batch_size(model, loader(), memory_limit="200KiB", max_batch_size=8)
     assert modes == {True}
     assert not model.training
+
+
+@pytest.mark.parametrize(("steps_before", "warm_up"), [(0, "200 warm-up"), (1, "50 warm-up")])
+def test_the_middle_of_a_training_needs_a_shorter_warm_up(steps_before: int, warm_up: str) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(steps_before):
+        model(torch.randn(4, 8)).sum().backward()
+        optimizer.step()
+    events: list[Any] = []
+    bf.find_batch_size(
+        model,
+        loader(),
+        optimizer=optimizer,
+        memory_limit="16MiB",
+        budget_seconds=2,
+        observe=events.append,
+    )
+    (noise,) = [e for e in events if isinstance(e, StageStarted) and e.stage.name == "NOISE"]
+    assert noise.detail.startswith(warm_up)

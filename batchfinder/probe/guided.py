@@ -78,9 +78,14 @@ def _untried_guess(seen: History, space: SearchSpace) -> int | None:
 
 
 def _just_inside(largest: float, space: SearchSpace) -> int:
-    """Somewhat below ``largest``, unless that would leave a size worth another trial."""
+    """Somewhat below ``largest``, unless that would leave a size worth another trial.
+
+    The ceiling itself is not shied away from: a user who set it, or a dataset that ends there,
+    asks whether just that fits.
+    """
     inside, edge = space.at_most(largest * (1 - space.resolution / 2)), space.at_most(largest)
-    return edge if edge > space.within_resolution(inside) else inside
+    at_ceiling = space.after(edge) is None
+    return edge if at_ceiling or edge > space.within_resolution(inside) else inside
 
 
 def _is_settled(seen: History, space: SearchSpace) -> bool:

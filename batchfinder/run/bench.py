@@ -70,6 +70,8 @@ class Bench:
     """The limit as the user gave it."""
     has_own_optimizer: bool = True
     """Whether the user handed in an optimizer, whose rate is then the user's."""
+    is_mid_training: bool = False
+    """Whether that optimizer has taken steps already."""
 
     def fresh(self) -> None:
         """Everything as the user left it, and the optimizer's state laid out.
@@ -188,6 +190,7 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
             functions=(handed.loss_fn, handed.train_step),
             memory_limit=handed.memory_limit,
             has_own_optimizer=bool(given),
+            is_mid_training=any(getattr(each, "state", None) for each in given),
         )
 
 

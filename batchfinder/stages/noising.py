@@ -14,6 +14,9 @@ from batchfinder.stages.call import Call, stage
 
 __all__ = ["estimate_here", "estimate_noise", "with_noise"]
 
+_STEPS, _STEPS_MID_TRAINING = 200, 50
+"""Weights at initialisation need a way to go before their noise tells of the training."""
+
 _UPDATES_ITSELF = (
     "train_step returns None, so it does its own backward and update: the gradient of one batch "
     "cannot be seen, and the gradient noise scale is absent"
@@ -26,7 +29,7 @@ def estimate_noise(
     probed: ProbeResult,
     base: Base,
     *,
-    warmup_steps: int,
+    warmup_steps: int | None,
     measured: Sequence[Measurement] = (),
 ) -> NoiseFindings:
     """Train a short way for real, look at the noise along it; the caller puts all back."""
@@ -36,7 +39,10 @@ def estimate_noise(
     if bench.step.updates_itself:
         call.observe(Note(_UPDATES_ITSELF))
         return NoiseFindings(training=None, caveats=(_UPDATES_ITSELF,))
-    with stage(call, Stage.NOISE, f"{warmup_steps} warm-up steps at batch {base.batch_size}"):
+    steps = warmup_steps
+    if steps is None:
+        steps = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
+    with stage(call, Stage.NOISE, f"{steps} warm-up steps at batch {base.batch_size}"):
         bench.training()
         bench.set_learning_rate(base.learning_rate)
         return noise_along_warmup(
@@ -44,7 +50,7 @@ def estimate_noise(
             bench.source,
             base_batch=base.batch_size,
             micro_batch=base.micro_batch(probed.max_batch_size),
-            warmup_steps=warmup_steps,
+            warmup_steps=steps,
             estimator=estimator,
             budget_seconds=call.budget.share(0.6),
             observe=call.observe,
