@@ -157,7 +157,10 @@ def find_batch_size(
             ceiling=max_batch_size,
             probe_limit=probed.limited_by,
             dataset_length=bench.source.length,
+            world_size=stages.world_size(),
             optimizer_family=bench.step.optimizer_family,
+            can_accumulate=not bench.step.updates_itself,
+            loader_overlaps=stages.loader_overlaps(loader),
         )
         recommendation, confirmation = stages.confirm_choice(call, recommendation)
         environment = bench.environment()

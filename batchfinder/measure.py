@@ -6,7 +6,7 @@ neighbours) does not favour the size that happened to be measured first.
 
 from __future__ import annotations
 
-import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,6 @@ from batchfinder.run.trial import run_trial
 from batchfinder.timing import half_steps_around_knee, median_interval
 
 __all__ = ["Effort", "measure"]
-
-logger = logging.getLogger("batchfinder")
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,8 @@ class Effort:
     tight: float = 0.05
     loader_batches: int = 6
     loader_budget_seconds: float = 4.0
+    may_leave_out: bool = False
+    """Whether the largest sizes are left untimed once half the budget went into warming up."""
 
 
 @dataclass
@@ -86,12 +86,15 @@ def measure(
     step.scale_learning_rate(0.0)
     timer = _Timer(step, source, memory, effort, clock)
     started = clock()
-    records = timer.settle(timer.warm_up(sizes), started + 0.75 * effort.budget_seconds)
+    deadline = started + effort.budget_seconds / 2 if effort.may_leave_out else math.inf
+    records = timer.settle(timer.warm_up(sizes, deadline), started + 0.75 * effort.budget_seconds)
     if len(records) > 1:
         between = half_steps_around_knee(
             {record.batch_size: max(record.throughputs()) for record in records}
         )
-        records += timer.settle(timer.warm_up(between), started + effort.budget_seconds)
+        records += timer.settle(
+            timer.warm_up(between, deadline, at_least=0), started + effort.budget_seconds
+        )
     records.sort(key=lambda record: record.batch_size)
     loader_seconds = timer.loader_seconds([record.batch_size for record in records])
     measurements = []
@@ -116,17 +119,19 @@ class _Timer:
         self._step, self._source, self._memory = step, source, memory
         self._effort, self._clock = effort, clock
 
-    def warm_up(self, sizes: Sequence[int]) -> list[_Record]:
-        """One watched trial a size: it gives the peak, and leaves compilation out of the times."""
-        trials = [
-            run_trial(self._step, self._source, self._memory, size, clock=self._clock)
-            for size in sorted(set(sizes))
-        ]
-        return [
-            _Record(trial.batch_size, trial.peak_bytes, self._counted(trial.batch_size))
-            for trial in trials
-            if trial.fits
-        ]
+    def warm_up(self, sizes: Sequence[int], deadline: float, at_least: int = 3) -> list[_Record]:
+        """One watched trial a size: it gives the peak, and leaves compilation out of the times.
+
+        From the smallest up; those not begun by the deadline are left out, but for ``at_least``.
+        """
+        records = []
+        for count, size in enumerate(sorted(set(sizes))):
+            if count >= at_least and self._clock() > deadline:
+                break
+            trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+            if trial.fits:
+                records.append(_Record(size, trial.peak_bytes, self._counted(size)))
+        return records
 
     def _counted(self, size: int) -> int:
         return self._source.count(self._source.ordinary(size))

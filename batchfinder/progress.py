@@ -126,7 +126,8 @@ def _describe_size(event: Trial | Measurement | NoiseScale) -> Described:
         return "  trial", format_size(event.batch_size), _trial(event)
     if isinstance(event, Measurement):
         return "  measure", format_size(event.batch_size), _measurement(event)
-    return "  noise", format_size(event.micro_batch) if event.micro_batch else "", _noise(event)
+    size = "" if event.whole_training or not event.micro_batch else format_size(event.micro_batch)
+    return "  noise", size, _noise(event)
 
 
 def _describe_plan(event: Recommendation | Confirmation) -> Described:
@@ -161,6 +162,8 @@ def _measurement(found: Measurement) -> str:
 
 def _noise(noise: NoiseScale) -> str:
     spent = f"from {format_count(noise.samples)} {noise.unit}"
+    if noise.whole_training:
+        spent = "of the training as a whole"
     if not noise.is_bounded:
         return f"noise scale at least {format_count(noise.low)}, {spent}"
     interval = f"({format_count(noise.low)}–{format_count(noise.high)})"

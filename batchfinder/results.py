@@ -152,6 +152,8 @@ class NoiseScale:
     micro_batch: int = 0
     caveats: tuple[str, ...] = ()
     after_steps: int = 0
+    whole_training: bool = False
+    """Whether it predicts the run as a whole, rather than says what was seen at some weights."""
 
     @property
     def is_bounded(self) -> bool:

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"measure", "noise", "predict", "cache", "confirm", "range_test"},
     {"stages"},
     {"find", "alone", "compare", "evaluation", "testing"},
-    {"integrations", "pytest_plugin", "demo", "__init__"},
+    {"pytest_plugin", "demo", "__init__"},
     {"cli"},
     {"__main__"},
 ]

@@ -89,3 +89,14 @@ def test_every_measurement_is_told_to_the_observer() -> None:
     assert tuple(seen) == found
     assert all(isinstance(event, Measurement) for event in seen)
     assert step.rate == 0.0
+
+
+def test_a_short_budget_leaves_the_largest_sizes_untimed_but_never_fewer_than_three() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, lambda size: 0.1 * size)
+    effort = Effort(budget_seconds=2.0, may_leave_out=True)
+    sizes = (1, 2, 4, 8, 16, 32, 64)
+    found = measure(step, FakeSource(), FakeMemory(), sizes, clock=clock, effort=effort)
+    measured = {m.batch_size for m in found}
+    assert {1, 2, 4} <= measured
+    assert 64 not in measured

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
 from batchfinder.results import StageStarted
-from batchfinder.stages import Budget
+from batchfinder.stages import Budget, loader_overlaps, world_size
 
 ROWS = 400
 
@@ -174,3 +174,43 @@ def test_the_middle_of_a_training_needs_a_shorter_warm_up(steps_before: int, war
     )
     (noise,) = [e for e in events if isinstance(e, StageStarted) and e.stage.name == "NOISE"]
     assert noise.detail.startswith(warm_up)
+
+
+def test_where_batch_norm_cannot_have_its_two_samples_the_error_is_about_memory() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(8)
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 1:
+                raise torch.OutOfMemoryError("simulated")
+            return self.last(self.norm(x))
+
+    with pytest.raises(bf.NothingFits, match="micro-batch of 2"):
+        bf.max_batch_size(Wide(), loader(), memory_limit="1MiB")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_overlaps_with_the_step_where_it_has_workers(workers: int) -> None:
+    assert loader_overlaps(loader(num_workers=workers)) is (workers > 0)
+
+
+def test_one_process_alone_is_one_device() -> None:
+    assert world_size() == 1
+
+
+def test_the_estimate_of_the_whole_training_can_be_told_from_the_others() -> None:
+    events: list[Any] = []
+    report = bf.find_batch_size(
+        network(),
+        loader(),
+        base_learning_rate=0.01,
+        memory_limit="16MiB",
+        warmup_steps=20,
+        budget_seconds=6,
+        observe=events.append,
+    )
+    estimates = [event for event in events if isinstance(event, bf.NoiseScale)]
+    assert [each for each in estimates if each.whole_training] == [report.noise_scale]

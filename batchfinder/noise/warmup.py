@@ -57,6 +57,8 @@ def noise_along_warmup(
     way = Way(step, source, base_batch, micro_batch, estimator, hazards, deadline, seed)
     seen = travel(way, warmup_steps)
     training = _conclude(way, seen, warmup_steps)
+    if training is not None and warmup_steps:
+        training = replace(training, whole_training=True)
     findings = NoiseFindings(
         training=training,
         points=tuple(_windows(way, seen)) or tuple(seen.looks),

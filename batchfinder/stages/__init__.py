@@ -1,6 +1,7 @@
 """The stages as find.py calls them: each takes the call under way and gives back frozen data."""
 
 from batchfinder.stages.arguments import check
+from batchfinder.stages.around import loader_overlaps, world_size
 from batchfinder.stages.base import Base, base_of
 from batchfinder.stages.call import Budget, Call
 from batchfinder.stages.caveats import caveats_of
@@ -21,8 +22,10 @@ __all__ = [
     "confirm_choice",
     "estimate_here",
     "estimate_noise",
+    "loader_overlaps",
     "measure_sizes",
     "probe_sizes",
     "prove_restored",
     "with_noise",
+    "world_size",
 ]

@@ -55,9 +55,11 @@ class Call:
 
 
 @contextmanager
-def stage(call: Call, which: Stage, detail: str = "") -> Iterator[None]:
+def stage(
+    call: Call, which: Stage, detail: str = "", expected_seconds: float | None = None
+) -> Iterator[None]:
     """Announce a stage, time it, and name it in a note on any error that comes out of it."""
-    call.observe(StageStarted(which, detail))
+    call.observe(StageStarted(which, detail, expected_seconds))
     started = call.budget.clock()
     try:
         yield

@@ -10,10 +10,16 @@ from batchfinder.results import (
     Recommendation,
 )
 from batchfinder.run.batches import data_bound, workers_of
+from batchfinder.stages.around import world_size
 from batchfinder.stages.base import Base
 from batchfinder.stages.call import Call
 
 __all__ = ["caveats_of"]
+
+_EVERY_RANK = (
+    "every rank searched by itself, and the ranks may have found different sizes: take the "
+    "smallest. Call this on the bare module, before it is wrapped for distributed training"
+)
 
 
 def caveats_of(
@@ -35,6 +41,8 @@ def caveats_of(
         *(findings.training.caveats if findings.training else ()),
         *recommendation.caveats,
     ]
+    if world_size() > 1:
+        said.append(_EVERY_RANK)
     bound = data_bound(measurements, workers_of(call.loader))
     if bound is not None:
         said.append(bound)

@@ -36,16 +36,16 @@ def confirm_choice(
             fresh=bench.training,
         )
 
-    with stage(
-        call, Stage.CONFIRM, f"{steps} steps at {recommendation.plan}, then at twice the rate"
-    ):
+    detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
+    with stage(call, Stage.CONFIRM, detail, 2 * steps * _step_seconds(recommendation)):
         return confirmed(recommendation, run)
 
 
 def _affordable_steps(call: Call, recommendation: Recommendation) -> int:
     """As many steps as the budget has time for, at both rates."""
-    left = call.budget.left()
-    chosen = next((each for each in recommendation.candidates if each.chosen), None)
-    if left is None or chosen is None or chosen.step_seconds <= 0:
-        return _STEPS
-    return min(_STEPS, int(left / (2 * chosen.step_seconds)))
+    left, seconds = call.budget.left(), _step_seconds(recommendation)
+    return _STEPS if left is None or not seconds else min(_STEPS, int(left / (2 * seconds)))
+
+
+def _step_seconds(recommendation: Recommendation) -> float:
+    return next((each.step_seconds for each in recommendation.candidates if each.chosen), 0.0)

@@ -42,7 +42,8 @@ def estimate_noise(
     steps = warmup_steps
     if steps is None:
         steps = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
-    with stage(call, Stage.NOISE, f"{steps} warm-up steps at batch {base.batch_size}"):
+    detail = f"{steps} warm-up steps at batch {base.batch_size}"
+    with stage(call, Stage.NOISE, detail, _seconds_at(base.batch_size, measured, steps)):
         bench.training()
         bench.set_learning_rate(base.learning_rate)
         return noise_along_warmup(
@@ -57,6 +58,14 @@ def estimate_noise(
             sizes=_sizes_to_look_at(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
         )
+
+
+def _seconds_at(batch: int, measured: Sequence[Measurement], steps: int) -> float | None:
+    """What so many steps of ``batch`` will take, by the measurement nearest to it."""
+    if not measured:
+        return None
+    nearest = min(measured, key=lambda each: abs(each.batch_size - batch))
+    return steps * nearest.step_seconds * batch / nearest.batch_size
 
 
 def _sizes_to_look_at(bench: Bench, base: Base, sizes: Sequence[int]) -> list[int]:

@@ -100,6 +100,7 @@ def _space_on(bench: Bench, space: SearchSpace) -> SearchSpace:
     return replace(
         space,
         start=max(space.start, smallest_size(bench)),
+        floor=smallest_size(bench),
         ceiling=ceiling,
         limit_bytes=bench.memory.limit_bytes(),
         first_guess=space.first_guess or _guess(bench, ceiling),
