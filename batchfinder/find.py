@@ -166,7 +166,7 @@ def find_batch_size(
         environment = bench.environment()
     return Report(
         recommendation=recommendation,
-        probe=probed,
+        probe=stages.with_headroom(probed, recommendation),
         measurements=stages.with_noise(measurements, findings),
         noise_scale=findings.training,
         confirmation=confirmation,

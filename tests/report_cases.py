@@ -102,6 +102,7 @@ def plain() -> Report:
         limit_bytes=LIMIT,
         fixed_bytes=FIXED,
         per_sample_bytes=PER_SAMPLE,
+        headroom_bytes=LIMIT - FIXED - 128 * PER_SAMPLE,
     )
     recommendation = Recommendation(
         plan=BatchPlan(128),

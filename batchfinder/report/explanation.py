@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from batchfinder.report.checklist import checklist
+from batchfinder.report.memory import memory_sentences
 from batchfinder.report.rows import candidate_table, format_rate
 from batchfinder.report.text import caveat_list, choice, noise_sentence, screen_width, sentence
 from batchfinder.results import Candidate, Limit
@@ -56,6 +57,7 @@ def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     if others := [alternatives(report, each) for each in interesting(report)]:
         yield "Alternatives", [*others, _HOW_TO_READ.format(unit=report.unit)]
     yield "The learning rate", list(_learning_rate(report))
+    yield "Where the memory goes", list(memory_sentences(report))
     yield "What was measured", list(_measured(report))
 
 

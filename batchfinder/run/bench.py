@@ -121,6 +121,7 @@ class Bench:
             activation_bytes_per_sample=0.0,
             other_bytes=0,
             limit_bytes=self.memory.limit_bytes(),
+            non_torch_bytes=getattr(self.memory, "non_torch_bytes", int)(),
             other_processes_bytes=self.memory.other_processes_bytes(),
         )
 

@@ -5,7 +5,7 @@ from batchfinder.stages.around import loader_overlaps, world_size
 from batchfinder.stages.base import Base, base_of
 from batchfinder.stages.call import Budget, Call
 from batchfinder.stages.caveats import caveats_of
-from batchfinder.stages.confirming import confirm_choice
+from batchfinder.stages.confirming import confirm_choice, with_headroom
 from batchfinder.stages.measuring import measure_sizes
 from batchfinder.stages.noising import estimate_here, estimate_noise, with_noise
 from batchfinder.stages.probing import Search, probe_sizes
@@ -26,6 +26,7 @@ __all__ = [
     "measure_sizes",
     "probe_sizes",
     "prove_restored",
+    "with_headroom",
     "with_noise",
     "world_size",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from batchfinder.confirm import confirm, confirmed
-from batchfinder.results import BatchPlan, Confirmation, Recommendation, Stage
+from batchfinder.results import BatchPlan, Confirmation, ProbeResult, Recommendation, Stage
 from batchfinder.stages.call import Call, stage
 
-__all__ = ["confirm_choice"]
+__all__ = ["confirm_choice", "with_headroom"]
 
 _STEPS = 40
 _FEWEST_STEPS = 10
@@ -39,6 +41,15 @@ def confirm_choice(
     detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
     with stage(call, Stage.CONFIRM, detail, 2 * steps * _step_seconds(recommendation)):
         return confirmed(recommendation, run)
+
+
+def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeResult:
+    """What stays free at the recommended size, in the breakdown of the memory."""
+    chosen = next((each for each in recommendation.candidates if each.chosen), None)
+    if chosen is None or chosen.peak_bytes is None:
+        return probed
+    free = probed.memory.limit_bytes - chosen.peak_bytes
+    return replace(probed, memory=replace(probed.memory, headroom_bytes=free))
 
 
 def _affordable_steps(call: Call, recommendation: Recommendation) -> int:
