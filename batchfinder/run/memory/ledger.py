@@ -10,6 +10,7 @@ and what a compiled region allocates inside itself.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -43,7 +44,7 @@ class Ledger(TorchDispatchMode):
     Args:
         device: only storages on this kind of device are counted.
         limit: bytes above which ``torch.OutOfMemoryError`` is raised, after the operator that
-            passed it; ``None`` for no limit.
+            passed it, whose result is dropped; ``None`` for no limit.
         charge_found: whether a storage that is not new but only met as an operator's input (a
             tensor made before, and not handed to ``hold``) is charged.
     """
@@ -52,9 +53,10 @@ class Ledger(TorchDispatchMode):
         self, device: torch.device, limit: int | None = None, *, charge_found: bool = True
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
-        self.limit = limit
+        self._limit = math.inf if limit is None else limit
+        self._peak = 0
+        self._noted = 0  # up to here a growth changes nothing: neither the peak nor the limit
         self.current = 0
-        self.peak = 0
         self.listening = True
         self._type = device.type
         self._is_cpu = device.type == "cpu"  # which a tensor can tell sooner than its device
@@ -62,6 +64,26 @@ class Ledger(TorchDispatchMode):
         self._entries: dict[int, _Entry] = {}
         self._freed = _when_freed(self)
         self._resizing: list[tuple[bool, Any]] = []
+
+    @property
+    def limit(self) -> int | None:
+        """May be set at any time; the next growth is held against it."""
+        return None if self._limit == math.inf else int(self._limit)
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        self._limit = math.inf if limit is None else limit
+        self._noted = int(min(self._peak, self._limit))
+
+    @property
+    def peak(self) -> int:
+        """The most that was in use or asked for: above the limit where a growth failed."""
+        return self._peak
+
+    @peak.setter
+    def peak(self, peak: int) -> None:
+        self._peak = peak
+        self._noted = int(min(peak, self._limit))
 
     def hold(self, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors that were there before. Of a storage, only what they show is charged.
@@ -79,7 +101,7 @@ class Ledger(TorchDispatchMode):
         for key, (storage, places) in shown.items():
             if key not in self._entries:
                 self._add(key, storage, min(sum(places.values()), storage.nbytes()))
-        self._check("what is held before the step", self.current)
+        self._check("what is held before the step", self.current, self.current)
 
     def forget(self) -> None:
         """Count nothing any more; the peak stays."""
@@ -105,8 +127,11 @@ class Ledger(TorchDispatchMode):
                 if kwargs:
                     self._look(kwargs, _FOUND)
                 self._look(result, _MADE)
-            if self.current > self.peak:
-                self._check(func, self.current - before)
+            if self.current > self._noted and not self._fits(self.current, self.current - before):
+                message = self._message(func, self.current, self.current - before)
+                # the error keeps this frame; a real allocation that fails takes nothing
+                args, kwargs, result, value = (), {}, None, None
+                raise torch.OutOfMemoryError(message)
         return result
 
     def __enter__(self) -> Ledger:
@@ -116,8 +141,13 @@ class Ledger(TorchDispatchMode):
         self._resizing.append((own, original))
 
         def resize_(storage: Any, size: int) -> Any:
+            entry = self._entries.get(storage._cdata) if self.listening else None
+            if entry is not None:
+                asked = size - entry.charged
+                self._check("resize_ of a storage", self.current + asked, asked)
             result = original(storage, size)
-            self._resized(storage)
+            if entry is not None:
+                self._recharge(entry, storage.nbytes())
             return result
 
         torch.UntypedStorage.resize_ = resize_  # type: ignore  # a method of C, replaced by ours
@@ -195,27 +225,30 @@ class Ledger(TorchDispatchMode):
         self.current += charged
 
     def _recharge(self, entry: _Entry, size: int) -> None:
-        self.current += size - entry.charged
+        """A storage has another size than before; a growth beyond the limit is not charged."""
+        asked = size - entry.charged
+        self._check("resize of a tensor", self.current + asked, asked)
+        self.current += asked
         entry.size = entry.charged = size
 
-    def _resized(self, storage: torch.UntypedStorage) -> None:
-        entry = self._entries.get(storage._cdata)
-        if entry is None or not self.listening:
-            return
-        before = self.current
-        self._recharge(entry, storage.nbytes())
-        if self.current > self.peak:
-            self._check("resize_ of a storage", self.current - before)
+    def _check(self, cause: Any, reached: int, asked: int) -> None:
+        if not self._fits(reached, asked):
+            raise torch.OutOfMemoryError(self._message(cause, reached, asked))
 
-    def _check(self, cause: Any, asked: int) -> None:
-        self.peak = max(self.peak, self.current)
-        if self.limit is not None and self.current > self.limit:
-            raise torch.OutOfMemoryError(
-                f"{self._type.upper()} out of memory under a limit set by batchfinder. Tried to "
-                f"allocate {format_bytes(asked)} ({asked} bytes, in {cause}); "
-                f"in use {self.current - asked} bytes of the limit of {self.limit} bytes "
-                f"({format_bytes(self.limit)})"
-            )
+    def _fits(self, reached: int, asked: int) -> bool:
+        """Note how far it got. Only a growth can fail."""
+        if reached > self._peak:
+            self.peak = reached
+        return asked <= 0 or reached <= self._limit
+
+    def _message(self, cause: Any, reached: int, asked: int) -> str:
+        limit = int(self._limit)
+        return (
+            f"{self._type.upper()} out of memory under a limit set by batchfinder. Tried to "
+            f"allocate {format_bytes(asked)} ({asked} bytes, in {cause}); "
+            f"in use {reached - asked} bytes of the limit of {limit} bytes "
+            f"({format_bytes(limit)})"
+        )
 
 
 def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
