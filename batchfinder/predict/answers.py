@@ -70,7 +70,7 @@ class MemoryPrediction:
         memory_bytes: the device's total memory.
         allowances: what was set aside, by name.
         peak_bytes: the predicted peak at ``batch_size``, allowances not included.
-        peak_error: the largest relative error of predicted peaks that was measured.
+        peak_error: an allowance for the relative error of the predicted peak; not a measured error.
         assumed: what had to be assumed about the step.
     """
 

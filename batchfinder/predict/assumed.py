@@ -1,7 +1,8 @@
 """Answers for operators whose result depends on the data, which fake tensors do not have.
 
 Memory does not depend on most of them (``loss.item()`` for a log line). Where a size does, the
-largest possible is taken. Each kind of answer given is kept, so that it can be reported.
+largest possible is taken; of a size made from a number that the step reads, none is known. Each
+kind of answer given is kept, so that it can be reported.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ Answer: TypeAlias = Callable[..., Any]
 
 
 class Assumed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Enter it inside the fake mode and the ledger. ``sentences`` says what was assumed."""
+    """Enter it inside the fake mode and the ledger. ``sentences`` says what was assumed.
 
-    def __init__(self) -> None:
+    Args:
+        before: called before every operator that makes a tensor; it may raise.
+    """
+
+    def __init__(self, before: Callable[[], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self._before = before
         self.sentences: dict[str, None] = {}
         self.recording = True
 
@@ -33,6 +39,8 @@ class Assumed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if _makes_a_tensor(func):
+            self._before()
         if func in _UNSIZED:
             self._say(_UNSIZED[func])
         if func is _aten.index.Tensor and _by_mask(args[1]):
@@ -44,7 +52,7 @@ class Assumed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
             return _scalar_in_a_buffer(args[0], args[1])
         if func in _ANSWERS:
             sentence, answer = _ANSWERS[func]
-            self._say(sentence)
+            self._say(_WHOLE if func is _READ and _is_whole(args[0]) else sentence)
             return answer(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -58,6 +66,20 @@ def _value(tensor: torch.Tensor) -> bool | int | float | complex:
     if tensor.dtype is torch.bool:
         return False
     return 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def _makes_a_tensor(func: Any) -> bool:
+    """Torch asks for a device or a size where C++ allows no exception: one there ends the process.
+
+    Views are left out for the same reason.
+    """
+    if getattr(func, "is_view", False):
+        return False
+    return any("Tensor" in str(each.type) for each in func._schema.returns)
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    return not (tensor.dtype is torch.bool or tensor.is_floating_point() or tensor.is_complex())
 
 
 def _nonzero(tensor: torch.Tensor) -> torch.Tensor:
@@ -106,8 +128,16 @@ def _masked_index(tensor: torch.Tensor, indices: Any) -> torch.Tensor:
     return kept
 
 
+_READ = _aten._local_scalar_dense.default
+
+_WHOLE = (
+    "whole numbers read from tensors (.item(), int()) are 1, so that a size made from one "
+    "(one_hot without num_classes, lengths.max()) is predicted too small"
+)
+"""No upper bound can be given: the number may be anything."""
+
 _ANSWERS: dict[Any, tuple[str, Answer]] = {
-    _aten._local_scalar_dense.default: (
+    _READ: (
         "numbers read from tensors (.item(), float(), if) are 1, and yes-or-no answers are no",
         _value,
     ),

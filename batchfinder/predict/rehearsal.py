@@ -26,6 +26,14 @@ from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.state.randomness import RandomState
 
 
+class OutOfTime(Exception):
+    """A rehearsal took too long; says nothing about the step."""
+
+
+def _no_end() -> None:
+    """However long it takes."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """The memory of one step at one size, in bytes, and what had to be assumed."""
@@ -53,17 +61,20 @@ class Rehearsal:
     touched: Reachable
     mode: FakeTensorMode
     shape: BatchShape
+    in_time: Callable[[], None] = _no_end
 
     def at(self, size: int) -> Footprint:
         """The footprint of one step of ``size`` samples, gradients absent at its start.
 
         Raises:
             CannotPredict: where the step does something that needs real data.
+            OutOfTime: as ``in_time`` does, called before operators that make a tensor.
         """
+        self.in_time()
         with self.mode:
             batch = self.shape.at(size)
         held = self._held()
-        ledger, assumed = Ledger(self.step.device), Assumed()
+        ledger, assumed = Ledger(self.step.device), Assumed(self.in_time)
         ledger.hold([*held["parameters"], *held["buffers"], *held["optimizer"]])
         before = ledger.current
         ledger.hold(tensors_in(batch))
@@ -90,6 +101,7 @@ class Rehearsal:
                 self.step.update()
             return _bytes(p.grad for p in self._parameters() if p.grad is not None)
         except Exception as error:
+            self.in_time()  # whatever became of its error on the way through the user's step
             raise CannotPredict(
                 f"the training step cannot be followed without real data: "
                 f"{type(error).__name__}: {_first_line(error)}"
@@ -116,7 +128,11 @@ class Rehearsal:
 
 @contextmanager
 def rehearsing(
-    step: Any, source: BatchSource, *, as_on: torch.device | None = None
+    step: Any,
+    source: BatchSource,
+    *,
+    as_on: torch.device | None = None,
+    in_time: Callable[[], None] = _no_end,
 ) -> Iterator[Rehearsal]:
     """Set up a rehearsal of ``step`` on batches shaped as those of ``source``.
 
@@ -127,9 +143,11 @@ def rehearsing(
         step: a training step that also lists its ``modules()`` and ``optimizers()``.
         source: where two small real batches come from.
         as_on: a kind of device that is absent, whose known differences are then followed.
+        in_time: called before operators; raises ``OutOfTime`` to end the rehearsal.
 
     Raises:
         CannotPredict: where the batches cannot be followed, or the step needs real data.
+        OutOfTime: as ``in_time`` does.
     """
     shape = _batch_shape(source)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -146,7 +164,7 @@ def rehearsing(
             for scaler in touched.scalers:
                 # it scales in place and decides by values; neither shows in memory
                 scaler._enabled = False
-            rehearsal = Rehearsal(step, touched, mode, shape)
+            rehearsal = Rehearsal(step, touched, mode, shape, in_time)
             if not any(optimizer.state for optimizer in step.optimizers()):
                 rehearsal.at(shape.small_size)  # lays out the optimizer's state
             yield rehearsal
