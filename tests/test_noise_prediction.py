@@ -38,3 +38,17 @@ def test_nothing_else_changes() -> None:
     after = PRECONDITIONED_FACTOR(before)
     assert (after.samples, after.estimator, after.after_steps) == (1000, "any", 200)
     assert after.low < before.value < after.high
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0, math.inf])
+def test_an_interval_that_starts_at_zero_keeps_doing_so(value: float) -> None:
+    found = Factor(2.0, 3.0)(scale(value, 0.0, math.inf))
+    assert (found.value, found.low, found.high) == (2 * value, 0.0, math.inf)
+
+
+def test_a_value_of_zero_keeps_its_upper_end() -> None:
+    assert Factor(2.0, 3.0)(scale(0.0, 0.0, 50.0)).high == pytest.approx(300)
+
+
+def test_a_value_without_end_keeps_its_lower_end() -> None:
+    assert Factor(2.0, 3.0)(scale(math.inf, 30.0, math.inf)).low == pytest.approx(20)

@@ -25,13 +25,19 @@ class Factor:
 
     def __call__(self, found: NoiseScale) -> NoiseScale:
         """The run's noise scale, from that of the second half of a warm-up."""
-        value = found.value * self.value
-        own = math.log(self.spread) ** 2
-        down = math.sqrt(own + math.log(found.value / found.low) ** 2)
-        up = math.inf
-        if found.is_bounded:
-            up = math.sqrt(own + math.log(found.high / found.value) ** 2)
-        return replace(found, value=value, low=value * math.exp(-down), high=value * math.exp(up))
+        return replace(
+            found,
+            value=found.value * self.value,
+            low=found.low * self.value / self._widened(found.low, found.value),
+            high=found.high * self.value * self._widened(found.value, found.high),
+        )
+
+    def _widened(self, low: float, high: float) -> float:
+        """What the spread adds to the ratio of two limits, where they have one."""
+        if not 0 < low <= high < math.inf:
+            return self.spread
+        own = math.log(high / low)
+        return math.exp(math.hypot(math.log(self.spread), own) - own)
 
 
 EUCLIDEAN_FACTOR = Factor(2.0, 3.0)
