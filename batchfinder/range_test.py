@@ -10,10 +10,11 @@ step is not taken for a slope; and where the loss never fell, there is no answer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from batchfinder.protocols import Batch, BatchSource, TrainStep
+from batchfinder.protocols import BatchSource, TrainStep
+from batchfinder.run.batches import endless
 
 __all__ = ["range_test", "suggest_rate"]
 
@@ -42,7 +43,7 @@ def range_test(
     The rate found is a start for a search, within a small factor of a good one at best.
     """
     rates, losses = [], []
-    feed = _endless(source, batch_size)
+    feed = endless(source, batch_size)
     for number in range(QUIET + steps):
         share = max(0, number - QUIET) / max(1, steps - 1)
         rate = lowest * (highest / lowest) ** share
@@ -109,13 +110,3 @@ def _set_rate(step: TrainStep, rate: float) -> bool:
         step.set_learning_rate(rate)
         return True
     return False
-
-
-def _endless(source: BatchSource, size: int) -> Iterator[Batch]:
-    while True:
-        empty = True
-        for batch in source.rebuild(size):
-            empty = False
-            yield batch
-        if empty:
-            yield source.ordinary(size)

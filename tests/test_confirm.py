@@ -65,6 +65,9 @@ class Bowl:
 class Source:
     unit, length, ceiling, base_batch_size = "samples", 100, 100, 4
 
+    def count(self, batch):
+        return batch
+
     def take(self, size):
         return size + 0.5  # told apart from an ordinary batch
 
@@ -187,6 +190,24 @@ def test_out_of_memory_is_a_finding_and_is_cleaned_up():
     assert "out of memory" in found.reason
     assert memory.released
     assert bowl.weight.grad is None
+
+
+def test_what_earlier_stages_cached_is_released_before_the_pressure_is_read():
+    events = []
+
+    class Watched(Memory):
+        def release(self):
+            events.append("release")
+
+        def reset_peak(self):
+            events.append("reset")
+
+        def pressure(self):
+            events.append("pressure")
+            return 0
+
+    run(Bowl(), None, memory=Watched())
+    assert events == ["release", "reset", "pressure", "pressure"]
 
 
 def test_a_flushed_cache_is_too_close():

@@ -9,6 +9,11 @@ from batchfinder.range_test import QUIET, range_test, suggest_rate
 
 
 class Source:
+    unit, ceiling = "samples", None
+
+    def count(self, batch):
+        return 8
+
     def __init__(self, noise=0.0):
         self.generator = torch.Generator().manual_seed(0)
         self.noise = noise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -12,8 +13,11 @@ from batchfinder.confirm.judging import Trace
 from batchfinder.errors import DeviceLost
 from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
 from batchfinder.results import BatchPlan
+from batchfinder.run.batches import endless
+from batchfinder.run.memory import charge, paused
 from batchfinder.run.oom import Verdict, sign_of
 from batchfinder.run.recover import recover
+from batchfinder.run.trial import tensors_in
 
 __all__ = ["run_branch"]
 
@@ -53,6 +57,7 @@ def run_branch(
         DeviceLost: where the device cannot be used again in this process.
         Exception: a mistake in the user's code, as itself, with a note.
     """
+    memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
     pressure, record = memory.pressure(), _Record()
     failure = _attempt(step, source, memory, plan, record, steps=steps, ramp=ramp)
@@ -79,18 +84,16 @@ def _attempt(
 ) -> str:
     """Empty, or what the device said. No reference to a failed step survives this call."""
     try:
-        feed = _endless(source, plan.micro_batch)
+        feed = endless(source, plan.micro_batch)
         with memory.watch(step.holdings()):
-            _open(step, feed, record)
+            ordinary = partial(_drawn, memory, partial(next, feed))
+            longest = partial(_drawn, memory, partial(source.take, plan.micro_batch))
+            _open(step, ordinary, record)
             for number in range(steps):
-                longest = number == LONGEST_AT
-                batches = (
-                    source.take(plan.micro_batch) if longest else next(feed)
-                    for _ in range(plan.accumulation_steps)
-                )
+                draw = longest if number == LONGEST_AT else ordinary
                 with _at(step, min(1.0, (number + 1) / max(1, ramp))):
-                    loss = _whole_step(step, batches, plan.accumulation_steps)
-                if not longest:
+                    loss = _whole_step(step, draw, plan.accumulation_steps)
+                if draw is ordinary:
                     record.losses.append(loss)
                     if not bool(torch.isfinite(loss)) and not step.updates_itself:
                         break
@@ -103,19 +106,27 @@ def _attempt(
     return ""
 
 
-def _open(step: TrainStep, feed: Iterator[Batch], record: _Record) -> None:
+def _drawn(memory: MemoryBackend, draw: Callable[[], Batch]) -> Batch:
+    """A batch as in a trial: its making is the loader's and not counted, itself is."""
+    with paused(memory):
+        batch = draw()
+    charge(memory, tensors_in(batch))
+    return batch
+
+
+def _open(step: TrainStep, draw: Callable[[], Batch], record: _Record) -> None:
     """Losses at the start, without an update; once where the step cannot do without."""
     for _ in range(OPENING):
         step.zero_grad()
-        record.opening.append(step.forward_backward(next(feed)))
+        record.opening.append(step.forward_backward(draw()))
         if step.updates_itself:
             break
     step.zero_grad()
 
 
-def _whole_step(step: TrainStep, batches: Iterable[Batch], count: int) -> torch.Tensor:
+def _whole_step(step: TrainStep, draw: Callable[[], Batch], count: int) -> torch.Tensor:
     step.zero_grad()
-    losses = [step.forward_backward(batch, scale=1 / count) for batch in batches]
+    losses = [step.forward_backward(draw(), scale=1 / count) for _ in range(count)]
     step.update()
     return torch.stack(losses).mean()
 
@@ -128,17 +139,6 @@ def _at(step: TrainStep, share: float) -> Iterator[None]:
         yield
     finally:
         step.scale_learning_rate(1 / share)
-
-
-def _endless(source: BatchSource, size: int) -> Iterator[Batch]:
-    """The real loader, epoch after epoch."""
-    while True:
-        empty = True
-        for batch in source.rebuild(size):
-            empty = False
-            yield batch
-        if empty:  # drop_last, and fewer samples than one batch
-            yield source.ordinary(size)
 
 
 def _is_about_size(error: Exception, micro_batch: int) -> bool:

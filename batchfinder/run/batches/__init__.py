@@ -11,6 +11,7 @@ never iterated and never changed.
 from __future__ import annotations
 
 from batchfinder.run.batches.choose import Source, source_from
+from batchfinder.run.batches.endless import endless
 from batchfinder.run.batches.loading import data_bound, time_loader
 from batchfinder.run.batches.rebuild import rebuild_loader
 from batchfinder.run.batches.workers import reading, workers_of
@@ -18,6 +19,7 @@ from batchfinder.run.batches.workers import reading, workers_of
 __all__ = [
     "Source",
     "data_bound",
+    "endless",
     "reading",
     "rebuild_loader",
     "source_from",

@@ -92,6 +92,21 @@ class HostMemory:
             self._held = ledger.current
             ledger.forget()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Work inside is not counted by the ledger."""
+        listening, peak = self._ledger.listening, self._ledger.peak
+        self._ledger.listening = False
+        try:
+            yield
+        finally:
+            self._ledger.listening = listening
+            self._ledger.peak = peak
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors made while this was paused, until they are freed."""
+        self._ledger.hold(tensors)
+
     def _settle(self, held: Iterable[torch.Tensor]) -> None:
         self._ledger.hold(held)
         self._limit = self._ledger.current + self._budget()

@@ -88,6 +88,10 @@ class SimulatedMemory:
         finally:
             self._ledger.peak = peak
 
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors made while this was paused, until they are freed."""
+        self._ledger.hold(tensors)
+
     @contextmanager
     def _entered(self) -> Iterator[None]:
         self._depth += 1
