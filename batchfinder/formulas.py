@@ -54,6 +54,15 @@ class Moments:
         """The reciprocal u = |G|² / tr Σ; 0 where there is no noise to compare with."""
         return self.gradient_squared / self.noise_trace if self.noise_trace > 0 else 0.0
 
+    def reciprocal_within(self, population: float | None) -> float:
+        """``reciprocal`` for samples drawn without replacement; 0 where there is no noise."""
+        return finite_population(self.reciprocal, population) if self.noise_trace > 0 else 0.0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every gradient was zero, so that neither figure says anything."""
+        return self.noise_trace <= 0 and self.gradient_squared <= 0
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -90,7 +90,11 @@ class _Journey:
         if not recent:  # a warm-up of a few steps may not have come to one measured
             self.extra = most
             return
-        lately = way.pooling(self.seen)(recent, way.micro_batch)
+        try:
+            lately = way.pooling(self.seen)(recent, way.micro_batch)
+        except NoiseNotMeasured:  # all zero so far: other samples may not be
+            self.stride = 1
+            return
         wanted = min(most, round(WANTED * lately.value)) if lately.is_bounded else most
         coming = (self.steps - self.steps // 2) * way.base_batch
         self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))

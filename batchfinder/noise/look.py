@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchfinder import formulas
+from batchfinder.errors import NoiseNotMeasured
 from batchfinder.formulas import Moments
 from batchfinder.results import NoiseScale
 
@@ -34,9 +35,14 @@ class Pooling:
     population: int | None = None
 
     def __call__(self, points: Sequence[Point], micro_batch: int) -> NoiseScale:
-        """Ratio of means, with the jackknife over blocks of consecutive steps."""
+        """Ratio of means, with the jackknife over blocks of consecutive steps.
+
+        Raises:
+            NoiseNotMeasured: where every gradient was zero.
+        """
         whole = formulas.pool([point.moments for point in points])
-        u = formulas.finite_population(whole.reciprocal, self.population)
+        refuse_zero(whole)
+        u = whole.reciprocal_within(self.population)
         blocks = _blocks([point.moments for point in points])
         low, high = -math.inf, math.inf
         if len(blocks) > 2:
@@ -54,6 +60,16 @@ class Pooling:
             noise_trace=whole.noise_trace,
             micro_batch=micro_batch,
             after_steps=points[-1].step,
+        )
+
+
+def refuse_zero(found: Moments) -> None:
+    """Raise ``NoiseNotMeasured`` where every gradient was zero."""
+    if found.is_zero:
+        raise NoiseNotMeasured(
+            "every gradient was zero: expected some that are not, of which a noise scale could be "
+            f"the ratio; found none over {found.samples:.0f} samples. Check that the loss depends "
+            "on the parameters, and that it has not underflowed"
         )
 
 

@@ -12,6 +12,7 @@ from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.formulas import Interval, Moments
 from batchfinder.noise.draws import Draws
+from batchfinder.noise.look import refuse_zero
 from batchfinder.noise.metric import EUCLIDEAN, Metric, metric_of
 from batchfinder.noise.ranks import ALONE, Exchange
 from batchfinder.noise.sketch import Sketch
@@ -67,7 +68,8 @@ class MicroBatchVariance:
         unless it is a ``Draws``, which counts them.
 
         Raises:
-            NoiseNotMeasured: where fewer than three micro-batches gave finite gradients.
+            NoiseNotMeasured: where fewer than three micro-batches gave finite gradients, or every
+                gradient was zero.
         """
         draws = batches if isinstance(batches, Draws) else Draws(batches, plan.micro_batch)
         parameters = step.parameters()
@@ -98,8 +100,7 @@ class MicroBatchVariance:
     def _judge(self, gathered: _Gathered, step: TrainStep) -> tuple[Moments, Interval]:
         sizes, gram = gathered.everywhere()
         point = gathered.moments(step, sizes, gram)
-        population = gathered.draws.population
-        u = formulas.finite_population(point.reciprocal, population)
+        u = point.reciprocal_within(gathered.draws.population)
         left = formulas.leave_one_out(sizes, gram)
         low, high = formulas.jackknife(left, self.confidence, u)
         return point, formulas.noise_interval(u, low, high, point.samples)
@@ -111,6 +112,7 @@ class MicroBatchVariance:
                 f"gradients; found {len(gathered.sizes)} of {gathered.tried}"
             )
         point, interval = self._judge(gathered, step)
+        refuse_zero(point)
         wide = interval.ratio > self.narrow_enough
         return NoiseScale(
             value=interval.value,

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.noise.draws import Draws
+from batchfinder.noise.look import refuse_zero
 from batchfinder.noise.micro_batch import FEWEST
 from batchfinder.noise.sketch import Sketch
 from batchfinder.protocols import Batch, TrainStep
@@ -35,7 +36,8 @@ class PerExample:
 
     Raises:
         InvalidArgument: where the model holds a batch norm in training mode.
-        NoiseNotMeasured: where fewer than three micro-batches gave finite gradients.
+        NoiseNotMeasured: where fewer than three micro-batches gave finite gradients, or every
+            gradient was zero.
     """
 
     model: nn.Module = field(repr=False)
@@ -65,7 +67,8 @@ class PerExample:
                 f"{len(gathered.sizes)} of {gathered.batches}"
             )
         point = gathered.moments()
-        u = formulas.finite_population(point.reciprocal, draws.population)
+        refuse_zero(point)
+        u = point.reciprocal_within(draws.population)
         left = formulas.leave_one_group_out(gathered.sizes, gathered.squares, gathered.gram())
         limits = formulas.jackknife(left, self.confidence, u)
         found = formulas.noise_interval(u, *limits, point.samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from batchfinder.errors import NoiseNotMeasured
@@ -72,6 +73,14 @@ def noise_along_warmup(
 
 
 def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
+    try:
+        return _concluded(way, seen, steps)
+    except NoiseNotMeasured as error:
+        seen.caveats.append(str(error))
+        return None
+
+
+def _concluded(way: Way, seen: Seen, steps: int) -> NoiseScale:
     predict = PRECONDITIONED_FACTOR if seen.preconditioned else EUCLIDEAN_FACTOR
     half = seen.since(seen.steps / 2)
     if len(half) >= FEWEST_GROUPS:
@@ -79,15 +88,11 @@ def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
     if seen.looks:
         looks = sorted(seen.looks, key=lambda look: look.value)
         return predict(looks[len(looks) // 2])
-    try:
-        estimator = way.estimator
-        size = look_size(way, getattr(estimator, "samples", 4096) // 16)
-        if isinstance(estimator, MicroBatchVariance) and seen.preconditioned:
-            estimator = replace(estimator, preconditioned=True)
-        found = replace(way.estimate(estimator, size, 0), after_steps=seen.steps)
-    except NoiseNotMeasured as error:
-        seen.caveats.append(str(error))
-        return None
+    estimator = way.estimator
+    size = look_size(way, getattr(estimator, "samples", 4096) // 16)
+    if isinstance(estimator, MicroBatchVariance) and seen.preconditioned:
+        estimator = replace(estimator, preconditioned=True)
+    found = replace(way.estimate(estimator, size, 0), after_steps=seen.steps)
     return predict(found) if steps else found
 
 
@@ -95,9 +100,12 @@ def _windows(way: Way, seen: Seen) -> Sequence[NoiseScale]:
     """The second quarter and the second half: whether it grows can be seen."""
     edges = [seen.steps / 4, seen.steps / 2, seen.steps]
     windows = [seen.since(a, b) for a, b in itertools.pairwise(edges)]
-    return [
-        way.pooling(seen)(window, way.size) for window in windows if len(window) >= FEWEST_GROUPS
-    ]
+    found = []
+    for window in windows:
+        if len(window) >= FEWEST_GROUPS:
+            with suppress(NoiseNotMeasured):  # said of the whole already, where it holds for both
+                found.append(way.pooling(seen)(window, way.size))
+    return found
 
 
 def _per_size(way: Way, sizes: Sequence[int], seen: Seen) -> list[NoiseScale]:
