@@ -9,7 +9,7 @@ import torch
 from recommend_cases import affine, recommended
 
 from batchfinder.confirm import Trace, accepted, confirm, confirmed, judge, next_attempt
-from batchfinder.results import BatchPlan, Confirmation
+from batchfinder.results import BatchPlan, Confirmation, Limit
 
 CURVATURE = 4.0
 
@@ -357,3 +357,63 @@ def test_where_nothing_holds_that_is_said():
     assert not kept.held
     assert "Nothing was confirmed" in settled.caveats[-1]
     assert settled.plan == kept.plan
+
+
+def failing(plan, rate):
+    return replace(HELD, plan=plan, learning_rate=rate, double_rate_held=False, reason="it rose")
+
+
+def test_attempts_end_when_it_is_enough_with_the_last_that_held():
+    wanted, tried = recommendation(), []
+
+    def attempt(plan, rate):
+        tried.append(rate)
+        return failing(plan, rate)
+
+    settled, kept = confirmed(wanted, attempt, enough=lambda: len(tried) >= 2)
+    assert tried == [wanted.learning_rate, wanted.learning_rate / 2]
+    assert settled.learning_rate == kept.learning_rate == wanted.learning_rate / 2
+    assert "No time was left" in settled.caveats[-1]
+
+
+def test_the_first_attempt_is_made_whatever_the_time_and_what_it_lacks_is_said():
+    wanted, tried = recommendation(), []
+
+    def attempt(plan, rate):
+        tried.append(rate)
+        return failing(plan, rate)
+
+    settled, _ = confirmed(wanted, attempt, enough=lambda: True)
+    assert tried == [settled.learning_rate] == [wanted.learning_rate]
+    assert "Nothing was confirmed" in settled.caveats[-1]
+
+
+def test_what_is_accepted_ends_without_asking_for_time():
+    def asked():
+        raise AssertionError
+
+    wanted = recommendation()
+    settled, _ = confirmed(wanted, lambda plan, rate: replace(HELD, plan=plan), enough=asked)
+    assert settled.plan == wanted.plan
+
+
+def test_a_move_out_of_memory_is_limited_by_it():
+    wanted = recommendation()
+
+    def attempt(plan, rate):
+        fits = plan.micro_batch <= 4
+        return replace(
+            HELD,
+            plan=plan,
+            learning_rate=rate,
+            held=fits,
+            out_of_memory=not fits,
+            double_rate_held=True if fits else None,
+            reason="fine" if fits else "out of memory",
+        )
+
+    settled, kept = confirmed(wanted, attempt)
+    assert kept.plan == settled.plan == BatchPlan(4)
+    assert settled.limited_by is Limit.MEMORY
+    assert settled.reason.startswith("A batch of 4 at rate")
+    assert "Batch 16 did not hold: out of memory." in settled.reason

@@ -69,17 +69,22 @@ def confirmed(
     run: Callable[[BatchPlan, float | None], Confirmation],
     *,
     most_attempts: int = MOST_ATTEMPTS,
+    enough: Callable[[], bool] = lambda: False,
 ) -> tuple[Recommendation, Confirmation]:
     """Confirm, move to what holds, and say so: the recommendation that held, and the evidence.
 
-    Where nothing was accepted, the last attempt that at least held by itself is kept, else the
-    last of all, each with a caveat.
+    ``enough`` is asked before every attempt but the first; true ends it there, as where no time
+    is left. Where nothing was accepted, the last attempt that at least held by itself is kept,
+    else the last of all, each with a caveat.
     """
     tried: list[Confirmation] = []
     whys: list[str] = []
     while len(tried) < most_attempts:
         attempt = next_attempt(recommendation, tried)
         if attempt is None:
+            break
+        if tried and enough():
+            whys.append("No time was left for another attempt.")
             break
         if attempt.why:
             whys.append(attempt.why)
@@ -89,7 +94,11 @@ def confirmed(
     if not accepted(kept):
         whys.append(f"Nothing was confirmed: at rate {_rate(kept)} {_trouble(kept)}.")
     why = " ".join(whys)
-    return settled(recommendation, kept.plan, kept.learning_rate, why), kept
+    ran_out = any(each.out_of_memory for each in tried if each.plan != kept.plan)
+    settled_on = settled(
+        recommendation, kept.plan, kept.learning_rate, why, out_of_memory=ran_out, held=kept.held
+    )
+    return settled_on, kept
 
 
 def _trouble(confirmation: Confirmation) -> str:
