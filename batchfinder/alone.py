@@ -82,7 +82,7 @@ def max_batch_size(
             bench, observe or default_observer(), loader, stages.Budget(budget_seconds)
         )
         found = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
-    stages.prove_restored(call)
+    stages.not_restored(call)
     return found
 
 
@@ -153,7 +153,7 @@ def gradient_noise_scale(
         found = stages.estimate_here(
             call, method, warmup_steps=warmup_steps, micro_batch=micro_batch
         )
-    stages.prove_restored(call)
+    stages.not_restored(call)
     if found.training is None:
         raise BatchFinderError(" ".join(found.caveats))
     return found.training

@@ -140,7 +140,9 @@ def find_batch_size(
         )
         probed = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
         base = stages.base_of(call, probed, base_batch_size, base_learning_rate)
-        measurements = stages.measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
+        measurements = stages.measure_sizes(
+            call, probed, space, base=base.batch_size, headroom=headroom
+        )
         findings = stages.estimate_noise(
             call, noise, probed, base, warmup_steps=warmup_steps, measured=measurements
         )
@@ -164,13 +166,14 @@ def find_batch_size(
         )
         recommendation, confirmation = stages.confirm_choice(call, recommendation)
         environment = bench.environment()
+    lost = stages.not_restored(call)
     return Report(
         recommendation=recommendation,
         probe=stages.with_headroom(probed, recommendation),
         measurements=stages.with_noise(measurements, findings),
         noise_scale=findings.training,
         confirmation=confirmation,
-        state_restored=stages.prove_restored(call),
+        state_restored=not lost,
         caveats=stages.caveats_of(
             call,
             probed,
@@ -179,6 +182,7 @@ def find_batch_size(
             findings=findings,
             recommendation=recommendation,
             confirmation=confirmation,
+            lost=lost,
         ),
         environment=environment,
         base_batch_size=base.batch_size,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
@@ -67,6 +67,7 @@ def measure(
     effort: Effort | None = None,
     clock: Clock = time.perf_counter,
     observe: Observer | None = None,
+    allowed: Callable[[int], bool] = lambda size: True,
 ) -> tuple[Measurement, ...]:
     """Time whole training steps at every size that still fits, in increasing order of size.
 
@@ -81,6 +82,7 @@ def measure(
         effort: how much time to spend.
         clock: seconds; a fake one in tests.
         observe: gets each finished measurement.
+        allowed: which half-steps may be added.
     """
     effort = effort or Effort()
     step.scale_learning_rate(0.0)
@@ -93,7 +95,8 @@ def measure(
             {record.batch_size: max(record.throughputs()) for record in records}
         )
         records += timer.settle(
-            timer.warm_up(between, deadline, at_least=0), started + effort.budget_seconds
+            timer.warm_up([size for size in between if allowed(size)], deadline, at_least=0),
+            started + effort.budget_seconds,
         )
     records.sort(key=lambda record: record.batch_size)
     loader_seconds = timer.loader_seconds([record.batch_size for record in records])

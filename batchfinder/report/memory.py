@@ -55,5 +55,6 @@ def _line(memory: MemoryBreakdown) -> str:
         f"{format_bytes(memory.per_sample_bytes)} per sample"
     )
     if memory.fit_residual > _LOOSE:
-        return f"{said}, but misses a trial by {100 * memory.fit_residual:.0f} %: memory is no line here."
+        missed = f"{100 * memory.fit_residual:.0f} %"
+        return f"{said}, but misses a trial by {missed}: memory is no line here."
     return f"{said}, within {100 * max(memory.fit_residual, 0.001):.1f} % of every trial."

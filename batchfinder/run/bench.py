@@ -18,6 +18,7 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import BatchSource, MemoryBackend
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
+from batchfinder.run.batches.randomness import reseed
 from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
@@ -89,16 +90,20 @@ class Bench:
         """
         self.snapshot.restore()
         self.own.restore()
-        torch.manual_seed(self.seed)
+        seed_everything(self.seed)
         for module in self.step.modules():
             if not module.training:
                 module.train()
 
     def set_learning_rate(self, rate: float | None) -> None:
         """Train at ``rate``: every group's is scaled as the first one's, until put back."""
-        now = self.step.learning_rate()
-        if rate is not None and now:
-            self.step.scale_learning_rate(rate / now)
+        if rate is not None:
+            self.step.set_learning_rate(rate)
+
+    def initial_learning_rate(self) -> float | None:
+        """What a scheduler's warm-up rises to, where the optimizer's rate is 0 now."""
+        groups = [group for each in self.step.optimizers() for group in each.param_groups]
+        return float(groups[0].get("initial_lr", 0.0)) or None if groups else None
 
     def breakdown(self) -> MemoryBreakdown:
         """The bytes held between steps. What a batch adds is for the trials to say."""
@@ -162,7 +167,7 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
         outer = active_limit() if handed.memory_limit is None else None
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
         snapshot = stack.enter_context(preserved(*handed.kept(), loader=handed.loader))
-        torch.manual_seed(handed.seed)
+        seed_everything(handed.seed)
         source = source_from(handed.loader, make_loader=handed.make_loader, seed=handed.seed)
         step = step_from(
             handed.model,
@@ -172,6 +177,7 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
             autocast=handed.autocast,
             grad_scaler=handed.grad_scaler,
             sample_batch=source.take(min(2, source.ceiling or 2)),
+            base_learning_rate=handed.base_learning_rate,
         )
         memory: MemoryBackend
         if outer is not None and outer.device.type == step.device.type:
@@ -193,6 +199,23 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
             has_own_optimizer=bool(given),
             is_mid_training=any(getattr(each, "state", None) for each in given),
         )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators in use. A device that was never used is left alone.
+
+    ``torch.manual_seed`` would leave a seed behind for a device that starts later.
+    """
+    reseed(seed)
+    for device in (torch.cuda, torch.xpu):
+        if device.is_available() and _in_use(device):
+            device.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def _in_use(device: Any) -> bool:
+    return bool(device.is_initialized())
 
 
 def _flat(thing: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from batchfinder.stages.confirming import confirm_choice, with_headroom
 from batchfinder.stages.measuring import measure_sizes
 from batchfinder.stages.noising import estimate_here, estimate_noise, with_noise
 from batchfinder.stages.probing import Search, probe_sizes
-from batchfinder.stages.proving import prove_restored
+from batchfinder.stages.proving import not_restored
 
 __all__ = [
     "Base",
@@ -24,8 +24,8 @@ __all__ = [
     "estimate_noise",
     "loader_overlaps",
     "measure_sizes",
+    "not_restored",
     "probe_sizes",
-    "prove_restored",
     "with_headroom",
     "with_noise",
     "world_size",

@@ -53,10 +53,20 @@ def base_of(
     check_loss(call.bench, min(batch_size, probed.max_batch_size))
     if learning_rate is None and call.bench.has_own_optimizer:
         learning_rate = call.bench.step.learning_rate()
+        if learning_rate == 0:
+            learning_rate = call.bench.initial_learning_rate()
+            caveats.append(_at_zero(learning_rate))
     if learning_rate is None:
         learning_rate, caveat = _tested_rate(call, batch_size, probed.max_batch_size)
         caveats.append(caveat)
     return Base(batch_size, learning_rate, tuple(caveats))
+
+
+def _at_zero(initial: float | None) -> str:
+    now = "the optimizer's learning rate is 0 now, as at the start of a scheduler's warm-up: "
+    if initial is None:
+        return f"{now}no rate is known; pass base_learning_rate="
+    return f"{now}{initial:.3g}, to which it rises, was taken as the base rate"
 
 
 def check_loss(bench: Bench, size: int) -> None:

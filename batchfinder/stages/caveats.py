@@ -31,6 +31,7 @@ def caveats_of(
     findings: NoiseFindings,
     recommendation: Recommendation,
     confirmation: Confirmation | None,
+    lost: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Sentences in the order of the stages."""
     said = [
@@ -48,6 +49,7 @@ def caveats_of(
         said.append(bound)
     if confirmation is not None and not confirmation.held:
         said.append(f"no plan that was tried held in the confirmation: {confirmation.reason}")
+    said.extend(f"not shown to be as it was before the call: {each}" for each in lost)
     if call.cut:
         said.append("budget_seconds ran short: " + "; ".join(call.cut))
     return tuple(dict.fromkeys(said))

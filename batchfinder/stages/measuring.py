@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from batchfinder.measure import Effort, measure
+from batchfinder.probe import SearchSpace
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
 from batchfinder.stages.call import Call, stage
 from batchfinder.stages.probing import smallest_size
@@ -14,14 +15,15 @@ __all__ = ["measure_sizes"]
 
 
 def measure_sizes(
-    call: Call, probed: ProbeResult, *, base: int, headroom: float
+    call: Call, probed: ProbeResult, space: SearchSpace, *, base: int, headroom: float
 ) -> tuple[Measurement, ...]:
-    """Time the sizes that could be recommended, in increasing order."""
+    """Time the sizes that could be recommended, in increasing order; only those of ``space``."""
     bench = call.bench
     largest = probed.max_batch_size
     inside = largest_within(probed.memory, largest, headroom)
     smallest = smallest_size(bench)
-    sizes = [size for size in sizes_worth_measuring(largest, inside, base) if size >= smallest]
+    worth = sizes_worth_measuring(largest, space.at_most(inside), base)
+    sizes = [size for size in worth if size >= smallest and space.at_most(size) == size]
     effort = _effort(call)
     detail = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
     with stage(call, Stage.MEASURE, detail, effort.budget_seconds):
@@ -32,6 +34,7 @@ def measure_sizes(
             bench.memory,
             sizes,
             effort=effort,
+            allowed=lambda size: space.at_most(size) == size,
             observe=call.observe,
         )
 

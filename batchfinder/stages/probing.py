@@ -51,14 +51,15 @@ def probe_sizes(call: Call, search: Search) -> ProbeResult:
         bench.fresh()
         holdings = bench.breakdown()
         _check_holdings(holdings)
-        searched = _space_on(bench, search.space)
+        searched = _space_on(bench, search.space, call.budget.share(0.1))
         bench.step.scale_learning_rate(0.0)
         trials = _search(call, search, searched)
     if not any(trial.fits for trial in trials):
         raise NothingFits(_nothing_fits(trials, holdings) + _neighbours(bench))
-    if call.budget.is_spent(0.5):
-        call.cut.append("the search for the largest batch that fits ended early")
-    ordinary = _ordinary_peak(bench, max(trial.batch_size for trial in trials if trial.fits))
+    largest = max(trial.batch_size for trial in trials if trial.fits)
+    if search.cache is None and search.propose(trials, searched) is not None:
+        call.cut.append(f"the search ended at {largest}; larger batches were not tried")
+    ordinary = _ordinary_peak(bench, largest)
     return ProbeResult(
         caveats=_about_lengths(trials, ordinary),
         ordinary_peak_bytes=ordinary,
@@ -93,7 +94,7 @@ def _search(call: Call, search: Search, space: SearchSpace) -> tuple[Trial, ...]
     return probing(observe=call.observe, enough=lambda: call.budget.is_spent(0.5))
 
 
-def _space_on(bench: Bench, space: SearchSpace) -> SearchSpace:
+def _space_on(bench: Bench, space: SearchSpace, seconds: float | None) -> SearchSpace:
     """The space with what only the bench knows: its limit, its smallest size, its dataset."""
     ceilings = [each for each in (space.ceiling, bench.source.ceiling) if each is not None]
     ceiling = min(ceilings, default=None)
@@ -103,15 +104,15 @@ def _space_on(bench: Bench, space: SearchSpace) -> SearchSpace:
         floor=smallest_size(bench),
         ceiling=ceiling,
         limit_bytes=bench.memory.limit_bytes(),
-        first_guess=space.first_guess or _guess(bench, ceiling),
+        first_guess=space.first_guess or _guess(bench, ceiling, seconds),
     )
 
 
-def _guess(bench: Bench, ceiling: int | None) -> int | None:
+def _guess(bench: Bench, ceiling: int | None, seconds: float | None) -> int | None:
     """What fake tensors predict; below a low ceiling the trials themselves are cheaper."""
     if ceiling is not None and ceiling < _WORTH_A_GUESS:
         return None
-    guess = first_guess(bench.step, bench.source, bench.memory, ceiling)
+    guess = first_guess(bench.step, bench.source, bench.memory, ceiling, seconds=seconds)
     bench.fresh()  # whatever the rehearsal left on the user's modules
     return guess
 

@@ -7,17 +7,24 @@ import warnings
 from batchfinder.errors import StateNotRestoredWarning
 from batchfinder.stages.call import Call
 
-__all__ = ["prove_restored"]
+__all__ = ["not_restored"]
+
+_UNSEEN = (
+    "the optimizer inside train_step, which was not passed (pass optimizer= so that its state is "
+    "put back)"
+)
 
 
-def prove_restored(call: Call) -> bool:
-    """Whether the digest of all that was touched is the one from before the call."""
-    differences = call.bench.snapshot.differences()
-    if differences:
+def not_restored(call: Call) -> tuple[str, ...]:
+    """What is not, or cannot be shown to be, as it was before the call; a warning names it."""
+    lost = call.bench.snapshot.differences()
+    if call.bench.step.updates_itself and not call.bench.has_own_optimizer:
+        lost = (*lost, _UNSEEN)
+    if lost:
         warnings.warn(
-            f"not as before the call: {', '.join(differences)}. If a step of yours keeps state "
-            "outside the model and the optimizer, name that object in preserve=[...].",
+            f"not shown to be as before the call: {', '.join(lost)}. If a step of yours keeps "
+            "state outside the model and the optimizer, name that object in preserve=[...].",
             StateNotRestoredWarning,
             stacklevel=3,
         )
-    return not differences
+    return lost
