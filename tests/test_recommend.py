@@ -1,6 +1,7 @@
 """The choice against closed forms: what is best, what binds, what it costs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -224,13 +225,28 @@ def test_sizes_above_the_maximum_are_no_candidates():
         recommended(affine(), max_batch_size=0)
 
 
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda offered: replace(offered[0], plan=BatchPlan(7)), "a candidate of 7"),
+        (lambda offered: None, "None"),
+        (lambda offered: offered[0].plan, "BatchPlan"),
+    ],
+)
+def test_an_objective_must_pick_among_what_it_is_given(returned, words):
+    with pytest.raises(InvalidArgument, match="return one of the candidates") as refused:
+        recommended(affine(half_speed=100), 100, objective=returned)
+    assert words in str(refused.value)
+
+
 # --- data, noise and their caveats ---------------------------------------------------------------
 
 
 def test_a_slow_loader_is_the_step_time():
     slow = [measured(size, 1.0, 0.0, loader=0.6 * size) for size in POWERS]
     found = recommended(slow, 100)
-    assert any("waits for data" in caveat for caveat in found.caveats)
+    # who says it, with the number of workers, is run.batches.data_bound: not twice
+    assert not any("loader" in caveat for caveat in found.caveats)
     by_size = {each.plan.global_batch: each.step_seconds for each in found.candidates}
     assert by_size[64] == pytest.approx(38.4)
     assert by_size[1] == 1

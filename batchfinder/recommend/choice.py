@@ -91,7 +91,8 @@ def recommend(
         loader_overlaps: whether loading runs beside the step (the loader has workers).
 
     Raises:
-        InvalidArgument: where nothing was measured.
+        InvalidArgument: where nothing was measured, or the objective returned something else
+            than one of the candidates that it was given.
     """
     fitting = [each for each in measurements if each.batch_size <= max_batch_size]
     if not fitting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Objective
 from batchfinder.recommend.candidates import options, priced
 from batchfinder.recommend.situation import Situation, extrapolated
@@ -15,8 +16,21 @@ _HARD = (Limit.MEMORY, Limit.INDEX, Limit.USER, Limit.DATASET)
 
 
 def choose(situation: Situation, objective: Objective) -> Candidate:
-    """The objective's choice in this situation."""
-    return objective(priced(situation, options(situation)))
+    """The objective's choice in this situation.
+
+    Raises:
+        InvalidArgument: where the objective returned something else than one of the candidates.
+    """
+    given = priced(situation, options(situation))
+    picked: object = objective(given)
+    if isinstance(picked, Candidate) and any(picked.plan == each.plan for each in given):
+        return picked
+    found = f"a candidate of {picked.plan}" if isinstance(picked, Candidate) else repr(picked)
+    raise InvalidArgument(
+        "expected the objective to return one of the candidates that it was given; "
+        f"{getattr(objective, '__name__', type(objective).__name__)} returned {found:.200}. "
+        "Pick among them, such as min(candidates, key=...)"
+    )
 
 
 def limit_of(situation: Situation, objective: Objective, chosen: BatchPlan) -> Limit:

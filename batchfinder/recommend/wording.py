@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from batchfinder.protocols import Objective
 from batchfinder.recommend.candidates import Option
 from batchfinder.recommend.objectives import YOURS, shortest_time
 from batchfinder.recommend.situation import Situation
 from batchfinder.results import Candidate, Limit, NoiseScale
-from batchfinder.units import format_count, format_seconds, format_size
+from batchfinder.units import format_count, format_size
 
 __all__ = ["caveats_of", "reason_of"]
 
@@ -114,14 +113,7 @@ def _fastest(found: Sequence[Option], critical: float) -> int:
 
 
 def _data_caveats(chosen: Option, situation: Situation) -> Iterator[str]:
-    timing, plan = chosen.timing, chosen.plan
-    work = replace(timing, loader=0.0).step_seconds()
-    if timing.loader > work:
-        yield (
-            f"Training waits for data: the loader needs {format_seconds(timing.loader)} for a "
-            f"batch of {timing.micro_batch}, the step {format_seconds(work)}. More workers would "
-            "help more than any batch size."
-        )
+    plan = chosen.plan
     length = situation.bounds.dataset_length
     if length is not None and length < _FEW_STEPS * plan.global_batch:
         yield (
