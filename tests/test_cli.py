@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -157,9 +158,9 @@ def test_json_on_stdout_is_the_report_again(
     [
         (["show", "none.json"], 2, "there is no file"),
         (["show", "factories.py"], 2, "expected the JSON text of a report"),
-        (["show", "report.json", "--settings", "keras"], 2, '"lightning"'),
         (["show", "report.json", "--figure", "figure.jpeg2000"], 2, "figure file"),
-        (["show", "report.json", "--html", "no/such/folder.html"], 2, "can be written"),
+        (["show", "report.json", "--html", "no/such/folder.html"], 2, "no folder"),
+        (["show", "report.json", "--html", "."], 2, "is a folder"),
         (["run", "factories:one"], 2, "a tuple of 1"),
         (["predict", "factories:good", "--memory", "lots"], 2, '"512MiB"'),
         (["compare", "factories:good", "--sizes", "16,many"], 2, "16,64,256"),
@@ -180,6 +181,42 @@ def test_what_argparse_refuses(arguments: list[str], capsys: pytest.CaptureFixtu
         main(arguments)
     assert stopped.value.code == 2
     assert "usage: batchfinder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "target", [["demo"], ["run", "factories:never"], ["show", "report.json"]], ids=lambda t: t[0]
+)
+def test_an_unknown_framework_is_refused_before_anything_runs(
+    target: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*target, "--settings", "lightening"])
+    assert stopped.value.code == 2
+    assert "lightning" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--save", "--html", "--figure"])
+def test_a_folder_that_is_not_there_is_named_before_anything_runs(
+    option: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The target would raise if it were called."""
+    assert main(["run", "factories:broken", option, "none/file.svg"]) == 2
+    said = capsys.readouterr().err
+    assert str(folder / "none") in said
+    assert "make it first" in said
+
+
+@pytest.mark.parametrize("command", [["--help"], ["compare", "--help"], ["show", "report.json"]])
+def test_a_console_of_another_encoding(command: list[str], folder: Path) -> None:
+    plain().to_json(folder / "report.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "batchfinder", *command],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["compare"], ["predict"], ["show"]])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 
+from batchfinder.cli.output import check_files
 from batchfinder.cli.parser import parse
 from batchfinder.errors import BatchFinderError, InvalidArgument
 
@@ -21,10 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command was not understood or its target cannot be used. 130: interrupted. A bug in the
     user's own code passes through with its traceback.
     """
+    # A console of another encoding shows "?" for what it lacks; a report is not lost for that.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     asked = parse(arguments)
     if asked.quiet:
         os.environ["BATCHFINDER_QUIET"] = "1"
     try:
+        check_files(asked)
         asked.command(asked)
     except BatchFinderError as error:
         print(f"batchfinder: {type(error).__name__}: {error}", file=sys.stderr)

@@ -10,9 +10,31 @@ from batchfinder import plot
 from batchfinder.errors import InvalidArgument
 from batchfinder.report import Report
 
-__all__ = ["deliver"]
+__all__ = ["check_files", "deliver"]
 
 _DOTS_PER_INCH = 150
+
+
+def check_files(asked: argparse.Namespace) -> None:
+    """Whether each file that ``asked`` names has a folder, before minutes are spent.
+
+    Raises:
+        InvalidArgument: where it has none, or is a folder itself.
+    """
+    for option in ("save", "html", "figure"):
+        name = getattr(asked, option, None)
+        if name is None:
+            continue
+        path = Path(name).resolve()
+        if not path.parent.is_dir():
+            raise InvalidArgument(
+                f"expected a file in a folder that exists for --{option}; there is no folder "
+                f"{path.parent}: make it first, or name another file"
+            )
+        if path.is_dir():
+            raise InvalidArgument(
+                f"expected a file for --{option}; {path} is a folder: name a file inside it"
+            )
 
 
 def deliver(report: Report, asked: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from batchfinder.cli import commands
+from batchfinder.report.settings import FRAMEWORKS
 
 __all__ = ["parse"]
 
@@ -97,6 +98,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings",
         metavar="FRAMEWORK",
+        choices=tuple(FRAMEWORKS),
         help="print lines to paste: pytorch, lightning, transformers or accelerate",
     )
     parser.add_argument("--html", metavar="FILE", help="write a page that stands alone")
