@@ -214,3 +214,74 @@ def test_the_estimate_of_the_whole_training_can_be_told_from_the_others() -> Non
     )
     estimates = [event for event in events if isinstance(event, bf.NoiseScale)]
     assert [each for each in estimates if each.whole_training] == [report.noise_scale]
+
+
+def test_a_rate_of_zero_at_the_start_of_a_schedule_is_not_taken_for_the_rate() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 100)
+    assert optimizer.param_groups[0]["lr"] == 0
+    report = bf.find_batch_size(
+        model, loader(), optimizer=optimizer, memory_limit="16MiB", warmup_steps=4, budget_seconds=5
+    )
+    assert report.base_learning_rate == pytest.approx(0.2)
+    assert report.learning_rate is not None
+    assert report.learning_rate > 0
+    assert any("learning rate is 0 now" in caveat for caveat in report.caveats)
+
+
+@pytest.mark.parametrize("arguments", [{"multiple_of": 24}, {"powers_of_two": True}])
+def test_only_the_sizes_asked_for_are_measured_and_recommended(arguments: dict[str, Any]) -> None:
+    report = bf.find_batch_size(
+        network(),
+        loader(batch_size=48),
+        base_batch_size=96 if "multiple_of" in arguments else 64,
+        base_learning_rate=0.01,
+        memory_limit="16MiB",
+        warmup_steps=4,
+        budget_seconds=5,
+        **arguments,
+    )
+    sizes = {each.batch_size for each in report.measurements} | {report.batch_size}
+    sizes |= {trial.batch_size for trial in report.trials}
+    if "multiple_of" in arguments:
+        assert all(size % 24 == 0 for size in sizes)
+    else:
+        assert all(size & (size - 1) == 0 for size in sizes)
+
+
+def test_the_given_rate_is_the_one_that_the_assumed_optimizer_trains_with() -> None:
+    report = bf.find_batch_size(
+        network(),
+        loader(),
+        base_learning_rate=0.05,
+        memory_limit="16MiB",
+        warmup_steps=4,
+        budget_seconds=5,
+    )
+    assert not any("0.001" in caveat for caveat in report.caveats)
+
+
+def test_an_optimizer_that_was_not_passed_is_not_vouched_for() -> None:
+    model = network()
+    hidden = torch.optim.Adam(model.parameters())
+
+    def step(model: nn.Module, batch: Any) -> None:
+        hidden.zero_grad()
+        nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+        hidden.step()
+
+    with pytest.warns(bf.StateNotRestoredWarning, match="optimizer="):
+        report = bf.find_batch_size(
+            model, loader(), train_step=step, memory_limit="16MiB", budget_seconds=4
+        )
+    assert not report.state_restored
+    assert any("optimizer inside train_step" in caveat for caveat in report.caveats)
+
+
+def test_a_device_that_was_never_used_is_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = network(), loader()
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    bf.max_batch_size(model, batches, memory_limit="200KiB", max_batch_size=8)
+    assert seeded == []

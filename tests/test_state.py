@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -140,6 +141,53 @@ def test_modes_flags_buffers_and_plain_attributes() -> None:
     assert not model.seen.any()
     assert not hasattr(model, "invented")
     assert snapshot.differences() == ()
+
+
+class Counting(nn.Module):
+    """Keeps its own statistics in every kind of container, and its own generators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.counts: Counter[str] = Counter(a=1)
+        self.ordered = OrderedDict(first=1)
+        self.array = np.zeros(3)
+        self.torch_generator = torch.Generator().manual_seed(1)
+        self.numpy_generator = np.random.default_rng(1)
+        self.python_generator = random.Random(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.counts["a"] += 1
+        self.ordered["second"] = 2
+        self.array += 1
+        torch.rand(1, generator=self.torch_generator)
+        self.numpy_generator.random()
+        self.python_generator.random()
+        return self.layer(x)
+
+
+def test_containers_arrays_and_generators_of_a_module() -> None:
+    model = Counting()
+    with preserved(model) as snapshot:
+        model(torch.ones(1, 2))
+        assert snapshot.differences() == ("attributes",)
+    assert snapshot.differences() == ()
+    assert (model.counts, model.ordered) == (Counter(a=1), OrderedDict(first=1))
+    assert not model.array.any()
+    assert model.python_generator.random() == random.Random(1).random()
+    assert model.numpy_generator.random() == np.random.default_rng(1).random()
+
+
+def test_generators_of_a_dataset() -> None:
+    class Drawing(TensorDataset):
+        def __init__(self) -> None:
+            super().__init__(torch.arange(4))
+            self.rng = np.random.default_rng(7)
+
+    dataset = Drawing()
+    with preserved(loader=DataLoader(dataset)):
+        dataset.rng.random(5)
+    assert dataset.rng.random() == np.random.default_rng(7).random()
 
 
 def test_a_swapped_data_pointer_comes_back() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchfinder.run.state.plain import copied, is_generator
+
 __all__ = ["digest"]
 
 
@@ -23,7 +25,9 @@ def digest(items: Iterable[tuple[str, Any]]) -> str:
 
 
 def _feed(total: hashlib.blake2b, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
+    if is_generator(value):
+        _feed(total, copied(value))
+    elif isinstance(value, torch.Tensor):
         _feed_tensor(total, value)
     elif isinstance(value, np.ndarray):
         total.update(f"{value.dtype}{value.shape}".encode())

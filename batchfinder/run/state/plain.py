@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from collections import deque
 from typing import Any
 
+import numpy as np
 import torch
 
-__all__ = ["copied", "is_plain", "put_back"]
+__all__ = ["copied", "is_generator", "is_plain", "put_back"]
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def is_plain(value: Any) -> bool:
-    """Whether ``value`` is a number, text or tensor, or a list, tuple, dict or set of such."""
-    if type(value) in _ATOMS or _is_plain_tensor(value):
+    """Whether ``value`` is a number, text, tensor, array or generator, or a container of such."""
+    if type(value) in _ATOMS or isinstance(value, np.ndarray) or _is_plain_tensor(value):
         return True
     if type(value) in (list, tuple, set, deque):
         return all(is_plain(each) for each in value)
-    if type(value) is dict:
+    if isinstance(value, dict):
         return all(is_plain(key) and is_plain(each) for key, each in value.items())
-    return False
+    return is_generator(value)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether random numbers are drawn from ``value``."""
+    return isinstance(value, _GENERATORS)
 
 
 def _is_plain_tensor(value: Any) -> bool:
@@ -28,27 +37,36 @@ def _is_plain_tensor(value: Any) -> bool:
 
 
 def copied(value: Any) -> Any:
-    """A deep copy of a plain value; tensors go to host memory."""
+    """A deep copy of a plain value; tensors go to host memory, of a generator it is the state."""
     if isinstance(value, torch.Tensor):
         # a meta tensor has a shape and no data: there is nothing to copy
         return value if value.is_meta else value.detach().to("cpu", copy=True)
+    if isinstance(value, np.ndarray):
+        return value.copy()
     if isinstance(value, deque):
         return deque((copied(each) for each in value), value.maxlen)
     if isinstance(value, list | tuple | set):
         return type(value)(copied(each) for each in value)
     if isinstance(value, dict):
         return {key: copied(each) for key, each in value.items()}
-    return value
+    return _state_of(value) if is_generator(value) else value
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator | np.random.RandomState):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return copy.deepcopy(generator.bit_generator.state)
 
 
 def put_back(original: Any, saved: Any) -> Any:
     """``original`` with the contents of ``saved``: the same object where it can be changed."""
     if isinstance(original, torch.Tensor):
-        with torch.no_grad():
-            if original.shape == saved.shape:
-                original.copy_(saved)
-            else:
-                original.set_(saved.to(original.device))
+        return _put_back_tensor(original, saved)
+    if isinstance(original, np.ndarray):
+        if original.shape == saved.shape and original.flags.writeable:
+            np.copyto(original, saved)
         return original
     if isinstance(original, list | deque):
         fresh = copied(saved)
@@ -60,4 +78,26 @@ def put_back(original: Any, saved: Any) -> Any:
         original.clear()
         original.update(fresh)
         return original
+    if is_generator(original):
+        _set_state(original, saved)
+        return original
     return copied(saved)
+
+
+def _put_back_tensor(original: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        if original.shape == saved.shape:
+            original.copy_(saved)
+        else:
+            source = saved.to(original.device)
+            original.set_(source.untyped_storage(), 0, source.shape, source.stride())
+    return original
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator | np.random.RandomState):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = copy.deepcopy(state)

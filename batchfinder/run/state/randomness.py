@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchfinder.run.state.plain import copied, is_generator, put_back
+
 __all__ = ["GeneratorState", "RandomState", "generators_of"]
 
 
@@ -54,31 +56,30 @@ def _in_use(device_module: Any) -> bool:
 
 
 class GeneratorState:
-    """Generators that the user's own objects hold."""
+    """Generators that the user's own objects hold, torch's, NumPy's and Python's."""
 
-    def __init__(self, generators: Iterable[torch.Generator]) -> None:
-        self._saved = [(each, each.get_state()) for each in generators]
+    def __init__(self, generators: Iterable[Any]) -> None:
+        self._saved = [(each, copied(each)) for each in generators]
 
     def restore(self) -> None:
         for generator, state in self._saved:
-            generator.set_state(state)
+            put_back(generator, state)
 
     def items(self) -> Iterator[tuple[str, Any]]:
         for number, (generator, _) in enumerate(self._saved):
-            yield f"loader's generators/{number}", generator.get_state()
+            yield f"loader's generators/{number}", generator
 
 
-def generators_of(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: Any) -> list[Any]:
     """The generators of a loader, its samplers (however nested) and its dataset."""
-    found: dict[int, torch.Generator] = {}
+    found: dict[int, Any] = {}
     queue, seen = [loader], set()
     while queue:
         thing = queue.pop()
         if thing is None or id(thing) in seen:
             continue
         seen.add(id(thing))
-        generator = getattr(thing, "generator", None)
-        if isinstance(generator, torch.Generator):
-            found[id(generator)] = generator
+        held = list(getattr(thing, "__dict__", {}).values())
+        found.update({id(each): each for each in held if is_generator(each)})
         queue += [getattr(thing, name, None) for name in ("sampler", "batch_sampler", "dataset")]
     return list(found.values())
