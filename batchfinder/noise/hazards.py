@@ -42,6 +42,9 @@ NORM_BATCH = 32
 """From this micro-batch on, batch norm changes the noise scale by less than a tenth."""
 
 _HALF = 8
+MOST_LOOKED_AT = 2 * _HALF
+"""Samples whose loss is looked at together, at most."""
+
 _SMALLEST_HALF = 3  # of 2, a contrastive loss doubles as a sum does: log 4 / log 2
 _REPEATS = 4
 

@@ -12,6 +12,7 @@ from batchfinder.noise.hazards import NORM_BATCH
 from batchfinder.noise.look import Point
 from batchfinder.noise.metric import MATURE, metric_of
 from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.room import NoRoom, NoRoomToUpdate
 from batchfinder.noise.walk import Walk, cut
 from batchfinder.noise.way import Seen, Way
 
@@ -33,9 +34,17 @@ WANTED = 8.0
 the noise scale gives ±40 %, and it may have more than doubled by then."""
 
 
-def travel(way: Way, steps: int) -> Seen:
-    """Train ``steps`` optimizer steps, and gather points on the way."""
-    return _Journey(way, steps).go()
+def travel(way: Way, steps: int) -> tuple[Way, Seen]:
+    """Train ``steps`` optimizer steps, and gather points on the way.
+
+    The way given back has smaller micro-batches where memory ran out.
+
+    Raises:
+        NoRoom: where memory runs out even with micro-batches of 1.
+    """
+    journey = _Journey(way, steps)
+    seen = journey.go()
+    return journey.way, seen
 
 
 @dataclass
@@ -49,12 +58,15 @@ class _Journey:
     def __post_init__(self) -> None:
         way = self.way
         self.walk = Walk(way.step, Epochs(way.source, way.seed), way.hazards.sum_reduced)
-        self.whole = cut(way.base_batch, way.micro_batch, 1)
-        self.pieces = cut(way.base_batch, way.micro_batch, PIECES)
+        self._cut()
         self.grows_up = way.own and self.steps >= 2 * MATURE
         self.first = max(self.steps // 4, MATURE if self.grows_up else 0) + 1
         half = self.steps / 2
         self.visits = {self.steps - round(index * half / LOOKS) for index in range(LOOKS)}
+
+    def _cut(self) -> None:
+        self.whole = cut(self.way.base_batch, self.way.micro_batch, 1)
+        self.pieces = cut(self.way.base_batch, self.way.micro_batch, PIECES)
 
     def go(self) -> Seen:
         for number in range(1, self.steps + 1):
@@ -74,14 +86,38 @@ class _Journey:
     def _one(self, number: int) -> None:
         """One optimizer step, measured where it is its turn."""
         turn = number >= self.first and (number - self.first) % self.stride == 0
-        found = None
-        if turn and self.way.splits and not self.walk.in_parts:
-            found = self.walk.train_and_measure(self.pieces)
-        else:
-            self.walk.train(self.whole)
+        found = self._trained(turn and self.way.splits and not self.walk.in_parts)
         self.seen.steps = number
         if found is not None and not self.walk.in_parts:
             self.seen.points.append(Point(number, found))
+
+    def _trained(self, measured: bool) -> Moments | None:
+        """One optimizer step, in ever smaller micro-batches until memory lasts."""
+        while True:
+            try:
+                return self._attempted(measured)
+            except NoRoomToUpdate:
+                raise
+            except NoRoom as error:
+                largest = max(self.pieces if measured else self.whole)
+                if largest == 1:
+                    raise
+                self._shrink(largest // 2, error)
+
+    def _attempted(self, measured: bool) -> Moments | None:
+        if measured:
+            return self.walk.train_and_measure(self.pieces)
+        self.walk.train(self.whole)
+        return None
+
+    def _shrink(self, size: int, reason: NoRoom) -> None:
+        """Go on with micro-batches of ``size``, and samples not seen yet."""
+        self.way = replace(self.way, micro_batch=size)
+        self._cut()
+        self.seen.caveats.append(
+            f"{reason} after {self.seen.steps} warm-up steps: they went on with micro-batches of "
+            f"{size}, accumulated to the same batch"
+        )
 
     def _plan_second_half(self) -> None:
         """How many of its steps to measure, and how many samples to look at beside."""
@@ -103,7 +139,7 @@ class _Journey:
     def _look(self) -> None:
         """Hold the weights still and look at some samples more."""
         way, seen, samples = self.way, self.seen, self.extra // LOOKS
-        estimator, size = way.estimator, way.size
+        estimator, size = way.estimator, min(way.size, way.largest_look)
         if isinstance(estimator, MicroBatchVariance):
             size = look_size(way, samples)
             count = max(FEWEST_GROUPS, samples // size)
@@ -118,6 +154,9 @@ class _Journey:
         try:
             found = way.estimate(estimator, size, seen.steps)
         except NoiseNotMeasured as error:
+            if isinstance(error, NoRoom):
+                self.way = replace(way, room=max(1, size // 2))
+                self.extra *= size > 1
             seen.caveats.append(f"after {seen.steps} steps no noise scale was found: {error}")
             return
         seen.looks.append(replace(found, after_steps=seen.steps))
@@ -128,7 +167,7 @@ class _Journey:
 
 def look_size(way: Way, samples: int) -> int:
     """A micro-batch as large as in training, but never so large that few can be compared."""
-    most = way.micro_batch
+    most = way.largest_look
     if way.source.ceiling is not None:
         most = min(most, max(1, way.source.ceiling // (2 * FEWEST_GROUPS)))
     if way.hazards.batch_norm:

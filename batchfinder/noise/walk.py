@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.formulas import Moments, moments
 from batchfinder.noise.draws import Epochs
 from batchfinder.noise.metric import EUCLIDEAN, Metric
+from batchfinder.noise.room import NoRoom, NoRoomToUpdate, attempt
 from batchfinder.noise.tap import GradientTap, accumulated_square
 from batchfinder.protocols import TrainStep
 
@@ -36,16 +38,29 @@ class Walk:
         self.parameters = self.step.parameters()
 
     def train(self, sizes: Sequence[int]) -> None:
-        """One optimizer step over micro-batches of ``sizes``, without looking at it."""
-        self._accumulate(sizes, None)
-        self.step.update()
+        """One optimizer step over micro-batches of ``sizes``, without looking at it.
+
+        Raises:
+            NoRoom: where memory ran out; before the update, unless it is ``NoRoomToUpdate``.
+        """
+        attempt(self.step, max(sizes), partial(self._accumulate, sizes, None))
+        self._update(sizes)
 
     def train_and_measure(self, sizes: Sequence[int]) -> Moments | None:
         """One optimizer step, and its moments; None where they are not finite."""
-        with GradientTap(self.parameters, metric=self.metric) as tap:
-            found = self._accumulate(sizes, tap)
-        self.step.update()
+        found = attempt(self.step, max(sizes), partial(self._look_on, sizes))
+        self._update(sizes)
         return found
+
+    def _look_on(self, sizes: Sequence[int]) -> Moments | None:
+        with GradientTap(self.parameters, metric=self.metric) as tap:
+            return self._accumulate(sizes, tap)
+
+    def _update(self, sizes: Sequence[int]) -> None:
+        try:
+            attempt(self.step, max(sizes), self.step.update)
+        except NoRoom as error:
+            raise NoRoomToUpdate(f"{error}, in the optimizer's update") from None
 
     def _accumulate(self, sizes: Sequence[int], tap: GradientTap | None) -> Moments | None:
         batches = self.epochs.take(sizes)

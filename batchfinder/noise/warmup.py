@@ -7,16 +7,25 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from batchfinder.errors import NoiseNotMeasured
-from batchfinder.noise.hazards import UPDATES_ITSELF, look_for_hazards
+from batchfinder.noise.hazards import (
+    MOST_LOOKED_AT,
+    UPDATES_ITSELF,
+    Hazards,
+    look_for_hazards,
+)
 from batchfinder.noise.journey import FEWEST_GROUPS, look_size, travel
 from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR
+from batchfinder.noise.room import NoRoom, attempt
 from batchfinder.noise.way import Seen, Way
 from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, Observer, TrainStep
 from batchfinder.results import Event, NoiseFindings, NoiseScale
 from batchfinder.units import format_count
+
+NO_ROOM = "{reason}, which cannot be made smaller: the noise scale is absent"
 
 
 def noise_along_warmup(
@@ -51,12 +60,15 @@ def noise_along_warmup(
     observe = observe or _unheard
     if step.updates_itself:
         return NoiseFindings(None, caveats=(UPDATES_ITSELF,))
-    hazards = look_for_hazards(step, source, seed, micro_batch)
+    hazards = _hazards(step, source, seed, micro_batch)
     if hazards.refusal:
         return NoiseFindings(None, caveats=(hazards.refusal,))
     deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)
     way = Way(step, source, base_batch, micro_batch, estimator, hazards, deadline, seed)
-    seen = travel(way, warmup_steps)
+    try:
+        way, seen = travel(way, warmup_steps)
+    except NoRoom as error:
+        return NoiseFindings(None, caveats=(NO_ROOM.format(reason=error),))
     training = _conclude(way, seen, warmup_steps)
     if training is not None and warmup_steps:
         training = replace(training, whole_training=True)
@@ -70,6 +82,16 @@ def noise_along_warmup(
         if event is not None:
             observe(event)
     return findings
+
+
+def _hazards(step: TrainStep, source: BatchSource, seed: int, most: int) -> Hazards:
+    """What makes the noise scale wrong, looked for with as many samples as memory lasts for."""
+    most = min(most, MOST_LOOKED_AT)
+    while True:
+        try:
+            return attempt(step, most, partial(look_for_hazards, step, source, seed, most))
+        except NoRoom:
+            most = max(1, most // 2)  # with very few it looks at modules alone
 
 
 def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
@@ -88,12 +110,24 @@ def _concluded(way: Way, seen: Seen, steps: int) -> NoiseScale:
     if seen.looks:
         looks = sorted(seen.looks, key=lambda look: look.value)
         return predict(looks[len(looks) // 2])
+    found = _beside(way, seen)
+    return predict(found) if steps else found
+
+
+def _beside(way: Way, seen: Seen) -> NoiseScale:
+    """At the last weights, with ever smaller micro-batches until memory lasts."""
     estimator = way.estimator
-    size = look_size(way, getattr(estimator, "samples", 4096) // 16)
     if isinstance(estimator, MicroBatchVariance) and seen.preconditioned:
         estimator = replace(estimator, preconditioned=True)
-    found = replace(way.estimate(estimator, size, 0), after_steps=seen.steps)
-    return predict(found) if steps else found
+    while True:
+        size = look_size(way, getattr(estimator, "samples", 4096) // 16)
+        try:
+            return replace(way.estimate(estimator, size, 0), after_steps=seen.steps)
+        except NoRoom as error:
+            if size == 1:
+                raise NoiseNotMeasured(NO_ROOM.format(reason=error)) from None
+            seen.caveats.append(f"{error}: the noise scale was looked at with smaller ones")
+            way = replace(way, room=size // 2)
 
 
 def _windows(way: Way, seen: Seen) -> Sequence[NoiseScale]:

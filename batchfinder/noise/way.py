@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 from batchfinder.noise.draws import Draws, samples_in
 from batchfinder.noise.hazards import Hazards
 from batchfinder.noise.look import Point, Pooling
 from batchfinder.noise.metric import EUCLIDEAN, Metric
 from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.room import attempt
 from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
 
@@ -26,6 +28,8 @@ class Way:
     hazards: Hazards
     deadline: tuple[Clock, float] | None
     seed: int
+    room: float = math.inf
+    """The largest micro-batch for which memory may last beside gradients and their sketches."""
 
     @property
     def own(self) -> bool:
@@ -36,6 +40,11 @@ class Way:
     def splits(self) -> bool:
         """Whether training steps may be cut smaller than the user's own micro-batch."""
         return self.own and self.base_batch >= 2 and not self.hazards.batch_norm
+
+    @property
+    def largest_look(self) -> int:
+        """The largest micro-batch to look at beside the training."""
+        return int(max(1, min(self.micro_batch, self.room)))
 
     @property
     def size(self) -> int:
@@ -52,7 +61,11 @@ class Way:
         return self.deadline is not None and self.deadline[0]() > self.deadline[1]
 
     def estimate(self, estimator: NoiseEstimator, size: int, salt: int) -> NoiseScale:
-        """``estimator`` at the weights as they are."""
+        """``estimator`` at the weights as they are.
+
+        Raises:
+            NoiseNotMeasured: where there is none, or no memory for it (``NoRoom``).
+        """
         draws = Draws.fresh(
             self.source,
             size,
@@ -60,7 +73,8 @@ class Way:
             sum_reduced=self.hazards.sum_reduced,
             deadline=self.deadline,
         )
-        return estimator.estimate(self.step, draws, BatchPlan(size))
+        work = partial(estimator.estimate, self.step, draws, BatchPlan(size))
+        return attempt(self.step, size, work)
 
 
 @dataclass
