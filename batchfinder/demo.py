@@ -7,6 +7,8 @@ amount of memory shows an out-of-memory error and what is made of it.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -85,12 +87,24 @@ def demo(
     dataset = digits()
     torch.manual_seed(0)
     model = network()
-    return find_batch_size(
-        model,
-        DataLoader(dataset, batch_size=BASE_BATCH_SIZE, shuffle=True),
-        loss_fn=nn.CrossEntropyLoss(),
-        optimizer=torch.optim.AdamW(model.parameters(), lr=BASE_LEARNING_RATE),
-        memory_limit=memory_limit,
-        observe=observe,
-        **options,
-    )
+    with _one_thread():
+        return find_batch_size(
+            model,
+            DataLoader(dataset, batch_size=BASE_BATCH_SIZE, shuffle=True),
+            loss_fn=nn.CrossEntropyLoss(),
+            optimizer=torch.optim.AdamW(model.parameters(), lr=BASE_LEARNING_RATE),
+            memory_limit=memory_limit,
+            observe=observe,
+            **options,
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small a network gains nothing from threads, and beside other work they wait a lot."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -157,6 +157,31 @@ def test_a_bug_of_the_users_own_passes_through_as_itself(bug: type[Exception]) -
     assert "PROBE" in notes or "probe" in notes
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"loss_fn": nn.CrossEntropyLoss}, r"CrossEntropyLoss\(\.\.\.\)"),
+        ({"loss_fn": "cross entropy"}, "loss_fn to be a function"),
+        ({"optimizer": torch.optim.SGD}, r"SGD\(\.\.\.\)"),
+        ({"train_step": 3}, "train_step to be a function"),
+    ],
+)
+def test_a_class_or_a_name_where_an_object_is_meant(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(bf.InvalidArgument, match=text):
+        bf.find_batch_size(classifier(), loader(), **wrong)
+
+
+def test_a_step_that_ran_backward_and_no_update() -> None:
+    def step(model: nn.Module, batch: Any) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        return loss
+
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    refused(bf.UnknownLoss, "return None", model, loader(), train_step=step, optimizer=optimizer)
+
+
 def test_ctrl_c_leaves_everything_as_it_was() -> None:
     class Impatient(nn.Module):
         def __init__(self) -> None:

@@ -253,15 +253,18 @@ def test_without_the_noise_scale() -> None:
     assert report.batch_size >= 1
 
 
-def test_a_step_that_updates_by_itself() -> None:
+@pytest.mark.parametrize("returns_the_loss", [False, True])
+def test_a_step_that_updates_by_itself(returns_the_loss: bool) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 
-    def step(model: nn.Module, batch: Any) -> None:
+    def step(model: nn.Module, batch: Any) -> torch.Tensor | None:
         optimizer.zero_grad()
-        cross_entropy_of(model(batch[0]), batch[1]).backward()
+        loss = cross_entropy_of(model(batch[0]), batch[1])
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        return loss if returns_the_loss else None
 
     before = [p.detach().clone() for p in model.parameters()]
     report = bf.find_batch_size(model, loader(), train_step=step, optimizer=optimizer, **QUICK)

@@ -49,6 +49,23 @@ class Handed:
         candidates = [*_flat(self.model), self.loss_fn, self.train_step]
         return [each for each in candidates if isinstance(each, torch.nn.Module)]
 
+    def check(self) -> None:
+        """Refuse a class where an object of it is meant, and what cannot be called.
+
+        Raises:
+            InvalidArgument: naming the argument and the way out.
+        """
+        for name, value in (("loss_fn", self.loss_fn), ("optimizer", self.optimizer)):
+            if isinstance(value, type):
+                raise InvalidArgument(
+                    f"expected {name} to be an object; found the class {value.__name__} itself: "
+                    f"build one first, such as {value.__name__}(...)"
+                )
+        for name in ("loss_fn", "train_step", "make_loader"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InvalidArgument(f"expected {name} to be a function; found {value!r}")
+
     def kept(self) -> list[Any]:
         """Everything whose state is put back."""
         others = [*_flat(self.optimizer), self.grad_scaler, *self.preserve]
@@ -163,6 +180,7 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
             "expected a torch.nn.Module (or a list or dict of them) as the model; "
             f"found {type(handed.model).__qualname__}"
         )
+    handed.check()
     with ExitStack() as stack:
         outer = active_limit() if handed.memory_limit is None else None
         stack.enter_context(outer.paused() if outer is not None else nullcontext())

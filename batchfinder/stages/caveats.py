@@ -16,6 +16,11 @@ from batchfinder.stages.call import Call
 
 __all__ = ["caveats_of"]
 
+_SHAKY = (
+    "the timing scattered by more than a fifth, or was taken only once, at {count} of {of} sizes: "
+    "the choice among them may be chance. Close other programs, or train with fewer threads, and "
+    "call again"
+)
 _EVERY_RANK = (
     "every rank searched by itself, and the ranks may have found different sizes: take the "
     "smallest. Call this on the bare module, before it is wrapped for distributed training"
@@ -42,6 +47,9 @@ def caveats_of(
         *(findings.training.caveats if findings.training else ()),
         *recommendation.caveats,
     ]
+    shaky = [each for each in measurements if each.unstable or each.repeats < 2]
+    if 2 * len(shaky) > len(measurements):
+        said.append(_SHAKY.format(count=len(shaky), of=len(measurements)))
     if world_size() > 1:
         said.append(_EVERY_RANK)
     bound = data_bound(measurements, workers_of(call.loader))

@@ -40,7 +40,7 @@ def confirm_choice(
 
     detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
     with stage(call, Stage.CONFIRM, detail, 2 * steps * _step_seconds(recommendation)):
-        return confirmed(recommendation, run)
+        return confirmed(recommendation, run, enough=call.budget.is_spent)
 
 
 def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeResult:

@@ -126,8 +126,12 @@ class Step:
             with self._context(), _devices_named():
                 loss = self._compute(on_device)
             if isinstance(loss, torch.Tensor) and loss.requires_grad:
+                if self._versions() != versions:  # it has updated, and returns the loss to be seen
+                    self._updates_itself = True
+                    return loss.detach()
                 scaled = loss if scale == 1.0 else loss * scale
-                (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
+                with _second_backward_named():
+                    (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
                 return loss.detach()
         return self._without_graph(loss, versions)
 
@@ -252,4 +256,19 @@ def _devices_named() -> Iterator[None]:
             "expected model, loss and batch on one device; torch says: "
             f"{str(error).splitlines()[0]} — move the model and the loss to one device before "
             "the call, or move the batch inside train_step"
+        ) from error
+
+
+@contextmanager
+def _second_backward_named() -> Iterator[None]:
+    """Torch's advice to retain the graph misleads where the user's step ran backward itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise UnknownLoss(
+            "expected a loss on which backward has not run; found one on which it has. Let "
+            "train_step return the loss before backward and leave backward and update to us, or "
+            "let it do all of it and return None or loss.detach()"
         ) from error
