@@ -35,13 +35,16 @@ def update() -> None:
             check=True,
         )
         shutil.copy(Path(folder) / "batchfinder-demo.png", FIGURE)
-    printed = "\n".join(
-        line.rstrip() for line in done.stdout.splitlines() if not line.startswith("figure written")
-    )
-    block = f"```text\n{done.stderr.rstrip()}\n\n{printed.rstrip()}\n```"
+    block = f"```text\n{_kept(done.stderr)}\n\n{_kept(done.stdout)}\n```"
     text = README.read_text()
     pattern = r"(<!-- demo output: [^>]*-->\n).*?(\n<!-- end of demo output -->)"
     README.write_text(re.sub(pattern, lambda m: m[1] + block + m[2], text, flags=re.DOTALL))
+
+
+def _kept(printed: str) -> str:
+    """All but the line that names a folder of this machine."""
+    lines = [line.rstrip() for line in printed.splitlines()]
+    return "\n".join(line for line in lines if not line.startswith("figure written")).strip()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,24 +28,20 @@ class Device(Ledger):
         super().__init__(torch.device("cpu"), limit)
         self.failures = 0
 
-    def _check(self, cause: Any, asked: int) -> None:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         try:
-            super()._check(cause, asked)
-        except torch.OutOfMemoryError:
-            self.failures += 1
-            self._give_back(asked)
-            self.peak = self.limit
-            raise torch.OutOfMemoryError(
-                f"CUDA out of memory. Tried to allocate {asked} bytes."
-            ) from None
-
-    def _give_back(self, asked: int) -> None:
-        for entry in reversed(self._entries.values()):
-            if asked <= 0:
-                break
-            asked -= entry.charged
-            self.current -= entry.charged
-            entry.charged = 0
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except torch.OutOfMemoryError as error:
+            said = str(error).partition(". ")[2]
+        args, kwargs = (), None  # the error must not keep alive what was asked for in vain
+        self.failures += 1
+        raise torch.OutOfMemoryError(f"CUDA out of memory. {said}")
 
     @contextmanager
     def loading(self) -> Iterator[None]:
