@@ -83,7 +83,7 @@ def train_cell(
             verdict = classify(error)
             if verdict not in (Verdict.OUT_OF_MEMORY, Verdict.INDEX_LIMIT):
                 raise
-            note = str(error).splitlines()[0][:200]
+            note = str(error).partition("\n")[0][:200]
     recover(step, backend_for(step.device))
     return progress.end(Ending.OUT_OF_MEMORY, note)
 

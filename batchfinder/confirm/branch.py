@@ -102,7 +102,8 @@ def _attempt(
         if not _is_about_size(error, plan.micro_batch):
             error.add_note(f"batchfinder: while confirming batch size {plan.micro_batch}")
             raise
-        return f"{sign_of(error).verdict.value}: {str(error).splitlines()[0][:200]}"
+        said = str(error).partition("\n")[0][:200]
+        return f"{sign_of(error).verdict.value}: {said}"
     return ""
 
 
