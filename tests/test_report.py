@@ -13,7 +13,7 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.report import Report
 from batchfinder.report.explanation import alternatives, time_words
 from batchfinder.report.settings import FRAMEWORKS
-from batchfinder.results import Limit
+from batchfinder.results import BatchPlan, Limit, Measurement
 
 CASES = {"plain": plain, "accumulated": accumulated, "bare": bare}
 
@@ -146,6 +146,109 @@ def test_the_explanation_says_each_thing_once() -> None:
 def test_caveats_begin_with_a_capital_unless_they_begin_with_code() -> None:
     report = replace(plain(), caveats=("the time was up", "budget_seconds ran short"))
     assert "  - The time was up\n  - budget_seconds ran short" in report.text(80)
+
+
+def scattered(each: Measurement) -> Measurement:
+    return replace(each, samples_per_second_high=2 * each.samples_per_second)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_mark_shared_by_many_rows_is_explained_once(width: int) -> None:
+    report = replace(plain(), measurements=tuple(map(scattered, plain().measurements)))
+    shown = report.text(width)
+    assert shown.count("unstable") == 1
+    rows = [line for line in shown.splitlines() if "MiB" in line and " ~" in line]
+    assert len(rows) == len(report.measurements)
+    assert "timed once" not in shown
+    assert report._repr_html_().count("unstable") == 1
+
+
+def test_what_was_timed_once_has_a_mark_of_its_own() -> None:
+    first, *rest = plain().measurements
+    report = replace(plain(), measurements=(replace(first, repeats=1), *rest))
+    shown = " ".join(report.text(80).split())
+    assert shown.count("~ 1×") == 1  # the row's marks
+    assert shown.count("timed once") == 1
+
+
+def test_without_marks_no_legend() -> None:
+    unstable, *steady = plain().measurements
+    assert "~" in plain().text(80) and unstable.unstable
+    assert "~" not in replace(plain(), measurements=tuple(steady)).text(80)
+
+
+def with_roles(report: Report, roles: dict[int, str]) -> Report:
+    candidates = tuple(
+        replace(each, roles=(roles[each.plan.micro_batch],) * (each.plan.micro_batch in roles))
+        if each.plan.micro_batch in roles
+        else replace(each, roles=())
+        for each in report.candidates
+    )
+    return replace(report, recommendation=replace(report.recommendation, candidates=candidates))
+
+
+def noted(report: Report, words: str) -> list[str]:
+    """The sizes whose row in the table says ``words``."""
+    return [
+        line.split()[line.startswith("→")]
+        for line in report.text(120).splitlines()
+        if "MiB" in line and words in line
+    ]
+
+
+def test_the_highest_throughput_is_one_thing_in_every_table() -> None:
+    """The candidates' word, at the size that has it by the figures and by the prices."""
+    assert noted(with_roles(plain(), {268: "highest throughput"}), "highest throughput") == ["268"]
+    assert noted(with_roles(plain(), {256: "highest throughput"}), "highest throughput") == []
+    assert noted(with_roles(plain(), {}), "highest throughput") == ["268"]
+    assert "fastest" not in plain().text(80) + plain().explain(80)
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (Limit.MEMORY, "268 is the largest that ran and fitted in 48.0 MiB"),
+        (Limit.DATASET, "the dataset, not memory, ended the search"),
+        (Limit.USER, "your ceiling, not memory, ended the search"),
+        (Limit.INDEX, "a kernel's index limit, not memory, ended the search"),
+    ],
+)
+def test_what_ended_the_search_is_said(limit: Limit, words: str) -> None:
+    report = replace(plain(), probe=replace(plain().probe, limited_by=limit))
+    for shown in (report.text(80), report.explain(80), report._repr_html_()):
+        said = " ".join(shown.split())
+        assert words in said.replace("&#x27;", "'")
+        assert ("is the largest that ran" in said) == (limit is Limit.MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [(True, "; twice the rate held too"), (False, "; twice the rate did not hold"), (None, "")],
+)
+def test_print_says_whether_twice_the_rate_held(held: bool | None, words: str) -> None:
+    report = plain()
+    assert report.confirmation is not None
+    report = replace(report, confirmation=replace(report.confirmation, double_rate_held=held))
+    said = " ".join(report.text(80).split())
+    assert f"from 2.31 to 0.42{words} Put back" in said
+
+
+def test_print_names_the_sizes_that_cannot_be_told_apart() -> None:
+    report = plain()
+    assert "Near ties   96 to 256 samples per optimizer step" in report.text(80)
+    for alone in (None, (128, 128)):
+        recommendation = replace(report.recommendation, within_noise=alone)
+        shown = replace(report, recommendation=recommendation)
+        assert "Near ties" not in shown.text(80) + shown.explain(80)
+
+
+def test_an_accumulated_alternative_is_named_as_a_plan() -> None:
+    priced = replace(candidate(256), plan=BatchPlan(1024, 16))
+    assert alternatives(plain(), priced).startswith("16 384 as 1 024 × 16 accumulation steps ")
+
+
+def test_a_rate_that_may_come_from_a_range_test_is_not_called_yours() -> None:
+    assert "from 0.001 at batch size 32" in " ".join(plain().explain(80).split())
 
 
 def test_what_binds_is_said_once() -> None:

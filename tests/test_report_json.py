@@ -59,6 +59,8 @@ def test_round_trip_is_equal_and_strict(case: object) -> None:
     assert hash(again) == hash(report)
     assert Report.from_json(again.to_json()) == report
     assert again.text(80) == report.text(80)
+    assert again.explain(80) == report.explain(80)
+    assert repr(again) == repr(report)
 
 
 def test_infinity_comes_back_as_a_number() -> None:
@@ -83,6 +85,7 @@ def test_every_dataclass_survives(kind: type, data: st.DataObject) -> None:
     text = json.dumps(encode(value), allow_nan=False)
     again = decode(kind, json.loads(text))
     assert encode(again) == encode(value)
+    assert repr(again) == repr(value)
     assert type(again) is kind
 
 

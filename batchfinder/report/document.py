@@ -9,7 +9,7 @@ from batchfinder import html, plot
 from batchfinder.errors import MissingDependency
 from batchfinder.report.checklist import checklist
 from batchfinder.report.explanation import sections
-from batchfinder.report.rows import candidate_table, measurement_table, trial_table
+from batchfinder.report.rows import candidate_table, legend, measurement_table, trial_table
 from batchfinder.report.settings import FRAMEWORKS, settings
 from batchfinder.report.text import choice, findings, headline, sentence
 
@@ -28,6 +28,7 @@ def _summary(report: Report, *, wide: bool) -> Iterator[str]:
     yield html.definitions(findings(report))
     if report.measurements:
         yield html.table(measurement_table(report, wide=wide))
+        yield html.paragraphs([legend(report)] if legend(report) else [], quiet=True)
     if report.caveats:
         yield html.details("Caveats", html.items(map(sentence, report.caveats)), shown=True)
     yield html.paragraphs([headline(report)], quiet=True)

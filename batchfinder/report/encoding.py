@@ -107,7 +107,7 @@ def _decode_plain(kind: Any, value: Any) -> Any:
         if isinstance(value, str) and value in _WORDS:
             return _WORDS[value]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return value  # a whole number stays one, so that it prints as it did
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise InvalidArgument(f"expected {kind.__name__}; found {value!r}")

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from batchfinder.report.checklist import checklist
 from batchfinder.report.memory import memory_sentences
 from batchfinder.report.rows import candidate_table, format_rate
-from batchfinder.report.text import caveat_list, choice, noise_sentence, screen_width, sentence
+from batchfinder.report.text import (
+    caveat_list,
+    choice,
+    memory_sentence,
+    noise_sentence,
+    plan_words,
+    screen_width,
+    sentence,
+    tied_sentence,
+)
 from batchfinder.results import Candidate, Limit
 from batchfinder.table import render, wrap
 from batchfinder.units import format_bytes, format_seconds, format_size
@@ -32,7 +41,8 @@ _RELAXED = {
 
 _HOW_TO_READ = (
     "Below, time and {unit} are what it takes to reach the same loss, as multiples of the choice's;"
-    " a batch written as a × b × c is batch size × accumulation steps × devices."
+    " a batch written as a × b × c is batch size × accumulation steps × devices. Times were evened"
+    " out between sizes, so that their order may differ from that of the figures as measured."
 )
 
 
@@ -76,8 +86,8 @@ def interesting(report: Report) -> list[Candidate]:
 def alternatives(report: Report, candidate: Candidate) -> str:
     """One candidate's price: "512 would reach the target 3 % sooner, for 1.9 × the samples"."""
     name = format_size(candidate.plan.global_batch)
-    if candidate.plan.accumulation_steps > 1 or candidate.plan.world_size > 1:
-        name += f" as {candidate.plan}"
+    if candidate.plan.global_batch > candidate.plan.micro_batch:
+        name += f" as {plan_words(candidate.plan)}"
     if candidate.roles:
         name += f" ({', '.join(candidate.roles)})"
     time, samples = time_words(candidate.relative_time), samples_words(report, candidate)
@@ -127,7 +137,7 @@ def _learning_rate(report: Report) -> Iterator[str]:
         + (
             "."
             if report.base_learning_rate is None
-            else f", from your {format_rate(report.base_learning_rate)}"
+            else f", from {format_rate(report.base_learning_rate)}"
             f" at batch size {report.base_batch_size}."
         )
     )
@@ -145,19 +155,15 @@ def _learning_rate(report: Report) -> Iterator[str]:
 def _measured(report: Report) -> Iterator[str]:
     fitted = sum(trial.fits for trial in report.trials)
     yield (
-        f"Memory: {len(report.trials)} trials of whole training steps, {fitted} of which fitted;"
-        f" the largest was {format_size(report.max_batch_size)}."
+        f"Memory: {memory_sentence(report)}. Every trial was of whole training steps; {fitted}"
+        f" of {len(report.trials)} fitted."
     )
     if report.measurements:
         yield f"Throughput: {len(report.measurements)} sizes, medians with 90 % intervals."
     if report.noise_scale is not None:
         yield f"Noise scale: {noise_sentence(report)}."
-    if report.recommendation.within_noise is not None:
-        low, high = report.recommendation.within_noise
-        yield (
-            f"Global batches from {format_size(low)} to {format_size(high)} cannot be told from"
-            " the choice with these measurements."
-        )
+    if (tied := tied_sentence(report)) is not None:
+        yield f"Near ties: {tied}."
     if report.seconds:
         spent = ", ".join(f"{stage} {format_seconds(time)}" for stage, time in report.seconds)
         yield f"Time spent: {spent}."

@@ -18,11 +18,18 @@ __all__ = [
     "format_milliseconds",
     "format_noise",
     "format_rate",
+    "legend",
     "measurement_table",
     "trial_table",
 ]
 
 _ABSENT = "-"
+_UNSTABLE, _ONCE = "~", "1×"
+_MARKS = {
+    _UNSTABLE: "unstable: the 90 % interval is wider than a fifth of the figure",
+    _ONCE: "timed once: no interval is known",
+}
+_HIGHEST_THROUGHPUT = "highest throughput"
 
 
 def measurement_table(report: Report, *, wide: bool) -> Table:
@@ -56,25 +63,46 @@ def _cells(report: Report, measurement: Measurement, wide: bool) -> tuple[str, .
         _ABSENT if peak is None else format_bytes(peak),
         _ABSENT if peak is None or not limit else f"{100 * peak / limit:.0f} %",
         _ABSENT if measurement.noise_scale is None else format_noise(measurement.noise_scale),
-        ", ".join(notes(report, measurement)),
+        " ".join((*_marks(measurement), ", ".join(_notes(report, measurement)))).strip(),
     )
 
 
-def notes(report: Report, measurement: Measurement) -> list[str]:
-    """What a reader should know of one row, in words ("chosen", "yours", "unstable")."""
+def _marks(measurement: Measurement) -> list[str]:
+    """What holds of many rows at once, as marks that ``legend`` explains."""
+    marks = ((_UNSTABLE, measurement.unstable), (_ONCE, measurement.repeats == 1))
+    return [mark for mark, holds in marks if holds]
+
+
+def legend(report: Report) -> str:
+    """What the marks in the table of measurements mean; empty where none was needed."""
+    used = {mark for measurement in report.measurements for mark in _marks(measurement)}
+    return "; ".join(f"{mark} {words}" for mark, words in _MARKS.items() if mark in used)
+
+
+def _notes(report: Report, measurement: Measurement) -> list[str]:
+    """What a reader should know of one row, in words ("chosen", "yours", "largest")."""
     size, steps = measurement.batch_size, report.accumulation_steps
-    fastest = max(report.measurements, key=lambda other: other.samples_per_second)
     loader = measurement.loader_seconds
     remarks = (
         ("chosen" + (f" (× {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
         ("yours", size == report.base_batch_size),
         ("largest", size == report.max_batch_size),
-        ("fastest", measurement is fastest),
-        ("unstable", measurement.unstable),
-        ("timed once", measurement.repeats == 1),
+        (_HIGHEST_THROUGHPUT, size == _highest_throughput(report)),
         ("waits for data", loader is not None and loader > measurement.step_seconds),
     )
     return [remark for remark, holds in remarks if holds]
+
+
+def _highest_throughput(report: Report) -> int | None:
+    """The micro-batch of the most samples per second, where figures and prices agree on it.
+
+    Prices rest on times that were evened out between sizes. Where the scatter is such that another
+    size leads there, the figures cannot tell which is first, and no row claims to be.
+    """
+    measured = max(report.measurements, key=lambda each: each.samples_per_second).batch_size
+    priced = [e.plan for e in report.candidates if _HIGHEST_THROUGHPUT in e.roles]
+    agreed = not priced or any(plan.micro_batch == measured for plan in priced)
+    return measured if agreed else None
 
 
 def _with_spread(measurement: Measurement) -> str:

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchfinder.report.rows import format_noise, format_rate, measurement_table
-from batchfinder.results import Confirmation, Environment
+from batchfinder.report.rows import format_noise, format_rate, legend, measurement_table
+from batchfinder.results import BatchPlan, Confirmation, Environment, Limit
 from batchfinder.table import render, wrap
 from batchfinder.units import format_bytes, format_count, format_size
 
@@ -18,6 +18,12 @@ __all__ = ["caveat_list", "choice", "findings", "headline", "screen_width", "sen
 
 NARROW, WIDE = 80, 120
 _LABEL = 12
+_ENDED_BY = {
+    Limit.DATASET: "the dataset, not memory, ended the search: it fills no larger batch",
+    Limit.USER: "your ceiling, not memory, ended the search: nothing larger was tried",
+    Limit.INDEX: "a kernel's index limit, not memory, ended the search",
+}
+_TWICE = {None: "", True: "; twice the rate held too", False: "; twice the rate did not hold"}
 
 
 def screen_width() -> int:
@@ -30,7 +36,8 @@ def text(report: Report, width: int | None = None) -> str:
     width = width or screen_width()
     lines = [wrap(headline(report), width), ""]
     if report.measurements:
-        lines += [render(measurement_table(report, wide=width >= WIDE), width), ""]
+        lines += [render(measurement_table(report, wide=width >= WIDE), width)]
+        lines += [wrap(legend(report), width, "  "), ""] if legend(report) else [""]
     lines += [
         wrap(said, width, f"{label:<{_LABEL}}", " " * _LABEL) for label, said in findings(report)
     ]
@@ -59,6 +66,8 @@ def findings(report: Report) -> Iterator[tuple[str, str]]:
     yield "Why", report.recommendation.reason
     if report.limited_by.value not in report.recommendation.reason:
         yield "Limited by", report.limited_by.value
+    if (tied := tied_sentence(report)) is not None:
+        yield "Near ties", tied
     if report.noise_scale is not None:
         yield "Noise scale", noise_sentence(report)
     yield "Memory", memory_sentence(report)
@@ -70,15 +79,31 @@ def findings(report: Report) -> Iterator[tuple[str, str]]:
 def choice(report: Report) -> str:
     """The choice in one sentence: sizes, accumulation, devices, learning rate and its rule."""
     plan = report.recommendation.plan
-    parts = [f"batch size {format_size(plan.micro_batch)}"]
+    whole = f"batch size {plan_words(plan)}"
+    if plan.global_batch > plan.micro_batch:
+        whole += f" = {format_size(plan.global_batch)} {report.unit} per optimizer step"
+    return f"{whole}; {learning_rate_sentence(report)}"
+
+
+def plan_words(plan: BatchPlan) -> str:
+    """``"1 024 × 16 accumulation steps × 2 devices"``; factors of one are left out."""
+    parts = [format_size(plan.micro_batch)]
     if plan.accumulation_steps > 1:
         parts.append(f"{plan.accumulation_steps} accumulation steps")
     if plan.world_size > 1:
         parts.append(f"{plan.world_size} devices")
-    whole = " × ".join(parts)
-    if len(parts) > 1:
-        whole += f" = {format_size(plan.global_batch)} {report.unit} per optimizer step"
-    return f"{whole}; {learning_rate_sentence(report)}"
+    return " × ".join(parts)
+
+
+def tied_sentence(report: Report) -> str | None:
+    """The sizes that the measurements cannot tell from the choice; ``None`` where there is none."""
+    low, high = report.recommendation.within_noise or (0, 0)
+    if low == high:
+        return None
+    return (
+        f"{format_size(low)} to {format_size(high)} {report.unit} per optimizer step cannot be"
+        " told from the choice with these measurements"
+    )
 
 
 def learning_rate_sentence(report: Report) -> str:
@@ -103,23 +128,28 @@ def noise_sentence(report: Report) -> str:
 
 
 def memory_sentence(report: Report) -> str:
-    limit = format_bytes(report.memory.limit_bytes)
+    """The largest that fitted, and what ended the search there: memory, or something else."""
+    limit, size = format_bytes(report.memory.limit_bytes), format_size(report.max_batch_size)
+    ended = _ENDED_BY.get(report.probe.limited_by)
+    trials = f"({len(report.trials)} trials)"
+    if ended is not None:
+        return f"{size} ran and fitted in {limit}; {ended} {trials}"
     too_large = [
         trial.batch_size
         for trial in report.trials
         if not trial.fits and trial.batch_size > report.max_batch_size
     ]
-    largest = f"{format_size(report.max_batch_size)} is the largest that ran and fitted in {limit}"
+    largest = f"{size} is the largest that ran and fitted in {limit}"
     if too_large:
         largest += f"; {format_size(min(too_large))} did not fit"
-    return f"{largest} ({len(report.trials)} trials)"
+    return f"{largest} {trials}"
 
 
 def _held(confirmation: Confirmation) -> str:
     steps = f"{confirmation.steps} optimizer steps of {confirmation.plan}"
     rate = confirmation.learning_rate
     at = "" if rate is None else f" at learning rate {format_rate(rate)}"
-    return f"{steps}{at}: {confirmation.reason}"
+    return f"{steps}{at}: {confirmation.reason}{_TWICE[confirmation.double_rate_held]}"
 
 
 def restored_sentence(report: Report) -> str:
