@@ -157,7 +157,8 @@ def test_json_on_stdout_is_the_report_again(
     ("arguments", "code", "words"),
     [
         (["show", "none.json"], 2, "there is no file"),
-        (["show", "factories.py"], 2, "expected the JSON text of a report"),
+        (["show", "factories.py"], 2, "factories.py is no report that to_json wrote: expected the"),
+        (["show", "."], 2, "expected a file that can be read"),
         (["show", "report.json", "--figure", "figure.jpeg2000"], 2, "figure file"),
         (["show", "report.json", "--html", "no/such/folder.html"], 2, "no folder"),
         (["show", "report.json", "--html", "."], 2, "is a folder"),

@@ -74,6 +74,15 @@ def test_json_there_and_back(tmp_path):
     assert Comparison.from_json(broken.to_json(path)) == Comparison.from_json(path) == broken
 
 
+def test_what_is_no_comparison_says_so(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    with pytest.raises(InvalidArgument, match=r"other\.json is no comparison that to_json wrote"):
+        Comparison.from_json(path)
+    with pytest.raises(InvalidArgument, match="there is no file"):
+        Comparison.from_json(tmp_path / "none.json")
+
+
 def test_rows_for_pandas():
     frame = study((8, 32), seeds=1).to_pandas()
     assert len(frame) == 2 * 8

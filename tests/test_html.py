@@ -74,7 +74,9 @@ def test_everything_is_escaped() -> None:
 @pytest.mark.parametrize("case", [plain, accumulated, bare])
 def test_the_page_stands_alone(case: object, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    page = case().to_html(path)
+    page = case().to_html()
+    assert case().to_html(path) == path
+    assert case().to_html(str(path)) == path
     assert path.read_text(encoding="utf-8") == page
     checked = Checked(page)
     assert "svg" in checked.seen

@@ -126,6 +126,29 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
         Report.from_json(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no JSON", "is no report that to_json wrote: expected the JSON text of a report"),
+        (b"[1, 2]", "is no report that to_json wrote: expected a report of schema 1"),
+        (b'{"schema": 1, "cells": []}', "is no report that to_json wrote: Report has no field"),
+        (b"\x89PNG\xff", "is no report that to_json wrote: it is no text"),
+    ],
+)
+def test_a_file_that_is_no_report_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_bytes(content)
+    for source in (path, str(path)):
+        with pytest.raises(InvalidArgument) as raised:
+            Report.from_json(source)
+        assert f"{path} {words}" in str(raised.value)
+
+
+def test_a_folder_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="expected a file that can be read"):
+        Report.from_json(tmp_path)
+
+
 def test_numpy_scalars_become_plain_numbers() -> None:
     import numpy
 

@@ -138,10 +138,12 @@ class Comparison:
 
     @classmethod
     def from_json(cls, source: str | Path) -> Comparison:
-        """The study that ``to_json`` wrote: its text, or the path of its file."""
-        if isinstance(source, Path) or not source.lstrip().startswith("{"):
-            source = Path(source).read_text(encoding="utf-8")
-        return encoding.loads(cls, source)
+        """The study that ``to_json`` wrote: its text, or the path of its file.
+
+        Raises:
+            InvalidArgument: where this is no comparison.
+        """
+        return encoding.read(cls, source)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per look of every training.

@@ -13,11 +13,12 @@ import types
 import typing
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 from batchfinder.errors import InvalidArgument
 
-__all__ = ["SCHEMA", "decode", "dumps", "encode", "loads"]
+__all__ = ["SCHEMA", "decode", "dumps", "encode", "loads", "read"]
 
 SCHEMA = 1
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
@@ -118,18 +119,41 @@ def dumps(value: Any) -> str:
     return json.dumps({"schema": SCHEMA, **encode(value)}, allow_nan=False, indent=2)
 
 
+def read(kind: type[_Data], source: str | Path) -> _Data:
+    """The dataclass ``kind`` from JSON text, or from the file of which ``source`` is the path.
+
+    Raises:
+        InvalidArgument: as ``loads``, and where the file cannot be read; the file is named.
+    """
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        return loads(kind, source)
+    path = Path(source)
+    try:
+        return loads(kind, path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"expected JSON text or the path of its file; there is no file {path}"
+        raise InvalidArgument(message) from None
+    except OSError as error:
+        raise InvalidArgument(f"expected a file that can be read; {error}") from error
+    except (InvalidArgument, UnicodeDecodeError) as error:
+        said = "it is no text" if isinstance(error, UnicodeDecodeError) else error
+        message = f"{path} is no {kind.__name__.lower()} that to_json wrote: {said}"
+        raise InvalidArgument(message) from error
+
+
 def loads(kind: type[_Data], text: str) -> _Data:
     """The dataclass ``kind`` that ``dumps`` wrote.
 
     Raises:
         InvalidArgument: where the text is no JSON, or of another schema or kind.
     """
+    name = kind.__name__.lower()
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidArgument(f"expected the JSON text of a report; {error}") from error
+        raise InvalidArgument(f"expected the JSON text of a {name}; {error}") from error
     if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise InvalidArgument(
-            f'expected a report of schema {SCHEMA} (a JSON object with "schema": {SCHEMA})'
+            f'expected a {name} of schema {SCHEMA} (a JSON object with "schema": {SCHEMA})'
         )
     return typing.cast(_Data, decode(kind, data))

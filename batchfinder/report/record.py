@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.errors import MissingDependency
 from batchfinder.report import document, encoding, explanation
 from batchfinder.report import settings as paste
 from batchfinder.report import text as terminal
@@ -175,9 +175,7 @@ class Report:
         Raises:
             InvalidArgument: where this is no report.
         """
-        if isinstance(source, Path) or not source.lstrip().startswith("{"):
-            return encoding.loads(cls, _read(Path(source)))
-        return encoding.loads(cls, source)
+        return encoding.read(cls, source)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per measured micro-batch, with the trials that were not measured left out.
@@ -211,12 +209,24 @@ class Report:
             for each in self.measurements
         ]
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """A page that stands alone, figure inside, no network; written to ``path`` if given."""
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+
+    @overload
+    def to_html(self, path: str | Path) -> Path: ...
+
+    def to_html(self, path: str | Path | None = None) -> str | Path:
+        """A page that stands alone, figure inside, no network.
+
+        Returns:
+            The page; or, where it was written to ``path``, the path: a notebook shows what a cell
+            ends in, and nobody wants to read the page as text.
+        """
         page = document.page(self)
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
+        if path is None:
+            return page
+        Path(path).write_text(page, encoding="utf-8")
+        return Path(path)
 
     def _repr_html_(self) -> str:
         return document.fragment(self)
@@ -228,11 +238,3 @@ class Report:
 
     def __hash__(self) -> int:
         return hash((self.recommendation.plan, self.max_batch_size, len(self.trials)))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        message = f"expected JSON text or the path of a report; there is no file {path}"
-        raise InvalidArgument(message) from None
