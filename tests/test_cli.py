@@ -220,6 +220,37 @@ def test_a_console_of_another_encoding(command: list[str], folder: Path) -> None
     assert done.stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["show", "report.json"],
+        ["show", "report.json", "--json"],
+        ["show", "report.json", "--html", "page.html"],
+        ["predict", "training:make", "--memory", "80GB", "--json"],
+    ],
+)
+def test_a_reader_that_has_gone_ends_it_quietly(command: list[str], training: Path) -> None:
+    """As in ``batchfinder show report.json | head -1``."""
+    plain().to_json(training / "report.json")
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = [sys.executable, "-m", "batchfinder", *command]
+    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    # Some versions of argparse notice a closed pipe by themselves, and call it success.
+    assert done.returncode == 141 or command == ["--help"]
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert "--html" not in command or (training / "page.html").read_text() == plain().to_html()
+
+
+def test_a_broken_pipe_of_the_users_own_passes_through(folder: Path) -> None:
+    """Such as one to a worker of a loader: no reader of ours has gone there."""
+    (folder / "piping.py").write_text("def make():\n    raise BrokenPipeError('a worker')\n")
+    with pytest.raises(BrokenPipeError, match="a worker"):
+        main(["run", "piping:make"])
+
+
 @pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["compare"], ["predict"], ["show"]])
 def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -334,3 +365,16 @@ def test_compare_trains_at_each_size(training: Path, capsys: pytest.CaptureFixtu
 def test_predict_runs_nothing(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "training:make", "--memory", "80GB"]) == 0
     assert "74.5 GiB" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("training")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_prediction_that_nothing_fits_is_1(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["predict", "training:make", "--memory", "1KiB"]
+    assert main(asked + ["--json"] * (form == "json")) == 1
+    captured = capsys.readouterr()
+    assert "NothingFits: Not even a batch of 1 should fit on a device of 1.00 KiB" in captured.err
+    if form == "json":
+        assert json.loads(captured.out)["batch_size"] == 0
+    else:
+        assert captured.out == ""

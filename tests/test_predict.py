@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from batchfinder.run.memory import backend_for
 from batchfinder.run.state.digest import digest
 from batchfinder.run.step import step_from
 from batchfinder.run.trial import run_trial
+from batchfinder.units import format_bytes
 
 GIB = 2**30
 
@@ -250,6 +252,52 @@ def test_the_largest_batch_of_an_absent_device() -> None:
     assert found.peak_bytes + set_aside == pytest.approx(found.memory_bytes, rel=0.005)
     half = predict_max_batch_size(model, loader, memory="70.5GB", optimizer=optimizer)
     assert half.batch_size == pytest.approx(found.batch_size / 2, rel=0.02)
+
+
+def test_where_nothing_fits_it_says_so_and_why() -> None:
+    model, loader, optimizer = PERCEPTRON.build()
+    found = predict_max_batch_size(model, loader, memory="1KiB", optimizer=optimizer)
+    one = estimate_memory(model, loader, 1, optimizer=optimizer, device="cuda")
+    assert (found.batch_size, found.low, found.high, found.smallest) == (0, 0, 0, 1)
+    assert found.peak_bytes == one.peak_bytes
+    said = str(found)
+    assert said.startswith("Not even a batch of 1 should fit on a device of 1.00 KiB: its step")
+    assert format_bytes(one.peak_bytes) in said
+    assert "activation checkpointing" in said
+    assert "With nothing set aside" not in said
+    roomy = str(predict_max_batch_size(model, loader, memory="1GiB", optimizer=optimizer))
+    assert "Not even a batch of 1" in roomy and "With nothing set aside up to" in roomy
+
+
+def test_one_sample_may_fit_where_two_do_not() -> None:
+    model, loader, optimizer = PERCEPTRON.build()
+    one, two = (
+        estimate_memory(model, loader, size, optimizer=optimizer, device="cuda") for size in (1, 2)
+    )
+    fixed = sum(each.bytes for each in one.unseen[:2])
+    enough = fixed + int((one.peak_bytes + two.peak_bytes) / 2 * 1.1) + 1
+    found = predict_max_batch_size(model, loader, memory=enough, optimizer=optimizer)
+    assert found.batch_size == 1
+
+
+def test_a_batch_norm_is_asked_about_two() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    loader = loader_of(torch.randn(64, 8), torch.randn(64, 1))
+    found = predict_max_batch_size(model, loader, memory="1KiB", loss_fn=functional.mse_loss)
+    assert found.smallest == 2
+    assert "Not even a batch of 2" in str(found)
+
+
+def test_what_the_dataset_cannot_fill_is_said() -> None:
+    model, loader, optimizer = PERCEPTRON.build()
+    found = predict_max_batch_size(model, loader, memory="80GB", optimizer=optimizer)
+    assert found.dataset_samples == 500
+    assert found.batch_size > 500
+    assert "The dataset fills no batch above 500" in str(found)
+    small = replace(found, batch_size=400, low=390, high=1400)
+    assert "dataset" not in str(small)
+    assert str(small).startswith("400 should fit on a device of 74.5 GiB; from 390 to 1 400 may.")
+    assert "16 777 216 or more should fit" in str(replace(found, batch_size=1 << 24))
 
 
 def test_on_a_gpu_dropouts_mask_is_smaller() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from batchfinder import plot
 from batchfinder.cli.factory import Anew, made_by
-from batchfinder.cli.output import deliver
-from batchfinder.errors import InvalidArgument
+from batchfinder.cli.output import deliver, say
+from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.report import Report
 from batchfinder.report.encoding import encode
 from batchfinder.units import parse_bytes
@@ -61,7 +61,11 @@ def compare(asked: argparse.Namespace) -> None:
 
 
 def predict(asked: argparse.Namespace) -> None:
-    """predict_max_batch_size on what the user's factory returns."""
+    """predict_max_batch_size on what the user's factory returns.
+
+    Raises:
+        NothingFits: where it predicts that nothing does.
+    """
     from batchfinder.find import find_batch_size
     from batchfinder.predict import predict_max_batch_size
 
@@ -69,7 +73,11 @@ def predict(asked: argparse.Namespace) -> None:
         parse_bytes(asked.memory)
     made = made_by(asked.target, find_batch_size, predict_max_batch_size)
     options = {**made.options_for(predict_max_batch_size), **_given(asked, "memory", "device")}
-    _print(predict_max_batch_size(made.model, made.loader, **options), asked)
+    found = predict_max_batch_size(made.model, made.loader, **options)
+    if found.batch_size or asked.json:
+        _print(found, asked)
+    if not found.batch_size:
+        raise NothingFits(str(found))
 
 
 def _given(asked: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -87,4 +95,4 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _print(result: Any, asked: argparse.Namespace) -> None:
-    print(json.dumps(encode(result), allow_nan=False, indent=2) if asked.json else result)
+    say(json.dumps(encode(result), allow_nan=False, indent=2) if asked.json else str(result))

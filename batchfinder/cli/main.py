@@ -7,26 +7,37 @@ import os
 import sys
 from collections.abc import Sequence
 
-from batchfinder.cli.output import check_files
+from batchfinder.cli.output import ReaderGone, check_files, say
 from batchfinder.cli.parser import parse
 from batchfinder.errors import BatchFinderError, InvalidArgument
 
 __all__ = ["main"]
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSED, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.
 
     0: done. 1: no answer (nothing fits, the loss is not finite, …), the reason on stderr. 2: the
-    command was not understood or its target cannot be used. 130: interrupted. A bug in the
-    user's own code passes through with its traceback.
+    command was not understood or its target cannot be used. 130: interrupted. 141: whoever read
+    the output closed it. A bug in the user's own code passes through with its traceback.
     """
     # A console of another encoding shows "?" for what it lacks; a report is not lost for that.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    asked = parse(arguments)
+    try:
+        return _obeyed(arguments)
+    except ReaderGone:
+        return READER_GONE
+
+
+def _obeyed(arguments: Sequence[str] | None) -> int:
+    try:
+        asked = parse(arguments)
+    except SystemExit:
+        say()  # the help may still be in the buffer
+        raise
     if asked.quiet:
         os.environ["BATCHFINDER_QUIET"] = "1"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -10,9 +11,31 @@ from batchfinder import plot
 from batchfinder.errors import InvalidArgument
 from batchfinder.report import Report
 
-__all__ = ["check_files", "deliver"]
+__all__ = ["ReaderGone", "check_files", "deliver", "say"]
 
 _DOTS_PER_INCH = 150
+
+
+class ReaderGone(Exception):
+    """Whoever read our output has closed it, as ``head`` does once it has seen enough.
+
+    Raised for the command's own output alone: a broken pipe inside the user's training, such as
+    to a worker of a loader, is an error like any other.
+    """
+
+
+def say(text: str = "") -> None:
+    """Print on stdout what the command was asked for, now rather than when the process ends.
+
+    Raises:
+        ReaderGone: where nobody reads it.
+    """
+    try:
+        print(text, end="\n" if text else "", flush=True)
+    except BrokenPipeError:
+        # What is still in the buffer would be written when the process ends, and complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ReaderGone from None
 
 
 def check_files(asked: argparse.Namespace) -> None:
@@ -41,14 +64,17 @@ def deliver(report: Report, asked: argparse.Namespace) -> None:
     """Print and write ``report`` as ``asked``. Files are named on stderr.
 
     Raises:
+        ReaderGone: where nobody reads stdout; the files are written all the same.
         InvalidArgument: where a file cannot be written.
         MissingDependency: where a figure is asked for and matplotlib is not installed.
     """
-    print(report.to_json() if asked.json else _text(report, asked))
-    if asked.html is not None:
-        _write(Path(asked.html), report.to_html())
-    if asked.figure is not None:
-        _draw(report, Path(asked.figure))
+    try:
+        say(report.to_json() if asked.json else _text(report, asked))
+    finally:  # files are written even if nobody reads on to the end
+        if asked.html is not None:
+            _write(Path(asked.html), report.to_html())
+        if asked.figure is not None:
+            _draw(report, Path(asked.figure))
 
 
 def _text(report: Report, asked: argparse.Namespace) -> str:

@@ -30,7 +30,8 @@ examples:
 It returns the model, the loader and, as a third part that may be left out, keyword arguments of
 find_batch_size.
 
-exit codes: 0 done; 1 no answer, the reason is on stderr; 2 not understood; 130 interrupted.
+exit codes: 0 done; 1 no answer, the reason is on stderr; 2 not understood; 130 interrupted;
+141 the reader of the output has gone.
 Live rows go to stderr (BATCHFINDER_QUIET=1 or --quiet silences them), the result to stdout.
 """
 

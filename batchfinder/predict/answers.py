@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchfinder.units import format_bytes
+from batchfinder.units import format_bytes, format_size
 
-__all__ = ["Allowance", "MemoryEstimate", "MemoryPrediction"]
+__all__ = ["MOST", "Allowance", "MemoryEstimate", "MemoryPrediction"]
+
+MOST = 1 << 24
+"""No larger batch is asked about."""
+
+_WAYS_OUT = (
+    "Try activation checkpointing, lower precision (autocast=), a smaller input or a smaller "
+    "model, or an optimizer with less state."
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class MemoryEstimate:
             ("optimizer state", self.optimizer_bytes),
             ("batch", self.batch_bytes),
             ("activations, gradients, temporaries", self.working_bytes),
-            (f"predicted peak at batch size {self.batch_size}", self.peak_bytes),
+            (f"predicted peak at batch size {format_size(self.batch_size)}", self.peak_bytes),
             *((f"not seen: {each.name}", each.bytes) for each in self.unseen),
         ]
         width = max(len(name) for name, _ in rows)
@@ -69,9 +77,12 @@ class MemoryPrediction:
         device: its name, or the memory asked about.
         memory_bytes: the device's total memory.
         allowances: what was set aside, by name.
-        peak_bytes: the predicted peak at ``batch_size``, allowances not included.
+        peak_bytes: the predicted peak at ``batch_size``, or at ``smallest`` where nothing fits;
+            allowances not included.
         peak_error: an allowance for the relative error of the predicted peak; not a measured error.
         assumed: what had to be assumed about the step.
+        smallest: the smallest batch that was asked about.
+        dataset_samples: as many samples can fill a batch; ``None`` where that is not known.
     """
 
     batch_size: int
@@ -83,14 +94,41 @@ class MemoryPrediction:
     peak_bytes: int
     peak_error: float
     assumed: tuple[str, ...] = ()
+    smallest: int = 1
+    dataset_samples: int | None = None
 
     def __str__(self) -> str:
-        first = (
-            f"{self.batch_size} should fit on {self.device} "
-            f"({format_bytes(self.memory_bytes)}); from {self.low} to {self.high} may. "
-            "Predicted, not run."
-        )
+        first = self._largest() if self.batch_size else self._nothing()
         set_aside = [
             f"set aside: {each.name}, {format_bytes(each.bytes)}" for each in self.allowances
         ]
-        return "\n".join([first, *set_aside, *(f"assumed: {each}" for each in self.assumed)])
+        return "\n".join([*first, *set_aside, *(f"assumed: {each}" for each in self.assumed)])
+
+    def _largest(self) -> list[str]:
+        size, low, high = map(format_size, (self.batch_size, self.low, self.high))
+        if self.batch_size >= MOST:
+            said = f"{size} or more should fit on {self._where()}; no larger one was asked about."
+        else:
+            said = f"{size} should fit on {self._where()}; from {low} to {high} may."
+        most = self.dataset_samples
+        if most is None or self.batch_size <= most:
+            return [f"{said} Predicted, not run."]
+        whole = (
+            f"The dataset fills no batch above {format_size(most)}: memory will not be the limit."
+        )
+        return [f"{said} Predicted, not run.", whole]
+
+    def _nothing(self) -> list[str]:
+        aside = format_bytes(sum(each.bytes for each in self.allowances))
+        said = (
+            f"Not even a batch of {self.smallest} should fit on {self._where()}: its step peaks at "
+            f"{format_bytes(self.peak_bytes)}, and {aside} are set aside for what was not "
+            "predicted."
+        )
+        if self.high:
+            said += f" With nothing set aside up to {format_size(self.high)} would."
+        return [f"{said} Predicted, not run.", _WAYS_OUT]
+
+    def _where(self) -> str:
+        memory = format_bytes(self.memory_bytes)
+        return self.device if memory in self.device else f"{self.device} ({memory})"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from batchfinder.devices import find_device
-from batchfinder.errors import InvalidArgument
-from batchfinder.predict.answers import Allowance, MemoryEstimate, MemoryPrediction
+from batchfinder.errors import CannotPredict, InvalidArgument
+from batchfinder.predict.answers import MOST, Allowance, MemoryEstimate, MemoryPrediction
 from batchfinder.predict.rehearsal import Footprint, Rehearsal, rehearsing
 from batchfinder.predict.root import largest_within
 from batchfinder.run.batches import source_from
@@ -34,8 +34,6 @@ WORKSPACE_BYTES = 64 * 2**20
 
 FRAGMENTATION = 0.1
 """Of the peak. Replayed by the caching allocator's rules, reserved memory was 2 to 26 % above."""
-
-MOST = 1 << 24
 
 OTHER_KERNELS = "the GPU takes the kernels that the CPU takes, of attention above all"
 
@@ -78,7 +76,7 @@ def estimate_memory(
         raise InvalidArgument(f"expected a batch size of at least 1; found {batch_size}")
     target = _target(device)
     handed = _Handed(model, loader, loss_fn, train_step, optimizer, autocast, grad_scaler)
-    with _stage(handed, make_loader, target.kind) as rehearsal:
+    with _stage(handed, make_loader, target.kind) as (rehearsal, _):
         found = rehearsal.at(batch_size)
         where = target.name or str(rehearsal.step.device)
         away = target.kind is not None and target.kind.type != rehearsal.step.device.type
@@ -132,8 +130,8 @@ def predict_max_batch_size(
     if not target.memory_bytes:
         raise InvalidArgument(f"expected a device of the table by name; found {device!r}")
     handed = _Handed(model, loader, loss_fn, train_step, optimizer, autocast, grad_scaler)
-    with _stage(handed, make_loader, target.kind) as rehearsal:
-        return _predict(rehearsal, target)
+    with _stage(handed, make_loader, target.kind) as (rehearsal, dataset):
+        return replace(_predict(rehearsal, target), dataset_samples=dataset)
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,8 @@ def _target(device: str | torch.device | None) -> _Target:
 @contextmanager
 def _stage(
     handed: _Handed, make_loader: Callable[[int], Any] | None, kind: torch.device | None
-) -> Iterator[Rehearsal]:
+) -> Iterator[tuple[Rehearsal, int | None]]:
+    """The rehearsal, and how many samples the loader can fill a batch with."""
     random, generators = RandomState(), GeneratorState(generators_of(handed.loader))
     try:
         source = source_from(handed.loader, make_loader=make_loader)
@@ -182,7 +181,7 @@ def _stage(
             sample_batch=source.take(min(2, source.ceiling or 2)),
         )
         with rehearsing(step, source, as_on=kind) as rehearsal:
-            yield rehearsal
+            yield rehearsal, source.ceiling
     finally:
         generators.restore()
         random.restore()
@@ -219,8 +218,19 @@ def _estimate(found: Footprint, where: str, unseen: tuple[Allowance, ...]) -> Me
     )
 
 
+def _smallest(rehearsal: Rehearsal, budget: int) -> Footprint:
+    """A small step; of a single sample where more are too many for ``budget``."""
+    found = rehearsal.at(rehearsal.shape.small_size)
+    if found.peak_bytes > budget:
+        with suppress(CannotPredict):  # a batch norm cannot do with one
+            return rehearsal.at(1)
+    return found
+
+
 def _predict(rehearsal: Rehearsal, target: _Target) -> MemoryPrediction:
-    smallest = rehearsal.at(rehearsal.shape.small_size)
+    fixed = CONTEXT_BYTES + WORKSPACE_BYTES
+    surely = 1 / (1 + FRAGMENTATION) / (1 + PEAK_ERROR)
+    smallest = _smallest(rehearsal, int((target.memory_bytes - fixed) * surely))
     peaks = {smallest.batch_size: smallest.peak_bytes}
     assumed = dict.fromkeys(smallest.assumed)
 
@@ -237,17 +247,17 @@ def _predict(rehearsal: Rehearsal, target: _Target) -> MemoryPrediction:
 
     if rehearsal.step.device.type == "cpu":
         assumed[OTHER_KERNELS] = None
-    fixed = CONTEXT_BYTES + WORKSPACE_BYTES
     chosen = within(1 / (1 + FRAGMENTATION), fixed)
-    peak = peak_of(chosen) if chosen else 0
+    peak = peak_of(chosen) if chosen else smallest.peak_bytes
     return MemoryPrediction(
         batch_size=chosen,
         high=within(1.0, 0),
-        low=within(1 / (1 + FRAGMENTATION) / (1 + PEAK_ERROR), fixed),
+        low=within(surely, fixed),
         device=target.name,
         memory_bytes=target.memory_bytes,
         allowances=_allowances(peak, target.kind),
         peak_bytes=peak,
         peak_error=PEAK_ERROR,
         assumed=tuple(assumed),
+        smallest=smallest.batch_size,
     )
