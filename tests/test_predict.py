@@ -229,7 +229,7 @@ def test_the_parts_of_an_estimate_add_up() -> None:
     assert found.batch_bytes == 1000 * (100 * 4 + 8)
     at_rest = found.parameter_bytes + found.optimizer_bytes + found.batch_bytes
     assert found.peak_bytes == at_rest + found.working_bytes
-    assert "predicted peak at batch size 1000" in str(found)
+    assert "predicted peak at batch size 1 000" in str(found)
 
 
 def test_memory_for_a_size_that_no_machine_here_could_run() -> None:
