@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from compare_cases import study
 
-from batchfinder.compare import Cell, Comparison, Ending, Look
+from batchfinder.compare import Cell, Comparison, Ending, Look, rendering
 from batchfinder.errors import InvalidArgument
 
 
@@ -65,6 +65,42 @@ def test_the_table_says_what_was_found():
     assert "Regret of recommended (32)" in text
     assert "2 seed(s): differences between sizes may be chance" in text
     assert text.count("→") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (10114.0, 4, "10 110"),
+        (45424.6, 4, "45 420"),
+        (1234.4, 4, "1 234"),
+        (999.96, 4, "1 000"),
+        (145.23, 4, "145.2"),
+        (0.0123456, 4, "0.01235"),
+        (133.0, 2, "130"),
+        (1.3, 2, "1.3"),
+        (-2691.2, 4, "-2 691"),
+        (0.0, 4, "0"),
+        (math.inf, 4, "-"),
+        (math.nan, 2, "-"),
+    ],
+)
+def test_numbers_are_written_out(value, digits, shown):
+    assert rendering.number(value, digits) == shown
+
+
+def test_no_figure_of_the_table_is_a_power_of_ten():
+    large = (cell(1024, [2e5, 12345.6]), cell(1024, [2e5, 12545.6], seed=1))
+    text = str(Comparison(large, 1.5e5, 1024))
+    assert "12 450 ±140" in text and "1 024" in text and "times to a loss of 150 000" in text
+    assert "e+" not in text
+
+
+def test_the_columns_are_explained_below_the_table():
+    text = " ".join(str(study((8,), seeds=1)).split())
+    assert "train loss: at the end, the mean over the last stretch of batches; valid." in text
+    assert "gap: validation loss less train loss" in text
+    alone = str(study((8,), seeds=1, validation_loader=None))
+    assert "gap:" not in alone and "train loss:" in alone
 
 
 def test_json_there_and_back(tmp_path):

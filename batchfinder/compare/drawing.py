@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchfinder.errors import MissingDependency
+from batchfinder.units import format_size
 
 if TYPE_CHECKING:
     from batchfinder.compare.comparison import Comparison
@@ -32,7 +33,7 @@ def curves(study: Comparison, ax: Any = None) -> Any:
             ax.plot(
                 [look.seconds for look in cell.curve],
                 [look.loss for look in cell.curve],
-                label=f"{size} at {arm.learning_rate:.3g}" if index == 0 else None,
+                label=f"{format_size(size)} at {arm.learning_rate:.3g}" if index == 0 else None,
                 linewidth=1.2,
                 **style,
             )

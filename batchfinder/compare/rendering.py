@@ -6,16 +6,24 @@ import math
 from typing import TYPE_CHECKING
 
 from batchfinder.compare.cells import Ending
-from batchfinder.table import Row, Table, render
-from batchfinder.units import format_bytes, format_seconds
+from batchfinder.table import Row, Table, render, wrap
+from batchfinder.units import format_bytes, format_count, format_seconds, format_size
 
 if TYPE_CHECKING:
     from batchfinder.compare.comparison import Arm, Comparison
 
-__all__ = ["text"]
+__all__ = ["number", "text"]
 
 _WIDTH = 160
 _ABSENT = "-"
+_MEANINGS = {
+    "to target": "training time (then steps, epochs) until the loss first met the target",
+    "train loss": "at the end, the mean over the last stretch of batches",
+    "valid. loss": "at the end, ± its scatter over seeds",
+    "best valid.": "the lowest that was seen",
+    "gap": "validation loss less train loss, at the end",
+    "time": "of the whole training, validation not counted",
+}
 
 
 def text(study: Comparison) -> str:
@@ -23,9 +31,12 @@ def text(study: Comparison) -> str:
     seeds = len({cell.seed for cell in study.cells})
     title = (
         f"{len(study.sizes)} batch sizes, {seeds} seed{'s' if seeds != 1 else ''};"
-        f" times to a loss of {_number(study.target)}"
+        f" times to a loss of {number(study.target)}"
     )
-    lines = [title, "", render(_table(study), _WIDTH), ""]
+    table = _table(study)
+    rendered = render(table, _WIDTH)
+    width = max(map(len, rendered.splitlines()))
+    lines = [title, "", rendered, wrap(_legend(table), max(80, width), "  "), ""]
     lines += [_regret(role, size, value) for role, size, value in study.regrets()]
     lines += [f"Note: {caveat}" for caveat in study.caveats]
     return "\n".join(lines).rstrip()
@@ -56,23 +67,29 @@ def _table(study: Comparison) -> Table:
     return Table(header, rows).without_empty_columns()
 
 
+def _legend(table: Table) -> str:
+    """What the columns that are there mean, where the header alone does not say."""
+    said = [f"{name}: {words}" for name, words in _MEANINGS.items() if name in table.header]
+    return f"{'; '.join(said)}. All are means over seeds."
+
+
 def _cells(study: Comparison, arm: Arm) -> tuple[str, ...]:
     seconds = study.seconds_to_target(arm)
     spent = arm.mean(lambda cell: cell.seconds)
     speed = arm.mean(lambda cell: cell.samples / cell.seconds if cell.seconds else math.nan)
     return (
-        str(arm.batch_size),
+        format_size(arm.batch_size),
         f"{arm.learning_rate:.3g}",
         format_seconds(seconds) if math.isfinite(seconds) else _never(study, arm),
-        _number(arm.reach(study.target, lambda look: look.step)),
-        _number(_epochs(study, arm)),
-        _number(arm.mean(lambda cell: cell.final(lambda look: look.train_loss))),
+        number(arm.reach(study.target, lambda look: look.step)),
+        number(_epochs(study, arm)),
+        number(arm.mean(lambda cell: cell.final(lambda look: look.train_loss))),
         _spread(arm),
-        _number(arm.mean(lambda cell: cell.lowest(lambda look: look.validation_loss))),
-        _number(arm.mean(lambda cell: cell.gap)),
-        _number(arm.mean(lambda cell: cell.final(lambda look: look.metric))),
+        number(arm.mean(lambda cell: cell.lowest(lambda look: look.validation_loss))),
+        number(arm.mean(lambda cell: cell.gap)),
+        number(arm.mean(lambda cell: cell.final(lambda look: look.metric))),
         format_seconds(spent) if math.isfinite(spent) else _ABSENT,
-        _number(speed),
+        format_count(speed) if math.isfinite(speed) else _ABSENT,
         _ABSENT if arm.peak_bytes is None else format_bytes(arm.peak_bytes),
         "" if arm.ending is Ending.FINISHED else arm.ending.name.lower().replace("_", " "),
     )
@@ -93,15 +110,19 @@ def _spread(arm: Arm) -> str:
     """The validation loss at the end, ± its scatter over seeds."""
     mean = arm.mean(lambda cell: cell.final(lambda look: look.validation_loss))
     scatter = arm.scatter(lambda cell: cell.final(lambda look: look.validation_loss))
-    return _number(mean) + (f" ±{scatter:.2g}" if math.isfinite(scatter) else "")
+    return number(mean) + (f" ±{number(scatter, 2)}" if math.isfinite(scatter) else "")
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else _ABSENT
+def number(value: float, digits: int = 4) -> str:
+    """``"0.01234"``, ``"10 110"``: so many significant digits, and never a power of ten above 1."""
+    if not math.isfinite(value):
+        return _ABSENT
+    rounded = float(f"{value:.{digits}g}")
+    return format_size(rounded) if abs(rounded) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def _regret(role: str, size: int, value: float) -> str:
-    name = f"{role} ({size})" if role != str(size) else role
+    name = f"{role} ({format_size(size)})" if role != str(size) else role
     if math.isnan(value):
         return f"Regret of {name}: unknown, nothing met the target."
     if math.isinf(value):

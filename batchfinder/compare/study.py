@@ -16,12 +16,14 @@ from batchfinder.compare.cells import Cell, Ending
 from batchfinder.compare.comparison import Comparison, reached_by_all
 from batchfinder.compare.recipe import Loss, Recipe, peak_of, rate_and_family
 from batchfinder.compare.record import Record
+from batchfinder.compare.rendering import number
 from batchfinder.compare.training import Rules, train_cell
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Batch, Clock, LearningRateRule, Observer
 from batchfinder.results import NoiseScale, Note, Outcome
 from batchfinder.run.state import preserved
 from batchfinder.scaling import rule_for
+from batchfinder.units import format_size
 
 __all__ = ["compare_batch_sizes"]
 
@@ -190,8 +192,8 @@ class _Study:
         loss = cell.final(lambda look: look.loss)
         self.observe(
             Note(
-                f"batch {cell.batch_size} at {cell.learning_rate:.3g}, seed {cell.seed}: "
-                f"loss {loss:.4g}, {cell.ending.value}"
+                f"batch {format_size(cell.batch_size)} at {cell.learning_rate:.3g}, "
+                f"seed {cell.seed}: loss {number(loss)}, {cell.ending.value}"
             )
         )
         return cell
