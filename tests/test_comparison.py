@@ -99,7 +99,8 @@ def test_the_columns_are_explained_below_the_table():
     text = " ".join(str(study((8,), seeds=1)).split())
     assert "train loss: at the end, the mean over the last stretch of batches; valid." in text
     assert "gap: validation loss less train loss" in text
-    alone = str(study((8,), seeds=1, validation_loader=None))
+    alone = " ".join(str(study((8,), seeds=1, validation_loader=None)).split())
+    assert alone.startswith("1 batch size, 1 seed;")
     assert "gap:" not in alone and "train loss:" in alone
 
 

@@ -28,9 +28,9 @@ _MEANINGS = {
 
 def text(study: Comparison) -> str:
     """One row per size and rate, the fastest to the target marked; regrets and caveats below."""
-    seeds = len({cell.seed for cell in study.cells})
+    sizes, seeds = len(study.sizes), len({cell.seed for cell in study.cells})
     title = (
-        f"{len(study.sizes)} batch sizes, {seeds} seed{'s' if seeds != 1 else ''};"
+        f"{sizes} batch size{'s' * (sizes != 1)}, {seeds} seed{'s' * (seeds != 1)};"
         f" times to a loss of {number(study.target)}"
     )
     table = _table(study)
