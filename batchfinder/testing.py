@@ -9,12 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.results import Trial
+from batchfinder.results import Outcome, Trial
 from batchfinder.run.bench import Handed, open_bench
 from batchfinder.run.trial import run_trial
-from batchfinder.units import format_bytes
+from batchfinder.units import format_bytes, format_size
 
 __all__ = ["assert_fits"]
+
+_WAY_OUT = {
+    False: "Lower batch_size (accumulation steps keep the global batch), allow more memory=, or "
+    "save some in the model: activation checkpointing, lower precision (autocast=).",
+    True: "Lower batch_size (accumulation steps keep the global batch): more memory would not do.",
+}
 
 
 def assert_fits(
@@ -53,7 +59,7 @@ def assert_fits(
         The trial, whose ``peak_bytes`` says what was needed.
 
     Raises:
-        AssertionError: where it does not fit, with the bytes.
+        AssertionError: where it does not fit, with the bytes and what to do.
         InvalidArgument: where ``batch_size`` is below 1.
     """
     if batch_size < 1:
@@ -80,10 +86,12 @@ def assert_fits(
 
 
 def _message(trial: Trial, limit: int) -> str:
-    needed = (
-        "" if trial.peak_bytes is None else f", needing {format_bytes(trial.peak_bytes)} or more"
-    )
+    needed = ""
+    if trial.peak_bytes is not None:
+        needed = f"; {format_bytes(trial.peak_bytes)} or more are needed"
+    found = f"it {trial.outcome.value}{needed}" + (f" ({trial.note})" if trial.note else "")
+    size = format_size(trial.batch_size)
     return (
-        f"batch size {trial.batch_size} does not fit in {format_bytes(limit)}: it "
-        f"{trial.outcome.value}{needed}. {trial.note}"
+        f"expected batch size {size} to fit in {format_bytes(limit)}; found that {found}. "
+        f"{_WAY_OUT[trial.outcome is Outcome.INDEX_LIMIT]}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from memory_cases import FLOAT
 from torch.utils.data import DataLoader, TensorDataset
 
+from batchfinder import testing
 from batchfinder.errors import InvalidArgument
+from batchfinder.results import Outcome, Trial
 from batchfinder.run.memory import memory_limit
 from batchfinder.testing import assert_fits
 
@@ -35,8 +38,20 @@ def test_what_fits_passes_and_says_its_peak() -> None:
 
 def test_what_does_not_fit_fails_with_the_bytes() -> None:
     model, loader = training()
-    with pytest.raises(AssertionError, match=r"batch size 512 does not fit in 97\.7 KiB"):
+    with pytest.raises(AssertionError) as raised:
         assert_fits(model, loader, batch_size=512, memory=100_000)
+    said = str(raised.value)
+    assert said.startswith("expected batch size 512 to fit in 97.7 KiB; found that it ran out of")
+    assert re.search(r"; \d+\.?\d* KiB or more are needed", said)
+    assert "Lower batch_size" in said and "activation checkpointing" in said
+
+
+def test_what_more_memory_would_not_help_says_so() -> None:
+    trial = Trial(2048, Outcome.INDEX_LIMIT, note="grid too large")
+    said = testing._message(trial, 2**30)
+    assert "expected batch size 2 048 to fit in 1.00 GiB; found that it met an index" in said
+    assert "(grid too large). Lower batch_size" in said
+    assert "more memory would not do" in said and "checkpointing" not in said
 
 
 def test_exactly_the_peak_is_enough_and_a_byte_less_is_not() -> None:
