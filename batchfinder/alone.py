@@ -132,7 +132,7 @@ def gradient_noise_scale(
         BatchFinderError: where no noise scale exists (the step updates by itself, the loss couples
             the samples of a batch), saying why.
     """
-    stages.check(samples=samples, warmup_steps=warmup_steps, base_batch_size=micro_batch)
+    stages.check(samples=samples, warmup_steps=warmup_steps, micro_batch=micro_batch)
     handed = Handed(
         model,
         loader,

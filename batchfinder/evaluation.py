@@ -100,6 +100,7 @@ def eval_batch_size(
         max_batch_size=max_batch_size,
         multiple_of=multiple_of,
         budget_seconds=budget_seconds,
+        memory_limit=memory_limit,
     )
     with _workplace(
         EvaluationStep(model, eval_step, autocast),

@@ -125,10 +125,38 @@ def test_a_ceiling_below_one(ceiling: int) -> None:
         {"budget_seconds": 0},
         {"memory_limit": "lots"},
         {"memory_limit": -1},
+        {"memory_limit": [8]},
+        {"headroom": "5%"},
+        {"headroom": float("nan")},
+        {"resolution": "exact"},
+        {"warmup_steps": "few"},
+        {"warmup_steps": 1.5},
+        {"budget_seconds": "1h"},
+        {"max_batch_size": "64"},
+        {"multiple_of": 8.0},
     ],
 )
 def test_a_value_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
-    refused(bf.InvalidArgument, next(iter(wrong)).split("_")[0], classifier(), loader(), **wrong)
+    (name, value), *_ = wrong.items()
+    error = refused(bf.InvalidArgument, name, classifier(), loader(), **wrong)
+    expected, found, way_out = re.split("; found |: ", str(error).removeprefix("expected "))
+    assert (expected.split()[0], found) == (name, repr(value))
+    assert way_out
+
+
+def test_a_share_as_text_is_told_how_to_be_written() -> None:
+    refused(bf.InvalidArgument, "0.05 for 5 %", classifier(), loader(), headroom="5%")
+
+
+def test_a_ceiling_that_cannot_be_meant_may_be_left_out() -> None:
+    refused(bf.InvalidArgument, "leave it out", classifier(), loader(), max_batch_size=0)
+
+
+def test_the_argument_is_named_as_the_caller_wrote_it() -> None:
+    with pytest.raises(bf.InvalidArgument, match="expected micro_batch to be"):
+        bf.gradient_noise_scale(classifier(), loader(), micro_batch=0)
+    with pytest.raises(bf.InvalidArgument, match="expected memory_limit to be"):
+        bf.eval_batch_size(classifier(), loader(), memory_limit="lots")
 
 
 def test_a_model_that_is_none() -> None:

@@ -193,12 +193,12 @@ def test_nothing_below_the_floor_is_tried(options: dict, smallest: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ceiling": 0}, "ceiling of at least 1; found 0"),
-        ({"start": 0}, "start of at least 1; found 0"),
-        ({"multiple_of": 0}, "multiple_of of at least 1; found 0"),
-        ({"floor": 0}, "floor of at least 1; found 0"),
+        ({"ceiling": 0}, "ceiling of at least 1; found 0: leave it out"),
+        ({"start": 0}, "start of at least 1; found 0: leave it out"),
+        ({"multiple_of": 0}, "multiple_of of at least 1; found 0: leave it out"),
+        ({"floor": 0}, "floor of at least 1; found 0: leave it out"),
         ({"floor": 2, "ceiling": 1}, "ceiling 1 is below the smallest size"),
-        ({"limit_bytes": 0}, "limit_bytes of at least 1; found 0"),
+        ({"limit_bytes": 0}, "limit_bytes of at least 1; found 0: leave it out"),
         ({"resolution": 1.0}, "resolution from 0"),
         ({"resolution": -0.1}, "resolution from 0"),
         ({"ceiling": 5, "multiple_of": 8}, "ceiling 5 is below the smallest size"),

@@ -40,7 +40,10 @@ class SearchSpace:
         for name in ("start", "multiple_of", "ceiling", "limit_bytes", "floor"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidArgument(f"expected {name} of at least 1; found {value}")
+                raise InvalidArgument(
+                    f"expected {name} of at least 1; found {value}: leave it out where nothing is "
+                    "to be set"
+                )
         if not 0 <= self.resolution < 1:
             raise InvalidArgument(
                 f"expected a resolution from 0 (exact) to below 1; found {self.resolution}"
@@ -53,7 +56,8 @@ class SearchSpace:
         if self.ceiling is not None and self.ceiling < self.smallest:
             raise InvalidArgument(
                 f"the ceiling {self.ceiling} is below the smallest size that may be tried, "
-                f"{self.smallest}: raise max_batch_size, or lower multiple_of"
+                f"{self.smallest}: raise max_batch_size, lower multiple_of, or give more samples "
+                "where the dataset holds no more"
             )
 
     @property
