@@ -101,3 +101,59 @@ def test_the_probe_alone_gives_what_the_whole_call_gives() -> None:
     assert alone.max_batch_size == whole.max_batch_size
     assert alone.limited_by is bf.Limit.MEMORY
     assert alone.memory.parameter_bytes == sum(p.numel() * 4 for p in model.parameters())
+
+
+class Crowded(nn.Module):
+    """Memory for ``most`` samples in training."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.body, self.most = network(), most
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        self.sizes.append(len(x))
+        return self.body(x)
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_batch_that_runs_out_of_memory_is_cut(steps: int) -> None:
+    model = Crowded(20)
+    loader = DataLoader(population(), batch_size=32)
+    with preserved(model) as snapshot:
+        found = bf.gradient_noise_scale(model, loader, samples=256, warmup_steps=steps)
+        assert snapshot.differences() == ()
+    assert found.micro_batch <= 16
+    assert any("memory ran out with micro-batches of 32: those of 16" in c for c in found.caveats)
+
+
+def test_a_warm_up_that_runs_out_later_goes_on_with_smaller_micro_batches() -> None:
+    """The momentum is only there from the second step on."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sizes: list[int] = []
+
+    def step(model: nn.Module, batch: Any) -> torch.Tensor:
+        if optimizer.state and len(batch[0]) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        sizes.append(len(batch[0]))
+        return cross_entropy(model(batch[0]), batch[1])
+
+    bf.gradient_noise_scale(
+        model,
+        DataLoader(population(), batch_size=32),
+        train_step=step,
+        optimizer=optimizer,
+        samples=128,
+        warmup_steps=4,
+    )
+    after = sizes[len(sizes) - sizes[::-1].index(32) :]
+    assert after[:6] == [16] * 6
+
+
+def test_where_not_even_one_sample_fits_the_error_says_so() -> None:
+    loader = DataLoader(population(), batch_size=32)
+    with pytest.raises(bf.BatchFinderError, match="a micro-batch of 1, which cannot be made"):
+        bf.gradient_noise_scale(Crowded(0), loader, warmup_steps=3)

@@ -15,6 +15,8 @@ from batchfinder.run.recover import flush_autograd
 
 T = TypeVar("T")
 
+NO_ROOM = "{reason}, which cannot be made smaller: the noise scale is absent"
+
 
 class NoRoom(NoiseNotMeasured):
     """Memory ran out: trials hold no gradients between micro-batches, and no sketches.

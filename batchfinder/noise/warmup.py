@@ -7,25 +7,18 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 from batchfinder.errors import NoiseNotMeasured
-from batchfinder.noise.hazards import (
-    MOST_LOOKED_AT,
-    UPDATES_ITSELF,
-    Hazards,
-    look_for_hazards,
-)
+from batchfinder.noise.approach import hazards_in_room
+from batchfinder.noise.hazards import UPDATES_ITSELF
 from batchfinder.noise.journey import FEWEST_GROUPS, look_size, travel
 from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR
-from batchfinder.noise.room import NoRoom, attempt
+from batchfinder.noise.room import NO_ROOM, NoRoom
 from batchfinder.noise.way import Seen, Way
 from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, Observer, TrainStep
 from batchfinder.results import Event, NoiseFindings, NoiseScale
 from batchfinder.units import format_count
-
-NO_ROOM = "{reason}, which cannot be made smaller: the noise scale is absent"
 
 
 def noise_along_warmup(
@@ -60,7 +53,7 @@ def noise_along_warmup(
     observe = observe or _unheard
     if step.updates_itself:
         return NoiseFindings(None, caveats=(UPDATES_ITSELF,))
-    hazards = _hazards(step, source, seed, micro_batch)
+    hazards = hazards_in_room(step, source, seed, micro_batch)
     if hazards.refusal:
         return NoiseFindings(None, caveats=(hazards.refusal,))
     deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)
@@ -82,16 +75,6 @@ def noise_along_warmup(
         if event is not None:
             observe(event)
     return findings
-
-
-def _hazards(step: TrainStep, source: BatchSource, seed: int, most: int) -> Hazards:
-    """What makes the noise scale wrong, looked for with as many samples as memory lasts for."""
-    most = min(most, MOST_LOOKED_AT)
-    while True:
-        try:
-            return attempt(step, most, partial(look_for_hazards, step, source, seed, most))
-        except NoRoom:
-            most = max(1, most // 2)  # with very few it looks at modules alone
 
 
 def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:

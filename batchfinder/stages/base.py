@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from batchfinder.noise import NoRoom, attempt
 from batchfinder.range_test import range_test
 from batchfinder.results import Note, ProbeResult
 from batchfinder.run.bench import Bench
 from batchfinder.stages.call import Call
+from batchfinder.stages.probing import smallest_size
 
-__all__ = ["Base", "base_of", "check_loss"]
+__all__ = ["Base", "base_of", "check_loss", "in_room"]
+
+T = TypeVar("T")
 
 _ASSUMED_BATCH = 32
 
@@ -69,23 +76,49 @@ def _at_zero(initial: float | None) -> str:
     return f"{now}{initial:.3g}, to which it rises, was taken as the base rate"
 
 
-def check_loss(bench: Bench, size: int) -> None:
+def check_loss(bench: Bench, size: int) -> int:
     """One loss at the user's own weights; a step that returns none cannot be checked.
+
+    The size at which it ran: the next half where memory ended.
 
     Raises:
         LossIsNotFinite: where it is NaN or infinite.
+        NoRoom: where memory ends at the smallest size too.
     """
-    loss = bench.step.forward_backward(bench.source.ordinary(size))
+    size, loss = in_room(
+        bench, size, lambda each: bench.step.forward_backward(bench.source.ordinary(each))
+    )
     if not bench.step.updates_itself:
         bench.step.check_loss(loss)
     bench.training()
+    return size
+
+
+def in_room(bench: Bench, size: int, work: Callable[[int], T]) -> tuple[int, T]:
+    """``work(size)``, or of the next half where memory ends, from untouched weights each time.
+
+    A size that fitted in a trial may still run out later, once memory is in fragments.
+
+    Raises:
+        NoRoom: where memory ends at the smallest size too.
+    """
+    smallest = smallest_size(bench)
+    while True:
+        bench.training()
+        try:
+            return size, attempt(bench.step, size, partial(work, size))
+        except NoRoom:
+            if size <= smallest:
+                raise
+        size = max(smallest, size // 2)
 
 
 def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | None, str]:
     bench = call.bench
     call.observe(Note("no learning rate was given: a range test looks for one"))
-    bench.training()
-    found = range_test(bench.step, bench.source, min(batch_size, largest))
+    size, found = in_room(
+        bench, min(batch_size, largest), partial(range_test, bench.step, bench.source)
+    )
     if found is None:
         return None, (
             "no learning rate was given and the range test found none: the recommendation names "
@@ -93,6 +126,6 @@ def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | Non
         )
     return found, (
         f"no learning rate was given: {found:.2g} comes from a learning-rate range test at batch "
-        f"{batch_size}; pass optimizer= or base_learning_rate= to replace it by one that you know "
+        f"{size}; pass optimizer= or base_learning_rate= to replace it by one that you know "
         "to work"
     )

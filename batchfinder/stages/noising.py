@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from batchfinder.noise import noise_along_warmup
+from batchfinder.noise import NO_ROOM, NoRoom, approach, noise_along_warmup
 from batchfinder.protocols import NoiseEstimator
 from batchfinder.results import Measurement, NoiseFindings, Note, ProbeResult, Stage
 from batchfinder.run.bench import Bench
@@ -20,6 +20,11 @@ _STEPS, _STEPS_MID_TRAINING = 200, 50
 _UPDATES_ITSELF = (
     "train_step returns None, so it does its own backward and update: the gradient of one batch "
     "cannot be seen, and the gradient noise scale is absent"
+)
+
+_SMALLER = (
+    "memory ran out with micro-batches of {size}: those of {fitting} took their place, in the "
+    "warm-up accumulated to the same batch"
 )
 
 
@@ -92,29 +97,39 @@ def estimate_here(
     size = micro_batch or bench.source.base_batch_size or 32
     size = min(size, bench.source.ceiling or size)
     with stage(call, Stage.NOISE, f"after {warmup_steps} warm-up steps at batch {size}"):
-        check_loss(bench, size)
-        if bench.step.updates_itself:
-            return NoiseFindings(training=None, caveats=(_UPDATES_ITSELF,))
-        _train(bench, warmup_steps, size)
-        return noise_along_warmup(
+        try:
+            fitting = check_loss(bench, size)
+            if bench.step.updates_itself:
+                return NoiseFindings(training=None, caveats=(_UPDATES_ITSELF,))
+            fitting = approach(
+                bench.step,
+                bench.source,
+                batch=size,
+                micro_batch=fitting,
+                steps=warmup_steps,
+                seed=bench.seed,
+            )
+        except NoRoom as error:
+            return NoiseFindings(training=None, caveats=(NO_ROOM.format(reason=error),))
+        found = noise_along_warmup(
             bench.step,
             bench.source,
             base_batch=size,
-            micro_batch=size,
+            micro_batch=fitting,
             warmup_steps=0,
             estimator=estimator,
             observe=call.observe,
             seed=bench.seed,
         )
+    return found if fitting == size else _with_smaller(found, size, fitting)
 
 
-def _train(bench: Bench, steps: int, size: int) -> None:
-    bench.source.rewind(bench.seed)
-    for _ in range(steps):
-        bench.step.zero_grad()
-        bench.step.forward_backward(bench.source.draw(size))
-        bench.step.update()
-    bench.step.zero_grad()
+def _with_smaller(found: NoiseFindings, size: int, fitting: int) -> NoiseFindings:
+    said = _SMALLER.format(size=size, fitting=fitting)
+    training = found.training
+    if training is not None:
+        training = replace(training, caveats=(said, *training.caveats))
+    return replace(found, training=training, caveats=(said, *found.caveats))
 
 
 def with_noise(
