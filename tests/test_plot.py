@@ -9,10 +9,12 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
-from report_cases import accumulated, bare, plain
+from report_cases import NOISE, accumulated, bare, plain
 
 from batchfinder import plot
 from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.report import Report
+from batchfinder.results import BatchPlan
 
 mpl.use("Agg")
 
@@ -87,6 +89,12 @@ def test_noise_without_upper_end_says_at_least() -> None:
     assert "at least 900" in words(plot.figure(accumulated()).axes[2])
 
 
+def test_sizes_without_upper_end_are_explained_once() -> None:
+    noise = replace(NOISE, high=float("inf"))
+    measured = tuple(replace(each, noise_scale=noise) for each in plain().measurements)
+    assert words(plot.figure(replace(plain(), measurements=measured)).axes[2]).count("at least") == 1
+
+
 def test_noise_left_out_says_so() -> None:
     assert "noise scale not measured" in words(plot.figure(bare()).axes[2])
 
@@ -99,6 +107,93 @@ def test_time_fills_exactly_the_candidates_within_a_tenth() -> None:
     best = min(times.values())
     assert filled == {size for size, time in times.items() if time <= 1.1 * best}
     assert 0 < len(filled) < len(times)
+
+
+@pytest.mark.parametrize(("panel", "size"), [(0, 32), (1, 32), (2, 64), (3, 64)])
+def test_every_panel_marks_the_users_own_size(panel: int, size: int) -> None:
+    """Per device in the upper ones, on both devices together in the lower."""
+    ax = plot.figure(accumulated()).axes[panel]
+    assert f"yours: {size}" in words(ax)
+    assert [size] in [sorted({float(x) for x in line.get_xdata()}) for line in ax.lines]
+
+
+@pytest.mark.parametrize("panel", range(4))
+def test_where_the_choice_is_the_users_own_one_mark_says_both(panel: int) -> None:
+    ax = plot.figure(replace(plain(), base_batch_size=128)).axes[panel]
+    assert "chosen, yours: 128" in words(ax)
+    assert words(ax).count("128") == 1
+
+
+def priced(report: Report, batch: int, **changes: float) -> Report:
+    candidates = tuple(
+        replace(each, **changes) if each.plan.global_batch == batch else each
+        for each in report.candidates
+    )
+    return replace(report, recommendation=replace(report.recommendation, candidates=candidates))
+
+
+def test_the_users_own_size_is_in_the_picture_however_slow() -> None:
+    report = priced(plain(), 32, relative_time=40.0, relative_time_high=50.0)
+    ax = plot.figure(report).axes[3]
+    assert ax.get_ylim()[1] > 50
+    (own,) = [line for line in ax.lines if line.get_label() == "yours: 32"]
+    assert own.get_ydata()[0] == 40
+
+
+def test_no_interval_runs_off_the_top() -> None:
+    ax = plot.figure(priced(plain(), 268, relative_time_high=9.0)).axes[3]
+    assert ax.get_ylim()[1] > 9
+    slow = {each.plan.global_batch for each in plain().candidates if each.relative_time > 6}
+    stems = {line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1}
+    assert slow and not slow & stems  # an interval without its point says nothing
+
+
+def test_an_interval_out_of_all_proportion_is_cut_with_an_arrow() -> None:
+    ax = plot.figure(priced(plain(), 268, relative_time_high=1e6)).axes[3]
+    top = ax.get_ylim()[1]
+    assert top < 30
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "^"] == [268]
+    (stem,) = [line for line in ax.lines if list(line.get_xdata()) == [268, 268]]
+    assert max(stem.get_ydata()) == top
+
+
+@pytest.mark.parametrize("panel", range(4))
+@pytest.mark.parametrize("chosen", [1, 32, 268])
+def test_no_words_leave_their_panel(panel: int, chosen: int) -> None:
+    candidates = tuple(
+        replace(each, chosen=each.plan.micro_batch == chosen) for each in plain().candidates
+    )
+    recommendation = replace(plain().recommendation, plan=BatchPlan(chosen), candidates=candidates)
+    report = replace(plain(), recommendation=recommendation)
+    drawn = plot.figure(report)
+    drawn.canvas.draw()
+    ax = drawn.axes[panel]
+    frame = ax.get_window_extent()
+    for part in [*ax.texts, ax.get_legend()]:
+        box = part.get_window_extent()
+        assert frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1, part
+
+
+def test_peaks_far_below_the_limit_are_told_apart() -> None:
+    report = plain()
+    assert plot.figure(report).axes[0].get_yscale() == "linear"
+    roomy = replace(report.memory, limit_bytes=1000 * report.memory.limit_bytes)
+    trials = tuple(each for each in report.trials if each.fits)
+    report = replace(report, probe=replace(report.probe, memory=roomy, trials=trials))
+    ax = plot.figure(report).axes[0]
+    assert ax.get_yscale() == "log"
+    assert "limit 46.9 GiB" in words(ax)
+    ax.figure.canvas.draw()
+    assert any("MiB" in label.get_text() for label in ax.get_yticklabels())
+
+
+@pytest.mark.parametrize("high", [1.1, 5.0, 1e6])
+def test_the_legend_of_prices_lies_below_them(high: float) -> None:
+    drawn = plot.figure(priced(plain(), 268, relative_time_high=high))
+    drawn.canvas.draw()
+    ax = drawn.axes[3]
+    lowest = min(min(line.get_ydata()) for line in ax.lines if len(line.get_ydata()))
+    assert ax.get_legend().get_window_extent().y1 <= ax.transData.transform((1, lowest))[1]
 
 
 def test_a_candidate_without_a_price_is_left_out() -> None:

@@ -6,13 +6,15 @@ Colours are Okabe and Ito's, told apart by the colour-blind.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from batchfinder.errors import MissingDependency
 from batchfinder.units import format_size
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+_ROOM = 0.3  # of a panel's width: what words beside a line take
 
 
 def matplotlib(module: str) -> Any:
@@ -32,29 +34,49 @@ def bars(ax: Any, sizes: Any, curve: tuple[Any, Any, Any], label: str = "") -> N
     )
 
 
-def chosen(
-    ax: Any,
-    points: Iterable[Any],
-    is_chosen: Callable[[Any], bool],
-    place: Callable[[Any], tuple[float, float]],
-    *,
-    beside: tuple[float, float] = (-10, 4),
+def points(ax: Any, places: dict[int, float], chosen: int, yours: int | None) -> None:
+    """The choice and the user's own size among ``places`` (size to height), named in the legend."""
+    looks = {"markeredgecolor": "black", "linestyle": "none", "zorder": 5}
+    if yours in places and yours != chosen:
+        words = f"yours: {format_size(yours)}"
+        ax.plot(yours, places[yours], "s", color="white", markersize=8, label=words, **looks)
+    if chosen in places:
+        words = f"{_chosen_words(chosen, yours)}: {format_size(chosen)}"
+        ax.plot(chosen, places[chosen], "D", color=ORANGE, markersize=10, label=words, **looks)
+
+
+def lines(ax: Any, chosen: int, yours: int | None) -> None:
+    """The choice and the user's own size as upright lines, each with its words at the top.
+
+    The words of the smaller size are to the left of its line, those of the larger to the right,
+    where the panel has room there.
+    """
+    least, most = ax.get_xlim()
+    other = chosen
+    if yours is not None and yours != chosen and least < yours < most:
+        other = yours
+        ax.axvline(yours, color=GREY, linewidth=1.0)
+        _words_at(ax, (yours, 0.91), f"yours: {format_size(yours)}", left=yours < chosen)
+    ax.axvline(chosen, color=ORANGE, linewidth=1.6, linestyle="-.")
+    words = f"{_chosen_words(chosen, yours)}: {format_size(chosen)}"
+    _words_at(ax, (chosen, 0.99), words, left=chosen <= other, weight="bold")
+
+
+def _chosen_words(chosen: int, yours: int | None) -> str:
+    return "chosen, yours" if yours == chosen else "chosen"
+
+
+def _words_at(
+    ax: Any, place: tuple[float, float], words: str, *, left: bool, weight: str = "normal"
 ) -> None:
-    for point in filter(is_chosen, points):
-        x, y = place(point)
-        ax.plot(x, y, "D", color=ORANGE, markersize=10, markeredgecolor="black", zorder=5)
-        words = f"chosen: {format_size(x)}"
-        label = {"ha": "right" if beside[0] < 0 else "center", "weight": "bold", "zorder": 6}
-        box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-        ax.annotate(words, (x, y), beside, textcoords="offset points", bbox=box, **label)
-
-
-def chosen_line(ax: Any, size: float) -> None:
-    ax.axvline(size, color=ORANGE, linewidth=1.6, linestyle="-.")
-    words = f"chosen: {format_size(size)} "
+    """Beside the line of a size, on the other side where there is no room."""
+    least, most = map(math.log, ax.get_xlim())
+    share = (math.log(place[0]) - least) / (most - least)
+    left = share > 1 - _ROOM if not left else share > _ROOM
     box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
-    place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-    ax.annotate(words, (size, 0.99), bbox=box, weight="bold", **place)
+    style = {"xycoords": ("data", "axes fraction"), "ha": "right" if left else "left"}
+    words = f"{words} " if left else f" {words}"
+    ax.annotate(words, place, va="top", bbox=box, weight=weight, zorder=6, **style)
 
 
 def above(ax: Any, height: float, words: str) -> None:

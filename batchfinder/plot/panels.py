@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from batchfinder.plot import marks
-from batchfinder.results import Candidate, Measurement, NoiseScale
+from batchfinder.results import Candidate, NoiseScale
 from batchfinder.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ __all__ = ["PANELS"]
 
 _WITHIN = 1.10
 _ABOVE = 1.15  # where a trial that did not fit is drawn: above the limit, its need being unknown
-_SLOWEST = 6.0  # the time panel ends here; what is slower is of no interest
+_SLOWEST = 6.0  # the time panel shows no slower candidates, unless one is the user's own
+_TALLEST = 3.0  # an interval that ends this many times above all candidates is cut, with an arrow
+_LEGEND = 0.27  # of the time panel's height, below everything drawn
+_FULL = 0.1  # where no peak reaches this share of the limit, only a logarithmic axis shows both
 _SIZES = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("B", 1))
 
 
@@ -33,12 +36,19 @@ def _memory(report: Report, ax: Any) -> None:
     if failed:
         ax.plot(*marks.columns(failed), "X", color=marks.ORANGE, label="did not fit", markersize=9)
     _memory_line(report, ax, scale, max((t.batch_size for t in seen), default=1))
+    highest = max((height for _, height in [*fitted, *timed]), default=limit / scale)
     ax.axhline(limit / scale, color="black", linewidth=2)
     marks.above(ax, limit / scale, f"limit {format_bytes(limit)}")
-    ax.set_ylim(0, 1.25 * limit / scale)
-    marks.title(ax, "What fits", f"peak memory, {unit}")
+    if highest < _FULL * limit / scale:
+        marks.title(ax, "What fits", "peak memory")
+        ax.set_yscale("log", base=2)
+        ax.set_ylim(top=16 * limit / scale)
+        ax.yaxis.set_major_formatter(lambda value, _: format_bytes(value * scale))
+    else:
+        marks.title(ax, "What fits", f"peak memory, {unit}")
+        ax.set_ylim(0, 1.25 * limit / scale)
     marks.batch_axis(ax, [trial.batch_size for trial in report.trials], "batch size per device")
-    marks.chosen_line(ax, report.batch_size)
+    marks.lines(ax, report.batch_size, report.base_batch_size)
     ax.legend(loc="center left", framealpha=0.7, edgecolor="none", fontsize=9)
 
 
@@ -63,11 +73,10 @@ def _throughput(report: Report, ax: Any) -> None:
         ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
     marks.title(ax, "What each size costs", f"{report.unit} per second")
     marks.batch_axis(ax, sizes, "batch size per device")
-    marks.chosen(ax, points, lambda each: each.batch_size == report.batch_size, _rate_of)
-
-
-def _rate_of(each: Measurement) -> tuple[float, float]:
-    return each.batch_size, each.samples_per_second
+    places = dict(zip(sizes, middles, strict=True))
+    marks.points(ax, places, report.batch_size, report.base_batch_size)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
 
 
 def _noise(report: Report, ax: Any) -> None:
@@ -86,7 +95,7 @@ def _noise(report: Report, ax: Any) -> None:
     _useful_line(ax, [*sizes, report.global_batch_size])
     ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
     ax.set_ylim(top=1.8 * ax.get_ylim()[1])  # room for the word above the points
-    marks.chosen_line(ax, report.global_batch_size)
+    marks.lines(ax, report.global_batch_size, _yours(report))
     ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
 
 
@@ -97,9 +106,9 @@ def _noise_points(ax: Any, points: list[tuple[int, NoiseScale]]) -> None:
         tops = [n.high if n.is_bounded else n.value for n in noises]
         curve = ([n.value for n in noises], [n.low for n in noises], tops)
         marks.bars(ax, sizes, curve, label="at each size")
-    for size, noise in points:
-        if not noise.is_bounded:
-            ax.plot(size, noise.low, "^", color=marks.ORANGE, markersize=9)
+    if unbounded := [(size, noise.low) for size, noise in points if not noise.is_bounded]:
+        places = marks.columns(unbounded)
+        ax.plot(*places, "^", color=marks.ORANGE, markersize=9, label="at least")
 
 
 def _noise_band(ax: Any, whole: NoiseScale) -> None:
@@ -122,33 +131,48 @@ def _time(report: Report, ax: Any) -> None:
     if not priced:
         ax.text(0.5, 0.5, "no candidates", ha="center", transform=ax.transAxes)
         return
-    best = min(each.relative_time for each in priced)
+    yours = _yours(report)
+    times = {each.plan.global_batch: each.relative_time for each in priced}
+    best = min(times.values())
     ax.axhspan(best, _WITHIN * best, color=marks.GREEN, alpha=0.2, zorder=0)
-    sizes = [each.plan.global_batch for each in priced]
-    ax.plot(sizes, [each.relative_time for each in priced], "-", color=marks.BLUE, linewidth=1.2)
-    for each in priced:
-        _candidate(ax, each, each.relative_time <= _WITHIN * best)
-    samples = [each.relative_samples for each in priced]
-    ax.plot(sizes, samples, "--", color=marks.GREY, linewidth=1.4, label=f"{report.unit} to target")
     ax.set_yscale("log")
-    slowest = max(each.relative_time for each in priced)
+    ax.plot(times.keys(), times.values(), "-", color=marks.BLUE, linewidth=1.2)
+    slowest = max(_SLOWEST, times.get(yours or 0, 0))
+    seen = [each for each in priced if each.relative_time <= slowest]
+    top = _top_of(seen)
+    for each in seen:
+        _candidate(ax, each, top, within=each.relative_time <= _WITHIN * best)
+    samples = [each.relative_samples for each in priced]
+    label = f"{report.unit} to target"
+    ax.plot(times.keys(), samples, "--", color=marks.GREY, linewidth=1.4, label=label)
     least = min(best, *(each for each in samples if math.isfinite(each)), 1.0)
-    ax.set_ylim(min(0.85 * least, 0.7), 1.15 * max(1.5, min(slowest, _SLOWEST)))
+    ax.set_ylim((0.95 * least / top**_LEGEND) ** (1 / (1 - _LEGEND)), top)
     marks.ratio_axis(ax)
-    ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10 % of the least")
+    ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10 % of least")
     ax.plot([], [], "o-", color=marks.BLUE, markerfacecolor="white", label="time, beyond that")
-    marks.chosen(ax, priced, lambda each: each.chosen, _time_of, beside=(0, -24))
-    ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
+    marks.points(ax, times, report.global_batch_size, yours)
+    narrow = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 0.8, "borderaxespad": 0.2}
+    ax.legend(loc="lower center", ncols=2, framealpha=0.7, edgecolor="none", fontsize=9, **narrow)
 
 
-def _time_of(each: Candidate) -> tuple[float, float]:
-    return each.plan.global_batch, each.relative_time
+def _yours(report: Report) -> int | None:
+    """The user's own global batch."""
+    return report.base_batch_size and report.base_batch_size * report.world_size
 
 
-def _candidate(ax: Any, each: Candidate, within: bool) -> None:
+def _top_of(seen: list[Candidate]) -> float:
+    """Above every interval that is shown, but for those that reach out of all proportion."""
+    slowest = max((each.relative_time for each in seen), default=1.0)
+    highs = [each.relative_time_high for each in seen if math.isfinite(each.relative_time_high)]
+    return 1.15 * max(1.5, slowest, min(max(highs, default=1.0), _TALLEST * slowest))
+
+
+def _candidate(ax: Any, each: Candidate, top: float, *, within: bool) -> None:
     size, low, high = each.plan.global_batch, each.relative_time_low, each.relative_time_high
     if math.isfinite(low) and math.isfinite(high):
-        ax.plot([size, size], [low, high], color=marks.BLUE, linewidth=1.2)
+        ax.plot([size, size], [low, min(high, top)], color=marks.BLUE, linewidth=1.2)
+    if high > top:
+        ax.plot(size, top, "^", color=marks.BLUE, markersize=7, clip_on=False)
     face = marks.BLUE if within else "white"
     ax.plot(size, each.relative_time, "o", color=marks.BLUE, markerfacecolor=face, markersize=6)
 
