@@ -92,7 +92,8 @@ def test_noise_without_upper_end_says_at_least() -> None:
 def test_sizes_without_upper_end_are_explained_once() -> None:
     noise = replace(NOISE, high=float("inf"))
     measured = tuple(replace(each, noise_scale=noise) for each in plain().measurements)
-    assert words(plot.figure(replace(plain(), measurements=measured)).axes[2]).count("at least") == 1
+    ax = plot.figure(replace(plain(), measurements=measured)).axes[2]
+    assert words(ax).count("at least") == 1
 
 
 def test_noise_left_out_says_so() -> None:
