@@ -125,6 +125,18 @@ def test_where_the_choice_is_the_users_own_one_mark_says_both(panel: int) -> Non
     assert words(ax).count("128") == 1
 
 
+def test_without_a_noise_scale_the_price_is_time_per_sample() -> None:
+    report = plain()
+    candidates = tuple(
+        replace(each, relative_samples=float("nan")) for each in report.recommendation.candidates
+    )
+    recommendation = replace(report.recommendation, candidates=candidates)
+    ax = plot.figure(replace(report, recommendation=recommendation)).axes[3]
+    assert ax.get_ylabel().startswith("time per sample")
+    assert "to target" not in words(ax)
+    assert plot.figure(report).axes[3].get_ylabel().startswith("time to target")
+
+
 def priced(report: Report, batch: int, **changes: float) -> Report:
     candidates = tuple(
         replace(each, **changes) if each.plan.global_batch == batch else each

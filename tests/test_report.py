@@ -74,6 +74,26 @@ def test_an_alternative_states_time_samples_and_memory() -> None:
     )
 
 
+def without_noise() -> Report:
+    candidates = tuple(
+        replace(each, relative_samples=float("nan")) for each in plain().recommendation.candidates
+    )
+    return replace(
+        plain(),
+        noise_scale=None,
+        recommendation=replace(plain().recommendation, candidates=candidates),
+    )
+
+
+def test_without_a_noise_scale_no_time_to_a_target_is_claimed() -> None:
+    said = " ".join(without_noise().explain(80).split())
+    ratio = candidate(32).relative_time
+    assert f"32 (yours) takes {ratio:.2f} × the time per sample, with" in said
+    assert "Below, time is that per sample, as multiples" in said
+    assert "reach the" not in said
+    assert "reach the same loss" in plain().explain(120)
+
+
 @pytest.mark.parametrize("limit", Limit)
 def test_every_limit_is_explained(limit: Limit) -> None:
     report = plain()

@@ -126,7 +126,9 @@ def _useful_line(ax: Any, sizes: Iterable[int]) -> None:
 
 def _time(report: Report, ax: Any) -> None:
     priced = [each for each in report.candidates if math.isfinite(each.relative_time)]
-    marks.title(ax, "What to use", "time to target, 1 = the choice")
+    known = any(math.isfinite(each.relative_samples) for each in priced)
+    time = "time to target" if known or not priced else f"time per {report.unit[:-1]}"
+    marks.title(ax, "What to use", f"{time}, 1 = the choice")
     marks.batch_axis(ax, [each.plan.global_batch for each in priced], "global batch size")
     if not priced:
         ax.text(0.5, 0.5, "no candidates", ha="center", transform=ax.transAxes)
@@ -143,7 +145,7 @@ def _time(report: Report, ax: Any) -> None:
     for each in seen:
         _candidate(ax, each, top, within=each.relative_time <= _WITHIN * best)
     samples = [each.relative_samples for each in priced]
-    label = f"{report.unit} to target"
+    label = f"{report.unit} to target" if known else None
     ax.plot(times.keys(), samples, "--", color=marks.GREY, linewidth=1.4, label=label)
     least = min(best, *(each for each in samples if math.isfinite(each)), 1.0)
     ax.set_ylim((0.95 * least / top**_LEGEND) ** (1 / (1 - _LEGEND)), top)

@@ -40,9 +40,9 @@ _RELAXED = {
 }
 
 _HOW_TO_READ = (
-    "Below, time and {unit} are what it takes to reach the same loss, as multiples of the choice's;"
-    " a batch written as a × b × c is batch size × accumulation steps × devices. Times were evened"
-    " out between sizes, so that their order may differ from that of the figures as measured."
+    "Below, {what}, as multiples of the choice's; a batch written as a × b × c is batch size ×"
+    " accumulation steps × devices. Times were evened out between sizes, so that their order may"
+    " differ from that of the figures as measured."
 )
 
 
@@ -65,10 +65,16 @@ def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     yield "The choice", [f"{sentence(choice(report))}.", _first_sentence(report)]
     yield "What binds", [f"{sentence(report.limited_by.value)}. {_RELAXED[report.limited_by]}"]
     if others := [alternatives(report, each) for each in interesting(report)]:
-        yield "Alternatives", [*others, _HOW_TO_READ.format(unit=report.unit)]
+        yield "Alternatives", [*others, _how_to_read(report)]
     yield "The learning rate", list(_learning_rate(report))
     yield "Where the memory goes", list(memory_sentences(report))
     yield "What was measured", list(_measured(report))
+
+
+def _how_to_read(report: Report) -> str:
+    known = any(math.isfinite(each.relative_samples) for each in report.candidates)
+    to_target = f"time and {report.unit} are what it takes to reach the same loss"
+    return _HOW_TO_READ.format(what=to_target if known else f"time is that per {report.unit[:-1]}")
 
 
 def _first_sentence(report: Report) -> str:
@@ -84,14 +90,20 @@ def interesting(report: Report) -> list[Candidate]:
 
 
 def alternatives(report: Report, candidate: Candidate) -> str:
-    """One candidate's price: "512 would reach the target 3 % sooner, for 1.9 × the samples"."""
+    """One candidate's price: "512 would reach the target 3 % sooner, for 1.9 × the samples".
+
+    Where the noise scale is not known only the time per sample is.
+    """
     name = format_size(candidate.plan.global_batch)
     if candidate.plan.global_batch > candidate.plan.micro_batch:
         name += f" as {plan_words(candidate.plan)}"
     if candidate.roles:
         name += f" ({', '.join(candidate.roles)})"
-    time, samples = time_words(candidate.relative_time), samples_words(report, candidate)
-    return f"{name} would reach the target {time}{samples}{_memory_words(report, candidate)}."
+    memory, time = _memory_words(report, candidate), candidate.relative_time
+    if math.isfinite(time) and not math.isfinite(candidate.relative_samples):
+        return f"{name} takes {time:.2f} × the time per {report.unit[:-1]}{memory}."
+    samples = samples_words(report, candidate)
+    return f"{name} would reach the target {time_words(time)}{samples}{memory}."
 
 
 def time_words(ratio: float) -> str:
