@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchfinder.errors import NothingFits
-from batchfinder.measure import Effort, measure
+from batchfinder.measure import NOTHING_TIMED, Effort, measure
 from batchfinder.probe import SearchSpace, memory_line, probe
 from batchfinder.progress import default_observer
 from batchfinder.protocols import Batch, MemoryBackend, Observer
@@ -137,9 +137,12 @@ class _Place:
         if not any(trial.fits for trial in trials):
             raise NothingFits(_nothing_fits(trials, self.memory))
         sizes = _sizes(trials, space, headroom)
-        timed = measure(self.step, self.source, self.memory, sizes, effort=effort)
+        said: list[str] = []
+        timed = measure(self.step, self.source, self.memory, sizes, effort=effort, say=said.append)
         # half-steps that measure adds may be sizes that the caller did not allow
         timed = tuple(each for each in timed if space.at_most(each.batch_size) == each.batch_size)
+        if not timed:
+            raise NothingFits(NOTHING_TIMED)
         for each in timed:
             observe(each)
         return Evaluation(
@@ -148,7 +151,7 @@ class _Place:
             measurements=timed,
             limit_bytes=self.memory.limit_bytes(),
             unit=self.source.unit,
-            caveats=self.source.notes,
+            caveats=(*self.source.notes, *said),
         )
 
     def _trial(self, size: int) -> Trial:

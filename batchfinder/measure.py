@@ -12,12 +12,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
-from batchfinder.results import Measurement
+from batchfinder.results import Measurement, Outcome, Trial
 from batchfinder.run.batches import time_loader
+from batchfinder.run.oom import is_about_size, sign_of
+from batchfinder.run.recover import recover
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import half_steps_around_knee, median_interval
 
-__all__ = ["Effort", "measure"]
+__all__ = ["MEMORY_GONE", "NOTHING_TIMED", "Effort", "measure"]
+
+MEMORY_GONE = (
+    "expected what fitted in the search to fit still; found that {found}: something else took "
+    "memory meanwhile. Close other programs on the device, or set memory_limit below what they "
+    "leave, and call again"
+)
+NOTHING_TIMED = MEMORY_GONE.format(found="memory ran out at every size that was to be timed")
+
+_OUT = Outcome.OUT_OF_MEMORY.value
+_LEFT_OUT = (
+    "batch size {size} {outcome} while it was timed, twice, though the search had found that it "
+    "fits: it is not among the sizes to choose from"
+)
 
 
 @dataclass(frozen=True)
@@ -68,11 +83,13 @@ def measure(
     clock: Clock = time.perf_counter,
     observe: Observer | None = None,
     allowed: Callable[[int], bool] = lambda size: True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Measurement, ...]:
     """Time whole training steps at every size that still fits, in increasing order of size.
 
     Learning rates are set to zero first, so that no step moves the weights far: the caller puts
-    the state back. A size that runs out of memory here is left out.
+    the state back. A size that runs out of memory here, and once more after a clean-up, is left
+    out.
 
     Args:
         step: the training step; ``step.update`` is timed apart from forward and backward.
@@ -83,10 +100,11 @@ def measure(
         clock: seconds; a fake one in tests.
         observe: gets each finished measurement.
         allowed: which half-steps may be added.
+        say: gets a sentence for each size that is left out.
     """
     effort = effort or Effort()
     step.scale_learning_rate(0.0)
-    timer = _Timer(step, source, memory, effort, clock)
+    timer = _Timer(step, source, memory, effort, clock=clock, say=say)
     started = clock()
     deadline = started + effort.budget_seconds / 2 if effort.may_leave_out else math.inf
     records = timer.settle(timer.warm_up(sizes, deadline), started + 0.75 * effort.budget_seconds)
@@ -117,10 +135,12 @@ class _Timer:
         source: BatchSource,
         memory: MemoryBackend,
         effort: Effort,
+        *,
         clock: Clock,
+        say: Callable[[str], None],
     ) -> None:
         self._step, self._source, self._memory = step, source, memory
-        self._effort, self._clock = effort, clock
+        self._effort, self._clock, self._say = effort, clock, say
 
     def warm_up(self, sizes: Sequence[int], deadline: float, at_least: int = 3) -> list[_Record]:
         """One watched trial a size: it gives the peak, and leaves compilation out of the times.
@@ -131,10 +151,19 @@ class _Timer:
         for count, size in enumerate(sorted(set(sizes))):
             if count >= at_least and self._clock() > deadline:
                 break
-            trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+            trial = self._trial(size)
             if trial.fits:
                 records.append(_Record(size, trial.peak_bytes, self._counted(size)))
+            else:
+                self._say(_LEFT_OUT.format(size=size, outcome=trial.outcome.value))
         return records
+
+    def _trial(self, size: int) -> Trial:
+        """Run once more where it failed: memory in fragments is whole again after a clean-up."""
+        trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+        if trial.fits:
+            return trial
+        return run_trial(self._step, self._source, self._memory, size, clock=self._clock)
 
     def _counted(self, size: int) -> int:
         return self._source.count(self._source.ordinary(size))
@@ -142,7 +171,8 @@ class _Timer:
     def settle(self, records: list[_Record], deadline: float) -> list[_Record]:
         """Visit sizes in rotated order until each is settled or the time is up.
 
-        Every size is visited at least once, whatever the deadline.
+        Every size is visited at least once, whatever the deadline; one that runs out of memory
+        twice in a row is left out.
         """
         turn = 0
         while waiting := [each for each in records if not each.is_settled(self._effort)]:
@@ -150,11 +180,26 @@ class _Timer:
             for record in waiting[offset:] + waiting[:offset]:
                 if record.update and self._clock() >= deadline:
                     continue
-                self._visit(record)
+                if not (self._visited(record) or self._visited(record)):
+                    records.remove(record)
+                    self._say(_LEFT_OUT.format(size=record.batch_size, outcome=_OUT))
             turn += 1
             if self._clock() >= deadline:
                 break
         return records
+
+    def _visited(self, record: _Record) -> bool:
+        """Whether memory lasted; where it did not, nothing of the visit is left."""
+        try:
+            self._visit(record)
+        except Exception as error:
+            if not is_about_size(sign_of(error), record.batch_size):
+                error.add_note(f"batchfinder: while batch size {record.batch_size} was timed")
+                raise
+        else:
+            return True
+        recover(self._step, self._memory)  # not in the handler, which keeps the failed step alive
+        return False
 
     def _visit(self, record: _Record) -> None:
         """A few steps at one size; their mean is one value of the sample."""

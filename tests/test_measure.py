@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
+from batchfinder import measure as measuring
 from batchfinder.measure import Effort, measure
 from batchfinder.results import Measurement
 
@@ -60,6 +62,66 @@ def test_a_size_that_does_not_fit_is_left_out() -> None:
     step = FakeStep(clock, affine, memory=memory)
     found = measure(step, FakeSource(), memory, (64, 128), clock=clock)
     assert [m.batch_size for m in found] == [64]
+
+
+class Fragmented(FakeStep):
+    """At ``at`` samples memory runs out, ``times`` times from the ``after``-th call on."""
+
+    def __init__(self, clock: FakeClock, *, at: int, after: int, times: int) -> None:
+        super().__init__(clock, affine)
+        self.at, self.after, self.times = at, after, times
+        self.cleaned = 0
+
+    def forward_backward(self, batch: int, scale: float = 1.0) -> torch.Tensor:
+        if batch == self.at and self.sizes.count(batch) >= self.after and self.times:
+            self.times -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward_backward(batch, scale)
+
+
+@pytest.mark.parametrize("after", [2, 4, 6])
+def test_memory_in_fragments_is_tried_once_more_after_a_clean_up(
+    after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned, said = [], []
+    monkeypatch.setattr(measuring, "recover", lambda step, memory: cleaned.append(memory))
+    clock = FakeClock()
+    step = Fragmented(clock, at=16, after=after, times=1)
+    memory = FakeMemory()
+    found = measure(step, FakeSource(), memory, (4, 16, 64), clock=clock, say=said.append)
+    assert {4, 16, 64} <= {m.batch_size for m in found}
+    assert (step.times, cleaned, said) == (0, [memory], [])
+
+
+@pytest.mark.parametrize("after", [2, 4, 6])
+@pytest.mark.parametrize("at", [4, 16, 64])
+def test_a_size_that_runs_out_while_it_is_timed_is_left_out_and_said(at: int, after: int) -> None:
+    clock, said = FakeClock(), []
+    step = Fragmented(clock, at=at, after=after, times=10**6)
+    found = measure(step, FakeSource(), FakeMemory(), (4, 16, 64), clock=clock, say=said.append)
+    left = {m.batch_size for m in found}
+    assert at not in left
+    assert {4, 16, 64} - {at} <= left
+    (sentence,) = said
+    assert sentence.startswith(f"batch size {at} ran out of memory while it was timed")
+
+
+def test_a_size_that_ran_out_in_its_trial_is_said_too() -> None:
+    clock, memory, said = FakeClock(), FakeMemory(limit=100), []
+    step = FakeStep(clock, affine, memory=memory)
+    measure(step, FakeSource(), memory, (64, 128), clock=clock, say=said.append)
+    assert [each.split()[2] for each in said] == ["128"]
+
+
+def test_a_bug_while_a_size_is_timed_is_raised_as_itself() -> None:
+    class Buggy(FakeStep):
+        def update(self) -> None:
+            if len(self.sizes) > 3:
+                raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        measure(Buggy(FakeClock(), affine), FakeSource(), FakeMemory(), (8,))
+    assert any("batch size 8 was timed" in note for note in caught.value.__notes__)
 
 
 def test_the_budget_is_kept_once_every_size_was_seen() -> None:

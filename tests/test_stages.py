@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,50 @@ def test_a_device_that_was_never_used_is_not_seeded(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     bf.max_batch_size(model, batches, memory_limit="200KiB", max_batch_size=8)
     assert seeded == []
+
+
+class Fragmented(nn.Module):
+    """Fits in every trial; in ordinary use memory runs out above ``most`` samples."""
+
+    def __init__(self, most: int, ordinary: Any) -> None:
+        super().__init__()
+        self.body, self.most, self.ordinary = network(), most, ordinary
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most and self.ordinary():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.body(x)
+
+
+def not_in_a_trial() -> bool:
+    names = {frame.name for frame in traceback.extract_stack()}
+    return not names & {"run_trial", "first_guess"}
+
+
+def test_memory_in_fragments_after_the_search_is_said_and_no_crash() -> None:
+    """Timing, loss check, range test, noise scale: all meet less memory than the trials did."""
+    report = bf.find_batch_size(
+        Fragmented(12, not_in_a_trial),
+        loader(),
+        memory_limit="16MiB",
+        max_batch_size=64,
+        warmup_steps=8,
+        budget_seconds=20,
+        observe=lambda event: None,
+    )
+    assert report.max_batch_size == 64
+    assert max(each.batch_size for each in report.measurements) <= 12
+    assert report.batch_size <= 12
+    left_out = [c for c in report.caveats if "not among the sizes to choose from" in c]
+    assert {int(c.split()[2]) for c in left_out} >= {16, 32, 64}
+    assert report.state_restored
+
+
+def test_where_nothing_can_be_timed_any_more_the_error_is_about_memory() -> None:
+    model = Fragmented(0, not_in_a_trial)
+    with pytest.raises(bf.NothingFits, match="a micro-batch of 1: something else took memory"):
+        bf.find_batch_size(
+            model, loader(), memory_limit="16MiB", max_batch_size=8, base_learning_rate=0.1
+        )
+    with pytest.raises(bf.NothingFits, match="something else took memory"):
+        bf.eval_batch_size(model, loader(), memory_limit="16MiB", max_batch_size=8)

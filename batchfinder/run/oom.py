@@ -14,7 +14,7 @@ from enum import Enum
 
 import torch
 
-__all__ = ["Sign", "Verdict", "classify", "sign_of"]
+__all__ = ["Sign", "Verdict", "classify", "is_about_size", "sign_of"]
 
 
 class Verdict(Enum):
@@ -53,6 +53,12 @@ def sign_of(error: BaseException) -> Sign:
         if found:
             return max(found, key=lambda sign: sign.certain)
     return Sign(Verdict.OTHER)
+
+
+def is_about_size(sign: Sign, size: int) -> bool:
+    """Whether a smaller batch may do. A message that may be a mistake is one at size 1."""
+    about = sign.verdict in (Verdict.OUT_OF_MEMORY, Verdict.INDEX_LIMIT)
+    return about and (sign.certain or size > 1)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

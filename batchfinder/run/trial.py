@@ -13,7 +13,7 @@ from batchfinder.errors import DeviceLost
 from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.memory.host import host_budget
-from batchfinder.run.oom import Sign, Verdict, sign_of
+from batchfinder.run.oom import Sign, Verdict, is_about_size, sign_of
 from batchfinder.run.recover import recover
 from batchfinder.units import format_bytes
 
@@ -97,7 +97,7 @@ def _attempt(
         sign = sign_of(error)
         if sign.verdict is Verdict.DEVICE_LOST:
             raise DeviceLost(_lost(error, size, stage)) from error
-        if not _is_about_size(sign, size):
+        if not is_about_size(sign, size):
             error.add_note(f"batchfinder: in {stage} of a trial at batch size {size}")
             raise
         return _failed(sign, error, stage)
@@ -117,11 +117,6 @@ def _recover(step: TrainStep, memory: MemoryBackend, size: int) -> None:
 def _held(step: TrainStep, batch: Batch) -> Iterator[torch.Tensor]:
     yield from step.holdings()
     yield from tensors_in(batch)
-
-
-def _is_about_size(sign: Sign, size: int) -> bool:
-    """Whether a smaller batch may do. A message that may be a mistake is one at size 1."""
-    return sign.verdict is not Verdict.OTHER and (sign.certain or size > 1)
 
 
 def _failed(sign: Sign, error: Exception, stage: str) -> _Ending:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from batchfinder.errors import NothingFits
+from batchfinder.measure import MEMORY_GONE
 from batchfinder.noise import NoRoom, attempt
 from batchfinder.range_test import range_test
 from batchfinder.results import Note, ProbeResult
@@ -40,7 +42,24 @@ def base_of(
     batch_size: int | None,
     learning_rate: float | None,
 ) -> Base:
-    """The pair as given; what is missing is taken from the loader, the optimizer, or a test."""
+    """The pair as given; what is missing is taken from the loader, the optimizer, or a test.
+
+    Raises:
+        LossIsNotFinite: where the loss is so at the user's own weights.
+        NothingFits: where memory, enough in the search, now ends at the smallest size too.
+    """
+    try:
+        return _base(call, probed, batch_size, learning_rate)
+    except NoRoom as error:
+        raise NothingFits(MEMORY_GONE.format(found=error)) from None
+
+
+def _base(
+    call: Call,
+    probed: ProbeResult,
+    batch_size: int | None,
+    learning_rate: float | None,
+) -> Base:
     caveats = []
     source = call.bench.source
     call.bench.training()  # the trials ran at a rate of zero

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchfinder.protocols import Clock, Observer
-from batchfinder.results import Stage, StageStarted
+from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench
 
 __all__ = ["Budget", "Call", "stage"]
@@ -43,7 +43,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Call:
-    """What every stage of one call shares. ``spent`` and ``cut`` fill up as stages end."""
+    """What every stage of one call shares. ``spent``, ``cut`` and ``said`` fill up on the way.
+
+    ``cut`` is what the budget left out; ``said`` are caveats of stages that return none.
+    """
 
     bench: Bench
     observe: Observer
@@ -52,6 +55,12 @@ class Call:
     budget: Budget = field(default_factory=Budget)
     spent: dict[str, float] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        """Tell the observer now, and the report's reader at the end."""
+        self.said.append(text)
+        self.observe(Note(text))
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def caveats_of(
         *call.bench.assumptions(),
         *probed.caveats,
         *base.caveats,
+        *call.said,
         *findings.caveats,
         *(findings.training.caveats if findings.training else ()),
         *recommendation.caveats,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchfinder.measure import Effort, measure
+from batchfinder.errors import NothingFits
+from batchfinder.measure import NOTHING_TIMED, Effort, measure
 from batchfinder.probe import SearchSpace
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
 from batchfinder.stages.call import Call, stage
@@ -17,7 +18,11 @@ __all__ = ["measure_sizes"]
 def measure_sizes(
     call: Call, probed: ProbeResult, space: SearchSpace, *, base: int, headroom: float
 ) -> tuple[Measurement, ...]:
-    """Time the sizes that could be recommended, in increasing order; only those of ``space``."""
+    """Time the sizes that could be recommended, in increasing order; only those of ``space``.
+
+    Raises:
+        NothingFits: where memory ran out at every one.
+    """
     bench = call.bench
     largest = probed.max_batch_size
     inside = largest_within(probed.memory, largest, headroom)
@@ -28,7 +33,7 @@ def measure_sizes(
     detail = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
     with stage(call, Stage.MEASURE, detail, effort.budget_seconds):
         bench.fresh()
-        return measure(
+        measured = measure(
             bench.step,
             bench.source,
             bench.memory,
@@ -36,7 +41,11 @@ def measure_sizes(
             effort=effort,
             allowed=lambda size: space.at_most(size) == size,
             observe=call.observe,
+            say=call.say,
         )
+    if not measured:
+        raise NothingFits(NOTHING_TIMED)
+    return measured
 
 
 def largest_within(memory: MemoryBreakdown, largest: int, headroom: float) -> int:
