@@ -9,7 +9,7 @@ from batchfinder.protocols import Objective
 from batchfinder.recommend.candidates import Option
 from batchfinder.recommend.objectives import YOURS, shortest_time
 from batchfinder.recommend.situation import Situation
-from batchfinder.results import Candidate, Limit, NoiseScale
+from batchfinder.results import BatchPlan, Candidate, Limit, NoiseScale
 from batchfinder.units import format_count, format_size
 
 __all__ = ["caveats_of", "reason_of"]
@@ -64,7 +64,7 @@ def _alternatives(candidates: Sequence[Candidate], situation: Situation) -> Iter
 
 def _price(candidate: Candidate, *, known: bool) -> str:
     role = f" ({', '.join(candidate.roles)})" if candidate.roles else ""
-    name = f"{format_size(candidate.plan.global_batch)}{role}"
+    name = f"{format_size(candidate.plan.global_batch)}{_cut(candidate.plan)}{role}"
     time, samples = candidate.relative_time, candidate.relative_samples
     if not known:
         return f"{name} takes {time:.2f} × the time per sample"
@@ -75,6 +75,15 @@ def _price(candidate: Candidate, *, known: bool) -> str:
     if math.isfinite(samples):
         text += f" for {format_count(samples)} × the samples"
     return text
+
+
+def _cut(plan: BatchPlan) -> str:
+    """How a global batch is made, where it is not one micro-batch: `` as 1 024 × 16 …``."""
+    if plan.accumulation_steps == 1:
+        return ""
+    devices = f" × {plan.world_size} devices" if plan.world_size > 1 else ""
+    micro = format_size(plan.micro_batch)
+    return f" as {micro} × {plan.accumulation_steps} accumulation steps{devices}"
 
 
 def caveats_of(

@@ -140,11 +140,12 @@ def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | Non
     )
     if found is None:
         return None, (
-            "no learning rate was given and the range test found none: the recommendation names "
-            "the factor by which to change yours, not a rate"
+            "no learning rate was given and the range test found none: no rate is "
+            "recommended; pass optimizer= or base_learning_rate="
         )
     return found, (
-        f"no learning rate was given: {found:.2g} comes from a learning-rate range test at batch "
+        f"no learning rate was given: {found:.2g}, in place of what the assumed optimizer brings "
+        "along, comes from a learning-rate range test at batch "
         f"{size}; pass optimizer= or base_learning_rate= to replace it by one that you know "
         "to work"
     )
