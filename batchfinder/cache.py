@@ -14,17 +14,36 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.probe import Propose, SearchSpace, guided, probe
+from batchfinder.probe import Propose, SearchSpace, guided, has_ended, latest, probe
 from batchfinder.protocols import BatchSource, MemoryBackend, Observer
 from batchfinder.results import Outcome, Trial
 
-__all__ = ["described", "probe_remembering", "recheck"]
+__all__ = ["Recalled", "described", "probe_remembering", "recheck"]
 
 _FORMAT = "batchfinder cache 1"
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a search with a memory gave.
+
+    ``trials`` were run now. ``evidence`` is what conclusions rest on: the same, or, where one
+    trial only confirmed what the file remembers, the remembered ones with it.
+    """
+
+    trials: tuple[Trial, ...]
+    evidence: tuple[Trial, ...]
+    ended: bool = True
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the evidence is more than what was run now."""
+        return len(self.evidence) > len(self.trials)
 
 
 def probe_remembering(
@@ -36,11 +55,12 @@ def probe_remembering(
     propose: Propose = guided,
     observe: Observer | None = None,
     enough: Callable[[], bool] = lambda: False,
-) -> tuple[Trial, ...]:
+) -> Recalled:
     """``probe``, beginning with what the file at ``path`` remembers, and adding to it.
 
-    A remembered size that fits is the answer after one trial. One that does not is forgotten, and
-    the search goes on from there. A search that was cut short is not remembered.
+    A remembered size that fits is the answer after one trial, and what the earlier trials said of
+    the memory still holds. One that does not is forgotten, and the search goes on from there. A
+    search that was cut short is not remembered.
 
     Args:
         run: as for ``probe``, as are ``propose``, ``observe`` and ``enough``.
@@ -58,13 +78,15 @@ def probe_remembering(
     entries = _read(file)
     key = _key({**described, **_described_space(space)})
     before = _trials_in(entries.get(key))
-    largest = max((trial.batch_size for trial in before if trial.fits), default=None)
+    largest = _largest(before)
     search = propose if largest is None else recheck(largest, then=propose)
     trials = probe(run, space, propose=search, observe=observe, enough=enough)
-    ended = search(trials, space) is None
-    if ended and any(trial.fits for trial in trials) and not _is_confirmed(trials, largest):
-        _write(file, {**_read(file), key: _entry(described, trials)})
-    return trials
+    ended = has_ended(trials, space, search)
+    if _is_confirmed(trials, largest):
+        return Recalled(trials, latest([*before, *trials]), ended)
+    if ended and _largest(trials) is not None:
+        _write(file, {**_read(file), key: _entry(described, latest(trials))})
+    return Recalled(trials, trials, ended)
 
 
 def recheck(size: int, *, then: Propose = guided) -> Propose:
@@ -109,8 +131,14 @@ def described(
     }
 
 
+def _largest(trials: Sequence[Trial]) -> int | None:
+    return max((trial.batch_size for trial in latest(trials) if trial.fits), default=None)
+
+
 def _is_confirmed(trials: Sequence[Trial], size: int | None) -> bool:
-    return len(trials) == 1 and trials[0].fits and trials[0].batch_size == size
+    """Whether ``size`` alone was run, and fits; once more, where it was disturbed."""
+    counting = latest(trials)
+    return len(counting) == 1 and counting[0].fits and counting[0].batch_size == size
 
 
 def _described_space(space: SearchSpace) -> dict[str, str]:

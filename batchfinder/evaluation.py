@@ -9,7 +9,7 @@ from typing import Any
 
 from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
-from batchfinder.probe import SearchSpace, memory_line, probe
+from batchfinder.probe import SearchSpace, latest, memory_line, probe
 from batchfinder.progress import default_observer
 from batchfinder.protocols import Batch, MemoryBackend, Observer
 from batchfinder.results import Measurement, Trial
@@ -44,8 +44,8 @@ class Evaluation:
 
     @property
     def max_batch_size(self) -> int:
-        """The largest batch that was run and fitted; 0 if none did."""
-        return max((trial.batch_size for trial in self.trials if trial.fits), default=0)
+        """The largest batch that was run and fitted, at its last trial; 0 if none did."""
+        return max((trial.batch_size for trial in latest(self.trials) if trial.fits), default=0)
 
 
 def eval_batch_size(
@@ -134,7 +134,7 @@ class _Place:
     ) -> Evaluation:
         """Search, time and choose."""
         trials = probe(self._trial, space, observe=observe)
-        if not any(trial.fits for trial in trials):
+        if not any(trial.fits for trial in latest(trials)):
             raise NothingFits(_nothing_fits(trials, self.memory))
         sizes = _sizes(trials, space, headroom)
         said: list[str] = []
@@ -184,7 +184,7 @@ def _lowest(*ceilings: int | None) -> int | None:
 
 def _sizes(trials: Sequence[Trial], space: SearchSpace, headroom: float) -> list[int]:
     """The sizes worth timing: those that leave the headroom free, by the memory line."""
-    fitting = [trial.batch_size for trial in trials if trial.fits]
+    fitting = [trial.batch_size for trial in latest(trials) if trial.fits]
     inside = max(fitting)
     line = memory_line(trials)
     if space.limit_bytes is not None and line.per_sample_bytes > 0:

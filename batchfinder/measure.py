@@ -159,9 +159,12 @@ class _Timer:
         return records
 
     def _trial(self, size: int) -> Trial:
-        """Run once more where it failed: memory in fragments is whole again after a clean-up."""
+        """Run once more where it failed, since memory in fragments is whole after a clean-up.
+
+        And where another process disturbed it, since its peak may be that one's too.
+        """
         trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
-        if trial.fits:
+        if trial.fits and not trial.disturbed:
             return trial
         return run_trial(self._step, self._source, self._memory, size, clock=self._clock)
 

@@ -11,9 +11,9 @@ import torch
 from predict_cases import EXACT, PERCEPTRON
 from torch import nn
 
-from batchfinder.cache import described, probe_remembering, recheck
+from batchfinder.cache import Recalled, described, probe_remembering, recheck
 from batchfinder.errors import InvalidArgument
-from batchfinder.probe import SearchSpace, guided
+from batchfinder.probe import SearchSpace, guided, latest, memory_line
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
@@ -31,16 +31,69 @@ def running(largest: int):
     return run
 
 
-def sizes(trials: tuple[Trial, ...]) -> list[int]:
-    return [trial.batch_size for trial in trials]
+def sizes(found: Recalled) -> list[int]:
+    """Of the trials that were run now."""
+    return [trial.batch_size for trial in found.trials]
 
 
 def test_a_remembered_size_is_the_answer_after_one_trial(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "cache.json"
     first = probe_remembering(running(300), SPACE, path=path, described=WHO)
-    assert len(first) > 3
+    assert len(first.trials) > 3
     assert sizes(probe_remembering(running(300), SPACE, path=path, described=WHO)) == [300]
     assert sizes(probe_remembering(running(300), SPACE, path=path, described=WHO)) == [300]
+
+
+def test_what_is_said_of_the_memory_rests_on_the_remembered_trials_too(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    first = probe_remembering(running(300), SPACE, path=path, described=WHO)
+    again = probe_remembering(running(300), SPACE, path=path, described=WHO)
+    assert (first.is_confirmed, again.is_confirmed) == (False, True)
+    assert memory_line(again.evidence) == memory_line(first.evidence)
+    assert {t.batch_size: t.outcome for t in again.evidence} == {
+        t.batch_size: t.outcome for t in first.trials
+    }
+    assert latest(again.evidence) == again.evidence
+
+
+def test_the_trial_of_now_outweighs_the_remembered_one(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    probe_remembering(running(300), SPACE, path=path, described=WHO)
+
+    def run(size: int) -> Trial:
+        return Trial(size, Outcome.FITS, 77)
+
+    again = probe_remembering(run, SPACE, path=path, described=WHO)
+    assert [t.peak_bytes for t in again.evidence if t.batch_size == 300] == [77]
+
+
+def test_what_no_longer_holds_is_no_evidence(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    probe_remembering(running(300), SPACE, path=path, described=WHO)
+    again = probe_remembering(running(200), SPACE, path=path, described=WHO)
+    assert again.evidence == again.trials
+
+
+def test_a_remembered_size_is_believed_only_after_a_trial_that_nothing_disturbed(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cache.json"
+    probe_remembering(running(300), SPACE, path=path, described=WHO)
+    calls: list[int] = []
+
+    def run(size: int) -> Trial:
+        calls.append(size)
+        first = len(calls) == 1
+        return replace(running(300 if first else 200)(size), disturbed=first)
+
+    again = probe_remembering(run, SPACE, path=path, described=WHO)
+    assert calls[:2] == [300, 300]
+    assert max(t.batch_size for t in latest(again.trials) if t.fits) == 200
+
+    def calm(size: int) -> Trial:
+        return replace(running(200)(size), disturbed=True)
+
+    assert sizes(probe_remembering(calm, SPACE, path=path, described=WHO)) == [200, 200]
 
 
 def test_a_remembered_size_that_no_longer_fits_is_searched_anew_and_replaced(
@@ -49,8 +102,8 @@ def test_a_remembered_size_that_no_longer_fits_is_searched_anew_and_replaced(
     path = tmp_path / "cache.json"
     probe_remembering(running(300), SPACE, path=path, described=WHO)
     again = probe_remembering(running(200), SPACE, path=path, described=WHO)
-    assert again[0].batch_size == 300
-    assert max(trial.batch_size for trial in again if trial.fits) == 200
+    assert sizes(again)[0] == 300
+    assert max(trial.batch_size for trial in again.trials if trial.fits) == 200
     assert sizes(probe_remembering(running(200), SPACE, path=path, described=WHO)) == [200]
 
 
@@ -67,7 +120,7 @@ def test_a_remembered_size_that_no_longer_fits_is_searched_anew_and_replaced(
 def test_whatever_differs_is_searched(tmp_path: Path, who, space: SearchSpace) -> None:
     path = tmp_path / "cache.json"
     probe_remembering(running(300), SPACE, path=path, described=WHO)
-    assert len(probe_remembering(running(300), space, path=path, described=who)) > 2
+    assert len(sizes(probe_remembering(running(300), space, path=path, described=who))) > 2
     assert sizes(probe_remembering(running(300), SPACE, path=path, described=WHO)) == [300]
 
 
@@ -82,6 +135,7 @@ def test_a_search_cut_short_is_not_remembered(tmp_path: Path) -> None:
     path = tmp_path / "cache.json"
     cut = probe_remembering(running(300), SPACE, path=path, described=WHO, enough=lambda: True)
     assert sizes(cut) == [1]
+    assert not cut.ended
     assert not path.exists()
 
 

@@ -113,6 +113,24 @@ def test_a_size_that_ran_out_in_its_trial_is_said_too() -> None:
     assert [each.split()[2] for each in said] == ["128"]
 
 
+def test_a_peak_that_another_process_disturbed_is_taken_again() -> None:
+    class Shared(FakeMemory):
+        """Another process takes a gigabyte during the first trial."""
+
+        calls = 0
+
+        def other_processes_bytes(self) -> int:
+            self.calls += 1
+            return 10**9 * (self.calls > 1)
+
+        def peak_bytes(self) -> int:
+            return 10**6 if self.calls > 2 else 10**9
+
+    clock, memory = FakeClock(), Shared(limit=10**10)
+    (found,) = measure(FakeStep(clock, affine), FakeSource(), memory, (8,), clock=clock)
+    assert found.peak_bytes == 10**6
+
+
 def test_a_bug_while_a_size_is_timed_is_raised_as_itself() -> None:
     class Buggy(FakeStep):
         def update(self) -> None:

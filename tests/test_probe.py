@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.probe import SearchSpace, guided, memory_line, probe
+from batchfinder.probe import SearchSpace, guided, has_ended, memory_line, probe
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Trial
 from tests.probe_cases import run_on, true_maximum
 
@@ -230,6 +230,30 @@ def test_a_disturbed_success_that_failed_when_repeated_is_no_answer() -> None:
     assert guided(trials, SearchSpace()) is None
 
 
+def test_a_disturbed_trial_is_repeated_whatever_the_search() -> None:
+    def upwards(trials, space):
+        tried = {trial.batch_size for trial in trials}
+        return len(tried) + 1 if len(tried) < 3 else None
+
+    trials = probe(lambda size: fits(size, disturbed=size > 1), SearchSpace(), propose=upwards)
+    assert [trial.batch_size for trial in trials] == [1, 2, 2, 3, 3]
+
+
+def test_a_search_has_not_ended_while_a_trial_is_to_be_repeated() -> None:
+    space = SearchSpace(ceiling=2)
+    assert has_ended([fits(1), fits(2)], space)
+    assert not has_ended([fits(1), fits(2, disturbed=True)], space)
+    assert has_ended([fits(1), fits(2, disturbed=True), fits(2, disturbed=True)], space)
+
+
+def test_the_budget_waits_for_a_success_that_holds() -> None:
+    outcomes = iter([fits(1, disturbed=True), fails(1)])
+    assert len(probe(lambda size: next(outcomes), SearchSpace(), enough=lambda: False)) == 2
+    outcomes = iter([fails(4, disturbed=True), fits(4), fits(8)])
+    trials = probe(lambda size: next(outcomes), SearchSpace(start=4), enough=lambda: True)
+    assert [trial.fits for trial in trials] == [False, True]
+
+
 def test_every_trial_is_observed_in_order() -> None:
     seen: list[object] = []
     trials = probe(fits, SearchSpace(ceiling=50), observe=seen.append)
@@ -276,6 +300,13 @@ def test_the_residual_says_how_far_the_line_is_off() -> None:
     found = memory_line([fits(1, 100), fits(2, 100), fits(3, 130)])
     assert found.per_sample_bytes == pytest.approx(15)
     assert found.residual == pytest.approx(0.1)
+
+
+def test_only_the_last_trial_of_a_size_is_a_point() -> None:
+    """A success that failed when it was repeated is none; a disturbed peak is forgotten."""
+    trials = [fits(1, 100), fits(2, 900, disturbed=True), fits(2, 200), fits(4, 9, disturbed=True)]
+    found = memory_line([*trials, fails(4)])
+    assert (found.fixed_bytes, found.per_sample_bytes) == (0, pytest.approx(100))
 
 
 def test_failed_trials_and_unknown_peaks_are_no_points() -> None:

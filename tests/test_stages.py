@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
 from batchfinder.results import StageStarted
-from batchfinder.stages import Budget, loader_overlaps, world_size
+from batchfinder.run.trial import run_trial
+from batchfinder.stages import Budget, loader_overlaps, probing, world_size
 
 ROWS = 400
 
@@ -93,8 +95,92 @@ def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_pat
     first, again = probe(network()), probe(network())
     assert len(again.trials) == 1 < len(first.trials)
     assert again.max_batch_size == first.max_batch_size
+    assert (again.memory, again.limited_by) == (first.memory, first.limited_by)
+    assert again.memory.per_sample_bytes > 0
+    assert "one trial found that it still fits" in again.caveats[-1]
     other = probe(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)))
     assert len(other.trials) > 1
+
+
+def test_what_ended_the_search_is_remembered_too(tmp_path: Path) -> None:
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 40:
+                raise RuntimeError("integer out of range")
+            return self.body(x)
+
+    path = tmp_path / "sizes.json"
+    first, again = (
+        bf.max_batch_size(Indexed(), loader(), memory_limit="16MiB", resolution=0, cache=path)
+        for _ in range(2)
+    )
+    assert len(again.trials) == 1
+    assert first.limited_by is again.limited_by is bf.Limit.INDEX
+
+
+def test_a_search_cut_short_is_said_with_a_cache_too(tmp_path: Path) -> None:
+    report = bf.find_batch_size(
+        network(),
+        loader(),
+        base_learning_rate=0.01,
+        memory_limit="16MiB",
+        budget_seconds=0.01,
+        cache=tmp_path / "sizes.json",
+        observe=lambda event: None,
+    )
+    assert any("larger batches were not tried" in caveat for caveat in report.caveats)
+
+
+class Disturbed:
+    """Trials of which those at ``size`` are disturbed and end as told, one after the other."""
+
+    def __init__(self, size: int, *outcomes: bf.Outcome, disturbed: int = 1) -> None:
+        self.size, self.outcomes, self.disturbed = size, list(outcomes), disturbed
+
+    def __call__(self, *arguments: Any, **options: Any) -> bf.Trial:
+        trial = run_trial(*arguments, **options)
+        if trial.batch_size != self.size or not self.outcomes:
+            return trial
+        self.disturbed -= 1
+        return replace(trial, outcome=self.outcomes.pop(0), disturbed=self.disturbed >= 0)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "limit"),
+    [
+        ((bf.Outcome.FITS, bf.Outcome.OUT_OF_MEMORY), bf.Limit.MEMORY),
+        ((bf.Outcome.OUT_OF_MEMORY, bf.Outcome.FITS), bf.Limit.USER),
+    ],
+)
+def test_only_the_repetition_of_a_disturbed_trial_counts(
+    outcomes: tuple[bf.Outcome, ...], limit: bf.Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes))
+    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=64)
+    assert found.limited_by is limit
+    assert (found.max_batch_size == 64) is (limit is bf.Limit.USER)
+    assert not any("another process" in caveat for caveat in found.caveats)
+
+
+def test_nothing_fits_where_the_only_success_was_disturbed_and_failed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcomes = (bf.Outcome.FITS, bf.Outcome.OUT_OF_MEMORY)
+    monkeypatch.setattr(probing, "run_trial", Disturbed(1, *outcomes))
+    with pytest.raises(bf.NothingFits, match="not even a micro-batch of 1"):
+        bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=1)
+
+
+def test_a_trial_disturbed_twice_counts_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = (bf.Outcome.OUT_OF_MEMORY, bf.Outcome.OUT_OF_MEMORY)
+    monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes, disturbed=2))
+    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=64)
+    assert found.max_batch_size < 64
+    assert any("while batch 64 was tried" in caveat for caveat in found.caveats)
 
 
 @pytest.mark.slow

@@ -14,8 +14,18 @@ trials share its answer. ``probe`` is the loop around it.
 from __future__ import annotations
 
 from batchfinder.probe.guided import guided
+from batchfinder.probe.history import latest
 from batchfinder.probe.line import MemoryLine, memory_line
-from batchfinder.probe.loop import Propose, probe
+from batchfinder.probe.loop import Propose, has_ended, probe
 from batchfinder.probe.space import SearchSpace
 
-__all__ = ["MemoryLine", "Propose", "SearchSpace", "guided", "memory_line", "probe"]
+__all__ = [
+    "MemoryLine",
+    "Propose",
+    "SearchSpace",
+    "guided",
+    "has_ended",
+    "latest",
+    "memory_line",
+    "probe",
+]

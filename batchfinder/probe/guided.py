@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from batchfinder.probe.drop import cheapest_trials, next_drop
-from batchfinder.probe.history import History, history, to_repeat
+from batchfinder.probe.history import History, history
 from batchfinder.probe.line import Forecast, forecast
 from batchfinder.probe.space import SearchSpace
 from batchfinder.results import Trial
@@ -45,9 +45,6 @@ def guided(trials: Sequence[Trial], space: SearchSpace) -> int | None:
     resolution above 0, when a line seen in three sizes says that nothing larger by more than the
     resolution can fit; and when nothing fits at all.
     """
-    again = to_repeat(trials)
-    if again is not None:
-        return again
     seen = history(trials)
     if not seen.low:
         return _descend(seen, space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from batchfinder.results import Trial
@@ -42,12 +42,20 @@ class History:
         return self
 
 
-def history(trials: Sequence[Trial]) -> History:
+def latest(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """The last trial at each size, sizes in the order of their first: those that count.
+
+    An earlier one was disturbed, and says nothing any more.
+    """
+    return tuple({trial.batch_size: trial for trial in trials}.values())
+
+
+def history(trials: Iterable[Trial]) -> History:
     """Sort ``trials``, of which the last at each size counts."""
-    last = {trial.batch_size: trial for trial in trials}
-    by_size = sorted(last.values(), key=lambda trial: trial.batch_size)
+    counting = latest(trials)
+    by_size = sorted(counting, key=lambda trial: trial.batch_size)
     return History(
-        in_order=tuple(last.values()),
+        in_order=counting,
         fits=tuple(trial for trial in by_size if trial.fits),
         fails=tuple(trial for trial in by_size if not trial.fits),
     )

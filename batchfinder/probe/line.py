@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from batchfinder.probe.history import latest
 from batchfinder.results import Trial
 
 APART = 0.75
@@ -110,8 +111,8 @@ def forecast(trials: Iterable[Trial]) -> Forecast | None:
 
 
 def _points(trials: Iterable[Trial]) -> list[tuple[int, int]]:
-    known = {t.batch_size: t.peak_bytes for t in trials if t.fits and t.peak_bytes is not None}
-    return sorted(known.items())
+    counting = (trial for trial in latest(trials) if trial.fits)
+    return sorted((t.batch_size, t.peak_bytes) for t in counting if t.peak_bytes is not None)
 
 
 def _well_apart(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

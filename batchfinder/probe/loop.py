@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe.guided import guided
+from batchfinder.probe.history import history, to_repeat
 from batchfinder.probe.space import SearchSpace
 from batchfinder.protocols import Observer
 from batchfinder.results import Trial
@@ -26,6 +27,8 @@ def probe(
 ) -> tuple[Trial, ...]:
     """Run what ``propose`` names until it names nothing more; every trial, in order.
 
+    A trial that another process disturbed is run once more, whatever the search, and then counts.
+
     Args:
         run: runs one size and says how it ended.
         space: which sizes may be tried.
@@ -36,21 +39,28 @@ def probe(
             first trial that fits is always waited for.
 
     Raises:
-        InvalidArgument: if ``propose`` names a size above the ceiling, below 1, or once more one
-            that was not disturbed.
+        InvalidArgument: if ``propose`` names a size above the ceiling, below 1, or one that was
+            run already.
     """
     done = list(trials)
     while True:
-        if enough() and any(trial.fits for trial in done):
+        if enough() and history(done).low:
             return tuple(done)
-        size = propose(done, space)
+        size = to_repeat(done)
         if size is None:
-            return tuple(done)
-        _check(size, done, space)
+            size = propose(done, space)
+            if size is None:
+                return tuple(done)
+            _check(size, done, space)
         trial = run(size)
         done.append(trial)
         if observe is not None:
             observe(trial)
+
+
+def has_ended(trials: Sequence[Trial], space: SearchSpace, propose: Propose = guided) -> bool:
+    """Whether the search has come to its end by itself, with nothing left to run or repeat."""
+    return to_repeat(trials) is None and propose(trials, space) is None
 
 
 def _check(size: int, done: Sequence[Trial], space: SearchSpace) -> None:
@@ -58,8 +68,7 @@ def _check(size: int, done: Sequence[Trial], space: SearchSpace) -> None:
         raise InvalidArgument(
             f"the search proposed {size}; expected a size from 1 to the ceiling {space.ceiling}"
         )
-    earlier = [trial for trial in done if trial.batch_size == size]
-    if len(earlier) > 1 or any(not trial.disturbed for trial in earlier):
+    if any(trial.batch_size == size for trial in done):
         raise InvalidArgument(
             f"the search proposed {size} again; expected a size that was not run yet"
         )

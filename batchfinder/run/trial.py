@@ -17,7 +17,7 @@ from batchfinder.run.oom import Sign, Verdict, is_about_size, sign_of
 from batchfinder.run.recover import recover
 from batchfinder.units import format_bytes
 
-__all__ = ["run_trial", "tensors_in"]
+__all__ = ["run_trial", "run_undisturbed", "tensors_in"]
 
 NOTICEABLE_BYTES = 64 * 1024**2
 NOTICEABLE_SHARE = 0.01
@@ -63,6 +63,18 @@ def run_trial(
         disturbed=changed > max(NOTICEABLE_BYTES, NOTICEABLE_SHARE * memory.limit_bytes()),
         note=ending.note,
     )
+
+
+def run_undisturbed(
+    step: TrainStep,
+    source: BatchSource,
+    memory: MemoryBackend,
+    size: int,
+    **options: Any,
+) -> Trial:
+    """``run_trial``, once more where another process disturbed it; the second one counts."""
+    trial = run_trial(step, source, memory, size, **options)
+    return run_trial(step, source, memory, size, **options) if trial.disturbed else trial
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 
-from batchfinder.cache import described, probe_remembering
+from batchfinder.cache import Recalled, described, probe_remembering
 from batchfinder.errors import NothingFits
 from batchfinder.predict import first_guess
-from batchfinder.probe import Propose, SearchSpace, guided, memory_line, probe
+from batchfinder.probe import (
+    Propose,
+    SearchSpace,
+    guided,
+    has_ended,
+    latest,
+    memory_line,
+    probe,
+)
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Stage, Trial
 from batchfinder.run.bench import Bench
 from batchfinder.run.isolate import Factory, IsolatedTrials
-from batchfinder.run.trial import run_trial
+from batchfinder.run.trial import run_trial, run_undisturbed
 from batchfinder.stages.call import Call, stage
 from batchfinder.units import format_bytes
 
@@ -53,45 +60,54 @@ def probe_sizes(call: Call, search: Search) -> ProbeResult:
         _check_holdings(holdings)
         searched = _space_on(bench, search.space, call.budget.share(0.1))
         bench.step.scale_learning_rate(0.0)
-        trials = _search(call, search, searched)
-    if not any(trial.fits for trial in trials):
-        raise NothingFits(_nothing_fits(trials, holdings) + _neighbours(bench))
-    largest = max(trial.batch_size for trial in trials if trial.fits)
-    if search.cache is None and search.propose(trials, searched) is not None:
+        recalled = _search(call, search, searched)
+    evidence = latest(recalled.evidence)
+    if not any(trial.fits for trial in evidence):
+        raise NothingFits(_nothing_fits(evidence, holdings) + _neighbours(bench))
+    largest = max(trial.batch_size for trial in evidence if trial.fits)
+    if not recalled.ended:
         call.cut.append(f"the search ended at {largest}; larger batches were not tried")
     ordinary = _ordinary_peak(bench, largest)
     return ProbeResult(
-        caveats=_about_lengths(trials, ordinary),
+        caveats=(
+            *_about_lengths(evidence, ordinary),
+            *_about_others(evidence),
+            *_about_memory_of(search.cache, recalled),
+        ),
         ordinary_peak_bytes=ordinary,
-        trials=trials,
-        memory=_with_line(holdings, trials),
-        limited_by=_limit_met(trials, searched.ceiling, search.space.ceiling),
+        trials=recalled.trials,
+        memory=_with_line(holdings, evidence),
+        limited_by=_limit_met(evidence, searched.ceiling, search.space.ceiling),
         ceiling=searched.ceiling,
     )
 
 
-def _search(call: Call, search: Search, space: SearchSpace) -> tuple[Trial, ...]:
+def _search(call: Call, search: Search, space: SearchSpace) -> Recalled:
     bench = call.bench
     run: Callable[[int], Trial] = _trial_runner(bench)
     if search.isolate is not None:
         run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit)
-    probing = partial(probe, run, space, propose=search.propose)
-    if search.cache is not None:
-        probing = partial(
-            probe_remembering,
-            run,
-            space,
-            propose=search.propose,
-            path=search.cache,
-            described=described(
-                bench.step,
-                bench.source,
-                bench.memory,
-                functions=bench.functions,
-                versions={"torch": torch.__version__},
-            ),
-        )
-    return probing(observe=call.observe, enough=lambda: call.budget.is_spent(0.5))
+    conduct: dict[str, Any] = {
+        "propose": search.propose,
+        "observe": call.observe,
+        "enough": lambda: call.budget.is_spent(0.5),
+    }
+    if search.cache is None:
+        trials = probe(run, space, **conduct)
+        return Recalled(trials, trials, has_ended(trials, space, search.propose))
+    return probe_remembering(
+        run,
+        space,
+        path=search.cache,
+        described=described(
+            bench.step,
+            bench.source,
+            bench.memory,
+            functions=bench.functions,
+            versions={"torch": torch.__version__},
+        ),
+        **conduct,
+    )
 
 
 def _space_on(bench: Bench, space: SearchSpace, seconds: float | None) -> SearchSpace:
@@ -133,7 +149,7 @@ def _ordinary_peak(bench: Bench, size: int) -> int | None:
     if not getattr(bench.source, "varies", False):
         return None
     source = bench.source.as_ordinary()  # type: ignore[attr-defined]  # goes with ``varies``
-    return run_trial(bench.step, source, bench.memory, size).peak_bytes
+    return run_undisturbed(bench.step, source, bench.memory, size).peak_bytes
 
 
 def _about_lengths(trials: tuple[Trial, ...], ordinary: int | None) -> tuple[str, ...]:
@@ -144,6 +160,26 @@ def _about_lengths(trials: tuple[Trial, ...], ordinary: int | None) -> tuple[str
         f"the samples vary in length: the trials took the longest, {largest.batch_size} of which "
         f"peak at {format_bytes(largest.peak_bytes or 0)}; as many ordinary ones peak at "
         f"{format_bytes(ordinary)}",
+    )
+
+
+def _about_others(trials: tuple[Trial, ...]) -> tuple[str, ...]:
+    """Of trials that were disturbed, when they were repeated too, and count all the same."""
+    sizes = ", ".join(str(each.batch_size) for each in trials if each.disturbed)
+    if not sizes:
+        return ()
+    return (
+        f"another process took or freed memory on the device while batch {sizes} was tried: the "
+        "largest size may be another without it. Call again when the device is yours alone",
+    )
+
+
+def _about_memory_of(cache: str | os.PathLike[str] | None, recalled: Recalled) -> tuple[str, ...]:
+    if cache is None or not recalled.is_confirmed:
+        return ()
+    return (
+        f"the largest size is that of an earlier call, remembered in {os.fspath(cache)}: one trial "
+        "found that it still fits, and what is said of memory rests on the earlier trials too",
     )
 
 
