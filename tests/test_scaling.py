@@ -69,11 +69,11 @@ def test_far_above_the_critical_batch_size_the_rate_saturates():
     assert square_root_capped(0.1, 64, 1e9, known) == pytest.approx(0.1 * math.sqrt(2))
 
 
-def test_sgd_is_capped_at_the_upper_end_of_the_interval():
+def test_rates_are_capped_at_the_upper_end_of_the_interval():
     assert adascale(0.1, 64, 1e9, noise(64, 32, 128)) == pytest.approx(0.3)
     assert adascale(0.1, 64, 1e9, noise(64, 32, math.inf)) == pytest.approx(0.5)  # 4 × 64
     assert adascale(0.1, 64, 1e9, noise(math.inf, 32, math.inf)) == pytest.approx(0.3)
-    assert square_root_capped(0.1, 64, 1e9, noise(64, 32, 128)) == pytest.approx(0.1 * 2**0.5)
+    assert square_root_capped(0.1, 64, 1e9, noise(64, 32, 128)) == pytest.approx(0.1 * 3**0.5)
 
 
 def test_downward_the_rate_falls_by_the_uncapped_rule():

@@ -13,6 +13,7 @@ from batchfinder.scaling.families import (
 )
 from batchfinder.scaling.rules import (
     adascale,
+    at_upper_end,
     critical_batch_size,
     fixed,
     linear,
@@ -26,6 +27,7 @@ __all__ = [
     "FamilyRule",
     "adascale",
     "advise",
+    "at_upper_end",
     "critical_batch_size",
     "fixed",
     "linear",

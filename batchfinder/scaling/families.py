@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchfinder.protocols import LearningRateRule
-from batchfinder.scaling.rules import adascale, lower_only, square_root_capped
+from batchfinder.scaling.rules import (
+    adascale,
+    linear,
+    lower_only,
+    square_root_capped,
+)
 
 __all__ = ["TRUSTED_FACTOR", "FamilyRule", "rule_for", "trusted_range"]
 
@@ -15,19 +20,27 @@ TRUSTED_FACTOR = 16
 
 @dataclass(frozen=True)
 class FamilyRule:
-    """The default rule of one optimizer family. ``caveat`` is empty where the rule is tested."""
+    """The default rule of one optimizer family. ``caveat`` is empty where the rule is tested.
+
+    ``highest`` is how far the rate may be raised where training itself shows a higher one to be
+    better: no optimizer is known whose best rate grows faster than the batch. ``None``: not at all.
+    """
 
     rule: LearningRateRule
     source: str
     caveat: str = ""
+    highest: LearningRateRule | None = None
 
 
 _SGD = FamilyRule(
-    adascale, "linear, capped at the critical batch size (arXiv:1706.02677, arXiv:2007.05105)"
+    adascale,
+    "linear, capped at the critical batch size (arXiv:1706.02677, arXiv:2007.05105)",
+    highest=linear,
 )
 _ADAM = FamilyRule(
     square_root_capped,
     "square root, capped at the critical batch size (arXiv:2205.10287, arXiv:2008.12260)",
+    highest=linear,
 )
 _BY_KINSHIP = (
     "{name}: the square root is published for sign-like and spectral updates "

@@ -7,12 +7,14 @@ the *gain* r = (1 + φ/B₀) / (1 + φ/B): linear in B far below φ, constant fa
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.results import NoiseScale
 
 __all__ = [
     "adascale",
+    "at_upper_end",
     "critical_batch_size",
     "fixed",
     "gain",
@@ -38,6 +40,12 @@ def critical_batch_size(noise: NoiseScale | None) -> float | None:
         if math.isfinite(known) and known > 0:
             return known
     return None
+
+
+def at_upper_end(noise: NoiseScale | None) -> NoiseScale | None:
+    """The noise scale with the upper end of its interval as its value; see ``WIDEST``."""
+    critical = _upper_end(noise)
+    return None if noise is None or critical is None else replace(noise, value=critical)
 
 
 def gain(base_batch: float, batch: float, critical: float) -> float:
@@ -113,12 +121,13 @@ def square_root_capped(
 ) -> float:
     """√(AdaScale's gain), at most √B: for the Adam family; saturates at the critical batch size.
 
-    Above φ even the square root overshoots. Downward the rate is √B (see :func:`adascale`).
-    Without a noise scale: the square root, uncapped. Sources: Malladi et al. 2022,
+    Above φ even the square root overshoots; φ is taken at the upper end of its interval, and
+    downward the rate is √B (see :func:`adascale` for both). Without a noise scale: the square
+    root, uncapped. Sources: Malladi et al. 2022,
     arXiv:2205.10287 for √B; Qiao et al. 2021 (Pollux), arXiv:2008.12260 for √gain.
     """
     factor = _factor(base_batch, batch)
-    critical = critical_batch_size(noise)
+    critical = _upper_end(noise)
     if critical is None:
         return base_rate * math.sqrt(factor)
     return base_rate * math.sqrt(min(factor, gain(base_batch, batch, critical)))
