@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from batchfinder import stages
@@ -146,9 +147,9 @@ def find_batch_size(
         findings = stages.estimate_noise(
             call, noise, probed, base, warmup_steps=warmup_steps, measured=measurements
         )
-        recommendation = recommend(
+        choose = partial(
+            recommend,
             measurements,
-            findings.training,
             base_batch=base.batch_size,
             base_learning_rate=base.learning_rate,
             rule=learning_rate_rule,
@@ -164,7 +165,9 @@ def find_batch_size(
             can_accumulate=not bench.step.updates_itself,
             loader_overlaps=stages.loader_overlaps(loader),
         )
-        recommendation, confirmation = stages.confirm_choice(call, recommendation)
+        recommendation, confirmation = stages.confirm_choice(
+            call, choose, findings.training, base, learning_rate_rule
+        )
         environment = bench.environment()
     lost = stages.not_restored(call)
     return Report(

@@ -256,6 +256,9 @@ class Confirmation:
     seconds: float = 0.0
     out_of_memory: bool = False
     """Whether memory is why it did not hold."""
+    double_rate_lead: float | None = None
+    """How much further the loss fell at twice the rate, as a share of its fall at the rate: the
+    lower end of what the scatter allows. ``None`` where the two were not compared."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from batchfinder.confirm.branch import run_branch
-from batchfinder.confirm.judging import ALLOWANCE_AT_TWICE, Trace, judge
+from batchfinder.confirm.judging import ALLOWANCE_AT_TWICE, Trace, judge, lead
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import BatchPlan, Confirmation
 
@@ -79,6 +79,7 @@ def confirm(
         peak_bytes=max((t.peak_bytes for t in traces if t.peak_bytes is not None), default=None),
         seconds=clock() - started,
         out_of_memory=any(trace.out_of_memory for trace in traces),
+        double_rate_lead=None if len(traces) == 1 or wrong or at_twice else lead(first, traces[-1]),
     )
     if observe is not None:
         observe(confirmation)

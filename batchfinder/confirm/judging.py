@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median, stdev
 
-__all__ = ["ALLOWANCE_AT_TWICE", "Trace", "judge"]
+__all__ = ["ALLOWANCE_AT_TWICE", "Trace", "judge", "lead"]
 
 ALLOWANCE_AT_TWICE = 0.05
 """At twice the rate the loss may end this share above its start (tests/benchmarks/regret.py)."""
@@ -61,6 +61,20 @@ def judge(trace: Trace, allowance: float = 0.0) -> str:
     if _swings_wider(trace.losses):
         return "the loss oscillates with growing swings"
     return ""
+
+
+def lead(once: Trace, twice: Trace) -> float | None:
+    """How much further ``twice`` fell than ``once``, as a share of the fall of ``once``.
+
+    Two standard errors below the mean over the last quarter, where both saw the same batches, so
+    that their difference scatters less than either. ``None`` where ``once`` did not fall.
+    """
+    fall = once.first - once.last
+    pairs = zip(_last(once.losses, 4), _last(twice.losses, 4), strict=True)
+    ahead = [a - b for a, b in pairs]
+    if not fall > 0 or len(ahead) < 2:
+        return None
+    return (fmean(ahead) - _SPREADS * stdev(ahead) / math.sqrt(len(ahead))) / fall
 
 
 def _standard_error(trace: Trace) -> float:

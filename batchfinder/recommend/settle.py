@@ -74,10 +74,13 @@ def _reason(
 
 
 def _rule(name: str, reference: Candidate, learning_rate: float | None) -> str:
-    """The rule's name, and how often its rate was halved."""
+    """The rule's name, and how often its rate was halved, or how far it was raised."""
     if not learning_rate or not reference.learning_rate:
         return name
-    halvings = round(math.log2(reference.learning_rate / learning_rate))
+    raised = learning_rate / reference.learning_rate
+    if raised > 1:
+        return f"{name}, raised {raised:.2g} ×"
+    halvings = round(-math.log2(raised))
     if halvings < 1:
         return name
     return f"{name}, halved {_OFTEN.get(halvings, f'{halvings} times')}"

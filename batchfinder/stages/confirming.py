@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from batchfinder.confirm import confirm, confirmed
-from batchfinder.results import BatchPlan, Confirmation, ProbeResult, Recommendation, Stage
+from batchfinder.confirm import Bolder, bolder, confirm, confirmed, raised
+from batchfinder.protocols import LearningRateRule
+from batchfinder.results import (
+    BatchPlan,
+    Confirmation,
+    NoiseScale,
+    ProbeResult,
+    Recommendation,
+    Stage,
+)
+from batchfinder.scaling import at_upper_end, rule_for
+from batchfinder.stages.around import world_size
+from batchfinder.stages.base import Base
 from batchfinder.stages.call import Call, stage
 
 __all__ = ["confirm_choice", "with_headroom"]
@@ -15,9 +27,23 @@ _FEWEST_STEPS = 10
 
 
 def confirm_choice(
-    call: Call, recommendation: Recommendation
+    call: Call,
+    choose: Callable[[NoiseScale | None], Recommendation],
+    noise: NoiseScale | None,
+    base: Base,
+    rule: LearningRateRule | None,
 ) -> tuple[Recommendation, Confirmation | None]:
-    """The recommendation that held, and the evidence; ``None`` where no time was left for any."""
+    """The choice that held, and the evidence; ``None`` where no time was left for any.
+
+    Args:
+        call: the call under way.
+        choose: the choice at a noise scale.
+        noise: the run's noise scale. Where training shows it to be low, ``choose`` is asked again
+            at the upper end of its interval.
+        base: the pair that the user trains with now.
+        rule: the caller's own learning-rate rule, whose rate is never raised; or ``None``.
+    """
+    recommendation = choose(noise)
     bench = call.bench
     steps = _affordable_steps(call, recommendation)
     if steps < _FEWEST_STEPS:
@@ -40,7 +66,16 @@ def confirm_choice(
 
     detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
     with stage(call, Stage.CONFIRM, detail, 2 * steps * _step_seconds(recommendation)):
-        return confirmed(recommendation, run, enough=call.budget.is_spent)
+        found = confirmed(recommendation, run, enough=call.budget.is_spent)
+        if rule is not None or recommendation.plan.global_batch <= base.batch_size * world_size():
+            return found
+        return raised(
+            recommendation,
+            found,
+            run,
+            lambda: _bolder(call, choose(at_upper_end(noise)), base),
+            enough=call.budget.is_spent,
+        )
 
 
 def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeResult:
@@ -50,6 +85,14 @@ def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeR
         return probed
     free = probed.memory.limit_bytes - chosen.peak_bytes
     return replace(probed, memory=replace(probed.memory, headroom_bytes=free))
+
+
+def _bolder(call: Call, choice: Recommendation, base: Base) -> Bolder | None:
+    highest = rule_for(call.bench.step.optimizer_family).highest
+    if highest is None or base.learning_rate is None:
+        return None
+    batches = base.batch_size * world_size(), choice.plan.global_batch
+    return bolder(choice, highest(base.learning_rate, *batches, None))
 
 
 def _affordable_steps(call: Call, recommendation: Recommendation) -> int:
