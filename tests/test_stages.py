@@ -419,3 +419,30 @@ def test_where_nothing_can_be_timed_any_more_the_error_is_about_memory() -> None
         )
     with pytest.raises(bf.NothingFits, match="something else took memory"):
         bf.eval_batch_size(model, loader(), memory_limit="16MiB", max_batch_size=8)
+
+
+def test_a_parameter_outside_the_model_and_gradients_are_put_back() -> None:
+    model, temperature = network(), nn.Parameter(torch.tensor(1.5))
+    optimizer = torch.optim.Adam([*model.parameters(), temperature], lr=0.1)
+
+    def step(model: nn.Module, batch: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]) * temperature, batch[1])
+
+    step(model, next(iter(loader()))).backward()
+    every = [*model.parameters(), temperature]
+    held = [each.grad for each in every]
+    values = [each.grad.clone() for each in every]
+    report = bf.find_batch_size(
+        model,
+        loader(),
+        train_step=step,
+        optimizer=optimizer,
+        memory_limit="16MiB",
+        warmup_steps=4,
+        budget_seconds=4,
+        observe=lambda event: None,
+    )
+    assert report.state_restored
+    assert temperature.item() == 1.5
+    assert all(each.grad is grad for each, grad in zip(every, held, strict=True))
+    assert all(torch.equal(each.grad, value) for each, value in zip(every, values, strict=True))

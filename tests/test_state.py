@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
@@ -121,6 +123,51 @@ def test_gradients_present_or_absent() -> None:
     assert torch.equal(model.first.weight.grad, before)
     assert model.last.bias.grad is None
     assert snapshot.differences() == ()
+
+
+def test_a_gradient_that_somebody_holds_is_the_same_object_again() -> None:
+    model = Net()
+    model(torch.randn(4, 4)).sum().backward()
+    held = {name: p.grad for name, p in model.named_parameters()}
+    values = {name: grad.clone() for name, grad in held.items()}
+    with preserved(model) as snapshot:
+        model(torch.randn(4, 4)).sum().backward()  # adds to the very tensors
+        snapshot.restore()
+        model.zero_grad(set_to_none=True)
+        model(torch.randn(4, 4)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is held[name]
+        assert torch.equal(parameter.grad, values[name])
+
+
+def test_a_gradient_that_nobody_else_holds_costs_no_memory_meanwhile() -> None:
+    model = Net()
+    model(torch.randn(4, 4)).sum().backward()
+    before = model.first.weight.grad.clone()
+    storage = weakref.ref(model.first.weight.grad.untyped_storage())
+    with preserved(model):
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        assert storage() is None
+    assert torch.equal(model.first.weight.grad, before)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_parameter_that_only_the_optimizer_knows(given: bool) -> None:
+    """A temperature, say, that train_step multiplies with."""
+    model, free = Net(), nn.Parameter(torch.tensor([1.0, 2.0]))
+    if given:
+        free.grad = torch.tensor([3.0, 4.0])
+    held = free.grad
+    optimizer = torch.optim.SGD([{"params": model.parameters()}, {"params": [free]}], lr=0.1)
+    with preserved(model, optimizer) as snapshot:
+        free.grad = torch.ones(2)
+        optimizer.step()
+        assert snapshot.differences() != ()
+        assert any(name.startswith("parameters") for name in snapshot.differences())
+    assert snapshot.differences() == ()
+    assert free.tolist() == [1.0, 2.0]
+    assert free.grad is held
 
 
 def test_modes_flags_buffers_and_plain_attributes() -> None:

@@ -204,7 +204,7 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
             memory = backend_for(step.device, handed.memory_limit, held=list(step.holdings()))
         given = _flat(handed.optimizer)
         ours = [each for each in step.optimizers() if not any(each is one for one in given)]
-        own = stack.enter_context(preserved(*ours))
+        own = stack.enter_context(preserved(*ours, parameters=False))  # the model's own
         yield Bench(
             step,
             source,

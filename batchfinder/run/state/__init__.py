@@ -6,7 +6,7 @@ the way out (after an exception and Ctrl-C too), and can say by a digest whether
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -60,18 +60,20 @@ class Snapshot:
 
 
 @contextmanager
-def preserved(*objects: Any, loader: Any = None) -> Iterator[Snapshot]:
+def preserved(*objects: Any, loader: Any = None, parameters: bool = True) -> Iterator[Snapshot]:
     """Everything that ``objects`` and the process hold is afterwards bit for bit what it was.
 
-    Covers, of modules: parameters, persistent and other buffers, gradients (present or ``None``),
-    each module's own mode, ``requires_grad``, and plain attributes (numbers, tensors, lists of
-    them). Of optimizers: state (its emptiness too) and parameter groups. Of anything else with
-    ``state_dict``: that. Of the process: Python, NumPy, torch and device generators and the
-    backend flags. Of ``loader``: its generators.
+    Covers, of modules: parameters, persistent and other buffers, gradients (the same tensors where
+    anybody holds them, or ``None``), each module's own mode, ``requires_grad``, and plain
+    attributes (numbers, tensors, lists of them). Of optimizers: state (its emptiness too),
+    parameter groups, and parameters that no module has. Of anything else with ``state_dict``:
+    that. Of the process: Python, NumPy, torch and device generators and the backend flags. Of
+    ``loader``: its generators.
 
     Args:
         objects: modules, optimizers, or anything with ``state_dict`` and ``load_state_dict``.
         loader: the data loader whose generators are to be kept.
+        parameters: whether those of optimizers are kept; not where another snapshot does.
 
     Yields:
         The snapshot, whose ``restore`` may be called in between too.
@@ -79,16 +81,16 @@ def preserved(*objects: Any, loader: Any = None) -> Iterator[Snapshot]:
     Raises:
         InvalidArgument: where an object is of none of these kinds.
     """
-    snapshot = Snapshot(_parts(objects, loader))
+    snapshot = Snapshot(_parts(objects, loader, parameters))
     try:
         yield snapshot
     finally:
         _to_the_end(snapshot.restore)
 
 
-def _parts(objects: Iterable[Any], loader: Any) -> Iterator[Part]:
+def _parts(objects: Sequence[Any], loader: Any, parameters: bool) -> Iterator[Part]:
     modules = [each for each in objects if isinstance(each, torch.nn.Module)]
-    yield ModuleState(modules)
+    yield ModuleState(modules, _parameters_in(objects) if parameters else ())
     optimizers = 0
     for each in objects:
         if isinstance(each, torch.optim.Optimizer):
@@ -100,6 +102,13 @@ def _parts(objects: Iterable[Any], loader: Any) -> Iterator[Part]:
     yield BackendFlags()
     # last, since putting tensors back must not be able to draw a random number afterwards
     yield RandomState()
+
+
+def _parameters_in(objects: Iterable[Any]) -> Iterator[torch.nn.Parameter]:
+    """What optimizers train, of the modules or not."""
+    for each in objects:
+        for group in getattr(each, "param_groups", ()):
+            yield from group["params"]
 
 
 def _to_the_end(action: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.weak import TensorWeakRef
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.state.plain import copied, is_plain, put_back
@@ -17,11 +18,29 @@ _HOLDERS = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(frozen=True)
+class _SavedGradient:
+    """The values, and the tensor itself as long as somebody else keeps it alive.
+
+    Held by us it would take the device's memory beside the gradients of every trial.
+    """
+
+    tensor: TensorWeakRef
+    value: torch.Tensor
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        original: torch.Tensor | None = self.tensor()
+        if original is not None:
+            put_back(original, self.value)
+            return original
+        return self.value.to(device, copy=True)
+
+
+@dataclass(frozen=True)
 class _SavedParameter:
     parameter: torch.nn.Parameter
     alias: torch.Tensor  # shares the storage, so that even a swapped `.data` comes back
     value: torch.Tensor
-    gradient: torch.Tensor | None
+    gradient: _SavedGradient | None
     requires_grad: bool
 
     def restore(self) -> None:
@@ -32,7 +51,7 @@ class _SavedParameter:
         self.parameter.requires_grad_(self.requires_grad)
         self.parameter.grad = None
         if self.gradient is not None:
-            self.parameter.grad = self.gradient.to(self.parameter.device, copy=True)
+            self.parameter.grad = self.gradient.on(self.parameter.device)
 
 
 @dataclass(frozen=True)
@@ -64,13 +83,19 @@ class _SavedAttributes:
 
 
 class ModuleState:
-    """All of the given modules and what is below them, shared parts saved once."""
+    """All of the given modules and what is below them, shared parts saved once.
 
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+    ``others`` are parameters that may belong to none of them, as an optimizer's may.
+    """
+
+    def __init__(
+        self, modules: Iterable[torch.nn.Module], others: Iterable[torch.nn.Parameter] = ()
+    ) -> None:
         self._modules = _each_once(module for root in modules for module in root.modules())
-        owned = (each for module in self._modules for each in module._parameters.values())
+        owned = [each for module in self._modules for each in module._parameters.values()]
         self._parameters = [
-            _save_parameter(each) for each in _each_once(p for p in owned if p is not None)
+            _save_parameter(each)
+            for each in _each_once(p for p in [*owned, *others] if p is not None)
         ]
         self._buffers = [
             _SavedBuffer(module, name, tensor, None if tensor is None else copied(tensor))
@@ -108,10 +133,17 @@ def _save_parameter(parameter: torch.nn.Parameter) -> _SavedParameter:
             "expected a model whose parameters have a shape; found an uninitialised lazy module. "
             "Run one batch through the model before the call."
         )
-    gradient = None if parameter.grad is None else copied(parameter.grad)
     return _SavedParameter(
-        parameter, parameter.data, copied(parameter), gradient, parameter.requires_grad
+        parameter,
+        parameter.data,
+        copied(parameter),
+        _save_gradient(parameter.grad),
+        parameter.requires_grad,
     )
+
+
+def _save_gradient(gradient: torch.Tensor | None) -> _SavedGradient | None:
+    return None if gradient is None else _SavedGradient(TensorWeakRef(gradient), copied(gradient))
 
 
 def _save_attributes(module: torch.nn.Module) -> _SavedAttributes:
