@@ -19,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 __all__ = [
+    "ALIKE",
     "Interval",
     "Moments",
     "finite_population",
@@ -37,6 +38,9 @@ __all__ = [
 MOST_PER_SAMPLE = 4
 """Where the interval is open, the largest value claimed, as a multiple of the samples spent."""
 
+ALIKE = 1e-3
+"""A noise scale below this is rounding: the gradients of the samples do not differ."""
+
 Vector: TypeAlias = "Sequence[float] | np.ndarray"
 
 
@@ -51,12 +55,17 @@ class Moments:
 
     @property
     def reciprocal(self) -> float:
-        """The reciprocal u = |G|² / tr Σ; 0 where there is no noise to compare with."""
-        return self.gradient_squared / self.noise_trace if self.noise_trace > 0 else 0.0
+        """The reciprocal u = |G|² / tr Σ, at most 1 / ``ALIKE``; 0 where all is zero."""
+        return float(_ratio(self.gradient_squared, self.noise_trace))
 
     def reciprocal_within(self, population: float | None) -> float:
-        """``reciprocal`` for samples drawn without replacement; 0 where there is no noise."""
-        return finite_population(self.reciprocal, population) if self.noise_trace > 0 else 0.0
+        """``reciprocal`` for samples drawn without replacement; 0 where all is zero."""
+        return 0.0 if self.is_zero else finite_population(self.reciprocal, population)
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether the gradients do not differ, but for rounding."""
+        return self.reciprocal >= 1 / ALIKE
 
     @property
     def is_zero(self) -> bool:
@@ -74,8 +83,10 @@ class Interval:
 
     @property
     def ratio(self) -> float:
-        """Its width, high / low; ``inf`` where the interval is open above."""
-        return self.high / self.low if self.low > 0 else math.inf
+        """Its width, high / low; ``inf`` where it is open above, 1 where there is no noise."""
+        if self.low > 0:
+            return self.high / self.low
+        return 1.0 if self.high <= ALIKE else math.inf
 
 
 def moments(sizes: Vector, squared_norms: Vector, squared_mean: float) -> Moments:
@@ -117,9 +128,15 @@ def leave_one_out(sizes: Vector, gram: np.ndarray) -> np.ndarray:
     mean = (b @ weighted - 2 * b * weighted + b**2 * squares) / n**2
     spread = float(b @ squares) - b * squares - n * mean
     trace = np.maximum(spread, 0.0) / (len(b) - 2)
-    out: np.ndarray = np.zeros_like(trace)
-    np.divide(mean - trace / n, trace, out=out, where=trace > 0)
-    return out
+    return _ratio(mean - trace / n, trace)
+
+
+def _ratio(gradient_squared: np.ndarray | float, trace: np.ndarray | float) -> np.ndarray:
+    """The reciprocals u, at most 1 / ``ALIKE``, so that no noise is still a number."""
+    signal = np.asarray(gradient_squared, dtype=np.float64)
+    out: np.ndarray = np.where(signal > 0, 1 / ALIKE, 0.0)
+    np.divide(signal, trace, out=out, where=np.asarray(trace) > 0)
+    return np.asarray(np.minimum(out, 1 / ALIKE))
 
 
 def leave_one_group_out(sizes: Vector, squares: Vector, gram: np.ndarray) -> np.ndarray:
@@ -134,9 +151,7 @@ def leave_one_group_out(sizes: Vector, squares: Vector, gram: np.ndarray) -> np.
     n = b.sum() - b
     mean = (b @ weighted - 2 * b * weighted + b**2 * np.diag(gram)) / n**2
     trace = np.maximum(inside.sum() - inside - n * mean, 0.0) / (n - 1)
-    out: np.ndarray = np.zeros_like(trace)
-    np.divide(mean - trace / n, trace, out=out, where=trace > 0)
-    return out
+    return _ratio(mean - trace / n, trace)
 
 
 def leave_one_block_out(blocks: Sequence[Sequence[Moments]]) -> np.ndarray:
@@ -193,8 +208,11 @@ def noise_interval(u: float, u_low: float, u_high: float, samples: float) -> Int
     Where ``u_low`` is not above zero, |G|² cannot be told from zero: ``high`` is ``inf``, ``low``
     claims at most ``samples`` and the value at most four times that. From n samples u is known to
     about √(2 / d) / n, with d the effective dimension of the noise, often near 100: noise scales
-    above 4n are within that error of infinity.
+    above 4n are within that error of infinity. Where the gradients do not differ, it lies between
+    0 and ``ALIKE``.
     """
+    if u >= 1 / ALIKE:
+        return Interval(ALIKE, 0.0, ALIKE)
     if u_low > 0:
         return Interval(1 / u, 1 / u_high, 1 / u_low)
     low = min(1 / u_high if u_high > 0 else math.inf, samples)

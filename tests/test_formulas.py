@@ -177,7 +177,23 @@ def test_one_gradient_has_no_variance() -> None:
 
 def test_no_noise_at_all_is_no_division_by_zero() -> None:
     found = formulas.moments([4, 4], [2.0, 2.0], 2.0)
-    assert (found.noise_trace, found.reciprocal) == (0.0, 0.0)
+    assert (found.noise_trace, found.reciprocal, found.is_alike) == (0.0, 1000.0, True)
+    nothing = formulas.moments([4, 4], [0.0, 0.0], 0.0)
+    assert (nothing.reciprocal, nothing.is_alike, nothing.is_zero) == (0.0, False, True)
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-9, -1e-9])
+def test_gradients_that_are_alike_leave_a_noise_scale_of_about_zero(rounding: float) -> None:
+    gram = np.full((5, 5), 2.0) + rounding * np.eye(5)
+    point = formulas.from_gram([4] * 5, gram)
+    assert point.is_alike
+    left = formulas.leave_one_out([4] * 5, gram)
+    groups = formulas.leave_one_group_out([4] * 5, np.full(5, 8.0), gram)
+    for replicates in (left, groups):
+        limits = formulas.jackknife(replicates, 0.9, point.reciprocal_within(100))
+        found = formulas.noise_interval(point.reciprocal_within(100), *limits, samples=20)
+        assert (found.low, found.high, found.ratio) == (0.0, formulas.ALIKE, 1.0)
+        assert 0 < found.value <= formulas.ALIKE
 
 
 def test_the_loss_ratio_tells_means_from_sums() -> None:

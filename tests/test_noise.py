@@ -295,3 +295,18 @@ def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> N
 )
 def test_a_batch_is_cut_evenly(batch: int, largest: int, pieces: int, expected: list[int]) -> None:
     assert cut(batch, largest, pieces) == expected
+
+
+def test_all_samples_spent_on_purpose_do_not_make_an_interval_wide() -> None:
+    """``narrow_enough=0`` asks for no early end; it is no measure of what came of it."""
+    population = Population(*blobs(4096))
+    batches = [population.draw(16) for _ in range(200)]
+    step = PlainStep(perceptron(), cross_entropy)
+    estimator = MicroBatchVariance(samples=3000, narrow_enough=0)
+    found = estimator.estimate(step, batches, BatchPlan(16))
+    assert found.high / found.low < 4
+    assert found.caveats == ()
+    few = MicroBatchVariance(samples=100, narrow_enough=0, micro_batches=3)
+    found = few.estimate(trained()[0], batches, BatchPlan(16))
+    assert found.high / found.low > 4
+    assert "interval is wide" in found.caveats[0]

@@ -10,7 +10,7 @@ from noise_cases import PlainStep, Population, blobs, cross_entropy, perceptron
 from torch import Tensor, nn
 
 from batchfinder.errors import NoiseNotMeasured
-from batchfinder.formulas import Moments
+from batchfinder.formulas import ALIKE, Moments
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, PerExample, noise_along_warmup
 from batchfinder.noise.look import Point, Pooling
 from batchfinder.results import BatchPlan
@@ -60,8 +60,43 @@ def test_zero_gradients_at_first_do_not_hide_later_ones() -> None:
 
 
 def test_a_zero_that_means_unknown_is_not_corrected_for_the_population() -> None:
-    alike = Moments(1.0, 0.0, 64.0, 4)
-    assert alike.reciprocal_within(1000) == 0.0
+    nothing = Moments(0.0, 0.0, 64.0, 4)
+    assert nothing.reciprocal_within(1000) == 0.0
     assert Moments(0.5, 2.0, 64.0, 4).reciprocal_within(4) == 0.5
+
+
+def test_points_without_any_noise_pool_to_none() -> None:
+    alike = Moments(1.0, 0.0, 64.0, 4)
     found = Pooling("any", population=1000)([Point(1, alike)] * 4, 16)
-    assert not found.is_bounded
+    assert (found.low, found.high) == (0.0, ALIKE)
+    assert "do not differ" in found.caveats[0]
+
+
+class Repeated(Population):
+    """Every sample is the same one."""
+
+    def __init__(self, rows: int = 1000) -> None:
+        inputs, labels = blobs(1)
+        super().__init__(inputs.expand(rows, -1).clone(), labels.expand(rows).clone())
+
+
+@pytest.mark.parametrize("steps", [0, 3, 40])
+@pytest.mark.parametrize("base", [1, 32])
+def test_samples_that_are_all_the_same_have_a_noise_scale_of_zero(steps: int, base: int) -> None:
+    given = {"warmup_steps": steps, "base_batch": base, "micro_batch": base}
+    found = look(training(), source=Repeated(), **given)
+    assert found.training is not None
+    assert found.training.is_bounded
+    assert found.training.low == 0.0
+    assert found.training.value <= found.training.high < 0.05
+    (said,) = {each for each in found.training.caveats if "do not differ" in each}
+    assert "a larger batch only repeats" in said
+    assert not any("at least" in each or "interval is wide" in each for each in found.caveats)
+
+
+def test_single_samples_that_are_all_the_same_too() -> None:
+    step, source = training(), Repeated()
+    estimator = PerExample(step.model, cross_entropy, samples=128)
+    found = estimator.estimate(step, [source.draw(16) for _ in range(8)], BatchPlan(16))
+    assert (found.low, found.high) == (0.0, ALIKE)
+    assert "do not differ" in found.caveats[0]

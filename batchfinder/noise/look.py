@@ -17,6 +17,12 @@ BLOCKS = 10
 factor of 1.5 or so), and steps close together wander together."""
 
 
+SAMPLES_ALIKE = (
+    "the gradients of the samples do not differ, but for rounding: the noise scale is 0, and a "
+    "larger batch only repeats what one sample says. Check that the loader's samples differ"
+)
+
+
 @dataclass(frozen=True)
 class Point:
     """Moments at the weights after ``step`` optimizer steps."""
@@ -60,7 +66,13 @@ class Pooling:
             noise_trace=whole.noise_trace,
             micro_batch=micro_batch,
             after_steps=points[-1].step,
+            caveats=said_of(whole),
         )
+
+
+def said_of(found: Moments) -> tuple[str, ...]:
+    """What moments give reason to say."""
+    return (SAMPLES_ALIKE,) if found.is_alike else ()
 
 
 def refuse_zero(found: Moments) -> None:

@@ -12,7 +12,7 @@ from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.formulas import Interval, Moments
 from batchfinder.noise.draws import Draws
-from batchfinder.noise.look import refuse_zero
+from batchfinder.noise.look import refuse_zero, said_of
 from batchfinder.noise.metric import EUCLIDEAN, Metric, metric_of
 from batchfinder.noise.ranks import ALONE, Exchange
 from batchfinder.noise.sketch import Sketch
@@ -22,6 +22,9 @@ from batchfinder.results import BatchPlan, NoiseScale
 
 FEWEST = 3
 """Gradients needed for an interval: with one left out, two must remain."""
+
+NARROW = 4.0
+"""A factor between an interval's ends above which it is wide: ± a factor of two."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class MicroBatchVariance:
     The interval is the delete-one jackknife on |G|² / tr Σ, from sketches of the gradients.
 
     At least ``micro_batches`` are drawn; then more, until the interval's ends are within a factor
-    of ``narrow_enough``, or ``samples`` are spent, or the batches end. With ``preconditioned``
+    of ``narrow_enough`` (0 for never), or ``samples`` are spent, or the batches end. With ``preconditioned``
     gradients are measured as the optimizer scales them (``SecondMoments``) where it has such a
     state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical batch size.
     ``exchange`` counts the micro-batches of other ranks in (``TorchRanks()``).
@@ -43,7 +46,7 @@ class MicroBatchVariance:
     micro_batches: int = 16
     samples: int = 4096
     confidence: float = 0.90
-    narrow_enough: float = 4.0
+    narrow_enough: float = NARROW
     sketch_size: int = 1024
     seed: int = 0
     preconditioned: bool = False
@@ -113,7 +116,7 @@ class MicroBatchVariance:
             )
         point, interval = self._judge(gathered, step)
         refuse_zero(point)
-        wide = interval.ratio > self.narrow_enough
+        wide = interval.ratio > (self.narrow_enough or NARROW)
         return NoiseScale(
             value=interval.value,
             low=interval.low,
@@ -124,7 +127,7 @@ class MicroBatchVariance:
             gradient_squared=point.gradient_squared,
             noise_trace=point.noise_trace,
             micro_batch=plan.micro_batch,
-            caveats=tuple(gathered.caveats(wide)),
+            caveats=(*gathered.caveats(wide), *said_of(point)),
         )
 
 

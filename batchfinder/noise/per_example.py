@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.noise.draws import Draws
-from batchfinder.noise.look import refuse_zero
+from batchfinder.noise.look import refuse_zero, said_of
 from batchfinder.noise.micro_batch import FEWEST
 from batchfinder.noise.sketch import Sketch
 from batchfinder.protocols import Batch, TrainStep
@@ -82,7 +82,10 @@ class PerExample:
             gradient_squared=point.gradient_squared,
             noise_trace=point.noise_trace,
             micro_batch=1,
-            caveats=(f"{lost} batches had gradients that are not finite",) if lost else (),
+            caveats=(
+                *((f"{lost} batches had gradients that are not finite",) if lost else ()),
+                *said_of(point),
+            ),
         )
 
     def _check(self) -> None:
