@@ -214,7 +214,18 @@ def test_no_time_at_all_still_gives_an_answer_or_says_why_not() -> None:
     ticks = iter(range(10_000))
     found = look(training(), budget_seconds=0, clock=lambda: float(next(ticks)))
     assert found.training is None
-    assert any("time was up after 0 of 100" in said for said in found.caveats)
+    (said,) = found.caveats
+    assert said.startswith("the time was up after 0 of 100 warm-up steps, too early for a noise")
+
+
+@pytest.mark.parametrize("seconds", [3, 12, 40])
+def test_a_short_time_is_said_once(seconds: int) -> None:
+    """Whether nothing could be measured, the weights as they are, or a short way."""
+    ticks = iter(range(100_000))
+    found = look(training(), budget_seconds=seconds, clock=lambda: next(ticks), sizes=(4, 16))
+    (said,) = [c for c in found.caveats if "interval is wide" not in c and "at least" not in c]
+    assert said.startswith("the time was up after")
+    assert ("absent" in said) is (found.training is None)
 
 
 def test_a_step_that_updates_itself_has_no_noise_scale() -> None:

@@ -27,6 +27,13 @@ NARROW = 4.0
 """A factor between an interval's ends above which it is wide: ± a factor of two."""
 
 
+class TooFew(NoiseNotMeasured):
+    """Too few gradients for an interval: the batches or the time ended, or they were not finite.
+
+    Way out: more samples, or more time.
+    """
+
+
 @dataclass(frozen=True)
 class MicroBatchVariance:
     """One-way analysis of variance over micro-batches, with a jackknife interval on 1/B.
@@ -37,9 +44,10 @@ class MicroBatchVariance:
     The interval is the delete-one jackknife on |G|² / tr Σ, from sketches of the gradients.
 
     At least ``micro_batches`` are drawn; then more, until the interval's ends are within a factor
-    of ``narrow_enough`` (0 for never), or ``samples`` are spent, or the batches end. With ``preconditioned``
-    gradients are measured as the optimizer scales them (``SecondMoments``) where it has such a
-    state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical batch size.
+    of ``narrow_enough`` (0 for never), or ``samples`` are spent, or the batches end. With
+    ``preconditioned`` gradients are measured as the optimizer scales them (``SecondMoments``)
+    where it has such a state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical
+    batch size.
     ``exchange`` counts the micro-batches of other ranks in (``TorchRanks()``).
     """
 
@@ -110,7 +118,7 @@ class MicroBatchVariance:
 
     def _conclude(self, gathered: _Gathered, step: TrainStep, plan: BatchPlan) -> NoiseScale:
         if len(gathered.sizes) < FEWEST:
-            raise NoiseNotMeasured(
+            raise TooFew(
                 f"expected at least {FEWEST} micro-batches of {plan.micro_batch} with finite "
                 f"gradients; found {len(gathered.sizes)} of {gathered.tried}"
             )

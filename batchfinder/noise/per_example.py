@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from batchfinder import formulas
-from batchfinder.errors import InvalidArgument, NoiseNotMeasured
+from batchfinder.errors import InvalidArgument
 from batchfinder.noise.draws import Draws
 from batchfinder.noise.look import refuse_zero, said_of
-from batchfinder.noise.micro_batch import FEWEST
+from batchfinder.noise.micro_batch import FEWEST, TooFew
 from batchfinder.noise.sketch import Sketch
 from batchfinder.protocols import Batch, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
@@ -62,7 +62,7 @@ class PerExample:
             if gathered.tried + gathered.tried / gathered.batches > self.samples:
                 break
         if len(gathered.sizes) < FEWEST:
-            raise NoiseNotMeasured(
+            raise TooFew(
                 f"expected at least {FEWEST} batches of single gradients that are finite; found "
                 f"{len(gathered.sizes)} of {gathered.batches}"
             )

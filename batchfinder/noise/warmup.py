@@ -12,7 +12,7 @@ from batchfinder.errors import NoiseNotMeasured
 from batchfinder.noise.approach import hazards_in_room
 from batchfinder.noise.hazards import UPDATES_ITSELF
 from batchfinder.noise.journey import FEWEST_GROUPS, look_size, travel
-from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.micro_batch import MicroBatchVariance, TooFew
 from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR
 from batchfinder.noise.room import NO_ROOM, NoRoom
 from batchfinder.noise.way import Seen, Way
@@ -68,8 +68,11 @@ def noise_along_warmup(
     findings = NoiseFindings(
         training=training,
         points=tuple(_windows(way, seen)) or tuple(seen.looks),
-        per_size=tuple(_per_size(way, sizes, seen)),
-        caveats=(*_said(way, seen, warmup_steps), *_said_of(training)),
+        per_size=tuple(_per_size(way, sizes, seen, warmup_steps)),
+        caveats=(
+            *_said(way, seen, warmup_steps, training is not None),
+            *_said_of(training),
+        ),
     )
     for event in (*findings.points, *findings.per_size, training):
         if event is not None:
@@ -81,7 +84,8 @@ def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
     try:
         return _concluded(way, seen, steps)
     except NoiseNotMeasured as error:
-        seen.caveats.append(str(error))
+        if not (isinstance(error, TooFew) and seen.steps < steps):
+            seen.caveats.append(str(error))  # else the time was up, which is said by itself
         return None
 
 
@@ -125,7 +129,7 @@ def _windows(way: Way, seen: Seen) -> Sequence[NoiseScale]:
     return found
 
 
-def _per_size(way: Way, sizes: Sequence[int], seen: Seen) -> list[NoiseScale]:
+def _per_size(way: Way, sizes: Sequence[int], seen: Seen, steps: int) -> list[NoiseScale]:
     found = []
     for size in sizes:
         estimator = way.estimator
@@ -139,7 +143,8 @@ def _per_size(way: Way, sizes: Sequence[int], seen: Seen) -> list[NoiseScale]:
                 preconditioned=estimator.preconditioned or seen.preconditioned,
             )
         if way.out_of_time():
-            seen.caveats.append("the noise scale of single sizes was left out: the time was up")
+            if seen.steps == steps:  # else it is said already that the time was up
+                seen.caveats.append("the noise scale of single sizes was left out: the time was up")
             break
         try:
             found.append(replace(way.estimate(estimator, size, size), after_steps=seen.steps))
@@ -148,22 +153,31 @@ def _per_size(way: Way, sizes: Sequence[int], seen: Seen) -> list[NoiseScale]:
     return found
 
 
-def _said(way: Way, seen: Seen, steps: int) -> list[str]:
+def _said(way: Way, seen: Seen, steps: int, measured: bool) -> list[str]:
     said = list(dict.fromkeys(seen.caveats))
-    said.extend(way.hazards.said(way.size))
-    if seen.steps < steps:
-        said.append(f"the time was up after {seen.steps} of {steps} warm-up steps")
-    if not seen.steps:
-        said.append(
-            "the noise scale was measured at the weights as they are; early in training it is "
-            "many times smaller than later"
+    if measured:
+        said.extend(way.hazards.said(way.size))
+    how_far = _about_steps(seen.steps, steps, measured)
+    return [*said, how_far] if how_far else said
+
+
+def _about_steps(taken: int, of: int, measured: bool) -> str:
+    """One sentence on how far the warm-up came, and what follows from it."""
+    up = f"the time was up after {taken} of {of} warm-up steps" if taken < of else ""
+    if not measured:
+        return up and f"{up}, too early for a noise scale: it is absent. Raise budget_seconds"
+    if not taken:
+        at = f"{up}: the noise scale is that of" if up else "the noise scale was measured at"
+        return (
+            f"{at} the weights as they are; early in training it is many times smaller than later"
         )
-    elif seen.steps < 100:
-        said.append(
-            f"the warm-up of {seen.steps} steps is short: the noise scale still grows then, so "
-            "that the prediction is more likely too low"
+    if taken < 100:
+        short = up or f"the warm-up of {taken} steps is short"
+        return (
+            f"{short}: the noise scale still grows then, so that the prediction is more likely "
+            "too low"
         )
-    return said
+    return up
 
 
 def _said_of(training: NoiseScale | None) -> tuple[str, ...]:
