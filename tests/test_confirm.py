@@ -2,14 +2,12 @@
 
 import math
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
-from recommend_cases import affine, recommended
 
-from batchfinder.confirm import Trace, accepted, confirm, confirmed, judge, next_attempt
-from batchfinder.results import BatchPlan, Confirmation, Limit
+from batchfinder.confirm import Trace, confirm, judge
+from batchfinder.results import BatchPlan
 
 CURVATURE = 4.0
 
@@ -282,138 +280,3 @@ def test_one_odd_batch_is_no_swing():
     odd = list(FLAT)
     odd[35] = 5.0
     assert judge(Trace((2.0, 2.0), tuple(odd))) == ""
-
-
-# --- what next -----------------------------------------------------------------------------------
-
-HELD = Confirmation(BatchPlan(1), 0.1, 40, held=True, reason="fine", double_rate_held=True)
-
-
-def recommendation():
-    return recommended(affine((1, 2, 4, 8, 16), 1000), 100_000, can_accumulate=False)
-
-
-def test_the_first_attempt_is_the_recommendation():
-    wanted = recommendation()
-    first = next_attempt(wanted, [])
-    assert (first.plan, first.learning_rate) == (wanted.plan, wanted.learning_rate)
-    assert next_attempt(wanted, [replace(HELD, plan=wanted.plan)]) is None
-
-
-def test_a_rate_that_fails_is_halved_and_then_the_batch_is():
-    wanted, tried, seen = recommendation(), [], []
-    while (attempt := next_attempt(wanted, tried)) is not None and len(tried) < 6:
-        seen.append((attempt.plan.global_batch, attempt.learning_rate))
-        tried.append(
-            replace(
-                HELD,
-                plan=attempt.plan,
-                learning_rate=attempt.learning_rate,
-                double_rate_held=False,
-            )
-        )
-    rate = wanted.learning_rate
-    assert seen[:4] == [(16, rate), (16, rate / 2), (16, rate / 4), (16, rate / 8)]
-    (eight,) = (c for c in wanted.candidates if c.plan.global_batch == 8)
-    assert seen[4] == (8, eight.learning_rate)
-
-
-def test_out_of_memory_leads_to_a_smaller_micro_batch():
-    wanted = recommendation()
-    failed = replace(HELD, plan=wanted.plan, held=False, out_of_memory=True)
-    assert next_attempt(wanted, [failed]).plan == BatchPlan(8)
-    at_one = replace(failed, plan=BatchPlan(1))
-    assert next_attempt(wanted, [at_one]) is None
-
-
-def test_what_held_becomes_the_recommendation_and_says_so():
-    wanted = recommendation()
-    ceiling = wanted.learning_rate / 3
-
-    def attempt(plan, rate):
-        twice = None if rate > 2 * ceiling else rate <= ceiling
-        return replace(
-            HELD,
-            plan=plan,
-            learning_rate=rate,
-            held=rate <= 2 * ceiling,
-            double_rate_held=twice,
-            reason="the loss rose",
-        )
-
-    settled, kept = confirmed(wanted, attempt)
-    assert accepted(kept)
-    assert settled.learning_rate == kept.learning_rate == wanted.learning_rate / 4
-    assert settled.plan == wanted.plan
-    assert "the loss rose" in settled.caveats[-1]
-
-
-def test_where_nothing_holds_that_is_said():
-    wanted = recommendation()
-    settled, kept = confirmed(
-        wanted,
-        lambda plan, rate: replace(HELD, plan=plan, learning_rate=rate, held=False, reason="bad"),
-    )
-    assert not kept.held
-    assert "Nothing was confirmed" in settled.caveats[-1]
-    assert settled.plan == kept.plan
-
-
-def failing(plan, rate):
-    return replace(HELD, plan=plan, learning_rate=rate, double_rate_held=False, reason="it rose")
-
-
-def test_attempts_end_when_it_is_enough_with_the_last_that_held():
-    wanted, tried = recommendation(), []
-
-    def attempt(plan, rate):
-        tried.append(rate)
-        return failing(plan, rate)
-
-    settled, kept = confirmed(wanted, attempt, enough=lambda: len(tried) >= 2)
-    assert tried == [wanted.learning_rate, wanted.learning_rate / 2]
-    assert settled.learning_rate == kept.learning_rate == wanted.learning_rate / 2
-    assert "No time was left" in settled.caveats[-1]
-
-
-def test_the_first_attempt_is_made_whatever_the_time_and_what_it_lacks_is_said():
-    wanted, tried = recommendation(), []
-
-    def attempt(plan, rate):
-        tried.append(rate)
-        return failing(plan, rate)
-
-    settled, _ = confirmed(wanted, attempt, enough=lambda: True)
-    assert tried == [settled.learning_rate] == [wanted.learning_rate]
-    assert "Nothing was confirmed" in settled.caveats[-1]
-
-
-def test_what_is_accepted_ends_without_asking_for_time():
-    def asked():
-        raise AssertionError
-
-    wanted = recommendation()
-    settled, _ = confirmed(wanted, lambda plan, rate: replace(HELD, plan=plan), enough=asked)
-    assert settled.plan == wanted.plan
-
-
-def test_a_move_out_of_memory_is_limited_by_it():
-    wanted = recommendation()
-
-    def attempt(plan, rate):
-        fits = plan.micro_batch <= 4
-        return replace(
-            HELD,
-            plan=plan,
-            learning_rate=rate,
-            held=fits,
-            out_of_memory=not fits,
-            double_rate_held=True if fits else None,
-            reason="fine" if fits else "out of memory",
-        )
-
-    settled, kept = confirmed(wanted, attempt)
-    assert kept.plan == settled.plan == BatchPlan(4)
-    assert settled.limited_by is Limit.MEMORY
-    assert settled.reason.startswith("A batch of 4 at rate")
-    assert "Batch 16 did not hold: out of memory." in settled.reason

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from recommend_cases import affine, noise, recommended
-from test_confirm import HELD, Bowl, run
+from test_attempts import HELD
+from test_confirm import Bowl, run
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf

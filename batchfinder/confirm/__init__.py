@@ -4,7 +4,7 @@
 ``raising`` when the rate may be higher.
 """
 
-from batchfinder.confirm.attempts import Attempt, accepted, confirmed, next_attempt
+from batchfinder.confirm.attempts import Attempt, Known, accepted, confirmed, next_attempt
 from batchfinder.confirm.confirming import confirm
 from batchfinder.confirm.judging import Trace, judge, lead
 from batchfinder.confirm.raising import Bolder, bolder, leads, raised
@@ -12,6 +12,7 @@ from batchfinder.confirm.raising import Bolder, bolder, leads, raised
 __all__ = [
     "Attempt",
     "Bolder",
+    "Known",
     "Trace",
     "accepted",
     "bolder",

@@ -81,6 +81,8 @@ def _rule(name: str, reference: Candidate, learning_rate: float | None) -> str:
     if raised > 1:
         return f"{name}, raised {raised:.2g} ×"
     halvings = round(-math.log2(raised))
+    if halvings and not math.isclose(raised, 0.5**halvings):
+        return f"{name}, lowered {1 / raised:.2g} ×"
     if halvings < 1:
         return name
     return f"{name}, halved {_OFTEN.get(halvings, f'{halvings} times')}"

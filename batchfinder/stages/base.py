@@ -25,11 +25,15 @@ _ASSUMED_BATCH = 32
 
 @dataclass(frozen=True)
 class Base:
-    """Where the user's training stands now; what had to be assumed is in ``caveats``."""
+    """Where the user's training stands now; what had to be assumed is in ``caveats``.
+
+    ``is_yours``: neither the size nor the rate had to be.
+    """
 
     batch_size: int
     learning_rate: float | None
     caveats: tuple[str, ...] = ()
+    is_yours: bool = True
 
     def micro_batch(self, largest: int) -> int:
         """The base batch, cut so that it fits."""
@@ -82,10 +86,12 @@ def _base(
         if learning_rate == 0:
             learning_rate = call.bench.initial_learning_rate()
             caveats.append(_at_zero(learning_rate))
+    is_yours = not caveats
     if learning_rate is None:
         learning_rate, caveat = _tested_rate(call, batch_size, probed.max_batch_size)
         caveats.append(caveat)
-    return Base(batch_size, learning_rate, tuple(caveats))
+        is_yours = False
+    return Base(batch_size, learning_rate, tuple(caveats), is_yours)
 
 
 def _at_zero(initial: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from batchfinder.confirm import Bolder, bolder, confirm, confirmed, raised
+from batchfinder.confirm import Bolder, Known, bolder, confirm, confirmed, raised
 from batchfinder.protocols import LearningRateRule
 from batchfinder.results import (
     BatchPlan,
@@ -66,7 +66,7 @@ def confirm_choice(
 
     detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
     with stage(call, Stage.CONFIRM, detail, 2 * steps * _step_seconds(recommendation)):
-        found = confirmed(recommendation, run, enough=call.budget.is_spent)
+        found = confirmed(recommendation, run, known=_known(base), enough=call.budget.is_spent)
         if rule is not None or recommendation.plan.global_batch <= base.batch_size * world_size():
             return found
         return raised(
@@ -85,6 +85,13 @@ def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeR
         return probed
     free = probed.memory.limit_bytes - chosen.peak_bytes
     return replace(probed, memory=replace(probed.memory, headroom_bytes=free))
+
+
+def _known(base: Base) -> Known | None:
+    """The user's own pair, which trains; what was assumed may not."""
+    if base.learning_rate is None or not base.is_yours:
+        return None
+    return Known(base.batch_size * world_size(), base.learning_rate)
 
 
 def _bolder(call: Call, choice: Recommendation, base: Base) -> Bolder | None:
