@@ -11,10 +11,9 @@ from batchfinder import stages
 from batchfinder.errors import BatchFinderError
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.probe import Propose, SearchSpace, guided
-from batchfinder.progress import default_observer
 from batchfinder.protocols import NoiseEstimator, Observer
 from batchfinder.results import NoiseScale, ProbeResult
-from batchfinder.run.bench import Handed, open_bench
+from batchfinder.run.bench import Handed
 from batchfinder.run.isolate import Factory
 
 __all__ = ["gradient_noise_scale", "max_batch_size"]
@@ -77,13 +76,11 @@ def max_batch_size(
         multiple_of=multiple_of,
         powers_of_two=powers_of_two,
     )
-    with open_bench(handed) as bench:
-        call = stages.Call(
-            bench, observe or default_observer(), loader, stages.Budget(budget_seconds)
-        )
+    with stages.opened(handed, observe, budget_seconds) as call:
         found = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
+        assumed = call.bench.assumptions()
     stages.not_restored(call)
-    return found
+    return replace(found, caveats=(*assumed, *found.caveats))
 
 
 def gradient_noise_scale(
@@ -148,8 +145,7 @@ def gradient_noise_scale(
     method = estimator or MicroBatchVariance()
     if samples is not None and isinstance(method, MicroBatchVariance):
         method = replace(method, samples=samples, narrow_enough=0.0)
-    with open_bench(handed) as bench:
-        call = stages.Call(bench, observe or default_observer())
+    with stages.opened(handed, observe) as call:
         found = stages.estimate_here(
             call, method, warmup_steps=warmup_steps, micro_batch=micro_batch
         )

@@ -10,11 +10,10 @@ from typing import Any
 from batchfinder import stages
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.probe import Propose, SearchSpace, guided
-from batchfinder.progress import default_observer
 from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
 from batchfinder.recommend import recommend
 from batchfinder.report import Report
-from batchfinder.run.bench import Handed, open_bench
+from batchfinder.run.bench import Handed
 from batchfinder.run.isolate import Factory
 
 __all__ = ["find_batch_size"]
@@ -135,10 +134,8 @@ def find_batch_size(
         multiple_of=multiple_of,
         powers_of_two=powers_of_two,
     )
-    with open_bench(handed) as bench:
-        call = stages.Call(
-            bench, observe or default_observer(), loader, stages.Budget(budget_seconds)
-        )
+    with stages.opened(handed, observe, budget_seconds) as call:
+        bench = call.bench
         probed = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
         base = stages.base_of(call, probed, base_batch_size, base_learning_rate)
         measurements = stages.measure_sizes(

@@ -9,11 +9,12 @@ import loader_cases as cases
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from batchfinder import max_batch_size, memory_limit
 from batchfinder.probe import SearchSpace, probe
 from batchfinder.run.batches import rebuild_loader, source_from
+from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.memory import backend_for
 from batchfinder.run.step import step_from
 from batchfinder.run.trial import run_trial
@@ -174,3 +175,79 @@ def test_buckets_are_rebuilt_with_the_longest_known() -> None:
     texts = cases.Texts(60)
     loader = DataLoader(texts, batch_sampler=cases.Buckets(texts.lengths, 4), collate_fn=cases.pad)
     assert source_from(loader).take(2)["input_ids"].shape == (2, 64)
+
+
+class Ticking:
+    """A store of ``lengths``; reading one sample takes a second."""
+
+    def __init__(self, lengths: list[int], *, is_stream: bool = False) -> None:
+        self.lengths, self.now = lengths, 0.0
+        self.length = None if is_stream else len(lengths)
+
+    def available(self, wanted: int) -> int:
+        return min(wanted, len(self.lengths))
+
+    def sample(self, position: int) -> torch.Tensor:
+        self.now += 1.0
+        return torch.zeros(self.lengths[position])
+
+    def scan(self, until: float) -> Lengths:
+        def build(samples: list[torch.Tensor]) -> torch.Tensor:
+            return nn.utils.rnn.pad_sequence(samples)
+
+        return Lengths.scan(self, self.sample, build, lambda: self.now, until)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "until", "scanned", "said"),
+    [
+        ([3] * 100, 5.0, 5, True),
+        ([3] * 100, 0.0, 1, True),
+        ([3] * 100, 60.0, 32, False),  # all alike for long enough
+        ([3, 4] * 50, 40.0, 32, False),  # lengths vary, and 10 s have passed
+        ([3, 4] * 50, 9.0, 9, True),
+        ([3] * 4, 4.0, 4, False),  # all there are
+        ([3] * 4, 9.0, 4, False),
+    ],
+)
+def test_a_scan_stops_in_time_and_says_so(
+    lengths: list[int], until: float, scanned: int, said: bool
+) -> None:
+    found = Ticking(lengths).scan(until)
+    assert (found.scanned, found.cut_short) == (scanned, said)
+    assert any("budget left time" in note for note in found.notes) is said
+
+
+class Endless(IterableDataset):
+    def __init__(self, count: int) -> None:
+        self.count, self.read = count, 0
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for _ in range(self.count):
+            self.read += 1
+            yield torch.zeros(3)
+
+
+def test_a_stream_is_read_only_as_far_as_it_is_looked_at() -> None:
+    stream = Endless(10**6)
+    source = source_from(DataLoader(stream, batch_size=4), patience_seconds=0.0)
+    assert source.ceiling is None
+    source.take(2)
+    assert stream.read <= 3
+    assert any("budget left time" in note for note in source.notes)
+
+
+def test_the_end_of_a_short_stream_is_met_where_there_is_time() -> None:
+    assert source_from(DataLoader(Endless(700), batch_size=4)).ceiling == 700
+
+
+def test_a_stream_that_ends_after_it_was_looked_at_does_not_end_the_search() -> None:
+    """Once a search has begun without a ceiling, larger batches repeat the samples."""
+    model = nn.Linear(3, 1)
+    found = max_batch_size(
+        model,
+        DataLoader(Endless(5000), batch_size=4),
+        train_step=lambda model, batch: model(batch).mean(),
+        memory_limit="2MiB",
+    )
+    assert found.max_batch_size > 10_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ import pytest
 import torch
 from fakes import FakeClock
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import batchfinder as bf
 from batchfinder.results import StageStarted
+from batchfinder.run.bench import Handed
 from batchfinder.run.trial import run_trial
-from batchfinder.stages import Budget, loader_overlaps, probing, world_size
+from batchfinder.stages import Budget, loader_overlaps, opened, probing, world_size
 
 ROWS = 400
 
@@ -69,6 +72,47 @@ def test_a_short_budget_is_kept_and_what_it_cut_is_said() -> None:
     assert report.confirmation is None
     assert report.max_batch_size in {trial.batch_size for trial in report.trials if trial.fits}
     assert report.state_restored
+
+
+class Slow(IterableDataset):
+    """A stream of ``count`` samples, every one of which takes ``seconds``."""
+
+    def __init__(self, seconds: float, count: int = 3000) -> None:
+        self.seconds, self.count = seconds, count
+        self.read = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(self.count):
+            self.read += 1
+            time.sleep(self.seconds)
+            yield torch.randn(8, generator=generator), 1
+
+
+def test_looking_at_a_slow_stream_is_part_of_the_budget_and_stops_in_time() -> None:
+    events: list[tuple[float, Any]] = []
+    stream = Slow(0.02)
+    started = time.perf_counter()
+    found = bf.max_batch_size(
+        network(),
+        DataLoader(stream, batch_size=4),
+        memory_limit="16MiB",
+        max_batch_size=8,
+        budget_seconds=1.0,
+        observe=lambda event: events.append((time.perf_counter() - started, event)),
+    )
+    assert events[0][0] < 10.0  # 4096 samples would take more than a minute; imports some seconds
+    assert stream.read < 30
+    assert any("budget left time to look at" in caveat for caveat in found.caveats)
+
+
+def test_the_budget_begins_before_the_samples_are_looked_at() -> None:
+    handed = Handed(network(), DataLoader(Slow(0.02), batch_size=4))
+    with opened(handed, observe=lambda event: None, budget_seconds=5.0) as call:
+        left = call.budget.left()
+    assert left is not None
+    assert left < 4.9
+    assert call.loader is handed.loader
 
 
 def test_the_stages_are_announced_in_order() -> None:

@@ -166,8 +166,12 @@ class Bench:
 
 
 @contextmanager
-def open_bench(handed: Handed) -> Iterator[Bench]:
+def open_bench(handed: Handed, patience_seconds: float | None = None) -> Iterator[Bench]:
     """Snapshot, build, and put back at the end.
+
+    Args:
+        handed: what the user handed in.
+        patience_seconds: how long samples may be looked at before the first trial, softly.
 
     Raises:
         InvalidArgument: where the model is no module, or an object cannot be kept.
@@ -186,7 +190,12 @@ def open_bench(handed: Handed) -> Iterator[Bench]:
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
         snapshot = stack.enter_context(preserved(*handed.kept(), loader=handed.loader))
         seed_everything(handed.seed)
-        source = source_from(handed.loader, make_loader=handed.make_loader, seed=handed.seed)
+        source = source_from(
+            handed.loader,
+            make_loader=handed.make_loader,
+            seed=handed.seed,
+            patience_seconds=patience_seconds,
+        )
         step = step_from(
             handed.model,
             loss_fn=handed.loss_fn,

@@ -3,7 +3,7 @@
 from batchfinder.stages.arguments import check
 from batchfinder.stages.around import loader_overlaps, world_size
 from batchfinder.stages.base import Base, base_of
-from batchfinder.stages.call import Budget, Call
+from batchfinder.stages.call import Budget, Call, opened
 from batchfinder.stages.caveats import caveats_of
 from batchfinder.stages.confirming import confirm_choice, with_headroom
 from batchfinder.stages.measuring import measure_sizes
@@ -25,6 +25,7 @@ __all__ = [
     "loader_overlaps",
     "measure_sizes",
     "not_restored",
+    "opened",
     "probe_sizes",
     "with_headroom",
     "with_noise",

@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchfinder.progress import default_observer
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
-from batchfinder.run.bench import Bench
+from batchfinder.run.bench import Bench, Handed, open_bench
 
-__all__ = ["Budget", "Call", "stage"]
+__all__ = ["Budget", "Call", "opened", "stage"]
+
+_LOOKING = 0.1
+"""Share of the budget in which samples are looked at before the first trial."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,19 @@ class Call:
         """Tell the observer now, and the report's reader at the end."""
         self.said.append(text)
         self.observe(Note(text))
+
+
+@contextmanager
+def opened(
+    handed: Handed, observe: Observer | None = None, budget_seconds: float | None = None
+) -> Iterator[Call]:
+    """What the user handed in, set up for one call; put back on the way out.
+
+    The budget runs from here on: to look at the samples takes time too.
+    """
+    budget = Budget(budget_seconds)
+    with open_bench(handed, budget.share(_LOOKING)) as bench:
+        yield Call(bench, observe or default_observer(), handed.loader, budget)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class _Options:
     seed: int
     allow_repeats: bool
     batch_dim: int | None
+    patience_seconds: float | None = None
 
     def common(self) -> dict[str, Any]:
         return {
@@ -52,6 +53,10 @@ class _Options:
             "allow_repeats": self.allow_repeats,
             "batch_dim": self.batch_dim,
         }
+
+    def reading(self) -> dict[str, Any]:
+        """What sources of single samples also take."""
+        return {**self.common(), "patience_seconds": self.patience_seconds}
 
 
 def source_from(
@@ -61,6 +66,7 @@ def source_from(
     seed: int = 0,
     allow_repeats: bool = False,
     batch_dim: int | None = None,
+    patience_seconds: float | None = None,
 ) -> Source:
     """The user's loader as batches of any size; the loader itself is never read or changed.
 
@@ -70,11 +76,12 @@ def source_from(
         seed: makes fixed batches and draws repeatable.
         allow_repeats: lets a fixed batch be larger than the dataset, by repeating samples.
         batch_dim: the dimension along which a batch counts samples; found where left out.
+        patience_seconds: how long samples may be looked at beforehand, softly.
 
     Raises:
         CannotBuildBatch: where the loader is empty, can be read only once, or is no loader.
     """
-    options = _Options(seed, allow_repeats, batch_dim)
+    options = _Options(seed, allow_repeats, batch_dim, patience_seconds)
     if make_loader is not None:
         return FactorySource(make_loader, base_batch_size=_base_of(loader), **options.common())
     if isinstance(loader, DataLoader):
@@ -146,7 +153,7 @@ def _from_indexed(loader: DataLoader[Any], options: _Options) -> SampleSource:
         "base_batch_size": base,
         "worker_copies": copies_of(loader),
         "ceiling": length_of(sampler, len(indices)),
-        **options.common(),
+        **options.reading(),
     }
     if budget is not None:
         return TokenSource(store, loader.collate_fn, _rebuilder(loader), **common)
@@ -214,7 +221,7 @@ def _from_stream(loader: DataLoader[Any], options: _Options) -> SampleSource:
             if _stated_length(loader.dataset) is None
             else "The dataset is a stream: samples were buffered from its start.",
         ),
-        **options.common(),
+        **options.reading(),
     )
 
 
@@ -278,5 +285,5 @@ def _from_batches(
         base_batch_size=base,
         notes=notes
         or ("The loader is an iterable of batches: other sizes were cut and joined from those.",),
-        **options.common(),
+        **options.reading(),
     )

@@ -5,9 +5,10 @@ The batch that decides memory is the one of the longest samples, not the average
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchfinder.protocols import Clock
@@ -34,6 +35,8 @@ class Lengths:
     of: int | None = None
     longest: int = 0
     median: int = 0
+    cut_short: bool = False
+    """Whether the caller's time was up before enough were read."""
 
     @property
     def vary(self) -> bool:
@@ -47,6 +50,11 @@ class Lengths:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know: on what share of the samples the longest batch rests."""
+        if self.cut_short:
+            return (
+                f"The budget left time to look at the lengths of {self.scanned} samples only; a "
+                "longer one elsewhere would need more memory.",
+            )
         if not self.vary or self.share == 1.0:
             return ()
         share = "of a stream" if self.share is None else f"({self.share:.1%} of the samples)"
@@ -62,35 +70,47 @@ class Lengths:
         sample: Callable[[int], Any],
         build: Callable[[list[Any]], Any],
         clock: Clock = time.perf_counter,
+        until: float = math.inf,
     ) -> Lengths:
-        """Read samples until enough are known; see the constants above for how many."""
-        found = _scanned(store, sample, clock)
+        """Read samples until enough are known; see the constants above for how many.
+
+        No more are read once the clock has passed ``until``, but for one.
+        """
+        found, cut_short = _scanned(store, sample, clock, until)
+        known = cls(scanned=len(found), of=store.length, cut_short=cut_short)
         if len(set(found)) < 2:
-            return cls(scanned=len(found), of=store.length)
+            return known
         order = sorted(range(len(found)), key=lambda position: -found[position])
         few = min(2, len(order) // 2)
         if not _matters(sample, build, order[:few], order[-few:]):
-            return cls(scanned=len(found), of=store.length)
+            return known
         ranked = sorted(found)
-        return cls(
+        return replace(
+            known,
             longest_first=tuple(order),
-            scanned=len(found),
-            of=store.length,
             longest=ranked[-1],
             median=ranked[len(ranked) // 2],
         )
 
 
-def _scanned(store: Store, sample: Callable[[int], Any], clock: Clock) -> list[int]:
+def _scanned(
+    store: Store, sample: Callable[[int], Any], clock: Clock, until: float
+) -> tuple[list[int], bool]:
+    """One after the other, since a stream reads as far as it is asked for; and whether cut short.
+
+    It is not where as many as always were read and all were alike.
+    """
     found: list[int] = []
     started, vary = clock(), False
-    for position in range(store.available(_MOST)):
-        found.append(sample_length(sample(position)))
+    while len(found) < _MOST and store.available(len(found) + 1) > len(found):
+        found.append(sample_length(sample(len(found))))
         vary = vary or found[-1] != found[0]
-        spent = clock() - started
-        if len(found) >= _FEWEST and spent > (_BUDGET if vary else _PATIENCE):
+        now, few = clock(), len(found) < _FEWEST
+        if not few and now - started > (_BUDGET if vary else _PATIENCE):
             break
-    return found
+        if now >= until:
+            return found, (few or vary) and len(found) != store.length
+    return found, False
 
 
 def _matters(

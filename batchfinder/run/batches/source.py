@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from batchfinder.protocols import Batch
 from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.randomness import kept, seeded
-from batchfinder.run.batches.stores import CACHE_BYTES, Store
+from batchfinder.run.batches.stores import CACHE_BYTES, Store, Streamed
 from batchfinder.run.batches.structure import (
     MAKE_LOADER,
     bytes_in,
@@ -26,9 +29,17 @@ from batchfinder.run.batches.structure import (
 
 __all__ = ["SampleSource"]
 
+READ_AHEAD = 4096
+READING_AHEAD_SECONDS = 10.0
+"""So many samples of a stream are read to see whether it ends, and for no longer than this."""
+
 
 class SampleSource:
-    """A ``BatchSource`` over a store of single samples and the loader's collate function."""
+    """A ``BatchSource`` over a store of single samples and the loader's collate function.
+
+    Samples are looked at beforehand (where they end, how long they are) for ``patience_seconds``
+    from its making, softly; ``None`` for as long as it takes.
+    """
 
     unit = "samples"
 
@@ -46,6 +57,7 @@ class SampleSource:
         cache_bytes: int = CACHE_BYTES,
         worker_copies: int = 0,
         notes: Sequence[str] = (),
+        patience_seconds: float | None = None,
     ) -> None:
         self._store = store
         self._collate = collate
@@ -61,6 +73,8 @@ class SampleSource:
         self._cached_bytes = 0
         self._sizes: dict[int, int] = {}
         self._notes = tuple(notes)
+        patience = math.inf if patience_seconds is None else patience_seconds
+        self._until = time.perf_counter() + patience
         self._counted: tuple[tuple[Any, ...], int] | None = None
         self._lengths: Lengths | None = None
 
@@ -76,9 +90,15 @@ class SampleSource:
     def ceiling(self) -> int | None:
         if self._repeats:
             return None
-        if self._store.length is None:
-            self._store.available(4096)  # a short stream ends here, and its length is known
-        return self._ceiling if self._ceiling is not None else self._store.length
+        return self._ceiling if self._ceiling is not None else self._end
+
+    @cached_property
+    def _end(self) -> int | None:
+        """How many samples there are, asked once: a stream that ends later repeats its samples."""
+        if isinstance(self._store, Streamed):
+            until = min(self._until, time.perf_counter() + READING_AHEAD_SECONDS)
+            self._store.read_ahead(READ_AHEAD, lambda: time.perf_counter() < until)
+        return self._store.length
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -95,7 +115,9 @@ class SampleSource:
         """What is known of the samples' lengths; scanned at the first call."""
         if self._lengths is None:
             with kept():
-                self._lengths = Lengths.scan(self._store, self._sample, self._build)
+                self._lengths = Lengths.scan(
+                    self._store, self._sample, self._build, until=self._until
+                )
         return self._lengths
 
     @property

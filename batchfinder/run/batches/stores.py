@@ -179,6 +179,11 @@ class Streamed:
                     self._keep_one()
         return min(wanted, len(self._kept))
 
+    def read_ahead(self, wanted: int, in_time: Callable[[], bool]) -> None:
+        """Keep ``wanted`` samples while there is time: a short stream's end is met, and known."""
+        while in_time() and self.available(len(self._kept) + 1) < wanted and not self.is_full:
+            pass
+
     def fetch(self, position: int) -> Any:
         return self._kept[position]
 
