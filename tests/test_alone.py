@@ -157,3 +157,42 @@ def test_where_not_even_one_sample_fits_the_error_says_so() -> None:
     loader = DataLoader(population(), batch_size=32)
     with pytest.raises(bf.BatchFinderError, match="a micro-batch of 1, which cannot be made"):
         bf.gradient_noise_scale(Crowded(0), loader, warmup_steps=3)
+
+
+class WithIdlePart(nn.Module):
+    """Besides what is trained a layer that no gradient reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.idle = network(), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def test_a_part_that_is_not_used_takes_no_gradients_and_no_optimizer_state() -> None:
+    loader = DataLoader(population(), batch_size=16)
+    model, frozen = WithIdlePart(), WithIdlePart()
+    frozen.idle.requires_grad_(False)
+    found, truth = (
+        bf.max_batch_size(each, loader, memory_limit="96KiB", resolution=0)
+        for each in (model, frozen)
+    )
+    assert found.memory == truth.memory
+    assert found.max_batch_size == truth.max_batch_size
+    assert found.memory.gradient_bytes == sum(p.numel() * 4 for p in model.body.parameters())
+
+
+def test_a_part_that_only_some_batches_use_is_counted_where_it_is_used() -> None:
+    class Waking(WithIdlePart):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            idle = self.idle(torch.zeros(64)).sum() if len(x) >= 8 else 0.0
+            return self.body(x) + idle
+
+    loader = DataLoader(population(), batch_size=16)
+    found = bf.max_batch_size(Waking(), loader, memory_limit="160KiB", resolution=0)
+    peaks = {trial.batch_size: trial.peak_bytes for trial in found.trials if trial.fits}
+    state_and_gradient = 3 * 4 * (64 * 64 + 64)
+    asleep = max(peak for size, peak in peaks.items() if size < 8)
+    awake = min(peak for size, peak in peaks.items() if size >= 8)
+    assert awake - asleep > state_and_gradient

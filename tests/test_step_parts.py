@@ -132,6 +132,42 @@ def test_priming_leaves_state_that_is_there() -> None:
     assert float(optimizer.state[model.weight]["step"]) == 1.0
 
 
+class TwoHeads(nn.Module):
+    """Of whose heads only the first is used."""
+
+    def __init__(self, breaks: bool = False) -> None:
+        super().__init__()
+        self.used, self.unused = linear(), linear()
+        self.breaks = breaks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.breaks:
+            raise ValueError("mine")
+        return self.used(x)
+
+
+def test_a_parameter_that_no_gradient_reaches_is_given_no_state() -> None:
+    model = TwoHeads()
+    optimizer = torch.optim.Adam(model.parameters())
+    step = step_from(model, optimizer=optimizer, loss_fn=nn.CrossEntropyLoss())
+    step.look((X, Y))
+    assert all(p.grad is not None for p in step.reached())
+    step.zero_grad()
+    step.prime()
+    assert set(optimizer.state) == set(model.used.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_cannot_be_looked_at_is_taken_to_be_reached() -> None:
+    """The error is the first trial's to tell."""
+    model = TwoHeads(breaks=True)
+    optimizer = torch.optim.Adam(model.parameters())
+    step = step_from(model, optimizer=optimizer, loss_fn=nn.CrossEntropyLoss())
+    step.look((X, Y))
+    step.prime()
+    assert set(optimizer.state) == set(model.parameters())
+
+
 def test_only_parameters_that_are_trained_count() -> None:
     model = nn.Sequential(linear(), nn.Linear(3, 2))
     model[0].requires_grad_(False)

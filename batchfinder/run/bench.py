@@ -20,6 +20,7 @@ from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
 from batchfinder.run.batches.randomness import reseed
 from batchfinder.run.memory import active_limit, backend_for
+from batchfinder.run.recover import recover
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
 
@@ -97,7 +98,22 @@ class Bench:
         The state is created here, before any trial, so that no trial is special.
         """
         self.training()
+        if not self.step.has_looked:  # with a batch as small as the first trial's
+            self.step.look(self.source.take(self.smallest_size()))
+            recover(self.step, self.memory)
+            self.training()
         self.step.prime()
+
+    def smallest_size(self) -> int:
+        """2 where a batch norm in training mode needs two samples for a variance, else 1."""
+        norms = torch.nn.modules.batchnorm._BatchNorm
+        needs_two = any(
+            isinstance(each, norms) and each.training
+            for module in self.step.modules()
+            for each in module.modules()
+        )
+        least = int(getattr(self.source, "smallest", 1))  # a token budget must hold one sample
+        return max(least, 2 if needs_two and self.source.ceiling != 1 else 1)
 
     def training(self) -> None:
         """Everything as the user left it, in training mode: a start for real training steps.
@@ -124,7 +140,7 @@ class Bench:
 
     def breakdown(self) -> MemoryBreakdown:
         """The bytes held between steps. What a batch adds is for the trials to say."""
-        trained = {id(parameter) for parameter in self.step.parameters()}
+        trained = {id(parameter) for parameter in self.step.reached()}
         parameters = _each_once(p for module in self.step.modules() for p in module.parameters())
         buffers = _each_once(b for module in self.step.modules() for b in module.buffers())
         states = _each_once(

@@ -14,7 +14,6 @@ from batchfinder.range_test import range_test
 from batchfinder.results import Note, ProbeResult
 from batchfinder.run.bench import Bench
 from batchfinder.stages.call import Call
-from batchfinder.stages.probing import smallest_size
 
 __all__ = ["Base", "base_of", "check_loss", "in_room"]
 
@@ -127,7 +126,7 @@ def in_room(bench: Bench, size: int, work: Callable[[int], T]) -> tuple[int, T]:
     Raises:
         NoRoom: where memory ends at the smallest size too.
     """
-    smallest = smallest_size(bench)
+    smallest = bench.smallest_size()
     while True:
         bench.training()
         try:

@@ -9,7 +9,6 @@ from batchfinder.measure import NOTHING_TIMED, Effort, measure
 from batchfinder.probe import SearchSpace
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
 from batchfinder.stages.call import Call, stage
-from batchfinder.stages.probing import smallest_size
 from batchfinder.timing import sizes_worth_measuring
 
 __all__ = ["measure_sizes"]
@@ -26,7 +25,7 @@ def measure_sizes(
     bench = call.bench
     largest = probed.max_batch_size
     inside = largest_within(probed.memory, largest, headroom)
-    smallest = smallest_size(bench)
+    smallest = bench.smallest_size()
     worth = sizes_worth_measuring(largest, space.at_most(inside), base)
     sizes = [size for size in worth if size >= smallest and space.at_most(size) == size]
     effort = _effort(call)

@@ -28,7 +28,7 @@ from batchfinder.run.trial import run_trial, run_undisturbed
 from batchfinder.stages.call import Call, stage
 from batchfinder.units import format_bytes
 
-__all__ = ["Search", "probe_sizes", "smallest_size"]
+__all__ = ["Search", "probe_sizes"]
 
 _WORTH_A_GUESS = 64
 
@@ -116,8 +116,8 @@ def _space_on(bench: Bench, space: SearchSpace, seconds: float | None) -> Search
     ceiling = min(ceilings, default=None)
     return replace(
         space,
-        start=max(space.start, smallest_size(bench)),
-        floor=smallest_size(bench),
+        start=max(space.start, bench.smallest_size()),
+        floor=bench.smallest_size(),
         ceiling=ceiling,
         limit_bytes=bench.memory.limit_bytes(),
         first_guess=space.first_guess or _guess(bench, ceiling, seconds),
@@ -181,18 +181,6 @@ def _about_memory_of(cache: str | os.PathLike[str] | None, recalled: Recalled) -
         f"the largest size is that of an earlier call, remembered in {os.fspath(cache)}: one trial "
         "found that it still fits, and what is said of memory rests on the earlier trials too",
     )
-
-
-def smallest_size(bench: Bench) -> int:
-    """2 where a batch norm in training mode needs two samples for a variance, else 1."""
-    norms = torch.nn.modules.batchnorm._BatchNorm
-    needs_two = any(
-        isinstance(each, norms) and each.training
-        for module in bench.step.modules()
-        for each in module.modules()
-    )
-    least = int(getattr(bench.source, "smallest", 1))  # a token budget must hold one sample
-    return max(least, 2 if needs_two and bench.source.ceiling != 1 else 1)
 
 
 def _check_holdings(memory: MemoryBreakdown) -> None:

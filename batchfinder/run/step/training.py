@@ -58,6 +58,8 @@ class Step:
         self._rate_is_known = rate_is_known
         self._assumed = assumptions
         self._updates_itself = False
+        self.has_looked = False
+        self._reached: list[torch.nn.Parameter] | None = None
         self._compilation = Compilation(self._modules)
 
     @property
@@ -202,17 +204,37 @@ class Step:
     def prime(self) -> None:
         """Lay out the optimizers' state by one step of zero gradients at rate zero.
 
-        Weights stay as they are. Where there is state already, nothing is done.
+        Weights stay as they are. Where there is state already, nothing is done. A parameter that
+        no gradient reaches, as far as is known, gets no state, as it gets none in training.
         """
         bare = [optimizer for optimizer in self._optimizers if not optimizer.state]
         if not bare:
             return
-        for parameter in self._parameters:
+        for parameter in self.reached():
             parameter.grad = torch.zeros_like(parameter)
         with still(bare):
             for optimizer in bare:
                 optimizer.step()
         self.zero_grad()
+
+    def look(self, batch: Batch) -> None:
+        """See which parameters the gradients of ``batch`` reach; state is the caller's to put back.
+
+        A part of a model that is not used, such as a second head, costs neither gradients nor
+        optimizer state. A part that only some batches use gets its state in the trials.
+        """
+        self.has_looked = True
+        try:
+            self.forward_backward(batch)
+        except Exception:  # noqa: BLE001  # whatever it is, the first trial meets it and tells
+            return
+        reached = [p for p in self._parameters if p.grad is not None]
+        if not self._updates_itself:
+            self._reached = reached or None
+
+    def reached(self) -> list[torch.nn.Parameter]:
+        """The trained parameters that have gradients, as far as is known."""
+        return self.parameters() if self._reached is None else list(self._reached)
 
     @contextmanager
     def training_mode(self) -> Iterator[None]:
