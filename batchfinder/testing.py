@@ -11,7 +11,7 @@ from typing import Any
 from batchfinder.errors import InvalidArgument
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.bench import Handed, open_bench
-from batchfinder.run.trial import run_trial
+from batchfinder.run.trial import run_undisturbed
 from batchfinder.units import format_bytes, format_size
 
 __all__ = ["assert_fits"]
@@ -78,7 +78,7 @@ def assert_fits(
     )
     with open_bench(handed) as bench:
         bench.training()
-        trial = run_trial(bench.step, bench.source, bench.memory, batch_size, steps=steps)
+        trial = run_undisturbed(bench.step, bench.source, bench.memory, batch_size, steps=steps)
         limit = bench.memory.limit_bytes()
     if not trial.fits:
         raise AssertionError(_message(trial, limit))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from batchfinder import testing
 from batchfinder.errors import InvalidArgument
 from batchfinder.results import Outcome, Trial
+from batchfinder.run import trial as trials
 from batchfinder.run.memory import memory_limit
 from batchfinder.testing import assert_fits
 
@@ -94,6 +95,22 @@ def test_a_bug_in_the_model_is_raised_as_itself() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         assert_fits(torch.nn.Linear(3, 4), loader, batch_size=8, memory="1MB")
     assert any("batch size 8" in note for note in caught.value.__notes__)
+
+
+def test_another_process_that_took_memory_meanwhile_fails_no_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    def run(*arguments: object, **options: object) -> Trial:
+        calls.append(1)
+        outcome = Outcome.FITS if len(calls) > 1 else Outcome.OUT_OF_MEMORY
+        return Trial(8, outcome, disturbed=len(calls) == 1)
+
+    monkeypatch.setattr(trials, "run_trial", run)
+    model, loader = training()
+    assert assert_fits(model, loader, batch_size=8, memory="1MB").fits
+    assert len(calls) == 2
 
 
 OWN_TESTS = """
