@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
@@ -137,6 +137,21 @@ def exact_noise_scale(
 
     ``weights``, one tensor per parameter, multiply the gradients first.
     """
+    total, squares, rows = 0.0, 0.0, len(columns[0])
+    for flat in sample_gradients(model, loss, columns, weights):
+        total = total + flat.sum(0)
+        squares += float(flat.square().sum())
+    mean = float((total / rows).square().sum())
+    return (squares / rows - mean) / mean, mean
+
+
+def sample_gradients(
+    model: nn.Module,
+    loss: Loss,
+    columns: tuple[Tensor, ...],
+    weights: Sequence[Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """The gradient of every sample, as rows in double precision, 256 at a time."""
     parameters = {name: value.detach() for name, value in model.named_parameters()}
 
     class Wrapped(nn.Module):
@@ -154,16 +169,12 @@ def exact_noise_scale(
         return torch.func.functional_call(wrapped, named, sample)
 
     gradient = torch.func.vmap(torch.func.grad(one), in_dims=(None,) + (0,) * len(columns))
-    total, squares, rows = 0.0, 0.0, len(columns[0])
-    for start in range(0, rows, 256):
+    for start in range(0, len(columns[0]), 256):
         part = gradient(parameters, *(column[start : start + 256] for column in columns))
         flat = torch.cat([value.flatten(1) for value in part.values()], dim=1).double()
         if weights is not None:
             flat *= torch.cat([weight.flatten() for weight in weights])
-        total = total + flat.sum(0)
-        squares += float(flat.square().sum())
-    mean = float((total / rows).square().sum())
-    return (squares / rows - mean) / mean, mean
+        yield flat
 
 
 def train(step: PlainStep, source: Population, steps: int, size: int) -> None:
