@@ -125,6 +125,7 @@ def test_a_lead_leads_to_the_choice_at_the_upper_end_at_twice_its_rate():
     assert (evidence.plan, evidence.learning_rate) == ran[0]
     assert settled.learning_rate_rule == f"{after.learning_rate_rule}, raised 2 ×"
     assert "20 % further in 40 steps" in settled.reason
+    assert settled.caveats == after.caveats
     (chosen,) = (each for each in settled.candidates if each.chosen)
     assert (chosen.plan, chosen.learning_rate) == ran[0]
 

@@ -77,7 +77,8 @@ def raised(
     plan, rate = choice.recommendation.plan, choice.learning_rate
     tried = run(plan, rate)
     if accepted(tried):
-        return settled(choice.recommendation, plan, rate, why), tried
+        higher = settled(choice.recommendation, plan, rate, why)
+        return replace(higher, caveats=choice.recommendation.caveats), tried
     outcome = f"A batch of {plan} at rate {rate:.3g} was tried and did not hold: {tried.reason}."
     return _noted(recommendation, f"{why} {outcome}"), evidence
 
@@ -86,8 +87,8 @@ def _why(evidence: Confirmation) -> str:
     lead = 100 * (evidence.double_rate_lead or 0.0)
     return (
         f"At twice the rate {evidence.learning_rate:.3g} the loss fell over {lead:.0f} % further "
-        f"in {evidence.steps} steps: the noise scale, which caps the rate, is rather at the upper "
-        "end of its interval."
+        f"in {evidence.steps} steps: the cap that the noise scale sets is too low, and the choice "
+        "was made again at the upper end of its interval."
     )
 
 
