@@ -73,7 +73,9 @@ def estimate_memory(
         CannotPredict: where the step needs real data; the message says what does.
     """
     if batch_size < 1:
-        raise InvalidArgument(f"expected a batch size of at least 1; found {batch_size}")
+        raise InvalidArgument(
+            f"expected a batch size of at least 1; found {batch_size}: pass the number of samples"
+        )
     target = _target(device)
     handed = _Handed(model, loader, loss_fn, train_step, optimizer, autocast, grad_scaler)
     with _stage(handed, make_loader, target.kind) as (rehearsal, _):

@@ -53,7 +53,9 @@ def rebuild_loader(
 def checked_size(size: int) -> int:
     """``size`` as a Python int, which is all that a ``DataLoader`` takes."""
     if int(size) != size or size < 1:
-        raise InvalidArgument(f"expected a batch size of at least 1; found {size!r}")
+        raise InvalidArgument(
+            f"expected a batch size of at least 1; found {size!r}: pass the number of samples"
+        )
     return int(size)
 
 

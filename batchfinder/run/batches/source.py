@@ -212,7 +212,9 @@ class SampleSource:
 
     def _check(self, size: int) -> None:
         if size < 1:
-            raise InvalidArgument(f"expected a batch size of at least 1; found {size}")
+            raise InvalidArgument(
+                f"expected a batch size of at least 1; found {size}: pass the number of samples"
+            )
         if self.ceiling is not None and size > self.ceiling:
             raise CannotBuildBatch(
                 f"expected at most {self.ceiling} samples, which is all that the loader yields; "
