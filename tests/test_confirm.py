@@ -280,3 +280,8 @@ def test_one_odd_batch_is_no_swing():
     odd = list(FLAT)
     odd[35] = 5.0
     assert judge(Trace((2.0, 2.0), tuple(odd))) == ""
+
+
+def test_a_loss_of_zero_may_become_a_rounding_error_and_no_more():
+    assert judge(Trace((0.0,) * 8, (1e-9,) * 20)) == ""
+    assert "rose from 0 to" in judge(Trace((0.0,) * 8, (1e-3,) * 20))

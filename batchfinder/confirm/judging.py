@@ -13,6 +13,8 @@ __all__ = ["ALLOWANCE_AT_TWICE", "Trace", "judge", "lead"]
 ALLOWANCE_AT_TWICE = 0.05
 """At twice the rate the loss may end this share above its start (tests/benchmarks/regret.py)."""
 _RISE, _SPREADS = 3.0, 2.0
+_ROUNDING = 2.0**-23
+"""Of single precision: a loss of exactly 0 may become as much."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def judge(trace: Trace, allowance: float = 0.0) -> str:
     if not all(map(math.isfinite, (*trace.opening, *trace.losses))):
         return "the loss became NaN or infinite"
     start, end = trace.first, trace.last
-    if end > start + allowance * abs(start) + _SPREADS * _standard_error(trace):
+    allowed = start + allowance * abs(start) + _SPREADS * _standard_error(trace)
+    if end > allowed + _ROUNDING:
         return f"the loss rose from {start:.4g} to {end:.4g}"
     if _swings_wider(trace.losses):
         return "the loss oscillates with growing swings"
