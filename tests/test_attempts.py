@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 from recommend_cases import affine, recommended
 
 from batchfinder.confirm import Known, accepted, confirmed, next_attempt
+from batchfinder.recommend import settled
 from batchfinder.results import BatchPlan, Confirmation, Limit
 
 HELD = Confirmation(BatchPlan(1), 0.1, 40, held=True, reason="fine", double_rate_held=True)
@@ -185,3 +187,28 @@ def test_the_users_own_pair_is_kept_though_twice_its_rate_does_not_hold():
     settled, kept = confirmed(wanted, stops_at(1.2 * wanted.learning_rate), known=own)
     assert settled == wanted
     assert kept.double_rate_held is False
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(0.5, "halved once"), (0.25, "halved twice"), (0.77, "lowered 1.3 ×"), (1.5, "raised 1.5 ×")],
+)
+def test_the_rule_s_name_tells_how_far_its_rate_was_moved(factor, said):
+    wanted = recommendation()
+    moved = settled(wanted, wanted.plan, factor * wanted.learning_rate, "why")
+    assert moved.learning_rate_rule == f"{wanted.learning_rate_rule}, {said}"
+
+
+def test_a_pair_that_was_refuted_accepts_nothing():
+    """The user's own rate fails; those below it hold, but never at twice themselves."""
+    wanted = recommendation()
+    own = wanted.learning_rate
+
+    def attempt(plan, rate):
+        return replace(
+            HELD, plan=plan, learning_rate=rate, held=rate < own / 1.5, double_rate_held=False
+        )
+
+    settled_on, kept = confirmed(wanted, attempt, known=Known(1, own))
+    assert kept.learning_rate < own
+    assert "Nothing was confirmed" in settled_on.caveats[-1]

@@ -32,6 +32,15 @@ def test_the_lead_is_two_standard_errors_below_its_mean():
     assert lead(once, twice) == pytest.approx((0.1 - 2 * error) / (1 - 0.6))
 
 
+def test_the_fall_too_is_taken_with_its_scatter():
+    """Batches of 0.9 and 1.1 at the start: the mean of two and that of the last two scatter."""
+    once, twice = Trace((0.9, 1.1), (0.6,) * 8), Trace((0.9, 1.1), (0.5,) * 8)
+    error = 0.02**0.5  # the deviation of .9 and 1.1, times the root of a half and a half
+    assert lead(once, twice) == pytest.approx(0.1 / (0.4 + 2 * error))
+    hardly = Trace((0.9, 1.1), (0.99,) * 8)
+    assert lead(hardly, twice) == pytest.approx(0.49 / (0.01 + 2 * error))
+
+
 def test_what_both_traces_share_is_no_scatter():
     batches = (0.0, 0.3, -0.3, 0.1)
     once = Trace(OPENING, (0.6,) * 12 + tuple(0.6 + b for b in batches))
@@ -92,11 +101,16 @@ def choice(critical=20, **more):
 
 def test_a_bolder_rate_is_twice_the_rule_s_and_at_most_the_highest():
     before = choice()
-    assert bolder(before, 100.0).learning_rate == 2 * before.learning_rate
-    assert bolder(before, 1.5 * before.learning_rate).learning_rate == 1.5 * before.learning_rate
-    assert bolder(before, before.learning_rate) is None
-    assert bolder(before, None) is None
-    assert bolder(replace(before, learning_rate=None), 100.0) is None
+    rate = before.learning_rate
+    assert bolder(before, 100.0, 80.0).learning_rate == 2 * rate
+    assert bolder(before, 1.5 * rate, 80.0).learning_rate == 1.5 * rate
+    assert bolder(before, rate, 80.0) is None
+    assert bolder(before, None, 80.0) is None
+    assert bolder(replace(before, learning_rate=None), 100.0, 80.0) is None
+
+
+def test_without_a_noise_scale_no_cap_was_too_low():
+    assert bolder(choice(), 100.0, None) is None
 
 
 def confirmation_of(before, **changes):
@@ -112,7 +126,7 @@ def attempt(before, evidence, outcome=LED, **more):
         return replace(outcome, plan=plan, learning_rate=rate, double_rate_lead=0.0)
 
     after = choice(80)
-    found = raised(before, (before, evidence), go, lambda: bolder(after, 100.0), **more)
+    found = raised(before, (before, evidence), go, lambda: bolder(after, 100.0, 80.0), **more)
     return (*found, ran, after)
 
 
@@ -124,8 +138,10 @@ def test_a_lead_leads_to_the_choice_at_the_upper_end_at_twice_its_rate():
     assert (settled.plan, settled.learning_rate) == ran[0]
     assert (evidence.plan, evidence.learning_rate) == ran[0]
     assert settled.learning_rate_rule == f"{after.learning_rate_rule}, raised 2 ×"
-    assert "20 % further in 40 steps" in settled.reason
-    assert settled.caveats == after.caveats
+    *others, why = settled.caveats
+    assert tuple(others) == after.caveats
+    assert "20 % further in 40 steps" in why
+    assert "a noise scale of 80" in why
     (chosen,) = (each for each in settled.candidates if each.chosen)
     assert (chosen.plan, chosen.learning_rate) == ran[0]
 
@@ -151,8 +167,9 @@ def test_a_bolder_choice_that_does_not_hold_is_dropped_and_said():
     assert kept is evidence
     assert len(ran) == 1
     assert (settled.plan, settled.learning_rate) == (before.plan, before.learning_rate)
-    assert f"A batch of {after.plan} at rate" in settled.caveats[-1]
+    assert f"a batch of {after.plan} at rate" in settled.caveats[-1]
     assert "it rose" in settled.caveats[-1]
+    assert "too low" not in settled.caveats[-1]
 
 
 def test_without_time_it_is_only_said():
@@ -160,7 +177,8 @@ def test_without_time_it_is_only_said():
     settled, _, ran, _ = attempt(before, confirmation_of(before), enough=lambda: True)
     assert ran == []
     assert settled.plan == before.plan
-    assert "No time was left to try a higher rate" in settled.caveats[-1]
+    assert "no time was left to try a higher rate" in settled.caveats[-1]
+    assert "too low" not in settled.caveats[-1]
 
 
 def test_the_upper_end_takes_the_place_of_the_value_and_is_at_most_four_times_it():
@@ -168,28 +186,32 @@ def test_the_upper_end_takes_the_place_of_the_value_and_is_at_most_four_times_it
     assert at_upper_end(noise(100, 50, 9000)).value == 400
     assert at_upper_end(noise(100, 50, float("inf"))).value == 400
     assert at_upper_end(None) is None
+    once = at_upper_end(noise(100, 50, 9000))
+    assert at_upper_end(once) == once
+    assert square_root_capped(0.1, 32, 2048, once) == square_root_capped(
+        0.1, 32, 2048, noise(100, 50, 9000)
+    )
     assert at_upper_end(noise(float("inf"), 50, float("inf"))).value == 200
 
 
 # --- the whole call ------------------------------------------------------------------------------
 
 
-def far_too_careful(**more):
-    """A line to fit, at a rate at which 40 steps of Adam hardly move it."""
+def far_too_careful(optimizer=torch.optim.AdamW, base=4, **more):
+    """A line to fit, at a rate at which 40 steps hardly move it."""
     torch.manual_seed(0)
     inputs = torch.randn(2048, 8)
     outputs = inputs @ torch.linspace(1, 2, 8).unsqueeze(1) + torch.randn(2048, 1)
     model = torch.nn.Linear(8, 1)
     return bf.find_batch_size(
         model,
-        DataLoader(TensorDataset(inputs, outputs), batch_size=4, shuffle=True),
+        DataLoader(TensorDataset(inputs, outputs), batch_size=base, shuffle=True),
         loss_fn=torch.nn.functional.mse_loss,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+        optimizer=optimizer(model.parameters(), lr=1e-3),
         memory_limit="256MiB",
-        max_batch_size=64,
         warmup_steps=40,
         observe=lambda event: None,
-        **more,
+        **{"max_batch_size": 64, **more},
     )
 
 
@@ -201,7 +223,21 @@ def test_a_base_rate_that_is_far_too_low_is_raised_and_the_report_says_why():
     assert report.learning_rate <= 1e-3 * report.batch_size / 4
     assert report.recommendation.learning_rate_rule == "square_root_capped, raised 2 ×"
     assert "further in 40 steps" in str(report)
+    assert "further in 40 steps" in report.explain()
     assert bf.Report.from_json(report.to_json()).confirmation == report.confirmation
+
+
+def test_under_sgd_too_and_never_faster_than_the_batch():
+    report = far_too_careful(torch.optim.SGD)
+    assert "raised" in report.recommendation.learning_rate_rule
+    assert report.learning_rate == pytest.approx(1e-3 * report.batch_size / 4)
+
+
+@pytest.mark.parametrize("more", [{"base": 64}, {"noise": None}])
+def test_the_users_own_pair_and_an_uncapped_rule_are_not_raised(more):
+    report = far_too_careful(**more)
+    assert report.confirmation.double_rate_lead > 0.1
+    assert "raised" not in report.recommendation.learning_rate_rule
 
 
 def test_a_rule_of_the_users_own_is_never_overruled():

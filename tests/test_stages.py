@@ -16,10 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import batchfinder as bf
-from batchfinder.results import StageStarted
+from batchfinder.confirm import Known
+from batchfinder.results import Limit, StageStarted
 from batchfinder.run.bench import Handed
 from batchfinder.run.trial import run_trial
-from batchfinder.stages import Budget, loader_overlaps, opened, probing, world_size
+from batchfinder.stages import Base, Budget, loader_overlaps, opened, probing, world_size
+from batchfinder.stages.confirming import _known
 
 ROWS = 400
 
@@ -490,3 +492,31 @@ def test_a_parameter_outside_the_model_and_gradients_are_put_back() -> None:
     assert temperature.item() == 1.5
     assert all(each.grad is grad for each, grad in zip(every, held, strict=True))
     assert all(torch.equal(each.grad, value) for each, value in zip(every, values, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("limits", "largest", "limit"),
+    [
+        ({"max_batch_size": 50}, 50, Limit.USER),
+        ({"max_batch_size": 50, "multiple_of": 8}, 48, Limit.USER),
+        ({"powers_of_two": True}, 64, Limit.DATASET),
+    ],
+)
+def test_a_ceiling_between_the_sizes_that_may_be_tried_is_what_ended_the_search(
+    limits: dict[str, Any], largest: int, limit: Limit
+) -> None:
+    data = TensorDataset(torch.randn(100, 4), torch.randn(100, 1))
+    found = bf.max_batch_size(
+        nn.Linear(4, 1),
+        DataLoader(data, batch_size=4),
+        loss_fn=nn.functional.mse_loss,
+        memory_limit="256MiB",
+        **limits,
+    )
+    assert (found.max_batch_size, found.limited_by) == (largest, limit)
+
+
+def test_a_pair_that_was_assumed_is_not_known_to_train() -> None:
+    assert _known(Base(32, 0.1)) == Known(32, 0.1)
+    assert _known(Base(32, 0.1, is_yours=False)) is None
+    assert _known(Base(32, None)) is None

@@ -70,9 +70,10 @@ def lead(once: Trace, twice: Trace) -> float | None:
     """How much further ``twice`` fell than ``once``, as a share of the fall of ``once``.
 
     Two standard errors below the mean over the last quarter, where both saw the same batches, so
-    that their difference scatters less than either. ``None`` where ``once`` did not fall.
+    that their difference scatters less than either; as a share of the fall and two standard
+    errors of it. ``None`` where nothing fell.
     """
-    fall = once.first - once.last
+    fall = max(0.0, once.first - once.last) + _SPREADS * _standard_error(once)
     pairs = zip(_last(once.losses, 4), _last(twice.losses, 4), strict=True)
     ahead = [a - b for a, b in pairs]
     if not fall > 0 or len(ahead) < 2:

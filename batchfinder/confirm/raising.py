@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from batchfinder.confirm.attempts import accepted
 from batchfinder.recommend import settled
 from batchfinder.results import BatchPlan, Confirmation, Recommendation
+from batchfinder.units import format_count
 
 __all__ = ["Bolder", "bolder", "leads", "raised"]
 
@@ -20,10 +21,20 @@ FEWEST_STEPS = 40
 
 @dataclass(frozen=True)
 class Bolder:
-    """The choice were the noise scale at the upper end of its interval, and a rate to try there."""
+    """The choice were the noise scale ``critical``, and a rate to try there."""
 
     recommendation: Recommendation
     learning_rate: float
+    critical: float
+
+    @property
+    def meaning(self) -> str:
+        """What the choice rests on, where it holds."""
+        return (
+            "the cap that the noise scale sets on the rate was too low. Size, prices and rate are "
+            f"those of a noise scale of {format_count(self.critical)}, the upper end taken for it, "
+            "and the rate is higher still."
+        )
 
 
 def leads(confirmation: Confirmation) -> bool:
@@ -34,13 +45,18 @@ def leads(confirmation: Confirmation) -> bool:
     return accepted(confirmation) and lead >= WORTHWHILE_LEAD
 
 
-def bolder(recommendation: Recommendation, highest: float | None) -> Bolder | None:
-    """``recommendation`` at twice its rate, at most ``highest``; ``None`` where that is no more."""
+def bolder(
+    recommendation: Recommendation, highest: float | None, critical: float | None
+) -> Bolder | None:
+    """``recommendation``, made at ``critical``, at twice its rate, at most ``highest``.
+
+    ``None`` where that is no more, and where no noise scale is known: no cap was too low then.
+    """
     rate = recommendation.learning_rate
-    if rate is None or highest is None:
+    if rate is None or highest is None or critical is None:
         return None
     to = min(2 * rate, highest)
-    return Bolder(recommendation, to) if to >= SMALLEST_RAISE * rate else None
+    return Bolder(recommendation, to, critical) if to >= SMALLEST_RAISE * rate else None
 
 
 def raised(
@@ -71,24 +87,23 @@ def raised(
     choice = bold() if untouched and leads(evidence) else None
     if choice is None:
         return found
-    why = _why(evidence)
+    seen = _seen(evidence)
     if enough():
-        return _noted(recommendation, f"{why} No time was left to try a higher rate."), evidence
+        return _noted(recommendation, f"{seen}; no time was left to try a higher rate."), evidence
     plan, rate = choice.recommendation.plan, choice.learning_rate
     tried = run(plan, rate)
     if accepted(tried):
-        higher = settled(choice.recommendation, plan, rate, why)
-        return replace(higher, caveats=choice.recommendation.caveats), tried
-    outcome = f"A batch of {plan} at rate {rate:.3g} was tried and did not hold: {tried.reason}."
-    return _noted(recommendation, f"{why} {outcome}"), evidence
+        higher = settled(choice.recommendation, plan, rate, "")
+        return _noted(higher, f"{seen}: {choice.meaning}"), tried
+    outcome = f"a batch of {plan} at rate {rate:.3g} was tried and did not hold: {tried.reason}."
+    return _noted(recommendation, f"{seen}; {outcome}"), evidence
 
 
-def _why(evidence: Confirmation) -> str:
+def _seen(evidence: Confirmation) -> str:
     lead = 100 * (evidence.double_rate_lead or 0.0)
     return (
         f"At twice the rate {evidence.learning_rate:.3g} the loss fell over {lead:.0f} % further "
-        f"in {evidence.steps} steps: the cap that the noise scale sets is too low, and the choice "
-        "was made again at the upper end of its interval."
+        f"in {evidence.steps} steps"
     )
 
 

@@ -74,18 +74,16 @@ def _reason(
 
 
 def _rule(name: str, reference: Candidate, learning_rate: float | None) -> str:
-    """The rule's name, and how often its rate was halved, or how far it was raised."""
+    """The rule's name, and how often its rate was halved, or how far it was moved."""
     if not learning_rate or not reference.learning_rate:
         return name
-    raised = learning_rate / reference.learning_rate
-    if raised > 1:
-        return f"{name}, raised {raised:.2g} ×"
-    halvings = round(-math.log2(raised))
-    if halvings and not math.isclose(raised, 0.5**halvings):
-        return f"{name}, lowered {1 / raised:.2g} ×"
-    if halvings < 1:
+    ratio = learning_rate / reference.learning_rate
+    halvings = round(-math.log2(ratio))
+    if halvings > 0 and math.isclose(ratio, 0.5**halvings):
+        return f"{name}, halved {_OFTEN.get(halvings, f'{halvings} times')}"
+    if math.isclose(ratio, 1):
         return name
-    return f"{name}, halved {_OFTEN.get(halvings, f'{halvings} times')}"
+    return f"{name}, {f'raised {ratio:.3g}' if ratio > 1 else f'lowered {1 / ratio:.3g}'} ×"
 
 
 def _advice(before: Recommendation, *, moved: bool) -> tuple[str, ...]:

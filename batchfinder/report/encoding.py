@@ -135,7 +135,7 @@ def read(kind: type[_Data], source: str | Path) -> _Data:
         raise InvalidArgument(message) from None
     except OSError as error:
         raise InvalidArgument(f"expected a file that can be read; {error}") from error
-    except (InvalidArgument, UnicodeDecodeError) as error:
+    except (InvalidArgument, ValueError) as error:
         said = "it is no text" if isinstance(error, UnicodeDecodeError) else error
         message = f"{path} is no {kind.__name__.lower()} that to_json wrote: {said}"
         raise InvalidArgument(message) from error

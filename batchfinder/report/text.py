@@ -23,7 +23,8 @@ _ENDED_BY = {
     Limit.USER: "your ceiling, not memory, ended the search: nothing larger was tried",
     Limit.INDEX: "a kernel's index limit, not memory, ended the search",
 }
-_TWICE = {None: "", True: "; twice the rate held too", False: "; twice the rate did not hold"}
+_TWICE = {None: "", True: "; twice the rate held too", False: ""}
+"""Where twice the rate did not hold, the confirmation's reason says so."""
 
 
 def screen_width() -> int:

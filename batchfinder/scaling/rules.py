@@ -43,9 +43,11 @@ def critical_batch_size(noise: NoiseScale | None) -> float | None:
 
 
 def at_upper_end(noise: NoiseScale | None) -> NoiseScale | None:
-    """The noise scale with the upper end of its interval as its value; see ``WIDEST``."""
+    """The noise scale with the upper end of its interval as its value and end; see ``WIDEST``."""
     critical = _upper_end(noise)
-    return None if noise is None or critical is None else replace(noise, value=critical)
+    if noise is None or critical is None:
+        return None
+    return replace(noise, value=critical, high=critical)
 
 
 def gain(base_batch: float, batch: float, critical: float) -> float:

@@ -73,7 +73,7 @@ def confirm_choice(
             recommendation,
             found,
             run,
-            lambda: _bolder(call, choose(at_upper_end(noise)), base),
+            lambda: _bolder(call, choose, at_upper_end(noise), base),
             enough=call.budget.is_spent,
         )
 
@@ -94,12 +94,18 @@ def _known(base: Base) -> Known | None:
     return Known(base.batch_size * world_size(), base.learning_rate)
 
 
-def _bolder(call: Call, choice: Recommendation, base: Base) -> Bolder | None:
+def _bolder(
+    call: Call,
+    choose: Callable[[NoiseScale | None], Recommendation],
+    noise: NoiseScale | None,
+    base: Base,
+) -> Bolder | None:
     highest = rule_for(call.bench.step.optimizer_family).highest
-    if highest is None or base.learning_rate is None:
+    if highest is None or noise is None or base.learning_rate is None:
         return None
+    choice = choose(noise)
     batches = base.batch_size * world_size(), choice.plan.global_batch
-    return bolder(choice, highest(base.learning_rate, *batches, None))
+    return bolder(choice, highest(base.learning_rate, *batches, None), noise.value)
 
 
 def _affordable_steps(call: Call, recommendation: Recommendation) -> int:

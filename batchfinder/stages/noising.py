@@ -18,7 +18,7 @@ _STEPS, _STEPS_MID_TRAINING = 200, 50
 """Weights at initialisation need a way to go before their noise tells of the training."""
 
 _UPDATES_ITSELF = (
-    "train_step returns None, so it does its own backward and update: the gradient of one batch "
+    "train_step does its own backward and update: the gradient of one batch "
     "cannot be seen, and the gradient noise scale is absent"
 )
 

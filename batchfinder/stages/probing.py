@@ -77,7 +77,7 @@ def probe_sizes(call: Call, search: Search) -> ProbeResult:
         ordinary_peak_bytes=ordinary,
         trials=recalled.trials,
         memory=_with_line(holdings, evidence),
-        limited_by=_limit_met(evidence, searched.ceiling, search.space.ceiling),
+        limited_by=_limit_met(evidence, searched, search.space.ceiling),
         ceiling=searched.ceiling,
     )
 
@@ -240,13 +240,14 @@ def _with_line(memory: MemoryBreakdown, trials: tuple[Trial, ...]) -> MemoryBrea
     )
 
 
-def _limit_met(trials: tuple[Trial, ...], ceiling: int | None, own_ceiling: int | None) -> Limit:
+def _limit_met(trials: tuple[Trial, ...], space: SearchSpace, own_ceiling: int | None) -> Limit:
     """What kept the largest size that fits from being larger."""
+    ceiling = space.ceiling
     largest = max(trial.batch_size for trial in trials if trial.fits)
     above = [trial for trial in trials if trial.batch_size > largest and not trial.fits]
     if above:
         nearest = min(above, key=lambda trial: trial.batch_size)
         return Limit.INDEX if nearest.outcome is Outcome.INDEX_LIMIT else Limit.MEMORY
-    if ceiling is None or largest < ceiling:
+    if ceiling is None or largest < space.at_most(ceiling):
         return Limit.MEMORY
     return Limit.USER if own_ceiling is not None and ceiling == own_ceiling else Limit.DATASET

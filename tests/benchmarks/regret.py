@@ -138,8 +138,12 @@ def confirmed_pair(
             return confirm(bench.step, bench.source, memory, plan, at, fresh=snapshot.restore)
 
         def bold() -> Bolder | None:
-            choice = choose(at_upper_end(noise))
-            return bolder(choice, highest(base.rate, BASE, choice.plan.global_batch, None))
+            upper = at_upper_end(noise)
+            if upper is None:
+                return None
+            choice = choose(upper)
+            most = highest(base.rate, BASE, choice.plan.global_batch, None)
+            return bolder(choice, most, upper.value)
 
         settled, evidence = confirmed(found, run, known=Known(BASE, base.rate))
         if found.plan.global_batch > BASE:

@@ -224,6 +224,7 @@ class Step:
         optimizer state. A part that only some batches use gets its state in the trials.
         """
         self.has_looked = True
+        self.zero_grad()
         try:
             self.forward_backward(batch)
         except Exception:  # noqa: BLE001  # whatever it is, the first trial meets it and tells
