@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import batchfinder as bf
 from batchfinder.confirm import Known
-from batchfinder.results import Limit, StageStarted
+from batchfinder.results import StageStarted
 from batchfinder.run.bench import Handed
-from batchfinder.run.trial import run_trial
-from batchfinder.stages import Base, Budget, loader_overlaps, opened, probing, world_size
+from batchfinder.stages import Base, Budget, loader_overlaps, opened, world_size
 from batchfinder.stages.confirming import _known
 
 ROWS = 400
@@ -130,118 +127,6 @@ def test_the_stages_are_announced_in_order() -> None:
     )
     started = [event.stage.name for event in events if isinstance(event, StageStarted)]
     assert started == ["PROBE", "MEASURE", "NOISE", "CONFIRM"]
-
-
-def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_path: Path) -> None:
-    path = tmp_path / "sizes.json"
-
-    def probe(model: nn.Module) -> bf.ProbeResult:
-        return bf.max_batch_size(model, loader(), memory_limit="200KiB", resolution=0, cache=path)
-
-    first, again = probe(network()), probe(network())
-    assert len(again.trials) == 1 < len(first.trials)
-    assert again.max_batch_size == first.max_batch_size
-    assert (again.memory, again.limited_by) == (first.memory, first.limited_by)
-    assert again.memory.per_sample_bytes > 0
-    assert "one trial found that it still fits" in again.caveats[-1]
-    other = probe(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)))
-    assert len(other.trials) > 1
-
-
-def test_what_ended_the_search_is_remembered_too(tmp_path: Path) -> None:
-    class Indexed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = network()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if len(x) > 40:
-                raise RuntimeError("integer out of range")
-            return self.body(x)
-
-    path = tmp_path / "sizes.json"
-    first, again = (
-        bf.max_batch_size(Indexed(), loader(), memory_limit="16MiB", resolution=0, cache=path)
-        for _ in range(2)
-    )
-    assert len(again.trials) == 1
-    assert first.limited_by is again.limited_by is bf.Limit.INDEX
-
-
-def test_a_search_cut_short_is_said_with_a_cache_too(tmp_path: Path) -> None:
-    report = bf.find_batch_size(
-        network(),
-        loader(),
-        base_learning_rate=0.01,
-        memory_limit="16MiB",
-        budget_seconds=0.01,
-        cache=tmp_path / "sizes.json",
-        observe=lambda event: None,
-    )
-    assert any("larger batches were not tried" in caveat for caveat in report.caveats)
-
-
-class Disturbed:
-    """Trials of which those at ``size`` are disturbed and end as told, one after the other."""
-
-    def __init__(self, size: int, *outcomes: bf.Outcome, disturbed: int = 1) -> None:
-        self.size, self.outcomes, self.disturbed = size, list(outcomes), disturbed
-
-    def __call__(self, *arguments: Any, **options: Any) -> bf.Trial:
-        trial = run_trial(*arguments, **options)
-        if trial.batch_size != self.size or not self.outcomes:
-            return trial
-        self.disturbed -= 1
-        return replace(trial, outcome=self.outcomes.pop(0), disturbed=self.disturbed >= 0)
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "limit"),
-    [
-        ((bf.Outcome.FITS, bf.Outcome.OUT_OF_MEMORY), bf.Limit.MEMORY),
-        ((bf.Outcome.OUT_OF_MEMORY, bf.Outcome.FITS), bf.Limit.USER),
-    ],
-)
-def test_only_the_repetition_of_a_disturbed_trial_counts(
-    outcomes: tuple[bf.Outcome, ...], limit: bf.Limit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes))
-    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=64)
-    assert found.limited_by is limit
-    assert (found.max_batch_size == 64) is (limit is bf.Limit.USER)
-    assert not any("another process" in caveat for caveat in found.caveats)
-
-
-def test_nothing_fits_where_the_only_success_was_disturbed_and_failed_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    outcomes = (bf.Outcome.FITS, bf.Outcome.OUT_OF_MEMORY)
-    monkeypatch.setattr(probing, "run_trial", Disturbed(1, *outcomes))
-    with pytest.raises(bf.NothingFits, match="not even a micro-batch of 1"):
-        bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=1)
-
-
-def test_a_trial_disturbed_twice_counts_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes = (bf.Outcome.OUT_OF_MEMORY, bf.Outcome.OUT_OF_MEMORY)
-    monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes, disturbed=2))
-    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=64)
-    assert found.max_batch_size < 64
-    assert any("while batch 64 was tried" in caveat for caveat in found.caveats)
-
-
-@pytest.mark.slow
-def test_isolated_trials_give_the_same_answer() -> None:
-    from test_stages import made as importable
-
-    arguments = {"memory_limit": "200KiB", "max_batch_size": 48}
-    apart = bf.max_batch_size(network(), loader(), isolate=importable, **arguments)
-    here = bf.max_batch_size(network(), loader(), **arguments)
-    assert apart.max_batch_size == here.max_batch_size
-
-
-def test_isolation_asks_for_a_function_that_a_child_can_import() -> None:
-    with pytest.raises(bf.NotPicklable, match="top level"):
-        bf.max_batch_size(network(), loader(), isolate=lambda: {}, memory_limit="1MiB")
 
 
 def test_the_base_pair_is_the_loaders_size_and_the_optimizers_rate() -> None:
@@ -492,28 +377,6 @@ def test_a_parameter_outside_the_model_and_gradients_are_put_back() -> None:
     assert temperature.item() == 1.5
     assert all(each.grad is grad for each, grad in zip(every, held, strict=True))
     assert all(torch.equal(each.grad, value) for each, value in zip(every, values, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("limits", "largest", "limit"),
-    [
-        ({"max_batch_size": 50}, 50, Limit.USER),
-        ({"max_batch_size": 50, "multiple_of": 8}, 48, Limit.USER),
-        ({"powers_of_two": True}, 64, Limit.DATASET),
-    ],
-)
-def test_a_ceiling_between_the_sizes_that_may_be_tried_is_what_ended_the_search(
-    limits: dict[str, Any], largest: int, limit: Limit
-) -> None:
-    data = TensorDataset(torch.randn(100, 4), torch.randn(100, 1))
-    found = bf.max_batch_size(
-        nn.Linear(4, 1),
-        DataLoader(data, batch_size=4),
-        loss_fn=nn.functional.mse_loss,
-        memory_limit="256MiB",
-        **limits,
-    )
-    assert (found.max_batch_size, found.limited_by) == (largest, limit)
 
 
 def test_a_pair_that_was_assumed_is_not_known_to_train() -> None:
