@@ -276,3 +276,12 @@ def test_what_binds_is_said_once() -> None:
     said = f"It is limited by {report.limited_by.value}."
     report = replace(report, recommendation=replace(report.recommendation, reason=said))
     assert "Limited by" not in report.text(80)
+
+
+def test_explain_gives_the_reason_up_to_the_limit_which_has_its_own_section() -> None:
+    report = plain()
+    reason = "A batch of 8 held. At rate 0.2 it rose. It is limited by memory. 4 would take longer."
+    moved = replace(report, recommendation=replace(report.recommendation, reason=reason))
+    said = moved.explain(80)
+    assert "A batch of 8 held. At rate 0.2 it rose." in said
+    assert "4 would take longer" not in said

@@ -62,7 +62,7 @@ def explain(report: Report, width: int | None = None) -> str:
 
 def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     """Titles, each with the sentences under it."""
-    yield "The choice", [f"{sentence(choice(report))}.", _first_sentence(report)]
+    yield "The choice", [f"{sentence(choice(report))}.", _why(report)]
     yield "What binds", [f"{sentence(report.limited_by.value)}. {_RELAXED[report.limited_by]}"]
     if others := [alternatives(report, each) for each in interesting(report)]:
         yield "Alternatives", [*others, _how_to_read(report)]
@@ -77,10 +77,9 @@ def _how_to_read(report: Report) -> str:
     return _HOW_TO_READ.format(what=to_target if known else f"time is that per {report.unit[:-1]}")
 
 
-def _first_sentence(report: Report) -> str:
-    """Why; what follows it in the reason has sections of its own here."""
-    first, _, more = report.recommendation.reason.partition(". ")
-    return f"{first}." if more else first
+def _why(report: Report) -> str:
+    """Why; what follows it in the reason, the limit first, has sections of its own here."""
+    return report.recommendation.reason.partition(" It is limited by ")[0]
 
 
 def interesting(report: Report) -> list[Candidate]:
