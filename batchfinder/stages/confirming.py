@@ -74,7 +74,7 @@ def confirm_choice(
             found,
             run,
             lambda: _bolder(call, choose, at_upper_end(noise), base),
-            enough=call.budget.is_spent,
+            enough=lambda: _affordable_steps(call, recommendation) < steps,
         )
 
 
