@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from predict_cases import loader_of
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import batchfinder as bf
 from batchfinder.devices import DEVICES, find_device
 from batchfinder.errors import InvalidArgument
 from batchfinder.predict import estimate_memory
@@ -79,3 +83,23 @@ def test_every_device_has_a_source_and_a_name_of_its_own() -> None:
     names = [device.name.lower() for device in DEVICES]
     assert len(names) == len(set(names))
     assert all("data sheet" in d.source or "product page" in d.source for d in DEVICES)
+
+
+def test_a_mistake_in_the_model_is_raised_and_not_logged_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch logs a traceback of its own for every operator that fails under fake tensors."""
+    logged: list[logging.LogRecord] = []
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    monkeypatch.setattr(logger, "callHandlers", logged.append)
+    data = TensorDataset(torch.randn(200, 8), torch.randint(3, (200,)))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        bf.max_batch_size(
+            nn.Linear(9, 3),
+            DataLoader(data, batch_size=16),
+            memory_limit="64MiB",
+            observe=lambda event: None,
+        )
+    assert logged == []
+    logger.error("as before")
+    assert [record.getMessage() for record in logged] == ["as before"]

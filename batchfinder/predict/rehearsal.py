@@ -7,6 +7,7 @@ that forward, backward and update are all followed. No kernel runs.
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,6 +157,7 @@ def rehearsing(
     try:
         with (
             warnings.catch_warnings(),
+            _unlogged(),
             kept_as_they_are([*touched.others, *touched.scalers]),
             swapped(mode, touched.modules, touched.optimizers),
             _differences(step, as_on),
@@ -170,6 +172,21 @@ def rehearsing(
             yield rehearsal
     finally:
         randomness.restore()
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Torch logs what fails under fake tensors, traceback and all; the caller gets it raised."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def _batch_shape(source: BatchSource) -> BatchShape:
