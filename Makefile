@@ -34,8 +34,8 @@ test-all:  ## all tests
 	$(QUIET_CPU) $(PYTHON) -m pytest -q
 
 golden:  ## accepts the texts that the report tests compare with; read the difference
-	ACCEPT_GOLDEN=1 $(PYTHON) -m pytest -q tests/test_report.py
-	git diff --stat tests/golden
+	ACCEPT_GOLDEN=1 $(PYTHON) -m pytest -q tests/report/test_report.py
+	git diff --stat tests/support/golden
 
 docs:  ## the documentation in docs/_build/html, warnings as errors
 	$(PYTHON) docs/errors_page.py && $(PYTHON) docs/reproducing_page.py

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from batchfinder import stages
+from batchfinder.arguments import check
 from batchfinder.errors import BatchFinderError
 from batchfinder.noise import MicroBatchVariance
+from batchfinder.noise.stage import estimate_here
 from batchfinder.probe import Propose, SearchSpace, guided
+from batchfinder.probe.stage import Search, probe_sizes
 from batchfinder.protocols import NoiseEstimator, Observer
 from batchfinder.results import NoiseScale, ProbeResult
 from batchfinder.run.bench import Handed
 from batchfinder.run.isolate import Factory
+from batchfinder.session import not_restored, opened
 
 __all__ = ["gradient_noise_scale", "max_batch_size"]
 
@@ -50,7 +53,7 @@ def max_batch_size(
         NothingFits: not even the smallest batch fits.
         InvalidArgument, CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch: see each.
     """
-    stages.check(
+    check(
         resolution=resolution,
         max_batch_size=max_batch_size,
         multiple_of=multiple_of,
@@ -76,10 +79,10 @@ def max_batch_size(
         multiple_of=multiple_of,
         powers_of_two=powers_of_two,
     )
-    with stages.opened(handed, observe, budget_seconds) as call:
-        found = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
+    with opened(handed, observe, budget_seconds) as call:
+        found = probe_sizes(call, Search(space, propose, isolate, cache))
         assumed = call.bench.assumptions()
-    stages.not_restored(call)
+    not_restored(call)
     return replace(found, caveats=(*assumed, *found.caveats))
 
 
@@ -129,7 +132,7 @@ def gradient_noise_scale(
         BatchFinderError: where no noise scale exists (the step updates by itself, the loss couples
             the samples of a batch), saying why.
     """
-    stages.check(samples=samples, warmup_steps=warmup_steps, micro_batch=micro_batch)
+    check(samples=samples, warmup_steps=warmup_steps, micro_batch=micro_batch)
     handed = Handed(
         model,
         loader,
@@ -145,11 +148,9 @@ def gradient_noise_scale(
     method = estimator or MicroBatchVariance()
     if samples is not None and isinstance(method, MicroBatchVariance):
         method = replace(method, samples=samples, narrow_enough=0.0)
-    with stages.opened(handed, observe) as call:
-        found = stages.estimate_here(
-            call, method, warmup_steps=warmup_steps, micro_batch=micro_batch
-        )
-    stages.not_restored(call)
+    with opened(handed, observe) as call:
+        found = estimate_here(call, method, warmup_steps=warmup_steps, micro_batch=micro_batch)
+    not_restored(call)
     if found.training is None:
         raise BatchFinderError(" ".join(found.caveats))
     return found.training

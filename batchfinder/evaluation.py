@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from batchfinder.arguments import check
 from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
 from batchfinder.probe import SearchSpace, latest, memory_line, probe
@@ -19,7 +20,6 @@ from batchfinder.run.state import preserved
 from batchfinder.run.step import EvaluationStep
 from batchfinder.run.step.optimizers import as_list
 from batchfinder.run.trial import run_trial
-from batchfinder.stages import check
 from batchfinder.timing import sizes_worth_measuring
 from batchfinder.units import format_bytes
 

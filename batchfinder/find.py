@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from batchfinder import stages
+from batchfinder.arguments import check
+from batchfinder.base_pair import base_of
+from batchfinder.caveats import caveats_of
+from batchfinder.confirm.stage import confirm_choice, with_headroom
+from batchfinder.measure.stage import measure_sizes
 from batchfinder.noise import MicroBatchVariance
+from batchfinder.noise.stage import estimate_noise, with_noise
 from batchfinder.probe import Propose, SearchSpace, guided
+from batchfinder.probe.stage import Search, probe_sizes
 from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
 from batchfinder.recommend import recommend
 from batchfinder.report import Report
 from batchfinder.run.bench import Handed
 from batchfinder.run.isolate import Factory
+from batchfinder.session import loader_overlaps, not_restored, opened, world_size
 
 __all__ = ["find_batch_size"]
 
@@ -103,7 +110,7 @@ def find_batch_size(
         NothingFits: not even the smallest batch fits.
         CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch, LossIsNotFinite: see each.
     """
-    stages.check(
+    check(
         base_batch_size=base_batch_size,
         base_learning_rate=base_learning_rate,
         headroom=headroom,
@@ -134,14 +141,12 @@ def find_batch_size(
         multiple_of=multiple_of,
         powers_of_two=powers_of_two,
     )
-    with stages.opened(handed, observe, budget_seconds) as call:
+    with opened(handed, observe, budget_seconds) as call:
         bench = call.bench
-        probed = stages.probe_sizes(call, stages.Search(space, propose, isolate, cache))
-        base = stages.base_of(call, probed, base_batch_size, base_learning_rate)
-        measurements = stages.measure_sizes(
-            call, probed, space, base=base.batch_size, headroom=headroom
-        )
-        findings = stages.estimate_noise(
+        probed = probe_sizes(call, Search(space, propose, isolate, cache))
+        base = base_of(call, probed, base_batch_size, base_learning_rate)
+        measurements = measure_sizes(call, probed, space, base=base.batch_size, headroom=headroom)
+        findings = estimate_noise(
             call, noise, probed, base, warmup_steps=warmup_steps, measured=measurements
         )
         choose = partial(
@@ -157,24 +162,24 @@ def find_batch_size(
             ceiling=max_batch_size,
             probe_limit=probed.limited_by,
             dataset_length=bench.source.length,
-            world_size=stages.world_size(),
+            world_size=world_size(),
             optimizer_family=bench.step.optimizer_family,
             can_accumulate=not bench.step.updates_itself,
-            loader_overlaps=stages.loader_overlaps(loader),
+            loader_overlaps=loader_overlaps(loader),
         )
-        recommendation, confirmation = stages.confirm_choice(
+        recommendation, confirmation = confirm_choice(
             call, choose, findings.training, base, learning_rate_rule
         )
         environment = bench.environment()
-    lost = stages.not_restored(call)
+    lost = not_restored(call)
     return Report(
         recommendation=recommendation,
-        probe=stages.with_headroom(probed, recommendation),
-        measurements=stages.with_noise(measurements, findings),
+        probe=with_headroom(probed, recommendation),
+        measurements=with_noise(measurements, findings),
         noise_scale=findings.training,
         confirmation=confirmation,
         state_restored=not lost,
-        caveats=stages.caveats_of(
+        caveats=caveats_of(
             call,
             probed,
             base,

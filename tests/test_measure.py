@@ -6,8 +6,8 @@ import pytest
 import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
-from batchfinder import measure as measuring
 from batchfinder.measure import Effort, measure
+from batchfinder.measure import timed as measuring
 from batchfinder.results import Measurement
 
 

@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import batchfinder as bf
+from batchfinder.base_pair import Base
 from batchfinder.confirm import Known
+from batchfinder.confirm.stage import _known
 from batchfinder.results import StageStarted
 from batchfinder.run.bench import Handed
-from batchfinder.stages import Base, Budget, loader_overlaps, opened, world_size
-from batchfinder.stages.confirming import _known
+from batchfinder.session import Budget, loader_overlaps, opened, world_size
 
 ROWS = 400
 

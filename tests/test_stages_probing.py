@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
+from batchfinder.probe import stage as probing
 from batchfinder.results import Limit
 from batchfinder.run.trial import run_trial
-from batchfinder.stages import probing
 
 
 def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from head_to_head_device import Device, Training, runs, true_maximum, watching
 from head_to_head_finders import FINDERS, CannotRun, quiet, version_of

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from predict_cases import EXACT, Case, adamw, loader_of
 from probe_cases import Search, run_on, true_maximum

@@ -6,11 +6,11 @@ import math
 from itertools import pairwise
 
 import pytest
+from probe_cases import run_on, true_maximum
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe import SearchSpace, guided, has_ended, memory_line, probe
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Trial
-from tests.probe_cases import run_on, true_maximum
 
 MIB = 2**20
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probe_cases import run_on, true_maximum
 
 from batchfinder.probe import SearchSpace, probe
 from batchfinder.probe.drop import cheapest_trials, failures_needed, next_drop, reach
 from batchfinder.results import Outcome, Trial
-from tests.probe_cases import run_on, true_maximum
 
 MIB = 2**20
 LARGEST = 1 << 24

@@ -25,7 +25,7 @@ from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, St
 from batchfinder.run.bench import Bench
 from batchfinder.run.isolate import Factory, IsolatedTrials
 from batchfinder.run.trial import run_trial, run_undisturbed
-from batchfinder.stages.call import Call, stage
+from batchfinder.session import Call, stage
 from batchfinder.units import format_bytes
 
 __all__ = ["Search", "probe_sizes"]

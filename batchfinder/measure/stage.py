@@ -8,7 +8,7 @@ from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
 from batchfinder.probe import SearchSpace
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
-from batchfinder.stages.call import Call, stage
+from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
 
 __all__ = ["measure_sizes"]

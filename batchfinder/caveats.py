@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchfinder.base_pair import Base
 from batchfinder.results import (
     Confirmation,
     Measurement,
@@ -10,9 +11,7 @@ from batchfinder.results import (
     Recommendation,
 )
 from batchfinder.run.batches import data_bound, workers_of
-from batchfinder.stages.around import world_size
-from batchfinder.stages.base import Base
-from batchfinder.stages.call import Call
+from batchfinder.session import Call, world_size
 
 __all__ = ["caveats_of"]
 

@@ -13,7 +13,7 @@ from batchfinder.noise import NoRoom, attempt
 from batchfinder.range_test import range_test
 from batchfinder.results import Note, ProbeResult
 from batchfinder.run.bench import Bench
-from batchfinder.stages.call import Call
+from batchfinder.session import Call
 
 __all__ = ["Base", "base_of", "check_loss", "in_room"]
 

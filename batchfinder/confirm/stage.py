@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from batchfinder.base_pair import Base
 from batchfinder.confirm import Bolder, Known, bolder, confirm, confirmed, raised
 from batchfinder.protocols import LearningRateRule
 from batchfinder.results import (
@@ -16,9 +17,7 @@ from batchfinder.results import (
     Stage,
 )
 from batchfinder.scaling import at_upper_end, rule_for
-from batchfinder.stages.around import world_size
-from batchfinder.stages.base import Base
-from batchfinder.stages.call import Call, stage
+from batchfinder.session import Call, stage, world_size
 
 __all__ = ["confirm_choice", "with_headroom"]
 

@@ -1,22 +1,40 @@
-"""One call under way: its bench, its observer, its budget."""
+"""One call under way: its bench, its observer, its budget; and whether all was put back."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from batchfinder.errors import StateNotRestoredWarning
 from batchfinder.progress import default_observer
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
+from batchfinder.run.batches import workers_of
 from batchfinder.run.bench import Bench, Handed, open_bench
 
-__all__ = ["Budget", "Call", "opened", "stage"]
+__all__ = [
+    "Budget",
+    "Call",
+    "loader_overlaps",
+    "not_restored",
+    "opened",
+    "stage",
+    "world_size",
+]
 
 _LOOKING = 0.1
 """Share of the budget in which samples are looked at before the first trial."""
+
+_UNSEEN = (
+    "the optimizer inside train_step, which was not passed (pass optimizer= so that its state is "
+    "put back)"
+)
 
 
 @dataclass(frozen=True)
@@ -95,3 +113,31 @@ def stage(
     finally:
         name = which.name.lower()
         call.spent[name] = call.spent.get(name, 0.0) + call.budget.clock() - started
+
+
+def not_restored(call: Call) -> tuple[str, ...]:
+    """What is not, or cannot be shown to be, as it was before the call; a warning names it."""
+    lost = call.bench.snapshot.differences()
+    if call.bench.step.updates_itself and not call.bench.has_own_optimizer:
+        lost = (*lost, _UNSEEN)
+    if lost:
+        warnings.warn(
+            f"not shown to be as before the call: {', '.join(lost)}. If a step of yours keeps "
+            "state outside the model and the optimizer, name that object in preserve=[...].",
+            StateNotRestoredWarning,
+            stacklevel=3,
+        )
+    return lost
+
+
+def loader_overlaps(loader: Any) -> bool:
+    """Whether the next batch is made beside the step, by worker processes."""
+    return workers_of(loader) > 0
+
+
+def world_size() -> int:
+    """Devices that share one optimizer step; 1 where nothing is distributed."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return int(distributed.get_world_size())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from batchfinder.base_pair import Base, check_loss
 from batchfinder.noise import NO_ROOM, NoRoom, approach, noise_along_warmup
 from batchfinder.protocols import NoiseEstimator
 from batchfinder.results import Measurement, NoiseFindings, Note, ProbeResult, Stage
 from batchfinder.run.bench import Bench
-from batchfinder.stages.base import Base, check_loss
-from batchfinder.stages.call import Call, stage
+from batchfinder.session import Call, stage
 
 __all__ = ["estimate_here", "estimate_noise", "with_noise"]
 

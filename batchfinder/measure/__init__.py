@@ -1,0 +1,5 @@
+"""Throughput: what each micro-batch costs, timed with an interval."""
+
+from batchfinder.measure.timed import MEMORY_GONE, NOTHING_TIMED, Effort, measure
+
+__all__ = ["MEMORY_GONE", "NOTHING_TIMED", "Effort", "measure"]
