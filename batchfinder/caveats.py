@@ -12,14 +12,10 @@ from batchfinder.results import (
 )
 from batchfinder.run.batches import data_bound, workers_of
 from batchfinder.session import Call, world_size
+from batchfinder.wording import Caveat
 
 __all__ = ["caveats_of"]
 
-_SHAKY = (
-    "the timing scattered by more than a fifth, or was taken only once, at {count} of {of} sizes: "
-    "the choice among them may be chance. Close other programs, or train with fewer threads, and "
-    "call again"
-)
 _EVERY_RANK = (
     "every rank searched by itself, and the ranks may have found different sizes: take the "
     "smallest. Call this on the bare module, before it is wrapped for distributed training"
@@ -49,7 +45,7 @@ def caveats_of(
     ]
     shaky = [each for each in measurements if each.unstable or each.repeats < 2]
     if 2 * len(shaky) > len(measurements):
-        said.append(_SHAKY.format(count=len(shaky), of=len(measurements)))
+        said.append(Caveat("measure.unreliable", count=len(shaky), of=len(measurements)))
     if world_size() > 1:
         said.append(_EVERY_RANK)
     bound = data_bound(measurements, workers_of(call.loader))

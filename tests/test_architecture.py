@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "batchfinder"
 # Each layer imports only from layers above it (or from its own package for a split room).
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"results", "units"},
+    {"units"},
+    {"wording"},
+    {"results"},
     {"protocols", "table"},
     {"probe", "devices", "scaling", "formulas", "timing", "run", "html"},
     {"plot", "progress"},
@@ -32,6 +34,7 @@ NO_TORCH = {
     "errors",
     "results",
     "units",
+    "wording",
     "protocols",
     "probe",
     "cache",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.wording import Caveat
 
 __all__ = ["SCHEMA", "decode", "dumps", "encode", "loads", "read"]
 
@@ -32,12 +33,19 @@ def encode(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, str):
-        return str(value)  # torch's version is a subclass of str
+        return _encode_text(value)
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if hasattr(value, "item") and not isinstance(value, bool | int | float):
         return encode(value.item())  # a NumPy or torch scalar
     return _encode_float(value) if isinstance(value, float) else value
+
+
+def _encode_text(value: str) -> Any:
+    if isinstance(value, Caveat):
+        numbers = {name: encode(number) for name, number in value.numbers.items()}
+        return {"code": value.code, "numbers": numbers}
+    return str(value)  # torch's version is a subclass of str
 
 
 def _encode_float(value: float) -> float | str:
@@ -57,6 +65,8 @@ def decode(kind: Any, value: Any) -> Any:
         return _decode_union(arguments, value)
     if origin is tuple:
         return _decode_tuple(arguments, value)
+    if kind is str and isinstance(value, Mapping):
+        return _decode_caveat(value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _decode_dataclass(kind, value)
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -93,6 +103,20 @@ def _decode_dataclass(kind: type[Any], value: Any) -> Any:
         return kind(**given)
     except TypeError as error:
         raise InvalidArgument(f"expected every field of {kind.__name__}; {error}") from error
+
+
+def _decode_caveat(value: Mapping[str, Any]) -> Caveat:
+    try:
+        return Caveat(value["code"], **{name: _number(n) for name, n in value["numbers"].items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgument(f"expected a caveat's code and numbers; found {value!r}") from error
+
+
+def _number(value: Any) -> Any:
+    """A caveat's number, text or list as it was: JSON has no infinity and no tuples."""
+    if isinstance(value, list):
+        return tuple(_number(item) for item in value)
+    return _WORDS.get(value, value) if isinstance(value, str) else value
 
 
 def _decode_member(kind: type[Enum], value: Any) -> Enum:

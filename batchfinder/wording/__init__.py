@@ -1,0 +1,58 @@
+"""Every sentence about a result, made from a code and numbers: the one place where words live.
+
+One module for each part of the package holds its ``SENTENCES``: a code and either a template for
+``str.format`` or a function of the numbers. Codes are ``"part.what"``, such as
+``"probe.disturbed"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["Caveat", "sentence"]
+
+_PARTS = ("measure",)
+
+
+def sentence(code: str, numbers: Mapping[str, Any]) -> str:
+    """The sentence for ``code``, with ``numbers`` put in.
+
+    Raises:
+        KeyError: where no sentence has this code.
+    """
+    part = code.partition(".")[0]
+    if part not in _PARTS:
+        raise KeyError(code)
+    words: Mapping[str, str | Callable[..., str]] = import_module(
+        f"batchfinder.wording.{part}"
+    ).SENTENCES
+    made = words[code]
+    return made.format(**numbers) if isinstance(made, str) else made(**numbers)
+
+
+class Caveat(str):
+    """One thing a reader should know: a code and numbers, which read as a sentence.
+
+    ``Caveat("measure.unreliable", count=3, of=9)`` compares, prints and joins as the sentence
+    that ``batchfinder.wording`` has for its ``code``; programs look at ``code`` and ``numbers``.
+    """
+
+    __slots__ = ("code", "numbers")
+    code: str
+    numbers: Mapping[str, Any]
+
+    def __new__(cls, code: str, **numbers: Any) -> Caveat:
+        self = super().__new__(cls, sentence(code, numbers))
+        self.code = code
+        self.numbers = MappingProxyType(numbers)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _caveat, (self.code, dict(self.numbers))
+
+
+def _caveat(code: str, numbers: dict[str, Any]) -> Caveat:
+    return Caveat(code, **numbers)
