@@ -104,7 +104,7 @@ def gradient_noise_scale(
     make_loader: Any = None,
     preserve: Sequence[Any] = (),
 ) -> NoiseScale:
-    """The gradient noise scale tr(Σ)/|G|² at the weights as they are, with a 90 % interval.
+    """The gradient noise scale tr(Σ)/|G|² at the weights as they are, with a 90% interval.
 
     Weights at initialisation say almost nothing about a training run: call it in the middle of
     one, or give ``warmup_steps``, which are taken at the loader's batch size and the optimizer's

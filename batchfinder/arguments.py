@@ -45,8 +45,8 @@ _WHOLE = "a whole number of at least 1"
 
 # name: (rule, what is expected, way out)
 _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "headroom": (_share, "a share from 0 to below 1", "write 0.05 for 5 %"),
-    "resolution": (_share, "a share from 0 (exact) to below 1", "write 0.02 for 2 %"),
+    "headroom": (_share, "a share from 0 to below 1", "write 0.05 for 5%"),
+    "resolution": (_share, "a share from 0 (exact) to below 1", "write 0.02 for 2%"),
     "max_batch_size": (_at_least_one, _WHOLE, "leave it out for no ceiling of your own"),
     "multiple_of": (_at_least_one, _WHOLE, "leave it out to try every size"),
     "base_batch_size": (_at_least_one, _WHOLE, "leave it out for the loader's own"),

@@ -2,7 +2,7 @@
 
 Vendors state gigabytes, and do not say of which kind. They are read as decimal here (10⁹ bytes),
 which is never more than the device has: the driver of a card of "80 GB" may report up to 80 GiB,
-7 % more. The figures were entered from knowledge of the documents named, and not checked against
+7% more. The figures were entered from knowledge of the documents named, and not checked against
 them again. Throughput is not in the table, since nobody can foretell it.
 """
 

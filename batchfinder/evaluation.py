@@ -32,7 +32,7 @@ _CLOSE = 0.95  # of the highest throughput: beyond that a larger batch only cost
 class Evaluation:
     """Which batch size to evaluate with: forward passes alone, no gradients.
 
-    ``batch_size`` is the smallest one that was timed and is within 5 % of the highest throughput.
+    ``batch_size`` is the smallest one that was timed and is within 5% of the highest throughput.
     """
 
     batch_size: int
@@ -195,7 +195,7 @@ def _sizes(trials: Sequence[Trial], space: SearchSpace, headroom: float) -> list
 
 
 def _chosen(timed: Sequence[Measurement]) -> int:
-    """The smallest size whose throughput is within 5 % of the highest."""
+    """The smallest size whose throughput is within 5% of the highest."""
     best = max(each.samples_per_second for each in timed)
     return min(each.batch_size for each in timed if each.samples_per_second >= _CLOSE * best)
 

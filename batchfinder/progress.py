@@ -155,7 +155,7 @@ def _trial(trial: Trial) -> str:
 def _measurement(found: Measurement) -> str:
     low, high = found.samples_per_second_low, found.samples_per_second_high
     rate = f"{format_count(found.samples_per_second)} per second"
-    interval = f" ({format_count(low)}–{format_count(high)})"
+    interval = f" ({format_count(low)}-{format_count(high)})"
     unstable = ", unstable" if found.unstable else ""
     return f"{rate}{interval}, {format_seconds(found.step_seconds)} per step{unstable}"
 
@@ -166,7 +166,7 @@ def _noise(noise: NoiseScale) -> str:
         spent = "of the training as a whole"
     if not noise.is_bounded:
         return f"noise scale at least {format_count(noise.low)}, {spent}"
-    interval = f"({format_count(noise.low)}–{format_count(noise.high)})"
+    interval = f"({format_count(noise.low)}-{format_count(noise.high)})"
     return f"noise scale {format_count(noise.value)} {interval}, {spent}"
 
 

@@ -61,7 +61,7 @@ class BatchPlan:
             parts.append(f"{self.accumulation_steps} accumulation steps")
         if self.world_size > 1:
             parts.append(f"{self.world_size} devices")
-        return " × ".join(parts)
+        return " x ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """The gradient noise scale tr(Σ)/|G|², in ``unit``, with its 90 % interval.
+    """The gradient noise scale tr(Σ)/|G|², in ``unit``, with its 90% interval.
 
     ``high`` is ``inf`` where |G|² cannot be told from zero: then only "at least ``low``" is known,
     and ``value`` is the point estimate, but never more than four times the samples spent.
@@ -178,7 +178,7 @@ class NoiseFindings:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one micro-batch costs: medians with a 90 % interval on the throughput.
+    """What one micro-batch costs: medians with a 90% interval on the throughput.
 
     ``step_seconds`` is one optimizer step without accumulation, ``forward_backward_seconds +
     update_seconds``. ``loader_seconds`` is the time that the real loader takes to hand over one

@@ -10,8 +10,7 @@ __all__ = ["CHOSEN_GLYPH", "Row", "Table", "render", "wrap"]
 
 CHOSEN_GLYPH = "→"
 _NARROWEST_LAST_COLUMN = 12
-_THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}\b)")
-_UNIT = re.compile(r"(?<=\d) (?=(?:[KMGT]?i?B|ms|s|%|min|h)\b|%)")
+_UNIT = re.compile(r"(?<=\d) (?=(?:[KMGT]?i?B|ms|s|min|h)\b)")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -70,7 +69,7 @@ def _lines(cells: tuple[str, ...], widths: list[int], glyph: str) -> list[str]:
 
 def wrap(text: str, width: int, indent: str = "", hanging: str | None = None) -> str:
     """``text`` in lines of at most ``width``; figures stay with their units on one line."""
-    solid = _UNIT.sub(_NO_BREAK, _THOUSANDS.sub(_NO_BREAK, text))
+    solid = _UNIT.sub(_NO_BREAK, text)
     return textwrap.fill(
         solid,
         width,

@@ -27,7 +27,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.9) -> Interva
     """The median, with the narrowest pair of order statistics that covers it often enough.
 
     Free of assumptions on the distribution: the share of samples below the median is binomial
-    (David and Nagaraja, Order Statistics, section 7.1). Below 5 values no pair reaches 90 %;
+    (David and Nagaraja, Order Statistics, section 7.1). Below 5 values no pair reaches 90%;
     then the interval is the whole range.
     """
     ordered = sorted(values)

@@ -45,18 +45,18 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(number: float) -> str:
-    """A count with at most three significant digits and thin separators: ``"1 230"``, ``"inf"``."""
+    """A count, at most three significant digits, thousands separated: ``"1,230"``, ``"inf"``."""
     if not math.isfinite(number):
-        return "∞" if number > 0 else str(number)
+        return "inf" if number > 0 else str(number)
     if abs(number) >= 1000:
         digits = 2 - math.floor(math.log10(abs(number)))
-        return f"{round(number, digits):,.0f}".replace(",", " ")
+        return f"{round(number, digits):,.0f}"
     return f"{number:.3g}"
 
 
 def format_size(size: float) -> str:
-    """A batch size, exact to the last digit: ``"1 024"``; ``format_count`` would round it."""
-    return f"{size:,.0f}".replace(",", " ")
+    """A batch size, exact to the last digit: ``"1,024"``; ``format_count`` would round it."""
+    return f"{size:,.0f}"
 
 
 def format_seconds(seconds: float) -> str:

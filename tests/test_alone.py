@@ -51,7 +51,7 @@ def test_the_noise_scale_is_the_exact_one_in_the_median_over_seeds() -> None:
     ratio = statistics.median(each.value for each in found) / truth
     assert 1 / 1.35 < ratio < 1.35
     covered = sum(each.low <= truth <= each.high for each in found)
-    assert covered >= 14  # 18 are expected; fewer than 14 of 20 has a chance below 0.3 %
+    assert covered >= 14  # 18 are expected; fewer than 14 of 20 has a chance below 0.3%
     assert all(each.samples <= 512 for each in found)
 
 

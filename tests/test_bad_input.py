@@ -145,7 +145,7 @@ def test_a_value_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
 
 
 def test_a_share_as_text_is_told_how_to_be_written() -> None:
-    refused(bf.InvalidArgument, "0.05 for 5 %", classifier(), loader(), headroom="5%")
+    refused(bf.InvalidArgument, "0.05 for 5%", classifier(), loader(), headroom="5%")
 
 
 def test_a_ceiling_that_cannot_be_meant_may_be_left_out() -> None:

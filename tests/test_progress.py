@@ -56,10 +56,10 @@ def test_rows_say_what_matters() -> None:
     assert "512  ran out of memory, peak 48.0 MiB, 30 ms" in said
     assert "signal 9, another process used memory meanwhile" in said
     assert "(about 1 min 35 s)" in said
-    assert "186–310" in said
+    assert "186-310" in said
     assert "unstable" in said
-    assert "at least 160, from 49 200 samples" in said
-    assert "noise scale 212 (160–290)" in said
+    assert "at least 160, from 49,200 samples" in said
+    assert "noise scale 212 (160-290)" in said
     assert "learning rate 0.002" in said
     assert "40 real steps held" in said
 
@@ -153,5 +153,5 @@ def test_a_small_measurement_reads_well() -> None:
     assert describe(measurement(64)) == (
         "  measure",
         "64",
-        "10 400 per second (10 100–10 700), 6.13 ms per step",
+        "10,400 per second (10,100-10,700), 6.13 ms per step",
     )

@@ -50,7 +50,7 @@ def test_what_does_not_fit_fails_with_the_bytes() -> None:
 def test_what_more_memory_would_not_help_says_so() -> None:
     trial = Trial(2048, Outcome.INDEX_LIMIT, note="grid too large")
     said = testing._message(trial, 2**30)
-    assert "expected batch size 2 048 to fit in 1.00 GiB; found that it met an index" in said
+    assert "expected batch size 2,048 to fit in 1.00 GiB; found that it met an index" in said
     assert "(grid too large). Lower batch_size" in said
     assert "more memory would not do" in said and "checkpointing" not in said
 

@@ -47,6 +47,6 @@ def test_sizes_never_pass_the_largest(largest: int, base: int) -> None:
 
 def test_half_steps_lie_around_the_knee() -> None:
     throughputs = {size: size / (1 + size / 64) for size in (16, 32, 64, 128, 256, 512, 1024)}
-    # 90 % of the best is first reached at 512
+    # 90% of the best is first reached at 512
     assert half_steps_around_knee(throughputs) == (362, 724)
     assert half_steps_around_knee({8: 1.0}) == ()

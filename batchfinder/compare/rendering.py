@@ -114,7 +114,7 @@ def _spread(arm: Arm) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """``"0.01234"``, ``"10 110"``: so many significant digits, and never a power of ten above 1."""
+    """``"0.01234"``, ``"10,110"``: so many significant digits, and never a power of ten above 1."""
     if not math.isfinite(value):
         return _ABSENT
     rounded = float(f"{value:.{digits}g}")
@@ -127,4 +127,4 @@ def _regret(role: str, size: int, value: float) -> str:
         return f"Regret of {name}: unknown, nothing met the target."
     if math.isinf(value):
         return f"Regret of {name}: it never met the target."
-    return f"Regret of {name}: {100 * value:.0f} % more time to the target than the best."
+    return f"Regret of {name}: {100 * value:.0f}% more time to the target than the best."

@@ -103,7 +103,7 @@ def _seen(evidence: Confirmation) -> str:
     lead = 100 * (evidence.double_rate_lead or 0.0)
     return (
         f"At twice the first choice's rate of {evidence.learning_rate:.3g} the loss fell over "
-        f"{lead:.0f} % further in {evidence.steps} steps"
+        f"{lead:.0f}% further in {evidence.steps} steps"
     )
 
 

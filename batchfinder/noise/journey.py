@@ -31,7 +31,7 @@ FEWEST_GROUPS = 4
 
 WANTED = 8.0
 """Samples wanted in the second half, as a multiple of the noise scale in the first: three times
-the noise scale gives ±40 %, and it may have more than doubled by then."""
+the noise scale gives ±40%, and it may have more than doubled by then."""
 
 
 def travel(way: Way, steps: int) -> tuple[Way, Seen]:

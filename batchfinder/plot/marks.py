@@ -100,7 +100,7 @@ def ratio_axis(ax: Any) -> None:
     ticks = matplotlib("ticker")
     ax.yaxis.set_major_locator(ticks.LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
     ax.yaxis.set_minor_locator(ticks.NullLocator())
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g} ×")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
 
 
 def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

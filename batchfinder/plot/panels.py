@@ -150,7 +150,7 @@ def _time(report: Report, ax: Any) -> None:
     least = min(best, *(each for each in samples if math.isfinite(each)), 1.0)
     ax.set_ylim((0.95 * least / top**_LEGEND) ** (1 / (1 - _LEGEND)), top)
     marks.ratio_axis(ax)
-    ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10 % of least")
+    ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10% of least")
     ax.plot([], [], "o-", color=marks.BLUE, markerfacecolor="white", label="time, beyond that")
     marks.points(ax, times, report.global_batch_size, yours)
     narrow = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 0.8, "borderaxespad": 0.2}

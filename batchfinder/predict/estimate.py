@@ -22,7 +22,7 @@ from batchfinder.units import format_bytes, parse_bytes
 PEAK_ERROR = 0.05
 """An allowance for the error of a predicted peak, relatively; it is not a measured error.
 
-Measured on the CPU against the ledger, on eight models: at most 0.011 %
+Measured on the CPU against the ledger, on eight models: at most 0.011%
 (tests/benchmarks/prediction.py). On a GPU nothing was measured.
 """
 
@@ -33,7 +33,7 @@ WORKSPACE_BYTES = 64 * 2**20
 """cuBLAS takes 8.1 MiB per stream, cuBLASLt 32 MiB on Hopper (pytorch issue 120925)."""
 
 FRAGMENTATION = 0.1
-"""Of the peak. Replayed by the caching allocator's rules, reserved memory was 2 to 26 % above."""
+"""Of the peak. Replayed by the caching allocator's rules, reserved memory was 2 to 26% above."""
 
 OTHER_KERNELS = "the GPU takes the kernels that the CPU takes, of attention above all"
 

@@ -219,7 +219,7 @@ def _rate_caveats(rates: _Rates, batch: int) -> list[str]:
     low, high = trusted_range(rates.base_batch)
     if not low <= batch <= high:
         caveats.append(
-            f"The recommended batch is more than 16 × away from yours ({rates.base_batch}): "
+            f"The recommended batch is more than 16x away from yours ({rates.base_batch}): "
             "the learning rate is a guess there. Tune it."
         )
     if rates.noise is None and rates.family is not None:

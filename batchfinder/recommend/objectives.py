@@ -23,11 +23,11 @@ STAY = 0.10
 
 
 def shortest_time(candidates: Sequence[Candidate]) -> Candidate:
-    """The smallest batch within 3 % of the shortest predicted time to the target.
+    """The smallest batch within 3% of the shortest predicted time to the target.
 
     Smaller costs less memory and fewer samples and generalises no worse (Keskar et al. 2017,
     arXiv:1609.04836). A batch below the user's own is recommended only where the user's own
-    takes over 10 % longer than the best. Without a noise scale: the smallest batch within 10 %
+    takes over 10% longer than the best. Without a noise scale: the smallest batch within 10%
     of the best throughput.
     """
     tolerance = SAME if _noise_is_known(candidates) else KNEE
@@ -35,7 +35,7 @@ def shortest_time(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def highest_throughput(candidates: Sequence[Candidate]) -> Candidate:
-    """The smallest batch within 3 % of the most samples per second."""
+    """The smallest batch within 3% of the most samples per second."""
     most = max(map(samples_per_second, candidates))
     near = (each for each in candidates if samples_per_second(each) >= most / (1 + SAME))
     return min(near, key=_size)
@@ -48,7 +48,7 @@ def largest(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def fewest_samples(candidates: Sequence[Candidate]) -> Candidate:
-    """The fastest among the batches that need at most 5 % more samples than the most frugal.
+    """The fastest among the batches that need at most 5% more samples than the most frugal.
 
     Without a noise scale that is the smallest batch.
     """

@@ -83,7 +83,7 @@ def _rule(name: str, reference: Candidate, learning_rate: float | None) -> str:
         return f"{name}, halved {_OFTEN.get(halvings, f'{halvings} times')}"
     if math.isclose(ratio, 1):
         return name
-    return f"{name}, {f'raised {ratio:.3g}' if ratio > 1 else f'lowered {1 / ratio:.3g}'} ×"
+    return f"{name}, {f'raised {ratio:.3g}' if ratio > 1 else f'lowered {1 / ratio:.3g}'}x"
 
 
 def _advice(before: Recommendation, *, moved: bool) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def _timing(measurement: Measurement, loader_per_sample: float, overlaps: bool) 
         update=measurement.update_seconds,
         loader=loader_per_sample * measurement.batch_size if loader is None else loader,
         loader_overlaps=overlaps,
-        # A 90 % interval is 2 × 1.645 standard deviations wide.
+        # A 90% interval is 2 · 1.645 standard deviations wide.
         spread=max(0.0, width / measurement.samples_per_second / 3.29),
         peak_bytes=measurement.peak_bytes,
     )

@@ -18,13 +18,13 @@ __all__ = ["Spread", "spread", "within_noise"]
 
 DRAWS = 2000
 OPEN_END = 16.0
-"""How far above the estimate the 95 % point is taken to lie where the interval has no upper end."""
+"""How far above the estimate the 95% point is taken to lie where the interval has no upper end."""
 _90_PERCENT = 1.645
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One option's time over the chosen one's: its 90 % interval."""
+    """One option's time over the chosen one's: its 90% interval."""
 
     low: float
     high: float
@@ -33,10 +33,10 @@ class Spread:
 def spread(
     found: Sequence[Option], chosen: Option, noise: NoiseScale | None, seed: int = 0
 ) -> list[Spread]:
-    """5 % and 95 % points of every option's time over the chosen one's.
+    """5% and 95% points of every option's time over the chosen one's.
 
     ``DRAWS`` joint draws of the noise scale (log-normal, each half with the width of its half of
-    the 90 % interval) and of every micro-batch's step time (log-normal, independent between
+    the 90% interval) and of every micro-batch's step time (log-normal, independent between
     micro-batches, shared by the plans built on one). Same seed, same answer.
     """
     random = np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def _critical_draws(
 def within_noise(found: Sequence[Option], spreads: Sequence[Spread]) -> tuple[int, int]:
     """Smallest and largest global batch whose time cannot be told from the chosen one's.
 
-    Those whose interval meets 1 ± 3 %; the chosen one's does.
+    Those whose interval meets 1 ± 3%; the chosen one's does.
     """
     sizes = [
         option.plan.global_batch

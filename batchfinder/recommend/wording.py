@@ -39,14 +39,14 @@ def reason_of(
 def _why_shortest(candidates: Sequence[Candidate], chosen: Candidate, situation: Situation) -> str:
     if situation.critical is None:
         return (
-            "is the throughput knee: the smallest within 10 % of the most samples per second; "
+            "is the throughput knee: the smallest within 10% of the most samples per second; "
             "no noise scale was known"
         )
     best = min(each.relative_time for each in candidates)
     if best > 1 - 0.005:
         return "has the shortest predicted time to the same loss"
     if best > 1 / 1.035:
-        return "is the smallest within 3 % of the shortest predicted time to the same loss"
+        return "is the smallest within 3% of the shortest predicted time to the same loss"
     if YOURS in chosen.roles:
         return "is yours, and the fastest smaller one would save too little time to go below it"
     return "is the smallest not below yours that is near the shortest predicted time"
@@ -67,23 +67,23 @@ def _price(candidate: Candidate, *, known: bool) -> str:
     name = f"{format_size(candidate.plan.global_batch)}{_cut(candidate.plan)}{role}"
     time, samples = candidate.relative_time, candidate.relative_samples
     if not known:
-        return f"{name} takes {time:.2f} × the time per sample"
+        return f"{name} takes {time:.2f}x the time per sample"
     if time < 0.995:
-        text = f"{name} would reach the target {100 * (1 - time):.0f} % sooner"
+        text = f"{name} would reach the target {100 * (1 - time):.0f}% sooner"
     else:
-        text = f"{name} would take {time:.2f} × the time"
+        text = f"{name} would take {time:.2f}x the time"
     if math.isfinite(samples):
-        text += f" for {format_count(samples)} × the samples"
+        text += f" for {format_count(samples)}x the samples"
     return text
 
 
 def _cut(plan: BatchPlan) -> str:
-    """How a global batch is made, where it is not one micro-batch: `` as 1 024 × 16 …``."""
+    """How a global batch is made, where it is not one micro-batch: `` as 1,024 x 16 …``."""
     if plan.accumulation_steps == 1:
         return ""
-    devices = f" × {plan.world_size} devices" if plan.world_size > 1 else ""
+    devices = f" x {plan.world_size} devices" if plan.world_size > 1 else ""
     micro = format_size(plan.micro_batch)
-    return f" as {micro} × {plan.accumulation_steps} accumulation steps{devices}"
+    return f" as {micro} x {plan.accumulation_steps} accumulation steps{devices}"
 
 
 def caveats_of(

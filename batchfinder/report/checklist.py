@@ -57,11 +57,11 @@ def _topics(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _scaled(report: Report, factor: float) -> Iterator[tuple[str, str]]:
-    times = f"{factor:.3g} ×"
+    times = f"{factor:.3g}x"
     yield (
         "epoch",
         f"Steps or epochs: an optimizer step now sees {times} the {report.unit}. The same number"
-        f" of epochs has {1 / factor:.3g} × the optimizer steps; a fixed number of steps sees"
+        f" of epochs has {1 / factor:.3g}x the optimizer steps; a fixed number of steps sees"
         f" {times} the data.",
     )
     yield (
@@ -70,7 +70,7 @@ def _scaled(report: Report, factor: float) -> Iterator[tuple[str, str]]:
     )
     yield (
         "schedule",
-        f"Schedule: every length counted in steps changes by {1 / factor:.3g} × in the same way,"
+        f"Schedule: every length counted in steps changes by {1 / factor:.3g}x in the same way,"
         " evaluation and checkpoints too.",
     )
     yield (

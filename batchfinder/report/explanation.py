@@ -40,8 +40,8 @@ _RELAXED = {
 }
 
 _HOW_TO_READ = (
-    "Below, {what}, as multiples of the choice's; a batch written as a × b × c is batch size ×"
-    " accumulation steps × devices. Times were evened out between sizes, so that their order may"
+    "Below, {what}, as multiples of the choice's; a batch written as a x b x c is batch size x"
+    " accumulation steps x devices. Times were evened out between sizes, so that their order may"
     " differ from that of the figures as measured."
 )
 
@@ -89,7 +89,7 @@ def interesting(report: Report) -> list[Candidate]:
 
 
 def alternatives(report: Report, candidate: Candidate) -> str:
-    """One candidate's price: "512 would reach the target 3 % sooner, for 1.9 × the samples".
+    """One candidate's price: "512 would reach the target 3% sooner, for 1.9x the samples".
 
     Where the noise scale is not known only the time per sample is.
     """
@@ -100,20 +100,20 @@ def alternatives(report: Report, candidate: Candidate) -> str:
         name += f" ({', '.join(candidate.roles)})"
     memory, time = _memory_words(report, candidate), candidate.relative_time
     if math.isfinite(time) and not math.isfinite(candidate.relative_samples):
-        return f"{name} takes {time:.2f} × the time per {report.unit[:-1]}{memory}."
+        return f"{name} takes {time:.2f}x the time per {report.unit[:-1]}{memory}."
     samples = samples_words(report, candidate)
     return f"{name} would reach the target {time_words(time)}{samples}{memory}."
 
 
 def time_words(ratio: float) -> str:
-    """``0.97`` as "3 % sooner", ``1.4`` as "40 % later", ``3`` as "in 3 × the time"."""
+    """``0.97`` as "3% sooner", ``1.4`` as "40% later", ``3`` as "in 3x the time"."""
     if not math.isfinite(ratio):
         return "at a time that was not predicted"
     if abs(ratio - 1) < 0.005:
         return "in the same time"
     if ratio >= 2:
-        return f"in {ratio:.1f} × the time"
-    return f"{100 * abs(ratio - 1):.0f} % {'sooner' if ratio < 1 else 'later'}"
+        return f"in {ratio:.1f}x the time"
+    return f"{100 * abs(ratio - 1):.0f}% {'sooner' if ratio < 1 else 'later'}"
 
 
 def samples_words(report: Report, candidate: Candidate) -> str:
@@ -123,9 +123,9 @@ def samples_words(report: Report, candidate: Candidate) -> str:
     if abs(ratio - 1) < 0.005:
         return f", for as many {report.unit}"
     if ratio >= 1.5:
-        return f", for {ratio:.1f} × the {report.unit}"
+        return f", for {ratio:.1f}x the {report.unit}"
     more = "more" if ratio > 1 else "fewer"
-    return f", for {100 * abs(ratio - 1):.0f} % {more} {report.unit}"
+    return f", for {100 * abs(ratio - 1):.0f}% {more} {report.unit}"
 
 
 def _memory_words(report: Report, candidate: Candidate) -> str:
@@ -170,7 +170,7 @@ def _measured(report: Report) -> Iterator[str]:
         f" of {len(report.trials)} fitted."
     )
     if report.measurements:
-        yield f"Throughput: {len(report.measurements)} sizes, medians with 90 % intervals."
+        yield f"Throughput: {len(report.measurements)} sizes, medians with 90% intervals."
     if report.noise_scale is not None:
         yield f"Noise scale: {noise_sentence(report)}."
     if (tied := tied_sentence(report)) is not None:

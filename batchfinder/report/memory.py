@@ -27,7 +27,7 @@ def memory_sentences(report: Report) -> Iterator[str]:
         share = memory.headroom_bytes / memory.limit_bytes
         yield (
             f"At the recommended size {format_bytes(memory.headroom_bytes)} of "
-            f"{format_bytes(memory.limit_bytes)} stay free ({100 * share:.0f} %)."
+            f"{format_bytes(memory.limit_bytes)} stay free ({100 * share:.0f}%)."
         )
     if report.probe.ordinary_peak_bytes is not None:
         yield (
@@ -55,6 +55,6 @@ def _line(memory: MemoryBreakdown) -> str:
         f"{format_bytes(memory.per_sample_bytes)} per sample"
     )
     if memory.fit_residual > _LOOSE:
-        missed = f"{100 * memory.fit_residual:.0f} %"
+        missed = f"{100 * memory.fit_residual:.0f}%"
         return f"{said}, but misses a trial by {missed}: memory is no line here."
-    return f"{said}, within {100 * max(memory.fit_residual, 0.001):.1f} % of every trial."
+    return f"{said}, within {100 * max(memory.fit_residual, 0.001):.1f}% of every trial."

@@ -24,9 +24,9 @@ __all__ = [
 ]
 
 _ABSENT = "-"
-_UNSTABLE, _ONCE = "~", "1×"
+_UNSTABLE, _ONCE = "~", "1x"
 _MARKS = {
-    _UNSTABLE: "unstable: the 90 % interval is wider than a fifth of the figure",
+    _UNSTABLE: "unstable: the 90% interval is wider than a fifth of the figure",
     _ONCE: "timed once: no interval is known",
 }
 _HIGHEST_THROUGHPUT = "highest throughput"
@@ -36,7 +36,7 @@ def measurement_table(report: Report, *, wide: bool) -> Table:
     """One row per micro-batch that was measured; ``wide`` writes intervals out.
 
     Columns, in the order in which people read: batch, throughput, time per step, peak memory,
-    its share of the limit, noise scale with its 90 % interval, note.
+    its share of the limit, noise scale with its 90% interval, note.
     """
     header = (
         "batch",
@@ -44,7 +44,7 @@ def measurement_table(report: Report, *, wide: bool) -> Table:
         "ms/step",
         "peak mem",
         "% of limit" if wide else "% limit",
-        "noise scale (low–high)" if wide else "noise scale",
+        "noise scale (low-high)" if wide else "noise scale",
         "note",
     )
     rows = tuple(
@@ -61,7 +61,7 @@ def _cells(report: Report, measurement: Measurement, wide: bool) -> tuple[str, .
         format_interval(measurement) if wide else _with_spread(measurement),
         format_milliseconds(measurement.step_seconds),
         _ABSENT if peak is None else format_bytes(peak),
-        _ABSENT if peak is None or not limit else f"{100 * peak / limit:.0f} %",
+        _ABSENT if peak is None or not limit else f"{100 * peak / limit:.0f}%",
         _ABSENT if measurement.noise_scale is None else format_noise(measurement.noise_scale),
         " ".join((*_marks(measurement), ", ".join(_notes(report, measurement)))).strip(),
     )
@@ -84,7 +84,7 @@ def _notes(report: Report, measurement: Measurement) -> list[str]:
     size, steps = measurement.batch_size, report.accumulation_steps
     loader = measurement.loader_seconds
     remarks = (
-        ("chosen" + (f" (× {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
+        ("chosen" + (f" (x {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
         ("yours", size == report.base_batch_size),
         ("largest", size == report.max_batch_size),
         (_HIGHEST_THROUGHPUT, size == _highest_throughput(report)),
@@ -113,11 +113,11 @@ def _with_spread(measurement: Measurement) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{max(share, 1):.0f} %"
+    return f"{max(share, 1):.0f}%"
 
 
 def format_interval(measurement: Measurement) -> str:
-    """``"12 300 (11 900–12 700)"``: the throughput with its 90 % interval."""
+    """``"12,300 (11,900-12,700)"``: the throughput with its 90% interval."""
     low, high = measurement.samples_per_second_low, measurement.samples_per_second_high
     if low == high:
         return format_count(measurement.samples_per_second)
@@ -125,18 +125,18 @@ def format_interval(measurement: Measurement) -> str:
 
 
 def format_noise(noise: NoiseScale) -> str:
-    """``"41 (30–60)"``; where |G|² cannot be told from zero, ``"above 30"``."""
+    """``"41 (30-60)"``; where |G|² cannot be told from zero, ``"above 30"``."""
     if not math.isfinite(noise.value):
         return f"above {format_count(noise.low)}"
     return _range(noise.value, noise.low, noise.high)
 
 
 def _range(value: float, low: float, high: float) -> str:
-    return f"{format_count(value)} ({format_count(low)}–{format_count(high)})"
+    return f"{format_count(value)} ({format_count(low)}-{format_count(high)})"
 
 
 def format_milliseconds(seconds: float) -> str:
-    """Milliseconds without the unit, three significant digits: ``"5.21"``, ``"1 230"``."""
+    """Milliseconds without the unit, three significant digits: ``"5.21"``, ``"1,230"``."""
     return format_count(1000 * seconds)
 
 
@@ -171,11 +171,11 @@ def _candidate_cells(candidate: Candidate) -> tuple[str, ...]:
 
 def _factors(plan: BatchPlan) -> str:
     factors = (plan.micro_batch, plan.accumulation_steps, plan.world_size)
-    return " × ".join(map(str, factors)) if plan.global_batch > plan.micro_batch else ""
+    return " x ".join(map(str, factors)) if plan.global_batch > plan.micro_batch else ""
 
 
 def _price(ratio: float) -> str:
-    return f"{ratio:.2f} ×" if math.isfinite(ratio) else _ABSENT
+    return f"{ratio:.2f}x" if math.isfinite(ratio) else _ABSENT
 
 
 def trial_table(report: Report) -> Table:

@@ -87,13 +87,13 @@ def choice(report: Report) -> str:
 
 
 def plan_words(plan: BatchPlan) -> str:
-    """``"1 024 × 16 accumulation steps × 2 devices"``; factors of one are left out."""
+    """``"1,024 x 16 accumulation steps x 2 devices"``; factors of one are left out."""
     parts = [format_size(plan.micro_batch)]
     if plan.accumulation_steps > 1:
         parts.append(f"{plan.accumulation_steps} accumulation steps")
     if plan.world_size > 1:
         parts.append(f"{plan.world_size} devices")
-    return " × ".join(parts)
+    return " x ".join(parts)
 
 
 def tied_sentence(report: Report) -> str | None:
@@ -125,7 +125,7 @@ def noise_sentence(report: Report) -> str:
     spent = f"estimated by {noise.estimator} from {format_count(noise.samples)} samples"
     if not noise.is_bounded:
         return f"at least {format_count(noise.low)} {noise.unit}; no upper end is known ({spent})"
-    return f"{format_noise(noise)} {noise.unit}, 90 % interval; {spent}"
+    return f"{format_noise(noise)} {noise.unit}, 90% interval; {spent}"
 
 
 def memory_sentence(report: Report) -> str:

@@ -106,4 +106,4 @@ def _averages(move: Move) -> Iterator[str]:
 
 
 def _times(ratio: float) -> str:
-    return f"{format_count(ratio)} ×" if math.isfinite(ratio) else "an unknown number of times"
+    return f"{format_count(ratio)}x" if math.isfinite(ratio) else "an unknown number of times"

@@ -162,7 +162,7 @@ def test_a_rate_is_not_lowered_past_the_users_own_which_need_only_hold_itself():
     own = wanted.learning_rate / 3
     settled, kept = confirmed(wanted, stops_at(1.2 * own), known=Known(1, own))
     assert settled.learning_rate == kept.learning_rate == own
-    assert settled.learning_rate_rule.endswith("lowered 3 ×")
+    assert settled.learning_rate_rule.endswith("lowered 3x")
     assert "Nothing was confirmed" not in " ".join(settled.caveats)
 
 
@@ -191,7 +191,7 @@ def test_the_users_own_pair_is_kept_though_twice_its_rate_does_not_hold():
 
 @pytest.mark.parametrize(
     ("factor", "said"),
-    [(0.5, "halved once"), (0.25, "halved twice"), (0.77, "lowered 1.3 ×"), (1.5, "raised 1.5 ×")],
+    [(0.5, "halved once"), (0.25, "halved twice"), (0.77, "lowered 1.3x"), (1.5, "raised 1.5x")],
 )
 def test_the_rule_s_name_tells_how_far_its_rate_was_moved(factor, said):
     wanted = recommendation()

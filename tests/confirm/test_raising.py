@@ -137,10 +137,10 @@ def test_a_lead_leads_to_the_choice_at_the_upper_end_at_twice_its_rate():
     assert ran == [(after.plan, 2 * after.learning_rate)]
     assert (settled.plan, settled.learning_rate) == ran[0]
     assert (evidence.plan, evidence.learning_rate) == ran[0]
-    assert settled.learning_rate_rule == f"{after.learning_rate_rule}, raised 2 ×"
+    assert settled.learning_rate_rule == f"{after.learning_rate_rule}, raised 2x"
     *others, why = settled.caveats
     assert tuple(others) == after.caveats
-    assert "20 % further in 40 steps" in why
+    assert "20% further in 40 steps" in why
     assert "a noise scale of 80" in why
     (chosen,) = (each for each in settled.candidates if each.chosen)
     assert (chosen.plan, chosen.learning_rate) == ran[0]
@@ -221,7 +221,7 @@ def test_a_base_rate_that_is_far_too_low_is_raised_and_the_report_says_why():
     assert report.batch_size > 4
     assert report.learning_rate == pytest.approx(2 * rule)
     assert report.learning_rate <= 1e-3 * report.batch_size / 4
-    assert report.recommendation.learning_rate_rule == "square_root_capped, raised 2 ×"
+    assert report.recommendation.learning_rate_rule == "square_root_capped, raised 2x"
     assert "further in 40 steps" in " ".join(str(report).split())
     assert "further in 40 steps" in " ".join(report.explain().split())
     assert bf.Report.from_json(report.to_json()).confirmation == report.confirmation

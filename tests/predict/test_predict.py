@@ -229,7 +229,7 @@ def test_the_parts_of_an_estimate_add_up() -> None:
     assert found.batch_bytes == 1000 * (100 * 4 + 8)
     at_rest = found.parameter_bytes + found.optimizer_bytes + found.batch_bytes
     assert found.peak_bytes == at_rest + found.working_bytes
-    assert "predicted peak at batch size 1 000" in str(found)
+    assert "predicted peak at batch size 1,000" in str(found)
 
 
 def test_memory_for_a_size_that_no_machine_here_could_run() -> None:
@@ -296,8 +296,8 @@ def test_what_the_dataset_cannot_fill_is_said() -> None:
     assert "The dataset fills no batch above 500" in str(found)
     small = replace(found, batch_size=400, low=390, high=1400)
     assert "dataset" not in str(small)
-    assert str(small).startswith("400 should fit on a device of 74.5 GiB; from 390 to 1 400 may.")
-    assert "16 777 216 or more should fit" in str(replace(found, batch_size=1 << 24))
+    assert str(small).startswith("400 should fit on a device of 74.5 GiB; from 390 to 1,400 may.")
+    assert "16,777,216 or more should fit" in str(replace(found, batch_size=1 << 24))
 
 
 def test_on_a_gpu_dropouts_mask_is_smaller() -> None:

@@ -40,7 +40,7 @@ def test_the_noise_scale_reaches_the_intervals():
 def test_the_timing_noise_reaches_the_intervals():
     found = recommended(affine((64, 128, 512), spread=0.1), noise=noise(100, 100, 100))
     (other,) = (each for each in found.candidates if each.plan.global_batch == 512)
-    # Two independent 90 % intervals of ± 10 %: the ratio's is ± √2 · 10 %.
+    # Two independent 90% intervals of ± 10%: the ratio's is ± √2 · 10%.
     half = math.log(other.relative_time_high / other.relative_time_low) / 2
     assert half == pytest.approx(math.sqrt(2) * 0.1, rel=0.05)
 

@@ -110,10 +110,10 @@ def plain() -> Report:
         learning_rate_rule="square_root",
         limited_by=Limit.NOISE,
         candidates=tuple(candidate(size) for size in SIZES),
-        reason="128 is the smallest batch within 5 % of the shortest predicted time to the target.",
+        reason="128 is the smallest batch within 5% of the shortest predicted time to the target.",
         learning_rate_range=(16.0, 212.0),
         within_noise=(96, 256),
-        advice=("Steps: 0.25 × as many optimizer steps make one epoch.",),
+        advice=("Steps: 0.25x as many optimizer steps make one epoch.",),
     )
     return Report(
         recommendation=recommendation,
