@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ class FactorySource:
     """
 
     unit = "samples"
+    smallest = 1
 
     def __init__(
         self,
@@ -84,6 +86,18 @@ class FactorySource:
             few = self._first(1, 4 * _LOOKED_AT)
             self._varies = len({bytes_in(batch) for batch in few}) > 1
         return self._varies
+
+    def as_ordinary(self) -> FactorySource:
+        """The same source with its first batches in place of the largest: for the other peak."""
+        twin = copy.copy(self)
+        twin._kept, twin._varies = {}, False
+        twin.rewind(self._seed)
+        return twin
+
+    def restate(self, *, base_batch_size: int | None, note: str) -> None:
+        """Say that the loader was ours: the user's base size, and one note more."""
+        self._base = base_batch_size
+        self._notes = (*self._notes, note)
 
     @property
     def worker_copies(self) -> int:

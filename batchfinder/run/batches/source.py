@@ -101,6 +101,11 @@ class SampleSource:
         return self._store.length
 
     @property
+    def smallest(self) -> int:
+        """The smallest size that a batch can have."""
+        return 1
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What had to be assumed, as sentences."""
         return self._notes + self.lengths.notes

@@ -9,8 +9,10 @@ import loader_cases as cases
 import psutil
 import pytest
 import torch
+from table_of_loaders import Bag
 from torch.utils.data import DataLoader, get_worker_info
 
+from batchfinder import max_batch_size
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.run.batches import rebuild_loader, source_from
 
@@ -79,6 +81,22 @@ def test_the_largest_of_the_first_batches_is_taken_where_lengths_vary() -> None:
     assert source.take(2)["input_ids"].shape == (2, 64)
     assert source.ordinary(2)["input_ids"].shape == (2, 8)
     assert any("first 8" in said for said in source.notes)
+    ordinary = source.as_ordinary()
+    assert not ordinary.varies
+    assert ordinary.take(2)["input_ids"].shape == (2, 8)
+    assert source.take(2)["input_ids"].shape == (2, 64)
+
+
+def test_a_whole_call_on_texts_from_make_loader_ends_with_both_peaks() -> None:
+    texts = cases.Texts(60)
+
+    def make(size: int) -> DataLoader[Any]:
+        return DataLoader(texts, size, collate_fn=cases.pad)
+
+    found = max_batch_size(
+        Bag(), make(4), make_loader=make, memory_limit="1MiB", observe=lambda event: None
+    )
+    assert found.max_batch_size > 1
 
 
 class Prepared(cases.Rows):
