@@ -1,0 +1,142 @@
+"""Which rate to try next, and what the tried ones say: numbers in, numbers out.
+
+Rates lie at factors of two: number k stands for the start rate times 2^k. A loss of ``inf`` stands
+for a rate at which the training ran away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+__all__ = [
+    "BAND",
+    "EXPONENT",
+    "FARTHEST",
+    "averaged_share",
+    "best_of",
+    "carried",
+    "clipped",
+    "exponent_of",
+    "held_out_batches",
+    "next_arm",
+    "offset_of",
+    "race_steps",
+    "runs_within",
+    "steps_at",
+]
+
+EXPONENT = 1 / 3
+"""The best constant rate falls as the length of the run to the power of minus this: 0.31 to 0.46 on
+small networks, and 0.32 in tokens for language models (Bjorck et al. 2024, arXiv:2409.19913)."""
+_EXPONENT_OF_SHORT_DECAYS = 1 / 4
+_SHORT, FARTHEST = 10.0, 40.0
+"""Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""
+BAND = 4.0
+"""Where the length of the run is not known, the rule's rate is kept this far below the best one."""
+FEWEST_STEPS, MOST_STEPS = 50, 400
+_USUAL_STEPS = 100
+_SHARE_OF_THE_RUN = 60
+_FEWEST_HELD, _MOST_HELD, _SAMPLES_HELD = 8, 16, 512
+_SHARE_HELD = 4
+
+
+def next_arm(losses: Mapping[int, float], most: int) -> int | None:
+    """The next number to try; ``None`` once the best one's neighbours were tried, or ``most`` were.
+
+    Down while every rate ran away; then up while that is better, else down while that is better.
+    """
+    if not losses:
+        return 0
+    if len(losses) >= most:
+        return None
+    best = best_of(losses)
+    if best is None:
+        return min(losses) - 1
+    return next((k for k in (best + 1, best - 1) if k not in losses), None)
+
+
+def best_of(losses: Mapping[int, float]) -> int | None:
+    """The number of the lowest loss, the lower rate of two alike; ``None`` where all ran away."""
+    finite = sorted(k for k, loss in losses.items() if math.isfinite(loss))
+    return min(finite, key=lambda k: losses[k], default=None)
+
+
+def offset_of(losses: Mapping[int, float], best: int) -> float:
+    """Where a parabola through ``best`` and its neighbours is lowest, in octaves from ``best``.
+
+    At most half an octave either way; 0 where a neighbour was not tried or ran away.
+    """
+    below, here, above = (losses.get(k, math.inf) for k in (best - 1, best, best + 1))
+    curvature = below - 2 * here + above
+    if not math.isfinite(curvature) or curvature <= 0:
+        return 0.0
+    return max(-0.5, min(0.5, (below - above) / (2 * curvature)))
+
+
+def exponent_of(ratio: float, *, decays: bool) -> float:
+    """By which power of ``ratio``, run over race in steps, the best rate falls.
+
+    A rate that decays, or weights that are averaged, make the fall slower at first: a quarter up
+    to ten times the race, a third from forty times on, and in between by the logarithm.
+    """
+    if not decays:
+        return EXPONENT
+    share = math.log(max(ratio, 1.0) / _SHORT) / math.log(FARTHEST / _SHORT)
+    share = min(1.0, max(0.0, share))
+    return _EXPONENT_OF_SHORT_DECAYS + share * (EXPONENT - _EXPONENT_OF_SHORT_DECAYS)
+
+
+def carried(best: float, run_steps: float, steps: int, *, decays: bool) -> float:
+    """``best``, found in runs of ``steps``, as the rate of a run of ``run_steps``; never higher."""
+    ratio = max(1.0, run_steps / steps)
+    return float(best * ratio ** -exponent_of(ratio, decays=decays))
+
+
+def clipped(rate: float, best: float) -> float:
+    """``rate`` moved into the band below ``best``: longer runs want less, never more."""
+    return min(max(rate, best / BAND), best)
+
+
+def steps_at(
+    batch: float, *, base_batch: float, base_steps: float, critical: float | None
+) -> float:
+    """Steps at ``batch`` that get as far as ``base_steps`` at ``base_batch``.
+
+    (1 + φ/B) / (1 + φ/B₀) times as many (McCandlish et al. 2018, arXiv:1812.06162).
+    Where φ is not known, the most that any φ would make of it: a length stated too large costs
+    less than one stated too small.
+    """
+    if critical is None or not math.isfinite(critical):
+        return base_steps * max(1.0, base_batch / batch)
+    return base_steps * (1 + critical / batch) / (1 + critical / base_batch)
+
+
+def race_steps(run_steps: float | None) -> int:
+    """Steps of one arm: 100, and for long runs a sixtieth of them, at most 400."""
+    if run_steps is None:
+        return _USUAL_STEPS
+    return int(max(_USUAL_STEPS, min(MOST_STEPS, run_steps / _SHARE_OF_THE_RUN)))
+
+
+def held_out_batches(batch: int, length: int | None) -> int:
+    """Batches to leave out of training: 8 to 16, at most a quarter of ``length`` samples.
+
+    0 where that holds no whole batch.
+    """
+    wanted = max(_FEWEST_HELD, min(_MOST_HELD, _SAMPLES_HELD // batch))
+    return wanted if length is None else min(wanted, length // (_SHARE_HELD * batch))
+
+
+def runs_within(steps: float, each: float) -> int:
+    """How many runs of ``each`` steps a tenth of ``steps`` pays for."""
+    return int(steps / (10 * each))
+
+
+def averaged_share(step: int) -> float:
+    """By how much the running average of the weights moves to the weights after ``step`` ≥ 1.
+
+    6 / (t + 5): the first weights count in full, late ones most (polynomial decay of degree 5;
+    Shamir and Zhang 2013, arXiv:1212.1824).
+    """
+    return 6 / (step + 5)

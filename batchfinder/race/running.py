@@ -1,0 +1,71 @@
+"""The race itself: arms run one after the other until the best lies between worse ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchfinder.race.arithmetic import best_of, next_arm, offset_of
+from batchfinder.race.result import RaceArm
+
+__all__ = ["Finish", "LossAt", "run_arms"]
+
+LossAt = Callable[[float, int], RaceArm]
+"""(rate, data order) -> one arm, run from the start."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a race ended. ``best_rate`` is ``None`` where every rate ran away."""
+
+    arms: tuple[RaceArm, ...]
+    best_rate: float | None
+    at_edge: bool = False
+    """Whether the best was the last one tried, so that a better one may lie beyond."""
+    repeated: bool = True
+    """Whether the best rate was seen to hold on a second order of the data."""
+
+
+def run_arms(
+    loss_at: LossAt, start: float, *, most: int, enough: Callable[[], bool] = lambda: False
+) -> Finish:
+    """Walk from ``start`` by factors of two to the best rate, and repeat that on another order.
+
+    Where the repeat runs away, the next lower rate is repeated, and so on: a rate may diverge on
+    one order of the data and be the fastest on another.
+
+    Args:
+        loss_at: runs one arm.
+        start: the first rate.
+        most: arms on the first order, and repeats on the second, at most.
+        enough: asked before every arm but the first; true ends the race there.
+    """
+    losses: dict[int, float] = {}
+    arms: list[RaceArm] = []
+
+    def run(k: int, order: int) -> float:
+        arms.append(loss_at(start * 2.0**k, order))
+        return arms[-1].loss
+
+    k = next_arm(losses, most)
+    while k is not None:
+        losses[k] = run(k, 1)
+        k = None if enough() else next_arm(losses, most)
+    best = best_of(losses)
+    if best is None:
+        return Finish(tuple(arms), None)
+    at_edge = not {best - 1, best + 1} <= losses.keys()
+    kept = best
+    for _ in range(most):
+        if enough():
+            return Finish(tuple(arms), _rate(start, kept), at_edge, repeated=False)
+        if math.isfinite(run(kept, 2)):
+            offset = offset_of(losses, best) if kept == best else 0.0
+            return Finish(tuple(arms), _rate(start, kept + offset), at_edge)
+        kept -= 1
+    return Finish(tuple(arms), None)
+
+
+def _rate(start: float, octaves: float) -> float:
+    return float(start * 2.0**octaves)

@@ -1,0 +1,212 @@
+"""Which rate is tried next, and what the tried ones say: exact, from numbers alone."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.race import Race, RaceArm, carried, clipped, race_steps, run_arms, steps_at
+from batchfinder.race.arithmetic import (
+    averaged_share,
+    best_of,
+    exponent_of,
+    held_out_batches,
+    next_arm,
+    offset_of,
+    runs_within,
+)
+
+INF = math.inf
+
+
+def walk(loss_of, most=8):
+    """Every number that is tried where number k has the loss ``loss_of(k)``, in order."""
+    losses = {}
+    while (k := next_arm(losses, most)) is not None:
+        losses[k] = loss_of(k)
+    return list(losses)
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [(0, [0, 1, -1]), (2, [0, 1, 2, 3]), (-2, [0, 1, -1, -2, -3]), (1, [0, 1, 2])],
+)
+def test_the_walk_ends_between_two_worse_rates(best, tried):
+    assert walk(lambda k: abs(k - best)) == tried
+
+
+def test_rates_that_run_away_are_walked_down_from():
+    assert walk(lambda k: INF if k > -2 else abs(k + 2)) == [0, -1, -2, -3]
+    assert walk(lambda k: INF if k > 0 else -k) == [0, 1, -1]
+
+
+def test_the_walk_has_at_most_so_many_arms():
+    assert walk(lambda k: -k, most=5) == [0, 1, 2, 3, 4]
+    assert walk(lambda k: INF, most=4) == [0, -1, -2, -3]
+
+
+@given(st.integers(-20, 20), st.integers(3, 8))
+def test_no_rate_is_tried_twice_and_never_more_than_allowed(best, most):
+    tried = walk(lambda k: (k - best) ** 2, most)
+    assert len(tried) == len(set(tried)) <= most
+    assert max(tried) - min(tried) == len(tried) - 1  # no rate between them was left out
+
+
+def test_of_equal_losses_the_lower_rate_is_the_best():
+    assert best_of({0: 1.0, 1: 1.0, -1: 2.0}) == 0
+    assert best_of({0: INF, 1: INF}) is None
+    assert best_of({}) is None
+
+
+def test_the_parabola_finds_the_minimum_of_a_parabola():
+    for x in (-0.4, 0.0, 0.3):
+        losses = {k: 3 + 2 * (k - 1 - x) ** 2 for k in (0, 1, 2)}
+        assert offset_of(losses, 1) == pytest.approx(x)
+
+
+def test_the_parabola_moves_by_half_an_octave_at_most_and_not_at_all_beside_a_cliff():
+    assert offset_of({0: 1.0, 1: 1.0, 2: 9.0}, 1) == -0.5
+    assert offset_of({0: 5.0, 1: 1.0, 2: 1.0}, 1) == 0.5
+    assert offset_of({0: 2.0, 1: 1.0, 2: INF}, 1) == 0
+    assert offset_of({1: 1.0, 2: 2.0}, 1) == 0
+    assert offset_of({0: 1.0, 1: 1.0, 2: 1.0}, 1) == 0
+
+
+def test_a_run_eight_times_as_long_wants_half_the_rate():
+    assert carried(0.4, 800, 100, decays=False) == pytest.approx(0.2)
+    assert carried(0.4, 2700, 100, decays=False) == pytest.approx(0.4 / 3)
+
+
+def test_a_shorter_run_wants_no_more_than_the_best_rate_measured():
+    assert carried(0.4, 10, 100, decays=False) == 0.4
+
+
+def test_with_a_decaying_rate_the_fall_is_a_quarter_at_first_and_a_third_later():
+    assert carried(0.4, 1000, 100, decays=True) == pytest.approx(0.4 * 10**-0.25)
+    assert carried(0.4, 6400, 100, decays=True) == pytest.approx(0.4 / 4)
+    assert exponent_of(20, decays=True) == pytest.approx((1 / 4 + 1 / 3) / 2)  # √(10 · 40)
+    assert exponent_of(1, decays=True) == 1 / 4
+
+
+@given(st.floats(1, 1000), st.floats(1, 1000), st.booleans())
+def test_a_longer_run_never_gets_a_higher_rate(one, other, decays):
+    short, long = sorted((one, other))
+    most, least = (carried(1.0, 100 * r, 100, decays=decays) for r in (short, long))
+    assert least <= most * (1 + 1e-12)
+
+
+def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
+    assert clipped(0.2, 0.4) == 0.2
+    assert clipped(0.01, 0.4) == 0.1
+    assert clipped(3.0, 0.4) == 0.4
+
+
+def test_steps_at_another_batch_follow_the_noise_scale():
+    at = {"base_batch": 32, "base_steps": 6000}
+    assert steps_at(32, **at, critical=100) == 6000
+    assert steps_at(256, **at, critical=256) == pytest.approx(6000 * 2 / 9)
+    assert steps_at(16, **at, critical=32) == pytest.approx(6000 * 3 / 2)
+
+
+def test_without_a_noise_scale_the_run_is_taken_to_be_as_long_as_any_would_make_it():
+    at = {"base_batch": 32, "base_steps": 6000}
+    for batch in (8, 32, 256):
+        longest = max(steps_at(batch, **at, critical=critical) for critical in (1e-9, 1e9))
+        assert steps_at(batch, **at, critical=None) == pytest.approx(longest)
+        assert steps_at(batch, **at, critical=math.inf) == pytest.approx(longest)
+
+
+def test_steps_of_an_arm():
+    assert [race_steps(n) for n in (None, 300, 6000, 12_000, 10**6)] == [100, 100, 100, 200, 400]
+
+
+def test_a_tenth_of_the_run_pays_for_so_many_arms():
+    assert runs_within(5400, 108) == 5
+    assert runs_within(1000, 108) == 0
+
+
+def test_batches_held_out():
+    assert held_out_batches(256, None) == 8
+    assert held_out_batches(32, None) == 16
+    assert held_out_batches(48, 10**6) == 10
+    assert held_out_batches(256, 2100) == 2  # a quarter of the data holds two
+    assert held_out_batches(256, 1000) == 0
+
+
+def test_the_share_of_the_average_weights_late_steps_most():
+    shares = [averaged_share(t) for t in range(1, 4)]
+    assert shares == [1.0, 6 / 7, 6 / 8]
+
+
+# --- a whole race --------------------------------------------------------------------------------
+
+
+def arms_of(loss_of, second=lambda rate: 1.0):
+    """An arm function that takes 100 steps, ``second`` being the loss on the second order."""
+
+    def arm(rate, order):
+        return RaceArm(rate, loss_of(rate) if order == 1 else second(rate), 100, order)
+
+    return arm
+
+
+def log_bowl(best):
+    return lambda rate: 1 + math.log2(rate / best) ** 2
+
+
+@pytest.mark.parametrize("start", [0.1, 0.025, 0.4, 0.0125])
+def test_from_any_start_the_best_rate_is_found(start):
+    finish = run_arms(arms_of(log_bowl(0.12)), start, most=8)
+    assert finish.best_rate == pytest.approx(0.12)
+    assert not finish.at_edge
+    assert finish.repeated
+    assert [arm.order for arm in finish.arms] == [1] * (len(finish.arms) - 1) + [2]
+
+
+def test_a_winner_that_runs_away_on_a_second_order_is_stepped_down_from_and_not_refined():
+    def second(rate):
+        return INF if rate > 0.06 else 1.0
+
+    finish = run_arms(arms_of(log_bowl(0.12), second), 0.1, most=8)
+    assert finish.best_rate == pytest.approx(0.05)
+    assert [(arm.learning_rate, arm.order) for arm in finish.arms[-2:]] == [(0.1, 2), (0.05, 2)]
+
+
+def test_where_every_rate_runs_away_there_is_no_best():
+    finish = run_arms(arms_of(lambda rate: INF), 0.1, most=5)
+    assert finish.best_rate is None
+    assert len(finish.arms) == 5
+    always = run_arms(arms_of(log_bowl(0.1), lambda rate: INF), 0.1, most=4)
+    assert always.best_rate is None
+    assert len(always.arms) == 3 + 4
+
+
+def test_a_race_that_ends_at_its_last_arm_says_so():
+    assert run_arms(arms_of(lambda rate: -rate), 0.1, most=4).at_edge
+
+
+def test_a_race_out_of_time_keeps_the_best_so_far():
+    left = iter([False, True, True])
+    finish = run_arms(arms_of(log_bowl(0.4)), 0.1, most=8, enough=lambda: next(left))
+    assert [arm.learning_rate for arm in finish.arms] == [0.1, 0.2]
+    assert finish.best_rate == pytest.approx(0.2)
+    assert finish.at_edge
+    assert not finish.repeated
+
+
+# --- the value -----------------------------------------------------------------------------------
+
+
+def test_a_race_is_a_value():
+    assert Race() == Race()
+    assert Race(steps=200).steps == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [({"steps": 10}, "steps"), ({"arms": 2}, "arms"), ({"ramp": -1}, "ramp")]
+)
+def test_a_race_that_cannot_tell_is_refused(wrong, name):
+    with pytest.raises(InvalidArgument, match=name):
+        Race(**wrong)

@@ -1,0 +1,242 @@
+"""Arms on trainings whose outcome is known in closed form."""
+
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from batchfinder.errors import CannotBuildBatch
+from batchfinder.race import Course, run_arms
+from batchfinder.race.arms import Average, Passes
+from batchfinder.results import BatchPlan
+
+CURVATURE = 4.0
+
+
+class Bowl:
+    """L(w) = ½ · curvature · w² plus the batch's mean, by gradient descent."""
+
+    device = torch.device("cpu")
+    updates_itself = False
+
+    def __init__(self, start=1.0):
+        self.weight = torch.nn.Parameter(torch.tensor(float(start), dtype=torch.float64))
+        self.first, self.rate = float(start), 1.0
+        self.trained, self.seen, self.rates = [], [], []
+
+    def start(self, rate):
+        with torch.no_grad():
+            self.weight.fill_(self.first)
+        self.rate, self.trained, self.rates = rate, [], []
+
+    def parameters(self):
+        return [self.weight]
+
+    def holdings(self):
+        return [self.weight]
+
+    def forward_backward(self, batch, scale=1.0):
+        self.seen.append(batch)
+        loss = 0.5 * CURVATURE * self.weight**2 + 1
+        (loss * scale).backward()
+        return loss.detach()
+
+    def loss_scale(self):
+        return 1.0
+
+    def update(self):
+        self.trained += self.seen
+        self.rates.append(self.rate)
+        with torch.no_grad():
+            self.weight -= self.rate * self.weight.grad
+
+    def learning_rate(self):
+        return self.rate
+
+    def scale_learning_rate(self, factor):
+        self.rate *= factor
+
+    def zero_grad(self):
+        self.weight.grad, self.seen = None, []
+
+
+class Numbered:
+    """Batches are the numbers of their samples, drawn in an order that the seed shifts."""
+
+    unit, base_batch_size = "samples", 4
+
+    def __init__(self, length=40):
+        self.length = self.ceiling = length
+        self.rewind(0)
+
+    def rewind(self, seed):
+        self.order = [(each + seed) % self.length for each in range(self.length)]
+
+    def draw(self, size):
+        if size > len(self.order):
+            raise CannotBuildBatch("a new pass would mix what was held out with the rest")
+        drawn, self.order = self.order[:size], self.order[size:]
+        return tuple(drawn)
+
+
+class Memory:
+    def __init__(self):
+        self.watched = 0
+
+    def synchronize(self): ...
+
+    @contextmanager
+    def watch(self, held=()):
+        self.watched += 1
+        yield
+
+
+def course(bowl=None, source=None, **settings):
+    bowl = bowl or Bowl()
+    settings = {"plan": BatchPlan(4), "steps": 50, "ramp": 20, "held": 2} | settings
+    return Course(bowl, source or Numbered(), Memory(), start=bowl.start, **settings)
+
+
+def ramped(rate, steps, ramp=20):
+    return [rate * min(1.0, t / ramp) for t in range(1, steps + 1)]
+
+
+def test_the_loss_of_an_arm_is_that_of_its_closed_form():
+    arm = course().arm(0.01)
+    weight = math.prod(1 - CURVATURE * rate for rate in ramped(0.01, 50))
+    assert arm.loss == pytest.approx(1 + 0.5 * CURVATURE * weight**2)
+    assert (arm.learning_rate, arm.steps, arm.order) == (0.01, 50, 1)
+
+
+def test_the_average_of_the_weights_is_that_of_its_closed_form():
+    arm = course(averaged=True).arm(0.01)
+    weight, average = 1.0, 1.0
+    for t, rate in enumerate(ramped(0.01, 50), 1):
+        weight *= 1 - CURVATURE * rate
+        average += 6 / (t + 5) * (weight - average)
+    assert arm.loss == pytest.approx(1 + 0.5 * CURVATURE * average**2)
+
+
+def test_a_rate_above_the_edge_of_stability_runs_away():
+    arm = course().arm(2.1 * 2 / CURVATURE)
+    assert arm.loss == math.inf
+    assert arm.ran_away
+    assert arm.steps < 50
+    assert not course().arm(0.9 * 2 / CURVATURE).ran_away
+
+
+def test_a_loss_that_starts_near_zero_or_below_may_still_move():
+    """Three times the start's loss is no bound where that is negative."""
+
+    class Below(Bowl):
+        def forward_backward(self, batch, scale=1.0):
+            return super().forward_backward(batch, scale) - 4.0
+
+    assert not course(Below()).arm(0.01).ran_away
+    assert course(Below()).arm(1.1).ran_away
+
+
+def test_no_arm_trains_on_what_is_held_out_however_many_passes_it_takes():
+    bowl, source = Bowl(), Numbered(length=21)  # three batches a pass, and one sample over
+    arm = course(bowl, source, steps=30)
+    arm.arm(0.01)
+    trained = [each for batch in bowl.trained for each in batch]
+    held = {each for batch in Passes(source, 4, 2, seed=0).held_out() for each in batch}
+    assert held == set(range(8))
+    assert not held & set(trained)
+    assert set(trained) == set(range(8, 20))
+    assert len(trained) == 30 * 4
+
+
+def test_every_arm_sees_the_same_batches_and_the_second_order_others():
+    bowl = Bowl()
+    arms = course(bowl)
+    orders = []
+    for rate, order in ((0.01, 1), (0.02, 1), (0.02, 2)):
+        arms.arm(rate, order)
+        orders.append(bowl.trained)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_accumulated_steps_take_the_mean_over_their_micro_batches():
+    bowl = Bowl()
+    once = course(bowl).arm(0.01)
+    parts = course(bowl, Numbered(80), plan=BatchPlan(2, accumulation_steps=4)).arm(0.01)
+    assert parts.loss == pytest.approx(once.loss)
+    assert len(bowl.rates) == 50
+    assert len(bowl.trained) == 200
+
+
+def test_the_rate_rises_over_the_ramp():
+    bowl = Bowl()
+    course(bowl, ramp=20, steps=50).arm(0.01)
+    assert bowl.rates == pytest.approx(ramped(0.01, 50))
+
+
+def test_the_start_is_looked_at_once_and_before_any_step():
+    bowl = Bowl(start=0.5)
+    arms = course(bowl)
+    assert math.isnan(arms.start_loss)
+    arms.arm(0.01)
+    assert arms.start_loss == pytest.approx(1 + 0.5 * CURVATURE * 0.25)
+
+
+@pytest.mark.parametrize("factor", [1 / 4, 1, 4])
+def test_the_best_rate_of_the_bowl_is_found_from_a_rate_that_is_off(factor):
+    """Without a ramp 1 / curvature ends in one step, and any other rate is slower."""
+    arms = course(ramp=0, steps=5)
+    finish = run_arms(arms.arm, factor / CURVATURE * 1.1, most=8)
+    best = min(finish.arms, key=lambda arm: arm.loss)
+    assert best.learning_rate == pytest.approx(1.1 / CURVATURE)
+
+
+def test_a_noisy_bowl_is_solved_by_the_rate_that_theory_gives():
+    """One eigenvalue, gradients with noise: E w² after n steps has a closed form in the rate."""
+    steps, noise, rates = 50, 0.3, [0.02 * 2**k for k in range(5)]
+
+    def expected(rate):
+        square = 1.0
+        for _ in range(steps):
+            square = (1 - CURVATURE * rate) ** 2 * square + (rate * noise) ** 2
+        return square
+
+    class Noisy(Bowl):
+        """A thousand bowls side by side."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1000, dtype=torch.float64))
+
+        def forward_backward(self, batch, scale=1.0):
+            each = 0.5 * CURVATURE * self.weight**2
+            (each.sum() * scale).backward()
+            return each.detach().mean()
+
+        def update(self):
+            self.weight.grad += noise * torch.randn(1000, dtype=torch.float64)
+            super().update()
+
+    torch.manual_seed(0)
+    arms = course(Noisy(), ramp=0, steps=steps)
+    losses = {rate: arms.arm(rate).loss for rate in rates}
+    best = min(rates, key=expected)
+    assert min(losses, key=losses.__getitem__) == best
+    assert losses[best] == pytest.approx(0.5 * CURVATURE * expected(best), rel=0.15)
+
+
+def test_the_memory_limit_holds_in_an_arm():
+    arms = course()
+    arms.arm(0.01)
+    assert arms.memory.watched == 1
+
+
+def test_an_average_of_half_precision_weights_is_kept_in_single():
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    average = Average([weight], torch.device("cpu"))
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            weight.fill_(value)
+        average.update()
+    average.put_in()
+    assert weight.tolist() == pytest.approx([1 + 6 / 7] * 3, rel=2**-8)
