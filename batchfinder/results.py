@@ -8,38 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from enum import Enum
 
-
-class Outcome(Enum):
-    """How one trial at one batch size ended."""
-
-    FITS = "ran and fitted"
-    OUT_OF_MEMORY = "ran out of memory"
-    AT_THE_EDGE = "ran, but only after the allocator flushed its cache: too close to the limit"
-    INDEX_LIMIT = "met an index or grid limit of a kernel, which more memory would not move"
-    KILLED = "its process was killed by the operating system"
-
-
-class Limit(Enum):
-    """The constraint that, relaxed, would have changed the choice."""
-
-    MEMORY = "memory: a larger batch would not fit"
-    NOISE = "gradient noise: a larger batch would spend more samples than it saves steps"
-    THROUGHPUT = "throughput: a larger batch is hardly processed faster per sample"
-    DATASET = "dataset: it holds no more samples than this"
-    USER = "the ceiling that the caller set"
-    INDEX = "index limit: a kernel cannot address a larger batch, whatever the memory"
-
-
-class Stage(Enum):
-    """The stages of a call, in order."""
-
-    PROBE = "which micro-batches fit?"
-    MEASURE = "what does each one cost?"
-    NOISE = "what does each one buy?"
-    RECOMMEND = "which one to use?"
-    CONFIRM = "does the choice hold?"
+from batchfinder.outcomes import Limit as Limit
+from batchfinder.outcomes import Outcome as Outcome
+from batchfinder.outcomes import Stage as Stage
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"units"},
     {"wording"},
+    {"outcomes"},
     {"results"},
     {"protocols", "table", "race.result"},
     {"probe", "devices", "scaling", "formulas", "timing", "run", "html"},
@@ -33,6 +34,7 @@ LAYERS: list[set[str]] = [
 ]
 NO_TORCH = {
     "errors",
+    "outcomes",
     "results",
     "units",
     "wording",
