@@ -63,16 +63,25 @@ class SecondMoments:
 def metric_of(step: TrainStep) -> Metric:
     """The metric of the step's optimizer: its second moments once mature, else Euclidean.
 
-    Knows Adam, AdamW, NAdam, RAdam and RMSprop by the state they keep. A step that tells of no
-    optimizers (no ``optimizers()``), and one whose optimizer has no such state, is Euclidean.
+    A step that tells of no optimizers (no ``optimizers()``) is Euclidean.
     """
-    optimizers: Iterable[torch.optim.Optimizer] = getattr(step, "optimizers", tuple)()
-    states = {key: state for each in optimizers for key, state in each.state.items()}
+    return metric_for(step.parameters(), getattr(step, "optimizers", tuple)())
+
+
+def metric_for(
+    parameters: Sequence[torch.Tensor], optimizers: Iterable[torch.optim.Optimizer]
+) -> Metric:
+    """The metric of these optimizers: their second moments once mature, else Euclidean.
+
+    Knows Adam, AdamW, NAdam, RAdam and RMSprop by the state they keep. An optimizer without such
+    state is Euclidean.
+    """
+    states: dict[torch.Tensor, dict[str, Any]] = {
+        key: state for each in optimizers for key, state in each.state.items()
+    }
     if max((_age(state) for state in list(states.values())[:1]), default=0) < MATURE:
         return EUCLIDEAN
-    found = [
-        _second_moment(states.get(parameter, {}), parameter) for parameter in step.parameters()
-    ]
+    found = [_second_moment(states.get(parameter, {}), parameter) for parameter in parameters]
     return SecondMoments(found) if any(moment is not None for moment in found) else EUCLIDEAN
 
 

@@ -14,14 +14,19 @@ from batchfinder.run.batches.choose import Source, source_from
 from batchfinder.run.batches.endless import endless
 from batchfinder.run.batches.loading import data_bound, time_loader
 from batchfinder.run.batches.rebuild import rebuild_loader
+from batchfinder.run.batches.structure import leaves, map_leaves, rows_in, size_along
 from batchfinder.run.batches.workers import reading, workers_of
 
 __all__ = [
     "Source",
     "data_bound",
     "endless",
+    "leaves",
+    "map_leaves",
     "reading",
     "rebuild_loader",
+    "rows_in",
+    "size_along",
     "source_from",
     "time_loader",
     "workers_of",
