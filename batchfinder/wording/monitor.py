@@ -1,0 +1,131 @@
+"""What is said of a training that is watched: what was seen, and what people do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from batchfinder.units import format_count
+
+__all__ = ["SENTENCES"]
+
+_TOO_HIGH = "lower the learning rate, warm up longer, clip the gradient, or use a larger batch"
+
+
+def _not_finite_gradient(finite: int, of: int) -> str:
+    return (
+        f"the gradient is not finite ({of - finite} of {of} micro-batches) while the loss still "
+        "may be; clip the gradient, lower the learning rate, and look for a division or a "
+        "logarithm near zero; in float16 use a gradient scaler, or bfloat16"
+    )
+
+
+def _diverging(loss: float, level: float, scatter: float, steps: int) -> str:
+    return (
+        f"the loss has stayed above its trend for {steps} steps: {loss:.4g} against {level:.4g} "
+        f"with a scatter of {scatter:.2g}; {_TOO_HIGH}"
+    )
+
+
+def _drifting(loss: float, best: float, error: float, steps: int) -> str:
+    return (
+        f"the loss is rising: {loss:.4g} on average over {steps} steps, after {best:.4g} "
+        f"(standard error {error:.2g}); {_TOO_HIGH}"
+    )
+
+
+def _spike(loss: float, level: float, scatter: float, steps: int) -> str:
+    return (
+        f"the loss jumped to {loss:.4g} from {level:.4g} (scatter {scatter:.2g}) and came back "
+        f"after {steps} {'step' if steps == 1 else 'steps'}; clip the gradient, look at the "
+        "batches around it, and with Adam lower beta2"
+    )
+
+
+def _oscillating(cosine: float, ratio: float) -> str:
+    return (
+        f"consecutive updates undo each other (mean cosine {cosine:.2f}, each {ratio:.1e} of the "
+        "weights' norm): the learning rate is at the edge of what the curvature allows; lower it "
+        "by half, or warm up longer. A larger batch does not help"
+    )
+
+
+def _erratic(ratio: float, usual: float) -> str:
+    return (
+        f"an update changed the weights by {ratio:.1e} of their norm, {ratio / usual:.1f}x what is "
+        f"usual at this learning rate ({usual:.1e}); clip the gradient, raise Adam's epsilon or "
+        "lower its beta2, or use a larger batch"
+    )
+
+
+def _stalled_level(loss: float, first: float, steps: int) -> str:
+    return (
+        f"the loss has not fallen in {steps:,} steps: {first:.4g} at first, {loss:.4g} now; check "
+        "that the labels belong to the inputs, that the optimizer holds the model's parameters, "
+        "and try a learning rate 10x higher and 10x lower"
+    )
+
+
+def _suggestion(
+    *,
+    noise: float,
+    low: float,
+    high: float,
+    batch: int,
+    rate: float,
+    time: float,
+    time_low: float,
+    time_high: float,
+) -> str:
+    upper = format_count(high) if math.isfinite(high) else "no upper end"
+    return (
+        f"the noise scale is now {format_count(noise)} ({format_count(low)} to {upper}): at batch "
+        f"{batch:,} and learning rate {rate:.2g} the rest takes {time:.2g} of the time "
+        f"({time_low:.2g} to {time_high:.2g})"
+    )
+
+
+def _not_divisible(found: str) -> str:
+    return (
+        f"the noise scale is not measured: the batch cannot be cut in two ({found}); accumulate "
+        "two or more micro-batches per step"
+    )
+
+
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "monitor.not_finite_loss": (
+        "the loss is {loss}; go back to a checkpoint before step {step}, lower the learning rate, "
+        "clip the gradient, and leave out the batches around it; in float16 use bfloat16"
+    ),
+    "monitor.not_finite_gradient": _not_finite_gradient,
+    "monitor.diverging": _diverging,
+    "monitor.drifting": _drifting,
+    "monitor.spike": _spike,
+    "monitor.oscillating": _oscillating,
+    "monitor.erratic": _erratic,
+    "monitor.stalled_still": (
+        "not one weight changed in {updates} updates at learning rate {rate:.2g}; check that the "
+        "optimizer holds the parameters of this model, that the loss depends on them, and that a "
+        "gradient scaler does not skip every step"
+    ),
+    "monitor.stalled_level": _stalled_level,
+    "monitor.suggestion": _suggestion,
+    "monitor.not_divisible": _not_divisible,
+    "monitor.batch_norm": (
+        "the noise scale is not measured: with BatchNorm the two halves of a batch would be "
+        "normalised apart, which changes the training; accumulate two or more micro-batches per "
+        "step, or pass split_batch_norm=True where half a batch holds 32 samples or more"
+    ),
+    "monitor.sharded": (
+        "neither the noise scale nor updates are measured: the parameters are sharded, and no rank "
+        "sees a whole gradient"
+    ),
+    "monitor.one_backward": (
+        "the noise scale is not measured: one backward pass per step, and the batch was not handed "
+        "out by parts(); take the batch from monitor.parts(batch), or accumulate"
+    ),
+    "monitor.not_counted": (
+        "the noise scale was not measured at {count} looks: {found} gradients were seen for "
+        "{expected} micro-batches"
+    ),
+}
