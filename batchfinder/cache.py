@@ -25,7 +25,7 @@ from batchfinder.results import Outcome, Trial
 
 __all__ = ["Recalled", "described", "probe_remembering", "recheck"]
 
-_FORMAT = "batchfinder cache 1"
+_FORMAT = "batchfinder cache 2"
 
 
 @dataclass(frozen=True)
@@ -202,14 +202,20 @@ def _key(described: Mapping[str, str]) -> str:
 
 
 def _entry(described: Mapping[str, str], trials: Sequence[Trial]) -> dict[str, Any]:
-    rows = [[trial.batch_size, trial.outcome.name, trial.peak_bytes] for trial in trials]
+    rows = [
+        [trial.batch_size, trial.outcome.name, trial.peak_bytes, trial.reserved_bytes]
+        for trial in trials
+    ]
     return {"described": dict(described), "trials": rows}
 
 
 def _trials_in(entry: Any) -> tuple[Trial, ...]:
     if entry is None:
         return ()
-    return tuple(Trial(size, Outcome[name], peak) for size, name, peak in entry["trials"])
+    return tuple(
+        Trial(size, Outcome[name], peak, reserved_bytes=reserved)
+        for size, name, peak, reserved in entry["trials"]
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:

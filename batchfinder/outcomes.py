@@ -12,7 +12,7 @@ class Outcome(Enum):
 
     FITS = "ran and fitted"
     OUT_OF_MEMORY = "ran out of memory"
-    AT_THE_EDGE = "ran, but only after the allocator flushed its cache: too close to the limit"
+    AT_THE_EDGE = "ran, but the allocator went on flushing its cache: too close to the limit"
     INDEX_LIMIT = "met an index or grid limit of a kernel, which more memory would not move"
     KILLED = "its process was killed by the operating system"
 

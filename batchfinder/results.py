@@ -40,9 +40,10 @@ class BatchPlan:
 class Trial:
     """Whole training steps, update included, at one micro-batch.
 
-    ``peak_bytes`` is the highest memory in use during the trial (for one that failed: up to the
-    failure), ``None`` where it cannot be read. ``disturbed`` marks a trial during which another
-    process took or freed memory on the same device.
+    ``peak_bytes`` is the most that tensors took during the trial, with what else the process holds
+    on the device (for one that failed: up to the failure); ``None`` where it cannot be read. It is
+    what grows with the batch size along a line, and comparable with the limit. ``disturbed`` marks
+    a trial during which another process took or freed memory on the same device.
     """
 
     batch_size: int
@@ -51,6 +52,11 @@ class Trial:
     seconds: float = 0.0
     disturbed: bool = False
     note: str = ""
+    reserved_bytes: int | None = None
+    """Like ``peak_bytes``, of what a caching allocator had reserved: the blocks that it holds ready
+    are in it. ``None`` where nothing is cached."""
+    retries: int = 0
+    """How often the allocator had to flush its cache and try again, over all steps."""
 
     @property
     def fits(self) -> bool:

@@ -163,7 +163,7 @@ def test_the_file_says_what_it_remembers(tmp_path: Path) -> None:
     probe_remembering(running(3), SPACE, path=path, described=WHO)
     (entry,) = json.loads(path.read_text())["entries"].values()
     assert entry["described"] == WHO
-    assert [3, "FITS", 100_000] in entry["trials"]
+    assert [3, "FITS", 100_000, None] in entry["trials"]
     assert [each.name for each in tmp_path.iterdir()] == ["cache.json"]
 
 

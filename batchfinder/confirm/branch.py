@@ -33,6 +33,8 @@ class _Record:
 
     opening: list[torch.Tensor] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
+    retries_when_settled: int | None = None
+    """The allocator's retries half-way: those before were its cache settling."""
 
     def trace(self, failure: str, out_of_memory: bool, peak: int | None) -> Trace:
         opening, losses = ([float(loss) for loss in part] for part in (self.opening, self.losses))
@@ -59,15 +61,15 @@ def run_branch(
     """
     memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
-    pressure, record = memory.pressure(), _Record()
+    record = _Record()
     failure = _attempt(step, source, memory, plan, record, steps=steps, ramp=ramp)
     peak = memory.peak_bytes()
     if failure:
         recover(step, memory)
         return record.trace(failure, out_of_memory=True, peak=peak)
     step.zero_grad()
-    if memory.pressure() > pressure:
-        edge = "the allocator had to flush its cache: too close to the memory limit"
+    if record.retries_when_settled is not None and memory.pressure() > record.retries_when_settled:
+        edge = "the allocator went on flushing its cache: too close to the memory limit"
         return record.trace(edge, out_of_memory=True, peak=peak)
     return record.trace("", out_of_memory=False, peak=peak)
 
@@ -90,6 +92,8 @@ def _attempt(
             longest = partial(_drawn, memory, partial(source.take, plan.micro_batch))
             _open(step, ordinary, record)
             for number in range(steps):
+                if number == steps // 2:
+                    record.retries_when_settled = memory.pressure()
                 draw = longest if number == LONGEST_AT else ordinary
                 with _at(step, min(1.0, (number + 1) / max(1, ramp))):
                     loss = _whole_step(step, draw, plan.accumulation_steps)

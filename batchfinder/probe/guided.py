@@ -33,6 +33,9 @@ FEW = 3
 FORESEEN = 0.8
 """A failure at less than this share of the way to the forecast maximum was not foreseen at all."""
 
+SLACK = 0.01
+"""Share of the limit that a caching allocator cannot give to tensors, whatever the layout."""
+
 OF_MEMORY = 0.5
 """A trial that failed below this share of the limit did not fail for what the peak counts."""
 
@@ -43,7 +46,8 @@ def guided(trials: Sequence[Trial], space: SearchSpace) -> int | None:
     A pure function of its arguments. Enough is known when the ceiling fits, when the smallest
     failure lies within ``space.resolution`` of the largest success (next to it, at 0), or, for a
     resolution above 0, when a line seen in three sizes says that nothing larger by more than the
-    resolution can fit; and when nothing fits at all.
+    resolution can fit; and when nothing fits at all. A line says no more once a size has failed
+    under a caching allocator, which may fail, or may yet find room, where bytes do not tell.
     """
     seen = history(trials)
     if not seen.low:
@@ -89,8 +93,11 @@ def _is_settled(seen: History, space: SearchSpace) -> bool:
     if space.after(seen.low) is None:
         return True
     good_enough = space.within_resolution(seen.low)
-    if seen.high is not None and space.before(seen.high) <= good_enough:
-        return True
+    if seen.high is not None:
+        if space.before(seen.high) <= good_enough:
+            return True
+        if seen.is_cached:
+            return False
     return space.resolution > 0 and _largest_believable(seen, space) <= good_enough
 
 
@@ -200,7 +207,7 @@ def _retreat(low: int, high: int) -> float:
 def _aim(ahead: Forecast, seen: History, space: SearchSpace) -> float:
     """Just inside the forecast maximum; just above what is settled where that says no more."""
     assert space.limit_bytes is not None  # a forecast steers only towards a known limit
-    largest = ahead.largest_within(space.limit_bytes)
+    largest = ahead.largest_within((1 - SLACK if seen.is_cached else 1) * space.limit_bytes)
     doubt = ahead.disagreement if ahead.shows_a_line else UNSURE
     inside = largest - doubt * (largest - seen.low)
     if space.resolution > 0 and largest <= NEAR * seen.low:

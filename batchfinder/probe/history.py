@@ -33,6 +33,11 @@ class History:
         """
         return next((t.batch_size for t in self.fails if t.batch_size > self.low), None)
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether a caching allocator stands between the tensors and the limit."""
+        return any(trial.reserved_bytes is not None for trial in self.in_order)
+
     def until_first_bracket(self) -> History:
         """The history as it was when a success first had a failure above it."""
         for count in range(1, len(self.in_order) + 1):

@@ -12,12 +12,16 @@ import torch
 from batchfinder.errors import DeviceLost
 from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, TrainStep
 from batchfinder.results import Outcome, Trial
+from batchfinder.run.memory.fragmentation import is_fragmented
 from batchfinder.run.memory.host import host_budget
 from batchfinder.run.oom import Sign, Verdict, is_about_size, sign_of
 from batchfinder.run.recover import recover
 from batchfinder.units import format_bytes
 
 __all__ = ["run_trial", "run_undisturbed", "tensors_in"]
+
+MOST_STEPS = 8
+"""A caching allocator was seen to settle within three steps, up to the largest size that trains."""
 
 NOTICEABLE_BYTES = 64 * 1024**2
 NOTICEABLE_SHARE = 0.01
@@ -33,7 +37,15 @@ def run_trial(
     steps: int = 2,
     clock: Clock = time.perf_counter,
 ) -> Trial:
-    """``steps`` whole steps at ``size``, update included; the peak is over all of them.
+    """Whole steps at ``size``, update included, until memory is steady; the peak is over all.
+
+    Memory is steady once ``steps`` steps in a row pass without an allocator retry, which is at
+    once where nothing is cached. The first steps near the limit make a caching allocator flush
+    and regroup its blocks, and cost nothing afterwards; only where the retries go on, for
+    ``MOST_STEPS`` steps, is a size at the edge.
+
+    Out of memory with more bytes reserved but unallocated than were asked for is a matter of
+    layout as much as of size: the steps are tried once more from a released cache.
 
     Weights and optimizer state are the caller's to put back. Nothing of a step that failed is
     alive when this returns.
@@ -46,15 +58,19 @@ def run_trial(
     memory.release()
     pressure, others = memory.pressure(), memory.other_processes_bytes()
     started = clock()
-    failure = _attempt(step, source, memory, size, steps)
-    peak, seconds = memory.peak_bytes(), clock() - started
-    if failure is None:
+    ending = _attempt(step, source, memory, size, steps)
+    if ending.fragmented:
+        _recover(step, memory, size)
+        ending = _attempt(step, source, memory, size, steps)
+    peak, reserved = memory.peak_bytes(), memory.reserved_peak_bytes()
+    seconds = clock() - started
+    if ending.outcome in (Outcome.FITS, Outcome.AT_THE_EDGE):
+        ending = _unless_spilled(ending, memory, peak if reserved is None else reserved)
         step.zero_grad()
         memory.release()
     else:
         _recover(step, memory, size)
     changed = abs(memory.other_processes_bytes() - others)
-    ending = failure or _success(memory, peak, memory.pressure() > pressure)
     return Trial(
         batch_size=size,
         outcome=ending.outcome,
@@ -62,6 +78,8 @@ def run_trial(
         seconds=seconds,
         disturbed=changed > max(NOTICEABLE_BYTES, NOTICEABLE_SHARE * memory.limit_bytes()),
         note=ending.note,
+        reserved_bytes=reserved if ending.has_peak else None,
+        retries=memory.pressure() - pressure,
     )
 
 
@@ -84,12 +102,14 @@ class _Ending:
     outcome: Outcome
     note: str = ""
     has_peak: bool = True
+    fragmented: bool = False
+    """Whether what was asked for was there, in pieces."""
 
 
 def _attempt(
     step: TrainStep, source: BatchSource, memory: MemoryBackend, size: int, steps: int
-) -> _Ending | None:
-    """``None`` if all steps ran. No reference to the failed step survives this call."""
+) -> _Ending:
+    """Steps until memory is steady. No reference to a failed step survives this call."""
     stage = "loading"
     try:
         batch = source.take(size)
@@ -97,14 +117,18 @@ def _attempt(
         if crowded is not None:
             return crowded
         stage = "forward and backward"
+        steady = taken = 0
         with memory.watch(_held(step, batch)):
-            for _ in range(steps):
+            while steady < steps and taken < max(steps, MOST_STEPS):
+                pressure = memory.pressure()
                 step.zero_grad()
                 stage = "forward and backward"
                 step.forward_backward(batch)
                 stage = "update"
                 step.update()
                 memory.synchronize()
+                taken += 1
+                steady = steady + 1 if memory.pressure() == pressure else 0
     except Exception as error:
         sign = sign_of(error)
         if sign.verdict is Verdict.DEVICE_LOST:
@@ -113,7 +137,7 @@ def _attempt(
             error.add_note(f"batchfinder: in {stage} of a trial at batch size {size}")
             raise
         return _failed(sign, error, stage)
-    return None
+    return _Ending(Outcome.FITS if steady >= steps else Outcome.AT_THE_EDGE)
 
 
 def _recover(step: TrainStep, memory: MemoryBackend, size: int) -> None:
@@ -134,7 +158,12 @@ def _held(step: TrainStep, batch: Batch) -> Iterator[torch.Tensor]:
 def _failed(sign: Sign, error: Exception, stage: str) -> _Ending:
     text = " ".join(str(error).split())
     outcome = Outcome.INDEX_LIMIT if sign.verdict is Verdict.INDEX_LIMIT else Outcome.OUT_OF_MEMORY
-    return _Ending(outcome, f"in {stage}: {text[:300]}", has_peak=stage != "loading")
+    return _Ending(
+        outcome,
+        f"in {stage}: {text[:300]}",
+        has_peak=stage != "loading",
+        fragmented=is_fragmented(text),
+    )
 
 
 def _lost(error: Exception, size: int, stage: str) -> str:
@@ -145,17 +174,15 @@ def _lost(error: Exception, size: int, stage: str) -> str:
     )
 
 
-def _success(memory: MemoryBackend, peak: int, flushed: bool) -> _Ending:
+def _unless_spilled(ending: _Ending, memory: MemoryBackend, used: int) -> _Ending:
+    """Some drivers spill into host memory and raise nothing: then more was used than there is."""
     limit = memory.limit_bytes()
-    if peak > limit:
-        # some drivers spill into host memory and raise nothing
-        return _Ending(
-            Outcome.OUT_OF_MEMORY,
-            f"ran, but with {format_bytes(peak)}, more than the {format_bytes(limit)} there are",
-        )
-    if flushed:
-        return _Ending(Outcome.AT_THE_EDGE)
-    return _Ending(Outcome.FITS)
+    if used <= limit:
+        return ending
+    return _Ending(
+        Outcome.OUT_OF_MEMORY,
+        f"ran, but with {format_bytes(used)}, more than the {format_bytes(limit)} there are",
+    )
 
 
 def _crowded_host(source: BatchSource, memory: MemoryBackend, batch: Batch) -> _Ending | None:

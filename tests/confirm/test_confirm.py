@@ -208,7 +208,16 @@ def test_what_earlier_stages_cached_is_released_before_the_pressure_is_read():
     assert events == ["release", "reset", "pressure", "pressure"]
 
 
-def test_a_flushed_cache_is_too_close():
+def test_a_cache_that_is_flushed_at_first_has_settled():
+    class Settling(Memory):
+        def pressure(self):
+            self.flushes = min(self.flushes + 1, 1)
+            return self.flushes
+
+    assert run(Bowl(), 0.1, memory=Settling()).held
+
+
+def test_a_cache_that_goes_on_being_flushed_is_too_close():
     memory = Memory()
     memory.flush_each = 1
     found = run(Bowl(), 0.1, memory=memory)

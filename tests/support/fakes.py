@@ -42,6 +42,8 @@ class FakeMemory:
     def peak_bytes(self) -> int:
         return self.peak
 
+    def reserved_peak_bytes(self) -> None: ...
+
     def reset_peak(self) -> None:
         self.peak = 0
 

@@ -11,7 +11,7 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import MemoryBackend
 from batchfinder.run.memory.cpu import HostMemory
 from batchfinder.run.memory.device import DeviceMemory
-from batchfinder.run.memory.driver import AcceleratorDriver, TorchDriver
+from batchfinder.run.memory.driver import TorchDriver
 from batchfinder.run.memory.mps import MpsMemory
 from batchfinder.run.memory.nvml import neighbours_on
 from batchfinder.run.memory.simulated import SimulatedMemory
@@ -74,7 +74,7 @@ def _accelerator(
     device: torch.device, limit: int | None, held: Iterable[torch.Tensor] | None
 ) -> MemoryBackend:
     del held  # likewise
-    return DeviceMemory(AcceleratorDriver(device), limit)
+    return DeviceMemory(TorchDriver(device, torch.accelerator, getattr(torch, device.type)), limit)
 
 
 BACKENDS: Mapping[str, _Maker] = MappingProxyType(

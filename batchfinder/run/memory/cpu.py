@@ -56,6 +56,9 @@ class HostMemory:
     def peak_bytes(self) -> int:
         return self._peak
 
+    def reserved_peak_bytes(self) -> None:
+        """Nothing is cached."""
+
     def reset_peak(self) -> None:
         self._peak = self._held
 

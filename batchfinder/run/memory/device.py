@@ -5,10 +5,13 @@ The account of one process, in bytes::
     total = free + other processes + this process
     this process = reserved by the allocator + everything else (context, libraries, NCCL)
 
-A limit, and the peak that is compared with it, are both of *this process*. The allocator enforces
+A limit, and the peaks that are compared with it, are all of *this process*. The allocator enforces
 its part by a fraction of the total that holds for reserved memory only, so what else the process
-takes is subtracted before, and a peak above the limit counts as out of memory afterwards: some
-drivers (Windows, WSL) spill into host memory and raise nothing.
+takes is subtracted before, and a reserved peak above the limit counts as out of memory afterwards:
+some drivers (Windows, WSL) spill into host memory and raise nothing.
+
+Of the two peaks only the allocated one is a line in the batch size. The reserved one also has the
+blocks that the allocator holds ready, which it gives up as the limit comes near.
 """
 
 from __future__ import annotations
@@ -59,14 +62,12 @@ class DeviceMemory:
         return self._driver.memory_allocated()
 
     def peak_bytes(self) -> int:
-        """The most that the allocator had reserved, and what else this process holds."""
-        # a device that is full says nothing of what was pushed out into the host's memory
-        outside = max(self.non_torch_bytes(), self._outside_at_start)
-        return self._driver.max_memory_reserved() + outside
+        """The most that tensors took, and what else this process holds."""
+        return self._driver.max_memory_allocated() + self._outside_now()
 
-    def allocated_peak_bytes(self) -> int:
-        """The most that tensors took: what grows with the batch size along a line."""
-        return self._driver.max_memory_allocated()
+    def reserved_peak_bytes(self) -> int:
+        """The most that the allocator had reserved, and what else this process holds."""
+        return self._driver.max_memory_reserved() + self._outside_now()
 
     def reset_peak(self) -> None:
         self._driver.reset_peak_memory_stats()
@@ -135,6 +136,10 @@ class DeviceMemory:
         fraction = self._driver.get_fraction()
         capped = total if fraction is None else int(fraction * total) + self.non_torch_bytes()
         return min(total - others, capped)
+
+    def _outside_now(self) -> int:
+        # a device that is full says nothing of what was pushed out into the host's memory
+        return max(self.non_torch_bytes(), self._outside_at_start)
 
     def _outside_bytes(self) -> int:
         free, total = self._driver.mem_get_info()

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["AcceleratorDriver", "Driver", "TorchDriver"]
+__all__ = ["Driver", "TorchDriver"]
 
 
 class Driver(Protocol):
@@ -43,63 +43,23 @@ class Driver(Protocol):
 
 
 class TorchDriver:
-    """``torch.cuda`` (also ROCm) or another device module with the same functions, one device."""
+    """One device of torch's.
 
-    def __init__(self, device: torch.device, module: Any = torch.cuda) -> None:
+    Args:
+        device: which one; without an index, the device that is current now.
+        allocator: the module with the memory functions: ``torch.cuda`` (also ROCm), or
+            ``torch.accelerator`` for any other device.
+        module: the device's own module, such as ``torch.xpu``; left out, ``allocator``.
+    """
+
+    def __init__(
+        self, device: torch.device, allocator: Any = torch.cuda, module: Any = None
+    ) -> None:
+        self._torch = allocator
+        self._module: Any = module if module is not None else allocator
+        if device.index is None:  # some of the functions want one
+            device = torch.device(device.type, self._module.current_device())
         self._device = device
-        self._torch = module
-
-    def synchronize(self) -> None:
-        self._torch.synchronize(self._device)
-
-    def empty_cache(self) -> None:
-        self._torch.empty_cache()
-
-    def memory_allocated(self) -> int:
-        return int(self._torch.memory_allocated(self._device))
-
-    def memory_reserved(self) -> int:
-        return int(self._torch.memory_reserved(self._device))
-
-    def max_memory_allocated(self) -> int:
-        return int(self._torch.max_memory_allocated(self._device))
-
-    def max_memory_reserved(self) -> int:
-        return int(self._torch.max_memory_reserved(self._device))
-
-    def reset_peak_memory_stats(self) -> None:
-        self._torch.reset_peak_memory_stats(self._device)
-
-    def memory_stats(self) -> Mapping[str, Any]:
-        stats: Mapping[str, Any] = self._torch.memory_stats(self._device)
-        return stats
-
-    def mem_get_info(self) -> tuple[int, int]:
-        free, total = self._torch.mem_get_info(self._device)
-        return int(free), int(total)
-
-    def get_fraction(self) -> float | None:
-        getter = getattr(self._torch, "get_per_process_memory_fraction", None)  # since torch 2.7
-        return None if getter is None else float(getter(self._device))
-
-    def set_fraction(self, fraction: float) -> bool:
-        setter = getattr(self._torch, "set_per_process_memory_fraction", None)
-        if setter is None:
-            return False
-        setter(float(fraction), self._device)
-        return True
-
-    def device_name(self) -> str:
-        return str(self._torch.get_device_name(self._device))
-
-
-class AcceleratorDriver:
-    """Any device that ``torch.accelerator`` drives, such as an Intel GPU (``xpu``)."""
-
-    def __init__(self, device: torch.device, accelerator: Any = None, module: Any = None) -> None:
-        self._device = device
-        self._torch = accelerator if accelerator is not None else torch.accelerator
-        self._module: Any = module if module is not None else getattr(torch, device.type, None)
 
     def synchronize(self) -> None:
         self._torch.synchronize(self._device)
@@ -133,7 +93,7 @@ class AcceleratorDriver:
         return int(free), int(total)
 
     def get_fraction(self) -> float | None:
-        getter = getattr(self._module, "get_per_process_memory_fraction", None)
+        getter = getattr(self._module, "get_per_process_memory_fraction", None)  # since torch 2.7
         return None if getter is None else float(getter(self._device))
 
     def set_fraction(self, fraction: float) -> bool:

@@ -50,6 +50,9 @@ class MpsMemory:
     def peak_bytes(self) -> int:
         return self._peak
 
+    def reserved_peak_bytes(self) -> None:
+        """Nothing is cached."""
+
     def reset_peak(self) -> None:
         self._peak = self.held_bytes()
 

@@ -47,6 +47,9 @@ class SimulatedMemory:
     def peak_bytes(self) -> int:
         return self._ledger.peak
 
+    def reserved_peak_bytes(self) -> None:
+        """Nothing is cached."""
+
     def reset_peak(self) -> None:
         self._ledger.peak = self._ledger.current
 

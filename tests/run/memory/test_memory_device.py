@@ -12,7 +12,7 @@ from memory_cases import Made
 from batchfinder.probe import SearchSpace, probe
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.memory.device import DeviceMemory
-from batchfinder.run.memory.driver import AcceleratorDriver, Driver, TorchDriver
+from batchfinder.run.memory.driver import Driver, TorchDriver
 from batchfinder.run.trial import run_trial
 
 SAMPLES = Made(lambda size: [0] * size)
@@ -39,7 +39,8 @@ def test_limit_and_peak_are_of_this_process(tells: bool) -> None:
     assert memory.limit_bytes() == 12 * GIB + hidden
     trial = run(gpu, memory, 8)
     assert trial.fits
-    assert trial.peak_bytes == 4 * 20 * MIB + 2 * 0 + 300 * MIB + hidden
+    assert trial.peak_bytes == 4 * 20 * MIB + 300 * MIB + hidden
+    assert trial.reserved_bytes == trial.peak_bytes
 
 
 def test_a_limit_caps_this_process_context_included() -> None:
@@ -85,30 +86,81 @@ def test_watch_waits_for_the_device_before_and_after() -> None:
     assert gpu.calls[3:] == ["synchronize", "set_fraction"]
 
 
-def test_fragmentation_counts_in_the_peak() -> None:
-    """5 MiB take a segment of 20: the limit is kept on what is reserved."""
+def test_both_peaks_are_kept() -> None:
+    """5 MiB take a segment of 20: tensors follow a line, what is reserved does not."""
     gpu = FakeGpu()
-    memory = shared(gpu)
-    trial = run(gpu, memory, 2)
-    assert trial.peak_bytes == 80 * MIB + 300 * MIB
-    assert memory.allocated_peak_bytes() == 20 * MIB
+    trial = run(gpu, shared(gpu), 2)
+    assert trial.peak_bytes == 20 * MIB + 300 * MIB
+    assert trial.reserved_bytes == 80 * MIB + 300 * MIB
+    assert trial.retries == 0
 
 
-class Growing(GpuTraining):
-    """Its second step takes other pieces than its first, so that the cache must be flushed."""
+class Restless(GpuTraining):
+    """Each of its first ``restless`` steps takes larger pieces than the one before."""
+
+    restless = 10**6
 
     def forward_backward(self, batch: list[int], scale: float = 1.0) -> torch.Tensor:
-        self.pieces = 3 if self.pieces == 4 else 4
+        if self.restless:
+            self.restless -= 1
+            self.pieces -= 1
         return super().forward_backward(batch, scale)
 
 
-def test_a_flush_during_a_success_is_the_edge() -> None:
+def test_flushes_that_go_on_are_the_edge() -> None:
     gpu = FakeGpu(total=1500 * MIB)
     memory = shared(gpu)
-    trial = run_trial(Growing(gpu, pieces=3), SAMPLES, memory, 100)
+    trial = run_trial(Restless(gpu, pieces=10), SAMPLES, memory, 100)
     assert trial.outcome is Outcome.AT_THE_EDGE and not trial.fits
-    assert gpu.retries == 1
-    assert run_trial(Growing(gpu, pieces=3), SAMPLES, memory, 30).fits
+    assert trial.retries == gpu.retries == 7  # eight steps, the first from a released cache
+    assert run_trial(Restless(gpu, pieces=10), SAMPLES, memory, 30).fits
+
+
+@pytest.mark.parametrize(("restless", "retries"), [(1, 0), (2, 1), (3, 2), (6, 5)])
+def test_flushes_that_stop_are_the_cache_settling(restless: int, retries: int) -> None:
+    gpu = FakeGpu(total=1500 * MIB)
+    training = Restless(gpu, pieces=10)
+    training.restless = restless
+    trial = run_trial(training, SAMPLES, shared(gpu), 100)
+    assert trial.fits and trial.batch_size == 100
+    assert trial.retries == retries
+
+
+class OnceInPieces(GpuTraining):
+    """Fails as CUDA does, ``times`` times: so much was asked for, so much was there in pieces."""
+
+    times, asked, idle = 1, "2.69 GiB", "2.75 GiB"
+
+    def forward_backward(self, batch: list[int], scale: float = 1.0) -> torch.Tensor:
+        if self.times:
+            self.times -= 1
+            raise torch.OutOfMemoryError(
+                f"CUDA out of memory. Tried to allocate {self.asked}. GPU 0 has a total capacity "
+                "of 139.80 GiB of which 117.20 GiB is free. Of the allocated memory 18.24 GiB is "
+                f"allocated by PyTorch, and {self.idle} is reserved by PyTorch but unallocated. If "
+                "reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF="
+            )
+        return super().forward_backward(batch, scale)
+
+
+@pytest.mark.parametrize(
+    ("times", "asked", "idle", "fits", "left"),
+    [
+        (1, "2.69 GiB", "2.75 GiB", True, 0),
+        (5, "2.69 GiB", "2.75 GiB", False, 3),  # once more, and not again
+        (5, "2.69 GiB", "2754.00 MiB", False, 4),  # less than was asked for: a matter of size
+        (5, "784.00 MiB", "150.00 MiB", False, 4),
+    ],
+)
+def test_memory_in_pieces_is_tried_once_more_from_a_released_cache(
+    times: int, asked: str, idle: str, fits: bool, left: int
+) -> None:
+    gpu = FakeGpu()
+    training = OnceInPieces(gpu)
+    training.times, training.asked, training.idle = times, asked, idle
+    trial = run_trial(training, SAMPLES, shared(gpu), 8)
+    assert (trial.fits, training.times) == (fits, left)
+    assert gpu.calls.count("empty_cache") >= 2
 
 
 def test_failed_trials_hand_the_cache_back() -> None:
@@ -217,7 +269,7 @@ def test_drivers_ask_about_their_own_device(name: str) -> None:
     device = torch.device("xpu", 1)
     for driver in (
         TorchDriver(device, FakeTorchModule()),
-        AcceleratorDriver(device, FakeTorchModule(), FakeTorchModule()),
+        TorchDriver(device, FakeTorchModule(), FakeTorchModule()),
     ):
         getattr(driver, name)()
         asked = driver._torch.seen
@@ -229,16 +281,29 @@ def test_drivers_ask_about_their_own_device(name: str) -> None:
 def test_a_device_without_caps_is_still_watched() -> None:
     device = torch.device("xpu", 0)
     plain = FakeTorchModule(with_fraction=False)
-    for driver in (TorchDriver(device, plain), AcceleratorDriver(device, plain, plain)):
+    for driver in (TorchDriver(device, plain), TorchDriver(device, plain, plain)):
         assert driver.get_fraction() is None
         assert driver.set_fraction(0.5) is False
     capped = TorchDriver(device, FakeTorchModule())
     assert capped.set_fraction(0.5) and capped.get_fraction() == 3.0
 
 
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_device_without_an_index_is_the_current_one(kind: str) -> None:
+    """``get_per_process_memory_fraction`` and its like refuse one without."""
+    module = FakeTorchModule()
+    driver = TorchDriver(torch.device(kind), module)
+    for name in (*DRIVER_CALLS, "get_fraction", "device_name"):
+        getattr(driver, name)()
+    driver.set_fraction(0.5)
+    devices = [each for _, arguments in module.seen for each in arguments if each != 0.5]
+    assert devices and set(devices) == {torch.device(kind, 3)}
+
+
 def test_the_functions_asked_for_exist_in_this_torch() -> None:
-    for name in DRIVER_CALLS:
+    for name in (*DRIVER_CALLS, "current_device"):
         assert callable(getattr(torch.cuda, name))
+    assert callable(torch.xpu.current_device)
     assert callable(torch.cuda.set_per_process_memory_fraction)
     for name in set(DRIVER_CALLS) - {"mem_get_info"}:
         assert callable(getattr(torch.accelerator, name, getattr(torch.xpu, name, None)))
