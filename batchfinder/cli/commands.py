@@ -13,7 +13,7 @@ from batchfinder.cli.output import deliver, say
 from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.report import Report
 from batchfinder.report.encoding import encode
-from batchfinder.units import parse_bytes
+from batchfinder.units import format_bytes, parse_bytes
 
 __all__ = ["compare", "demo", "predict", "run", "show"]
 
@@ -61,23 +61,59 @@ def compare(asked: argparse.Namespace) -> None:
 
 
 def predict(asked: argparse.Namespace) -> None:
-    """predict_max_batch_size on what the user's factory returns.
+    """Predictions of memory for what the user's factory returns.
 
     Raises:
-        NothingFits: where it predicts that nothing does.
+        NothingFits: where it predicts that nothing does, or that the size asked about does not.
+        InvalidArgument: where the options do not go together.
     """
     from batchfinder.find import find_batch_size
-    from batchfinder.predict import predict_max_batch_size
+    from batchfinder.predict import predict_for_devices, predict_max_batch_size
 
     if asked.memory is not None:
         parse_bytes(asked.memory)
+    if asked.batch_size is not None:
+        _predict_one_size(asked)
+        return
+    if asked.savings:
+        raise InvalidArgument("expected --batch-size beside --savings: pass the size to save at")
     made = made_by(asked.target, find_batch_size, predict_max_batch_size)
+    if asked.device == "all":
+        options = made.options_for(predict_for_devices)
+        _print(predict_for_devices(made.model, made.loader, **options), asked)
+        return
     options = {**made.options_for(predict_max_batch_size), **_given(asked, "memory", "device")}
     found = predict_max_batch_size(made.model, made.loader, **options)
     if found.batch_size or asked.json:
         _print(found, asked)
     if not found.batch_size:
         raise NothingFits(str(found))
+
+
+def _predict_one_size(asked: argparse.Namespace) -> None:
+    """Whether one size fits; the exit code is for continuous integration."""
+    from batchfinder.find import find_batch_size
+    from batchfinder.predict import estimate_memory, memory_savings
+
+    if asked.savings and asked.json:
+        raise InvalidArgument("expected --savings without --json; found both: leave one out")
+    if asked.device == "all":
+        raise InvalidArgument('expected one device or --memory beside --batch-size; found "all"')
+    made = made_by(asked.target, find_batch_size, estimate_memory)
+    options = {**made.options_for(estimate_memory), "device": asked.device or "cuda"}
+    found = estimate_memory(made.model, made.loader, asked.batch_size, **options)
+    _print(found, asked)
+    if asked.savings:
+        _print(memory_savings(made.model, made.loader, asked.batch_size, **options), asked)
+    where = asked.memory or asked.device
+    needed = format_bytes(found.total_bytes)
+    if not found.fits(where):
+        raise NothingFits(
+            f"batch size {asked.batch_size} should not fit in {where}: it needs {needed}, what is "
+            "set aside included. Predicted, not run; --savings says what would lower it"
+        )
+    if not asked.json:
+        say(f"batch size {asked.batch_size} should fit in {where}: it needs {needed}")
 
 
 def _given(asked: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -135,14 +135,24 @@ def _add_predict(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     parser = _new(
         subparsers,
         "predict",
-        "predict the largest batch size for a device that you do not have",
+        "predict the largest batch size, or whether one fits, without the device",
         "Nothing is run on the device and nothing is allocated: shapes are traced with fake\n"
-        "tensors. It is a prediction; on the device itself, `run` measures.",
+        "tensors. It is a prediction; on the device itself, `run` measures.\n\n"
+        "With --batch-size the exit code says whether that size should fit (0) or not (1):\n"
+        "  python -m batchfinder predict train:make --batch-size 64 --memory 8GB",
     )
     _add_target(parser)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--memory", metavar="SIZE", help='the device\'s memory, such as "80GB"')
-    which.add_argument("--device", metavar="NAME", help='the device\'s name, such as "H200"')
+    which.add_argument(
+        "--device", metavar="NAME", help='its name, such as "H200"; "all" for a table of devices'
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="ask whether N fits, in place of the largest"
+    )
+    parser.add_argument(
+        "--savings", action="store_true", help="with --batch-size: what would lower the peak"
+    )
 
 
 def _add_show(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

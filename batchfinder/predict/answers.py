@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchfinder.units import format_bytes, format_size
+from batchfinder.devices import find_device
+from batchfinder.errors import InvalidArgument
+from batchfinder.units import format_bytes, format_size, parse_bytes
 
-__all__ = ["MOST", "Allowance", "MemoryEstimate", "MemoryPrediction"]
+__all__ = ["MOST", "Allowance", "DevicePredictions", "MemoryEstimate", "MemoryPrediction"]
 
 MOST = 1 << 24
 """No larger batch is asked about."""
@@ -51,6 +53,19 @@ class MemoryEstimate:
         at_rest = self.parameter_bytes + self.buffer_bytes + self.optimizer_bytes
         return self.peak_bytes - at_rest - self.batch_bytes
 
+    @property
+    def total_bytes(self) -> int:
+        """The peak and what is set aside for what was not predicted."""
+        return self.peak_bytes + sum(each.bytes for each in self.unseen)
+
+    def fits(self, memory: int | str) -> bool:
+        """Whether the step should fit: in bytes, ``"24GB"``, or on a device such as ``"H200"``.
+
+        Raises:
+            InvalidArgument: where ``memory`` is neither an amount nor a device of the table.
+        """
+        return self.total_bytes <= memory_of(memory)
+
     def __str__(self) -> str:
         rows = [
             ("parameters", self.parameter_bytes),
@@ -64,6 +79,20 @@ class MemoryEstimate:
         width = max(len(name) for name, _ in rows)
         table = [f"{name:<{width}}  {format_bytes(count):>10}" for name, count in rows]
         return "\n".join([*table, *(f"assumed: {sentence}" for sentence in self.assumed)])
+
+
+def memory_of(memory: int | str) -> int:
+    """Bytes, of an amount or of a device's name.
+
+    Raises:
+        InvalidArgument: where it is neither.
+    """
+    try:
+        return parse_bytes(memory)
+    except InvalidArgument:
+        if not isinstance(memory, str):
+            raise
+        return find_device(memory).memory_bytes
 
 
 @dataclass(frozen=True)
@@ -132,3 +161,24 @@ class MemoryPrediction:
     def _where(self) -> str:
         memory = format_bytes(self.memory_bytes)
         return self.device if memory in self.device else f"{self.device} ({memory})"
+
+
+@dataclass(frozen=True)
+class DevicePredictions:
+    """The largest batch predicted for each of several devices, by one rehearsal; none was run."""
+
+    predictions: tuple[MemoryPrediction, ...]
+
+    def __str__(self) -> str:
+        rows = [("device", "memory", "batch size", "range")]
+        for found in self.predictions:
+            span = f"{format_size(found.low)} to {format_size(found.high)}"
+            size = format_size(found.batch_size) if found.batch_size else "does not fit"
+            rows.append((found.device, format_bytes(found.memory_bytes), size, span))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        table = [
+            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"
+            for row in rows
+        ]
+        assumed = dict.fromkeys(said for found in self.predictions for said in found.assumed)
+        return "\n".join([*table, "Predicted, not run.", *(f"assumed: {said}" for said in assumed)])

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from batchfinder.errors import CannotPredict
 from batchfinder.predict.assumed import Assumed
+from batchfinder.predict.device_kernels import OTHER_KERNELS, CudaKernels
 from batchfinder.predict.reachable import Reachable, reachable_from
 from batchfinder.predict.shapes import BatchShape
 from batchfinder.predict.twins import kept_as_they_are, swapped, tensors_in
@@ -63,9 +64,24 @@ class Rehearsal:
     mode: FakeTensorMode
     shape: BatchShape
     in_time: Callable[[], None] = _no_end
+    kernels: CudaKernels | None = None
 
-    def at(self, size: int) -> Footprint:
+    @property
+    def uncertain(self) -> tuple[str, ...]:
+        """What is likely but not certain of the device's kernels, as sentences."""
+        return tuple(self.kernels.uncertain) if self.kernels else ()
+
+    @property
+    def kernel_notes(self) -> tuple[str, ...]:
+        """What was assumed of the device's kernels, as sentences; nothing where the model is."""
+        return (OTHER_KERNELS, *self.uncertain) if self.kernels else ()
+
+    def at(self, size: int, *, pessimistic: bool = False) -> Footprint:
         """The footprint of one step of ``size`` samples, gradients absent at its start.
+
+        Args:
+            size: samples in the batch.
+            pessimistic: whether kernels that the device may not have are left out.
 
         Raises:
             CannotPredict: where the step does something that needs real data.
@@ -81,7 +97,8 @@ class Rehearsal:
         ledger.hold(tensors_in(batch))
         batch_bytes = ledger.current - before
         ledger.peak = ledger.current
-        gradients = self._run(batch, ledger, assumed)
+        with self._kernels(pessimistic):
+            gradients = self._run(batch, ledger, assumed)
         return Footprint(
             batch_size=size,
             peak_bytes=ledger.peak,
@@ -92,6 +109,15 @@ class Rehearsal:
             batch_bytes=batch_bytes,
             assumed=tuple(assumed.sentences),
         )
+
+    @contextmanager
+    def _kernels(self, pessimistic: bool) -> Iterator[None]:
+        if self.kernels is None:
+            yield
+            return
+        self.kernels.pessimistic = pessimistic
+        with self.kernels:
+            yield
 
     def _run(self, batch: Batch, ledger: Ledger, assumed: Assumed) -> int:
         """One step; the bytes of the gradients that it left."""
@@ -160,13 +186,16 @@ def rehearsing(
             _unlogged(),
             kept_as_they_are([*touched.others, *touched.scalers]),
             swapped(mode, touched.modules, touched.optimizers),
-            _differences(step, as_on),
         ):
             warnings.simplefilter("ignore")
+            kernels = None
+            if as_on is not None and as_on.type != "cpu":
+                _with_lists_of_tensors(step)
+                kernels = CudaKernels()
             for scaler in touched.scalers:
                 # it scales in place and decides by values; neither shows in memory
                 scaler._enabled = False
-            rehearsal = Rehearsal(step, touched, mode, shape, in_time)
+            rehearsal = Rehearsal(step, touched, mode, shape, in_time, kernels)
             if not any(optimizer.state for optimizer in step.optimizers()):
                 rehearsal.at(shape.small_size)  # lays out the optimizer's state
             yield rehearsal
@@ -199,40 +228,12 @@ def _batch_shape(source: BatchSource) -> BatchShape:
     return BatchShape(source.take(small), source.take(large), small, large)
 
 
-@contextmanager
-def _differences(step: Any, as_on: torch.device | None) -> Iterator[None]:
-    """On a GPU, dropout's mask takes one byte and optimizers work on lists of tensors."""
-    if as_on is None or as_on.type == "cpu":
-        yield
-        return
+def _with_lists_of_tensors(step: Any) -> None:
+    """On a GPU, optimizers work on lists of tensors unless they are told otherwise."""
     for optimizer in step.optimizers():
         for group in optimizer.param_groups:
             if group.get("foreach", False) is None and not group.get("fused"):
                 group["foreach"] = True
-    with _dropout_with_small_mask():
-        yield
-
-
-@contextmanager
-def _dropout_with_small_mask() -> Iterator[None]:
-    functional = torch.nn.functional
-    original: Callable[..., torch.Tensor] = functional.dropout
-
-    def dropout(
-        input: torch.Tensor,  # noqa: A002 - the name in torch, which callers may use
-        p: float = 0.5,
-        training: bool = True,
-        inplace: bool = False,
-    ) -> torch.Tensor:
-        if inplace or not training or p == 0:
-            return original(input, p, training, inplace)
-        return torch.native_dropout(input, p, True)[0]
-
-    functional.dropout = dropout
-    try:
-        yield
-    finally:
-        functional.dropout = original
 
 
 def _bytes(tensors: Any) -> int:

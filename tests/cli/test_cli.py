@@ -378,3 +378,37 @@ def test_a_prediction_that_nothing_fits_is_1(form: str, capsys: pytest.CaptureFi
         assert json.loads(captured.out)["batch_size"] == 0
     else:
         assert captured.out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("training")
+@pytest.mark.parametrize(("memory", "code"), [("80GB", 0), ("256MiB", 1)])
+def test_whether_one_size_fits_is_the_exit_code(
+    memory: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["predict", "training:make", "--batch-size", "64", "--memory", memory, "--savings"]
+    assert main(asked) == code
+    captured = capsys.readouterr()
+    assert "predicted peak at batch size 64" in captured.out
+    assert ("should fit in 80GB" in captured.out) is (code == 0)
+    assert ("NothingFits: batch size 64 should not fit in 256MiB" in captured.err) is (code == 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("training")
+def test_a_table_of_all_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "training:make", "--device", "all"]) == 0
+    assert "H200" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("training")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--memory", "8GB", "--savings"],
+        ["--device", "all", "--batch-size", "8"],
+        ["--memory", "8GB", "--batch-size", "8", "--savings", "--json"],
+    ],
+)
+def test_options_of_predict_that_do_not_go_together(options: list[str]) -> None:
+    assert main(["predict", "training:make", *options]) == 2

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from batchfinder.errors import CannotPredict, InvalidArgument
 from batchfinder.predict import estimate_memory, first_guess, predict_max_batch_size
+from batchfinder.predict.allowances import FRAGMENTATION
+from batchfinder.predict.device_kernels import OTHER_KERNELS
 from batchfinder.predict.rehearsal import rehearsing
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
@@ -265,7 +267,7 @@ def test_where_nothing_fits_it_says_so_and_why() -> None:
     assert format_bytes(one.peak_bytes) in said
     assert "activation checkpointing" in said
     assert "With nothing set aside" not in said
-    roomy = str(predict_max_batch_size(model, loader, memory="1GiB", optimizer=optimizer))
+    roomy = str(predict_max_batch_size(model, loader, memory="768MiB", optimizer=optimizer))
     assert "Not even a batch of 1" in roomy and "With nothing set aside up to" in roomy
 
 
@@ -275,7 +277,7 @@ def test_one_sample_may_fit_where_two_do_not() -> None:
         estimate_memory(model, loader, size, optimizer=optimizer, device="cuda") for size in (1, 2)
     )
     fixed = sum(each.bytes for each in one.unseen[:2])
-    enough = fixed + int((one.peak_bytes + two.peak_bytes) / 2 * 1.1) + 1
+    enough = fixed + int((one.peak_bytes + two.peak_bytes) / 2 * (1 + FRAGMENTATION)) + 1
     found = predict_max_batch_size(model, loader, memory=enough, optimizer=optimizer)
     assert found.batch_size == 1
 
@@ -319,7 +321,7 @@ def test_autocast_for_an_absent_gpu_still_halves_what_it_halves() -> None:
         for autocast in (None, torch.bfloat16, cuda)
     )
     assert context.peak_bytes == named.peak_bytes < 0.7 * plain.peak_bytes
-    assert any("of attention above all" in sentence for sentence in context.assumed)
+    assert any(sentence == OTHER_KERNELS for sentence in context.assumed)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_autocast_for_an_absent_gpu_still_halves_what_it_halves() -> None:
         ({}, "one of memory"),
         ({"memory": "8GB", "device": "H200"}, "one of memory"),
         ({"device": "abacus"}, "found 'abacus'"),
-        ({"device": "cuda"}, "a device of the table by name"),
+        ({"device": "cuda"}, "expected a device among"),
     ],
 )
 def test_what_cannot_be_asked(options: dict[str, str], message: str) -> None:

@@ -252,3 +252,38 @@ EXACT = (
     Case("CNN, bf16 autocast", _cnn, {"autocast": torch.bfloat16}),
 )
 """Those whose peak fake tensors can know."""
+
+
+class Bottleneck(nn.Module):
+    """As in torchvision's ResNet-50."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        after = 4 * width
+        self.conv1, self.bn1 = nn.Conv2d(before, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2, self.bn3 = nn.BatchNorm2d(width), nn.BatchNorm2d(after)
+        self.conv3, self.relu = nn.Conv2d(width, after, 1, bias=False), nn.ReLU(inplace=True)
+        self.skip = None
+        if stride != 1 or before != after:
+            narrow = nn.Conv2d(before, after, 1, stride, bias=False)
+            self.skip = nn.Sequential(narrow, nn.BatchNorm2d(after))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        y += x if self.skip is None else self.skip(x)
+        return self.relu(y)
+
+
+def resnet50() -> nn.Module:
+    """25,557,032 parameters, as torchvision's."""
+    stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+    layers: list[nn.Module] = [*stem, nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    before = 64
+    for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for index in range(count):
+            layers.append(Bottleneck(before, width, stride if index == 0 else 1))
+            before = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))

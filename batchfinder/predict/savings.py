@@ -1,0 +1,152 @@
+"""What would save memory, and how much: each change rehearsed again, none estimated by a share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from batchfinder.errors import BatchFinderError
+from batchfinder.predict.estimate import estimate_memory
+from batchfinder.units import format_bytes
+
+__all__ = ["MemorySavings", "Saving", "memory_savings"]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """One change and the predicted peak with it, in bytes; ``how`` is what to write."""
+
+    name: str
+    peak_bytes: int
+    saved_bytes: int
+    how: str
+
+
+@dataclass(frozen=True)
+class MemorySavings:
+    """Changes that lower the predicted peak of one step at ``batch_size``, the largest first."""
+
+    batch_size: int
+    peak_bytes: int
+    savings: tuple[Saving, ...]
+
+    def __str__(self) -> str:
+        first = f"predicted peak at batch size {self.batch_size:,}: {format_bytes(self.peak_bytes)}"
+        if not self.savings:
+            return f"{first}; none of the changes that were tried lowers it"
+        width = max(len(each.name) for each in self.savings)
+        rows = [
+            f"{each.name:<{width}}  {format_bytes(each.peak_bytes):>10}  "
+            f"-{each.saved_bytes / self.peak_bytes:.0%}  {each.how}"
+            for each in self.savings
+        ]
+        return "\n".join([first, *rows])
+
+
+def memory_savings(
+    model: nn.Module, loader: Any, batch_size: int, *, optimizer: Any = None, **options: Any
+) -> MemorySavings:
+    """Rehearse the step with autocast, with activation checkpointing and with leaner optimizers.
+
+    Args:
+        model: as for ``estimate_memory``; as it was afterwards.
+        loader: see there.
+        batch_size: samples per micro-batch.
+        optimizer: see there.
+        **options: the other keyword arguments of ``estimate_memory``.
+
+    Raises:
+        InvalidArgument, CannotPredict: as ``estimate_memory`` does for the step as it is. A change
+            that cannot be followed is left out.
+    """
+
+    def peak(**changed: Any) -> int:
+        given = {"optimizer": optimizer, **options, **changed}
+        return estimate_memory(model, loader, batch_size, **given).total_bytes
+
+    now = peak()
+    savings = []
+    for change in _changes(model, optimizer, options):
+        try:
+            with change.around():
+                then = peak(**change.options)
+        except BatchFinderError:
+            continue
+        if then < now:
+            savings.append(Saving(change.name, then, now - then, change.how))
+    ranked = sorted(savings, key=lambda saving: saving.peak_bytes)
+    return MemorySavings(batch_size, now, tuple(ranked))
+
+
+@dataclass(frozen=True)
+class _Change:
+    name: str
+    how: str
+    options: dict[str, Any]
+    around: Callable[[], Any] = nullcontext
+
+
+def _changes(model: nn.Module, optimizer: Any, options: dict[str, Any]) -> Iterator[_Change]:
+    if options.get("autocast") is None and options.get("train_step") is None:
+        yield _Change("bfloat16 autocast", "torch.autocast(...)", {"autocast": torch.bfloat16})
+    blocks = _repeated_blocks(model)
+    if blocks:
+        kind = type(blocks[0]).__name__
+        yield _Change(
+            "activation checkpointing",
+            f"torch.utils.checkpoint.checkpoint(block, ...) around each of {len(blocks)} {kind}",
+            {},
+            lambda: _checkpointed(blocks),
+        )
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if optimizer is None or isinstance(optimizer, torch.optim.Optimizer):
+        for name, momentum in (("SGD with momentum", 0.9), ("SGD without momentum", 0.0)):
+            leaner = torch.optim.SGD(parameters, lr=1e-3, momentum=momentum)
+            how = f"torch.optim.SGD(..., momentum={momentum})"
+            yield _Change(name, f"{how}; it trains differently", {"optimizer": leaner})
+
+
+def _repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks worth checkpointing: the list of like modules that holds the most parameters."""
+
+    def like(module: nn.Module) -> list[nn.Module]:
+        children = list(module.children())
+        same = len({type(child) for child in children}) == 1
+        return children if same and len(children) > 1 else []
+
+    lists = [
+        like(module)
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+    ]
+    return max(lists, key=lambda blocks: sum(map(_size_of, blocks)), default=[])
+
+
+def _size_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@contextmanager
+def _checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
+    """Every block recomputes its activations in backward."""
+
+    def recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    own = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = recomputing(block.forward)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
