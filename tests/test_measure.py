@@ -7,8 +7,8 @@ import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
 from batchfinder.measure import Effort, measure
-from batchfinder.measure import timed as measuring
 from batchfinder.results import Measurement
+from batchfinder.run import attempt as attempting
 
 
 def affine(size: int) -> float:
@@ -84,7 +84,7 @@ def test_memory_in_fragments_is_tried_once_more_after_a_clean_up(
     after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleaned, said = [], []
-    monkeypatch.setattr(measuring, "recover", lambda step, memory: cleaned.append(memory))
+    monkeypatch.setattr(attempting, "recover", lambda step, memory: cleaned.append(memory))
     clock = FakeClock()
     step = Fragmented(clock, at=16, after=after, times=1)
     memory = FakeMemory()
@@ -139,7 +139,7 @@ def test_a_bug_while_a_size_is_timed_is_raised_as_itself() -> None:
 
     with pytest.raises(ValueError, match="mine") as caught:
         measure(Buggy(FakeClock(), affine), FakeSource(), FakeMemory(), (8,))
-    assert any("batch size 8 was timed" in note for note in caught.value.__notes__)
+    assert any("in timing at batch size 8" in note for note in caught.value.__notes__)
 
 
 def test_the_budget_is_kept_once_every_size_was_seen() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -13,9 +13,8 @@ import torch
 from batchfinder.compare.cells import Cell, Ending, Look
 from batchfinder.compare.recipe import Recipe, endless, samples_in
 from batchfinder.protocols import Batch, Clock
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.memory import backend_for
-from batchfinder.run.oom import Verdict, classify
-from batchfinder.run.recover import recover
 from batchfinder.run.step import Step
 
 __all__ = ["Rules", "train_cell"]
@@ -75,26 +74,17 @@ def train_cell(
     """
     model, step = recipe.build(asked.seed)
     progress = _Progress(asked, model, step)
-    with _errors_named(asked):
-        try:
-            ending = _train(recipe, rules, progress, fastest, clock)
-            return progress.end(ending)
-        except Exception as error:
-            verdict = classify(error)
-            if verdict not in (Verdict.OUT_OF_MEMORY, Verdict.INDEX_LIMIT):
-                raise
-            note = str(error).partition("\n")[0][:200]
-    recover(step, backend_for(step.device))
-    return progress.end(Ending.OUT_OF_MEMORY, note)
-
-
-@contextmanager
-def _errors_named(asked: Cell) -> Iterator[None]:
     try:
-        yield
-    except Exception as error:
-        error.add_note(f"batchfinder: while training at batch size {asked.batch_size}")
-        raise
+        ending = attempt(
+            partial(_train, recipe, rules, progress, fastest, clock),
+            step=step,
+            memory=backend_for(step.device),
+            size=asked.batch_size,
+            doing="the training",
+        )
+    except Shortage as shortage:
+        return progress.end(Ending.OUT_OF_MEMORY, shortage.message[:200])
+    return progress.end(ending)
 
 
 def _train(

@@ -10,13 +10,11 @@ from functools import partial
 import torch
 
 from batchfinder.confirm.judging import Trace
-from batchfinder.errors import DeviceLost
 from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
 from batchfinder.results import BatchPlan
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.batches import endless
 from batchfinder.run.memory import charge, paused
-from batchfinder.run.oom import Verdict, sign_of
-from batchfinder.run.recover import recover
 from batchfinder.run.trial import tensors_in
 
 __all__ = ["run_branch"]
@@ -62,53 +60,56 @@ def run_branch(
     memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
     record = _Record()
-    failure = _attempt(step, source, memory, plan, record, steps=steps, ramp=ramp)
-    peak = memory.peak_bytes()
-    if failure:
-        recover(step, memory)
-        return record.trace(failure, out_of_memory=True, peak=peak)
+    run = _Run(step, source, memory, plan, record, steps, ramp)
+    try:
+        attempt(run, step=step, memory=memory, size=plan.micro_batch, doing="the confirmation")
+    except Shortage as shortage:
+        said = f"{shortage.verdict.value}: {shortage.message[:200]}"
+        return record.trace(said, out_of_memory=True, peak=run.peak)
     step.zero_grad()
     if record.retries_when_settled is not None and memory.pressure() > record.retries_when_settled:
         edge = "the allocator went on flushing its cache: too close to the memory limit"
-        return record.trace(edge, out_of_memory=True, peak=peak)
-    return record.trace("", out_of_memory=False, peak=peak)
+        return record.trace(edge, out_of_memory=True, peak=run.peak)
+    return record.trace("", out_of_memory=False, peak=run.peak)
 
 
-def _attempt(
-    step: TrainStep,
-    source: BatchSource,
-    memory: MemoryBackend,
-    plan: BatchPlan,
-    record: _Record,
-    *,
-    steps: int,
-    ramp: int,
-) -> str:
-    """Empty, or what the device said. No reference to a failed step survives this call."""
-    try:
+@dataclass
+class _Run:
+    """The steps of one branch; ``peak`` is that of its memory."""
+
+    step: TrainStep
+    source: BatchSource
+    memory: MemoryBackend
+    plan: BatchPlan
+    record: _Record
+    steps: int
+    ramp: int
+    peak: int = field(default=0, init=False)
+
+    def __call__(self) -> None:
+        try:
+            self._train()
+        finally:  # before a clean-up could change what the memory says
+            self.peak = self.memory.peak_bytes()
+
+    def _train(self) -> None:
+        step, source, memory, plan = self.step, self.source, self.memory, self.plan
         feed = endless(source, plan.micro_batch)
         with memory.watch(step.holdings()):
             ordinary = partial(_drawn, memory, partial(next, feed))
             longest = partial(_drawn, memory, partial(source.take, plan.micro_batch))
-            _open(step, ordinary, record)
-            for number in range(steps):
-                if number == steps // 2:
-                    record.retries_when_settled = memory.pressure()
+            _open(step, ordinary, self.record)
+            for number in range(self.steps):
+                if number == self.steps // 2:
+                    self.record.retries_when_settled = memory.pressure()
                 draw = longest if number == LONGEST_AT else ordinary
-                with _at(step, min(1.0, (number + 1) / max(1, ramp))):
+                with _at(step, min(1.0, (number + 1) / max(1, self.ramp))):
                     loss = _whole_step(step, draw, plan.accumulation_steps)
                 if draw is ordinary:
-                    record.losses.append(loss)
+                    self.record.losses.append(loss)
                     if not bool(torch.isfinite(loss)) and not step.updates_itself:
                         break
             memory.synchronize()
-    except Exception as error:
-        if not _is_about_size(error, plan.micro_batch):
-            error.add_note(f"batchfinder: while confirming batch size {plan.micro_batch}")
-            raise
-        said = str(error).partition("\n")[0][:200]
-        return f"{sign_of(error).verdict.value}: {said}"
-    return ""
 
 
 def _drawn(memory: MemoryBackend, draw: Callable[[], Batch]) -> Batch:
@@ -144,14 +145,3 @@ def _at(step: TrainStep, share: float) -> Iterator[None]:
         yield
     finally:
         step.scale_learning_rate(1 / share)
-
-
-def _is_about_size(error: Exception, micro_batch: int) -> bool:
-    """Whether a smaller batch may do; a lost device is raised as such."""
-    sign = sign_of(error)
-    if sign.verdict is Verdict.DEVICE_LOST:
-        raise DeviceLost(
-            f"the device was lost while confirming {micro_batch}: every later call on it fails. "
-            "Restart the process"
-        ) from error
-    return sign.verdict is not Verdict.OTHER and (sign.certain or micro_batch > 1)

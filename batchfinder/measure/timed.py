@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import Measurement, Outcome, Trial
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.batches import time_loader
-from batchfinder.run.oom import is_about_size, sign_of
-from batchfinder.run.recover import recover
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import half_steps_around_knee, median_interval
 
@@ -194,15 +194,16 @@ class _Timer:
     def _visited(self, record: _Record) -> bool:
         """Whether memory lasted; where it did not, nothing of the visit is left."""
         try:
-            self._visit(record)
-        except Exception as error:
-            if not is_about_size(sign_of(error), record.batch_size):
-                error.add_note(f"batchfinder: while batch size {record.batch_size} was timed")
-                raise
-        else:
-            return True
-        recover(self._step, self._memory)  # not in the handler, which keeps the failed step alive
-        return False
+            attempt(
+                partial(self._visit, record),
+                step=self._step,
+                memory=self._memory,
+                size=record.batch_size,
+                doing="timing",
+            )
+        except Shortage:
+            return False
+        return True
 
     def _visit(self, record: _Record) -> None:
         """A few steps at one size; their mean is one value of the sample."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from batchfinder.errors import NoiseNotMeasured
 from batchfinder.protocols import TrainStep
-from batchfinder.run.oom import Sign, Verdict, sign_of
-from batchfinder.run.recover import flush_autograd
+from batchfinder.run.attempt import Shortage
+from batchfinder.run.attempt import attempt as attempt_at
+from batchfinder.run.oom import Verdict
 
 T = TypeVar("T")
 
@@ -30,29 +28,15 @@ class NoRoomToUpdate(NoRoom):
 
 
 def attempt(step: TrainStep, size: int, work: Callable[[], T]) -> T:
-    """``work()``, with micro-batches of ``size``; every error but out of memory as it is.
+    """``work()``, with micro-batches of ``size``; every error but a shortage as it is.
 
     Raises:
-        NoRoom: where memory ran out. All gradients are gone then.
+        NoRoom: where memory, or what a kernel can address, ended. All gradients are gone then.
     """
     try:
-        return work()
-    except Exception as error:
-        if not _is_shortage(sign_of(error), size):
-            raise
-    # not before: the traceback would keep the failed step's tensors alive
-    _clean_up(step)
-    raise NoRoom(f"memory ran out with a micro-batch of {size}")
-
-
-def _is_shortage(sign: Sign, size: int) -> bool:
-    """Whether it is memory. A message that may be a mistake is one at size 1."""
-    return sign.verdict is Verdict.OUT_OF_MEMORY and (sign.certain or size > 1)
-
-
-def _clean_up(step: TrainStep) -> None:
-    step.zero_grad()
-    flush_autograd(step.device)
-    gc.collect()
-    if step.device.type == "cuda":
-        torch.cuda.empty_cache()
+        return attempt_at(work, step=step, size=size, doing="the look at the gradients")
+    except Shortage as shortage:
+        out = shortage.verdict is Verdict.OUT_OF_MEMORY
+    # not in the handler, so that nothing of the shortage is kept
+    what = "memory ran out" if out else "an index limit was met"
+    raise NoRoom(f"{what} with a micro-batch of {size}")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
 
-from batchfinder.errors import DeviceLost
 from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, TrainStep
 from batchfinder.results import Outcome, Trial
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.memory.fragmentation import is_fragmented
 from batchfinder.run.memory.host import host_budget
-from batchfinder.run.oom import Sign, Verdict, is_about_size, sign_of
-from batchfinder.run.recover import recover
+from batchfinder.run.oom import Verdict
 from batchfinder.units import format_bytes
 
 __all__ = ["run_trial", "run_undisturbed", "tensors_in"]
@@ -58,27 +57,24 @@ def run_trial(
     memory.release()
     pressure, others = memory.pressure(), memory.other_processes_bytes()
     started = clock()
-    ending = _attempt(step, source, memory, size, steps)
+    run = _Run(step, source, memory, size, steps, clock)
+    ending = run.ending()
     if ending.fragmented:
-        _recover(step, memory, size)
-        ending = _attempt(step, source, memory, size, steps)
-    peak, reserved = memory.peak_bytes(), memory.reserved_peak_bytes()
-    seconds = clock() - started
+        ending = run.ending()
     if ending.outcome in (Outcome.FITS, Outcome.AT_THE_EDGE):
-        ending = _unless_spilled(ending, memory, peak if reserved is None else reserved)
-        step.zero_grad()
-        memory.release()
-    else:
-        _recover(step, memory, size)
+        used = run.peak if run.reserved is None else run.reserved
+        ending = _unless_spilled(ending, memory, used)
+    step.zero_grad()
+    memory.release()
     changed = abs(memory.other_processes_bytes() - others)
     return Trial(
         batch_size=size,
         outcome=ending.outcome,
-        peak_bytes=peak if ending.has_peak else None,
-        seconds=seconds,
+        peak_bytes=run.peak if ending.has_peak else None,
+        seconds=run.ended - started,
         disturbed=changed > max(NOTICEABLE_BYTES, NOTICEABLE_SHARE * memory.limit_bytes()),
         note=ending.note,
-        reserved_bytes=reserved if ending.has_peak else None,
+        reserved_bytes=run.reserved if ending.has_peak else None,
         retries=memory.pressure() - pressure,
     )
 
@@ -106,48 +102,63 @@ class _Ending:
     """Whether what was asked for was there, in pieces."""
 
 
-def _attempt(
-    step: TrainStep, source: BatchSource, memory: MemoryBackend, size: int, steps: int
-) -> _Ending:
-    """Steps until memory is steady. No reference to a failed step survives this call."""
-    stage = "loading"
-    try:
-        batch = source.take(size)
-        crowded = _crowded_host(source, memory, batch)
+@dataclass
+class _Run:
+    """The steps of one trial, and how far they came."""
+
+    step: TrainStep
+    source: BatchSource
+    memory: MemoryBackend
+    size: int
+    steps: int
+    clock: Clock
+    stage: str = field(default="loading", init=False)
+    peak: int = field(default=0, init=False)
+    reserved: int | None = field(default=None, init=False)
+    ended: float = field(default=0.0, init=False)
+
+    def ending(self) -> _Ending:
+        """How the steps end; nothing of a step that failed is alive afterwards."""
+        self.stage = "loading"
+        try:
+            return attempt(
+                self._read,
+                step=self.step,
+                memory=self.memory,
+                size=self.size,
+                doing=lambda: f"{self.stage} of a trial",
+            )
+        except Shortage as shortage:
+            return _failed(shortage, self.stage)
+
+    def _read(self) -> _Ending:
+        try:
+            return self._run()
+        finally:  # before a clean-up could change what the memory says
+            self.peak, self.reserved = self.memory.peak_bytes(), self.memory.reserved_peak_bytes()
+            self.ended = self.clock()
+
+    def _run(self) -> _Ending:
+        """Steps until memory is steady."""
+        step, memory = self.step, self.memory
+        batch = self.source.take(self.size)
+        crowded = _crowded_host(self.source, memory, batch)
         if crowded is not None:
             return crowded
-        stage = "forward and backward"
+        self.stage = "forward and backward"
         steady = taken = 0
         with memory.watch(_held(step, batch)):
-            while steady < steps and taken < max(steps, MOST_STEPS):
+            while steady < self.steps and taken < max(self.steps, MOST_STEPS):
                 pressure = memory.pressure()
                 step.zero_grad()
-                stage = "forward and backward"
+                self.stage = "forward and backward"
                 step.forward_backward(batch)
-                stage = "update"
+                self.stage = "update"
                 step.update()
                 memory.synchronize()
                 taken += 1
                 steady = steady + 1 if memory.pressure() == pressure else 0
-    except Exception as error:
-        sign = sign_of(error)
-        if sign.verdict is Verdict.DEVICE_LOST:
-            raise DeviceLost(_lost(error, size, stage)) from error
-        if not is_about_size(sign, size):
-            error.add_note(f"batchfinder: in {stage} of a trial at batch size {size}")
-            raise
-        return _failed(sign, error, stage)
-    return _Ending(Outcome.FITS if steady >= steps else Outcome.AT_THE_EDGE)
-
-
-def _recover(step: TrainStep, memory: MemoryBackend, size: int) -> None:
-    """Clean up; the device's own errors surface late, and may do so here."""
-    try:
-        recover(step, memory)
-    except RuntimeError as error:
-        if sign_of(error).verdict is Verdict.DEVICE_LOST:
-            raise DeviceLost(_lost(error, size, "clean-up")) from error
-        raise
+        return _Ending(Outcome.FITS if steady >= self.steps else Outcome.AT_THE_EDGE)
 
 
 def _held(step: TrainStep, batch: Batch) -> Iterator[torch.Tensor]:
@@ -155,22 +166,13 @@ def _held(step: TrainStep, batch: Batch) -> Iterator[torch.Tensor]:
     yield from tensors_in(batch)
 
 
-def _failed(sign: Sign, error: Exception, stage: str) -> _Ending:
-    text = " ".join(str(error).split())
-    outcome = Outcome.INDEX_LIMIT if sign.verdict is Verdict.INDEX_LIMIT else Outcome.OUT_OF_MEMORY
+def _failed(shortage: Shortage, stage: str) -> _Ending:
+    index = shortage.verdict is Verdict.INDEX_LIMIT
     return _Ending(
-        outcome,
-        f"in {stage}: {text[:300]}",
+        Outcome.INDEX_LIMIT if index else Outcome.OUT_OF_MEMORY,
+        f"in {stage}: {shortage.message[:300]}",
         has_peak=stage != "loading",
-        fragmented=is_fragmented(text),
-    )
-
-
-def _lost(error: Exception, size: int, stage: str) -> str:
-    return (
-        f"the device was lost in {stage} at batch size {size} ({str(error).splitlines()[0]}): "
-        "every later call on it fails. Restart the process; isolate=make runs every trial in a "
-        "process of its own"
+        fragmented=is_fragmented(shortage.message),
     )
 
 

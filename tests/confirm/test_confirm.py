@@ -233,7 +233,7 @@ def test_a_bug_is_the_users_own():
 
     with pytest.raises(ValueError, match="mine") as caught:
         run(Broken(), 0.1)
-    assert "while confirming batch size 4" in caught.value.__notes__[0]
+    assert "in the confirmation at batch size 4" in caught.value.__notes__[0]
 
 
 def test_without_a_rate_there_is_no_second_branch():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, noise_along_warmup
 from batchfinder.noise import room as room_module
+from batchfinder.run import recover as recover_module
 
 
 class Crowded(PlainStep):
@@ -167,7 +168,7 @@ def test_the_clean_up_comes_after_the_failed_steps_frames_are_gone(
         alive.append(held[0]() is not None or sys.exc_info()[0] is not None)
         return 0
 
-    monkeypatch.setattr(room_module.gc, "collect", watched)
+    monkeypatch.setattr(recover_module.gc, "collect", watched)
     with pytest.raises(room_module.NoRoom) as caught:
         room_module.attempt(Crowded(1), 8, work)
     assert alive == [False]
