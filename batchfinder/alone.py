@@ -9,7 +9,7 @@ from typing import Any
 
 from batchfinder.arguments import check
 from batchfinder.errors import BatchFinderError
-from batchfinder.noise import MicroBatchVariance
+from batchfinder.noise import MicroBatchVariance, warmup_estimator
 from batchfinder.noise.stage import estimate_here
 from batchfinder.probe import Propose, SearchSpace, guided
 from batchfinder.probe.stage import Search, probe_sizes
@@ -145,9 +145,9 @@ def gradient_noise_scale(
         preserve=preserve,
         seed=seed,
     )
-    method = estimator or MicroBatchVariance()
-    if samples is not None and isinstance(method, MicroBatchVariance):
-        method = replace(method, samples=samples, narrow_enough=0.0)
+    method = warmup_estimator(estimator or MicroBatchVariance())
+    if samples is not None:
+        method = method.with_budget(samples)
     with opened(handed, observe) as call:
         found = estimate_here(call, method, warmup_steps=warmup_steps, micro_batch=micro_batch)
     not_restored(call)

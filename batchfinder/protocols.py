@@ -5,9 +5,9 @@ All are structural. Users pass values; nothing registers itself, nothing is subc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
 
 from batchfinder.results import BatchPlan, Candidate, Event, NoiseScale
 
@@ -73,6 +73,14 @@ class TrainStep(Protocol):
     @property
     def updates_itself(self) -> bool:
         """Whether ``forward_backward`` does backward *and* update; ``update`` is then a no-op."""
+        ...
+
+    def modules(self) -> list[torch.nn.Module]:
+        """The user's modules, as they were given."""
+        ...
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers that ``update`` steps; none where the step keeps them to itself."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -162,14 +170,102 @@ class BatchSource(Protocol):
         ...
 
 
+class MicroBatches(Protocol):
+    """Micro-batches of distinct samples for one estimate, and what each one counts."""
+
+    @property
+    def size(self) -> int:
+        """Samples in each, nominally."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What a size counts: "samples", or "tokens" under a token budget."""
+        ...
+
+    @property
+    def population(self) -> int | None:
+        """Samples in the whole set; ``None`` for a stream."""
+        ...
+
+    @property
+    def ended(self) -> str:
+        """What ended the batches before they were all asked for: "data", "time", or ""."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def count(self, batch: Batch) -> int:
+        """How many samples (or tokens) ``batch`` holds."""
+        ...
+
+    def weight(self, batch: Batch) -> float:
+        """The factor under which the loss of ``batch`` enters an accumulated gradient."""
+        ...
+
+    def first(self, most: int) -> MicroBatches:
+        """The first ``most`` micro-batches, and no more."""
+        ...
+
+
 class NoiseEstimator(Protocol):
-    """How the gradient noise scale is estimated at the weights as they are."""
+    """How the gradient noise scale is estimated at the weights as they are.
+
+    This much is required. One that is also a ``WarmupEstimator`` says itself what it spends, and
+    can be had from the training steps themselves.
+    """
 
     @property
     def name(self) -> str: ...
-    def estimate(
-        self, step: TrainStep, batches: Iterable[Batch], plan: BatchPlan
-    ) -> NoiseScale: ...
+    def estimate(self, step: TrainStep, batches: MicroBatches, plan: BatchPlan) -> NoiseScale:
+        """The noise scale at the weights as they are, which do not move.
+
+        ``batches`` are micro-batches of ``plan.micro_batch`` samples, none of them seen before;
+        iterate over them, and no further than needed.
+
+        Raises:
+            NoiseNotMeasured: where there is none.
+        """
+        ...
+
+
+@runtime_checkable
+class WarmupEstimator(NoiseEstimator, Protocol):
+    """A noise estimator with everything that a warm-up of real training can make use of."""
+
+    @property
+    def along_training(self) -> bool:
+        """Whether its figure is ``noise_trace / gradient_squared``.
+
+        If so, both are also read from the training steps of the warm-up, whose gradients are
+        there anyway, and ``estimate`` is asked only for what these leave open.
+        """
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Samples that one estimate may spend."""
+        ...
+
+    @property
+    def confidence(self) -> float:
+        """How often its interval holds the true figure, such as 0.90."""
+        ...
+
+    @property
+    def warmup_steps(self) -> int | None:
+        """Optimizer steps of warm-up; ``None`` for as many as the time allows, up to 200."""
+        ...
+
+    def with_budget(self, samples: int, *, at_least: int | None = None) -> Self:
+        """The same, with ``samples`` to spend: all of them, or, given ``at_least``, as few.
+
+        ``at_least`` is a number of micro-batches.
+        """
+        ...
+
+    def in_optimizer_metric(self) -> Self:
+        """The same over gradients as the optimizer scales them; itself where it cannot."""
+        ...
 
 
 class Stateful(Protocol):

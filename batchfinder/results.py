@@ -108,14 +108,15 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """The gradient noise scale tr(Σ)/|G|², in ``unit``, with its 90% interval.
+    """The gradient noise scale tr(Σ)/|G|², in ``unit``, with a confidence interval.
 
     ``high`` is ``inf`` where |G|² cannot be told from zero: then only "at least ``low``" is known,
     and ``value`` is the point estimate, but never more than four times the samples spent.
     ``samples`` were spent on the estimate, ``after_steps`` optimizer steps of warm-up.
     ``gradient_squared`` and ``noise_trace`` are the unbiased |G|² and tr(Σ) behind the ratio.
     Where ``estimator`` ends in "in the optimizer's metric", gradients were first divided by the
-    root of Adam's second moments. One that predicts a whole run is larger than their ratio.
+    root of Adam's second moments. A whole-run prediction (``whole_training``) is scaled up from
+    that ratio.
     Source: McCandlish et al. 2018, arXiv:1812.06162.
     """
 
@@ -130,6 +131,8 @@ class NoiseScale:
     micro_batch: int = 0
     caveats: tuple[str, ...] = ()
     after_steps: int = 0
+    confidence: float = 0.90
+    """How often the interval from ``low`` to ``high`` holds the true figure."""
     whole_training: bool = False
     """Whether it predicts the run as a whole, rather than says what was seen at some weights."""
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.formulas import Interval, Moments
-from batchfinder.noise.draws import Draws
-from batchfinder.noise.look import refuse_zero, said_of
-from batchfinder.noise.metric import EUCLIDEAN, Metric, metric_of
+from batchfinder.noise.context import refuse_zero, said_of
+from batchfinder.noise.gradient_hooks import (
+    EUCLIDEAN,
+    GradientHooks,
+    Metric,
+    accumulated_square,
+    metric_of,
+)
 from batchfinder.noise.ranks import ALONE, Exchange
 from batchfinder.noise.sketch import Sketch
-from batchfinder.noise.tap import GradientTap, accumulated_square
-from batchfinder.protocols import Batch, TrainStep
+from batchfinder.protocols import Batch, MicroBatches, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
+from batchfinder.wording import Caveat
 
 FEWEST = 3
 """Gradients needed for an interval: with one left out, two must remain."""
@@ -48,7 +54,12 @@ class MicroBatchVariance:
     ``preconditioned`` gradients are measured as the optimizer scales them (``SecondMoments``)
     where it has such a state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical
     batch size.
-    ``exchange`` counts the micro-batches of other ranks in (``TorchRanks()``).
+    ``exchange`` counts the micro-batches of other ranks in (``TorchRanks()``). ``warmup_steps``
+    are the optimizer steps along which ``find_batch_size`` measures; ``None`` for as many as the
+    time allows, up to 200.
+
+    Raises:
+        InvalidArgument: where a value is out of its range.
     """
 
     micro_batches: int = 16
@@ -59,12 +70,17 @@ class MicroBatchVariance:
     seed: int = 0
     preconditioned: bool = False
     exchange: Exchange = ALONE
+    warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.micro_batches < FEWEST:
             raise InvalidArgument(
                 f"expected micro_batches of at least {FEWEST}; found {self.micro_batches}"
             )
+        if self.samples < 1:
+            raise InvalidArgument(f"expected samples of at least 1; found {self.samples}")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise InvalidArgument(f"expected warmup_steps of 0 or more; found {self.warmup_steps}")
         if not 0 < self.confidence < 1:
             raise InvalidArgument(f"expected a confidence in (0, 1); found {self.confidence}")
 
@@ -72,28 +88,38 @@ class MicroBatchVariance:
     def name(self) -> str:
         return "micro-batch variance"
 
-    def estimate(self, step: TrainStep, batches: Iterable[Batch], plan: BatchPlan) -> NoiseScale:
+    @property
+    def along_training(self) -> bool:
+        return True
+
+    def with_budget(self, samples: int, *, at_least: int | None = None) -> Self:
+        if at_least is None:
+            return replace(self, samples=samples, narrow_enough=0.0)
+        return replace(self, samples=samples, micro_batches=at_least)
+
+    def in_optimizer_metric(self) -> Self:
+        return replace(self, preconditioned=True)
+
+    def estimate(self, step: TrainStep, batches: MicroBatches, plan: BatchPlan) -> NoiseScale:
         """The noise scale at the weights as they are; gradients are ``None`` afterwards.
 
-        ``batches`` are micro-batches of distinct samples, each of ``plan.micro_batch`` samples
-        unless it is a ``Draws``, which counts them.
+        ``batches`` are micro-batches of distinct samples, such as ``FreshBatches``.
 
         Raises:
             NoiseNotMeasured: where fewer than three micro-batches gave finite gradients, or every
                 gradient was zero.
         """
-        draws = batches if isinstance(batches, Draws) else Draws(batches, plan.micro_batch)
         parameters = step.parameters()
         metric = metric_of(step) if self.preconditioned else EUCLIDEAN
-        gathered = _Gathered(draws, metric, self.exchange)
+        gathered = _Gathered(batches, metric, self.exchange)
         sketch = Sketch(parameters, self.sketch_size, self.seed)
         step.zero_grad()
         try:
-            with GradientTap(parameters, sketch, metric) as tap:
+            with GradientHooks(parameters, sketch, metric) as hooks:
                 enough = self.micro_batches
-                for batch in draws:
-                    step.forward_backward(batch, draws.weight(batch))
-                    gathered.add(tap, batch, step.loss_scale())
+                for batch in batches:
+                    step.forward_backward(batch, batches.weight(batch))
+                    gathered.add(hooks, batch, step.loss_scale())
                     if self._spent(gathered):
                         break
                     if len(gathered.sizes) >= enough:
@@ -111,7 +137,7 @@ class MicroBatchVariance:
     def _judge(self, gathered: _Gathered, step: TrainStep) -> tuple[Moments, Interval]:
         sizes, gram = gathered.everywhere()
         point = gathered.moments(step, sizes, gram)
-        u = point.reciprocal_within(gathered.draws.population)
+        u = point.reciprocal_within(gathered.batches.population)
         left = formulas.leave_one_out(sizes, gram)
         low, high = formulas.jackknife(left, self.confidence, u)
         return point, formulas.noise_interval(u, low, high, point.samples)
@@ -131,10 +157,11 @@ class MicroBatchVariance:
             high=interval.high,
             samples=round(point.samples) if not self.exchange.alone else gathered.spent,
             estimator=" ".join(filter(None, (self.name, gathered.metric.name))),
-            unit=gathered.draws.unit,
+            unit=gathered.batches.unit,
             gradient_squared=point.gradient_squared,
             noise_trace=point.noise_trace,
             micro_batch=plan.micro_batch,
+            confidence=self.confidence,
             caveats=(*gathered.caveats(wide), *said_of(point)),
         )
 
@@ -143,7 +170,7 @@ class MicroBatchVariance:
 class _Gathered:
     """What was read so far at one point in weight space."""
 
-    draws: Draws
+    batches: MicroBatches
     metric: Metric = EUCLIDEAN
     exchange: Exchange = ALONE
     sizes: list[float] = field(default_factory=list)
@@ -153,9 +180,9 @@ class _Gathered:
     spent: int = 0
     in_parts: bool = False
 
-    def add(self, tap: GradientTap, batch: Batch, loss_scale: float) -> None:
-        size = self.draws.count(batch)
-        reading = tap.read(loss_scale * size / self.draws.size)
+    def add(self, hooks: GradientHooks, batch: Batch, loss_scale: float) -> None:
+        size = self.batches.count(batch)
+        reading = hooks.read(loss_scale * size / self.batches.size)
         self.tried += 1
         self.spent += size
         if math.isfinite(reading.squared_norm) and reading.sketch is not None:
@@ -173,24 +200,18 @@ class _Gathered:
         """Exact from norms; from the sketches alone where the accumulated gradient is not ours."""
         if self.in_parts or len(self.sizes) < self.tried or not self.exchange.alone:
             return formulas.from_gram(sizes, gram)
-        divisor = step.loss_scale() * sum(self.sizes) / self.draws.size
+        divisor = step.loss_scale() * sum(self.sizes) / self.batches.size
         mean = accumulated_square(step.parameters(), divisor, self.metric)
         return formulas.moments(self.sizes, self.squares, mean)
 
-    def caveats(self, wide: bool) -> Iterable[str]:
+    def caveats(self, wide: bool) -> Iterator[str]:
         lost = self.tried - len(self.sizes)
         if lost:
-            yield (
-                f"{lost} of {self.tried} micro-batches gave gradients that are not finite; "
-                "the noise scale leaves them out"
-            )
-        if wide and self.draws.ended:
-            yield (
-                f"the noise scale's interval is wide: {self.draws.ended} ended after "
-                f"{self.spent} {self.draws.unit}"
-            )
-        elif wide:
-            yield (
-                f"the noise scale's interval is wide after all {self.spent} {self.draws.unit} "
-                "that it was given"
+            yield Caveat("noise.not_finite", count=lost, of=self.tried)
+        if wide:
+            yield Caveat(
+                "noise.wide",
+                ended=self.batches.ended,
+                samples=self.spent,
+                unit=self.batches.unit,
             )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ from torch.utils import _pytree as pytree
 
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument
-from batchfinder.noise.draws import Draws
-from batchfinder.noise.look import refuse_zero, said_of
+from batchfinder.noise.context import refuse_zero, said_of
 from batchfinder.noise.micro_batch import FEWEST, TooFew
 from batchfinder.noise.sketch import Sketch
-from batchfinder.protocols import Batch, TrainStep
+from batchfinder.protocols import Batch, MicroBatches, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
+from batchfinder.wording import Caveat
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -47,17 +47,27 @@ class PerExample:
     confidence: float = 0.90
     sketch_size: int = 1024
     seed: int = 0
+    warmup_steps: int | None = None
 
     @property
     def name(self) -> str:
         return "per-example gradients"
 
-    def estimate(self, step: TrainStep, batches: Iterable[Batch], plan: BatchPlan) -> NoiseScale:
+    @property
+    def along_training(self) -> bool:
+        return False
+
+    def with_budget(self, samples: int, *, at_least: int | None = None) -> Self:
+        return replace(self, samples=samples)
+
+    def in_optimizer_metric(self) -> Self:
+        return self
+
+    def estimate(self, step: TrainStep, batches: MicroBatches, plan: BatchPlan) -> NoiseScale:
         """The noise scale at the weights as they are; ``.grad`` is left alone."""
         self._check()
-        draws = batches if isinstance(batches, Draws) else Draws(batches, plan.micro_batch)
         gathered = _Gathered(self)
-        for batch in draws:
+        for batch in batches:
             gathered.add(batch, step.device)
             if gathered.tried + gathered.tried / gathered.batches > self.samples:
                 break
@@ -68,7 +78,7 @@ class PerExample:
             )
         point = gathered.moments()
         refuse_zero(point)
-        u = point.reciprocal_within(draws.population)
+        u = point.reciprocal_within(batches.population)
         left = formulas.leave_one_group_out(gathered.sizes, gathered.squares, gathered.gram())
         limits = formulas.jackknife(left, self.confidence, u)
         found = formulas.noise_interval(u, *limits, point.samples)
@@ -82,8 +92,9 @@ class PerExample:
             gradient_squared=point.gradient_squared,
             noise_trace=point.noise_trace,
             micro_batch=1,
+            confidence=self.confidence,
             caveats=(
-                *((f"{lost} batches had gradients that are not finite",) if lost else ()),
+                *((Caveat("noise.not_finite", count=lost, of=gathered.batches),) if lost else ()),
                 *said_of(point),
             ),
         )

@@ -13,8 +13,6 @@ from batchfinder.run.oom import Verdict
 
 T = TypeVar("T")
 
-NO_ROOM = "{reason}, which cannot be made smaller: the noise scale is absent"
-
 
 class NoRoom(NoiseNotMeasured):
     """Memory ran out: trials hold no gradients between micro-batches, and no sketches.

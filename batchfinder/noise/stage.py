@@ -6,26 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchfinder.base_pair import Base, check_loss
-from batchfinder.noise import NO_ROOM, NoRoom, approach, noise_along_warmup
+from batchfinder.noise import NoRoom, noise_along_warmup, train_steps, warmup_estimator
 from batchfinder.protocols import NoiseEstimator
 from batchfinder.results import Measurement, NoiseFindings, Note, ProbeResult, Stage
 from batchfinder.run.bench import Bench
 from batchfinder.session import Call, stage
+from batchfinder.wording import Caveat
 
 __all__ = ["estimate_here", "estimate_noise", "with_noise"]
 
 _STEPS, _STEPS_MID_TRAINING = 200, 50
 """Weights at initialisation need a way to go before their noise tells of the training."""
-
-_UPDATES_ITSELF = (
-    "train_step does its own backward and update: the gradient of one batch "
-    "cannot be seen, and the gradient noise scale is absent"
-)
-
-_SMALLER = (
-    "memory ran out with micro-batches of {size}: those of {fitting} took their place, in the "
-    "warm-up accumulated to the same batch"
-)
 
 
 def estimate_noise(
@@ -42,9 +33,12 @@ def estimate_noise(
     if estimator is None:
         return NoiseFindings(training=None)
     if bench.step.updates_itself:
-        call.observe(Note(_UPDATES_ITSELF))
-        return NoiseFindings(training=None, caveats=(_UPDATES_ITSELF,))
+        absent = Caveat("noise.updates_itself")
+        call.observe(Note(absent))
+        return NoiseFindings(training=None, caveats=(absent,))
     steps = warmup_steps
+    if steps is None:
+        steps = warmup_estimator(estimator).warmup_steps
     if steps is None:
         steps = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
     detail = f"{steps} warm-up steps at batch {base.batch_size}"
@@ -60,7 +54,7 @@ def estimate_noise(
             estimator=estimator,
             budget_seconds=call.budget.share(0.6),
             observe=call.observe,
-            sizes=_sizes_to_look_at(bench, base, [each.batch_size for each in measured]),
+            sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
         )
 
@@ -73,7 +67,7 @@ def _seconds_at(batch: int, measured: Sequence[Measurement], steps: int) -> floa
     return steps * nearest.step_seconds * batch / nearest.batch_size
 
 
-def _sizes_to_look_at(bench: Bench, base: Base, sizes: Sequence[int]) -> list[int]:
+def _sizes_to_measure(bench: Bench, base: Base, sizes: Sequence[int]) -> list[int]:
     """The base size, and 4 and 16 times it: does the noise scale depend on the micro-batch?
 
     It must not, but for batch norm and losses that couple samples. Four distinct micro-batches
@@ -100,8 +94,8 @@ def estimate_here(
         try:
             fitting = check_loss(bench, size)
             if bench.step.updates_itself:
-                return NoiseFindings(training=None, caveats=(_UPDATES_ITSELF,))
-            fitting = approach(
+                return NoiseFindings(training=None, caveats=(Caveat("noise.updates_itself"),))
+            fitting = train_steps(
                 bench.step,
                 bench.source,
                 batch=size,
@@ -110,7 +104,7 @@ def estimate_here(
                 seed=bench.seed,
             )
         except NoRoom as error:
-            return NoiseFindings(training=None, caveats=(NO_ROOM.format(reason=error),))
+            return NoiseFindings(training=None, caveats=(Caveat("noise.no_room", why=str(error)),))
         found = noise_along_warmup(
             bench.step,
             bench.source,
@@ -125,7 +119,7 @@ def estimate_here(
 
 
 def _with_smaller(found: NoiseFindings, size: int, fitting: int) -> NoiseFindings:
-    said = _SMALLER.format(size=size, fitting=fitting)
+    said = Caveat("noise.fell_back", size=size, fitting=fitting)
     training = found.training
     if training is not None:
         training = replace(training, caveats=(said, *training.caveats))

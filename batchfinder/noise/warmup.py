@@ -1,196 +1,155 @@
-"""The noise scale along a short way of real training, and what it says of the whole run."""
+"""The warm-up itself: which steps are measured, and where the weights are held still."""
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
+import math
+from dataclasses import dataclass, field, replace
 
 from batchfinder.errors import NoiseNotMeasured
-from batchfinder.noise.approach import hazards_in_room
-from batchfinder.noise.hazards import UPDATES_ITSELF
-from batchfinder.noise.journey import FEWEST_GROUPS, look_size, travel
-from batchfinder.noise.micro_batch import MicroBatchVariance, TooFew
-from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR
-from batchfinder.noise.room import NO_ROOM, NoRoom
-from batchfinder.noise.way import Seen, Way
-from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, Observer, TrainStep
-from batchfinder.results import Event, NoiseFindings, NoiseScale
-from batchfinder.units import format_count
+from batchfinder.formulas import Moments
+from batchfinder.noise.context import FEWEST_GROUPS, Point, WarmupContext, WarmupRecord
+from batchfinder.noise.gradient_hooks import MATURE, metric_of
+from batchfinder.noise.room import NoRoom, NoRoomToUpdate
+from batchfinder.noise.sampling import TrainingBatches
+from batchfinder.noise.training_loop import TrainingLoop, cut
+from batchfinder.wording import Caveat
+
+PIECES = 2
+"""Micro-batches per measured step. Two cost least; the precision of |G|² hangs on the samples, and
+only by a factor of 1 / (1 - 1/pieces) on how they are cut."""
+
+STRIDE = 4
+"""Every so many steps one is measured, where that gives samples enough."""
+
+ESTIMATES = 8
+"""Moments in the second half at which samples beyond those trained on are measured."""
+
+WANTED = 8.0
+"""Samples wanted in the second half, as a multiple of the noise scale in the first: three times
+the noise scale gives ±40 %, and it may have more than doubled by then."""
 
 
-def noise_along_warmup(
-    step: TrainStep,
-    source: BatchSource,
-    *,
-    base_batch: int,
-    micro_batch: int,
-    warmup_steps: int,
-    estimator: NoiseEstimator,
-    budget_seconds: float | None = None,
-    clock: Clock = time.perf_counter,
-    observe: Observer | None = None,
-    sizes: Sequence[int] = (),
-    seed: int = 0,
-) -> NoiseFindings:
-    """Train ``warmup_steps`` at ``base_batch``, and predict the noise scale of the whole run.
+def run_warmup(context: WarmupContext, steps: int) -> tuple[WarmupContext, WarmupRecord]:
+    """Train ``steps`` optimizer steps, and gather points along them.
 
-    Takes real optimizer steps at the rate that is set: the caller puts everything back. Each step
-    is cut into micro-batches of at most ``micro_batch`` whose gradients are compared, so that the
-    measurement comes with the training. Where the steps may not be cut (batch norm, an estimator
-    of the caller's own) or hold too few samples, the weights are held still at a few moments of
-    the second half and more samples looked at. The second half is pooled (ratio of means) and
-    multiplied by a factor for the rest of the run. Under Adam and its kin gradients are measured
-    as the optimizer scales them, which is nearer to the critical batch size. With
-    ``warmup_steps=0`` the estimate at the weights as they are is given as it is. ``sizes`` are
-    micro-batches to look at one by one at the last weights.
+    The context given back has smaller micro-batches where memory ran out.
 
     Raises:
-        LossIsNotFinite: where the training itself has no finite loss.
+        NoRoom: where memory runs out even with micro-batches of 1.
     """
-    observe = observe or _unheard
-    if step.updates_itself:
-        return NoiseFindings(None, caveats=(UPDATES_ITSELF,))
-    hazards = hazards_in_room(step, source, seed, micro_batch)
-    if hazards.refusal:
-        return NoiseFindings(None, caveats=(hazards.refusal,))
-    deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)
-    way = Way(step, source, base_batch, micro_batch, estimator, hazards, deadline, seed)
-    try:
-        way, seen = travel(way, warmup_steps)
-    except NoRoom as error:
-        return NoiseFindings(None, caveats=(NO_ROOM.format(reason=error),))
-    training = _conclude(way, seen, warmup_steps)
-    if training is not None and warmup_steps:
-        training = replace(training, whole_training=True)
-    findings = NoiseFindings(
-        training=training,
-        points=tuple(_windows(way, seen)) or tuple(seen.looks),
-        per_size=tuple(_per_size(way, sizes, seen, warmup_steps)),
-        caveats=(
-            *_said(way, seen, warmup_steps, training is not None),
-            *_said_of(training),
-        ),
-    )
-    for event in (*findings.points, *findings.per_size, training):
-        if event is not None:
-            observe(event)
-    return findings
+    warmup = _Warmup(context, steps)
+    record = warmup.run()
+    return warmup.context, record
 
 
-def _conclude(way: Way, seen: Seen, steps: int) -> NoiseScale | None:
-    try:
-        return _concluded(way, seen, steps)
-    except NoiseNotMeasured as error:
-        if not (isinstance(error, TooFew) and seen.steps < steps):
-            seen.caveats.append(str(error))  # else the time was up, which is said by itself
-        return None
+@dataclass
+class _Warmup:
+    context: WarmupContext
+    steps: int
+    record: WarmupRecord = field(default_factory=WarmupRecord)
+    stride: int = STRIDE
+    extra: int = 0
+    """Samples to measure in the second half beside those trained on."""
 
+    def __post_init__(self) -> None:
+        context = self.context
+        batches = TrainingBatches(context.source, context.seed)
+        self.loop = TrainingLoop(context.step, batches, context.hazards.sum_reduced)
+        self._cut()
+        self.matures = context.estimator.along_training and self.steps >= 2 * MATURE
+        self.first = max(self.steps // 4, MATURE if self.matures else 0) + 1
+        half = self.steps / 2
+        self.moments = {self.steps - round(index * half / ESTIMATES) for index in range(ESTIMATES)}
 
-def _concluded(way: Way, seen: Seen, steps: int) -> NoiseScale:
-    predict = PRECONDITIONED_FACTOR if seen.preconditioned else EUCLIDEAN_FACTOR
-    half = seen.since(seen.steps / 2)
-    if len(half) >= FEWEST_GROUPS:
-        return predict(way.pooling(seen)(half, way.size))
-    if seen.looks:
-        looks = sorted(seen.looks, key=lambda look: look.value)
-        return predict(looks[len(looks) // 2])
-    found = _beside(way, seen)
-    return predict(found) if steps else found
+    def _cut(self) -> None:
+        self.whole = cut(self.context.base_batch, self.context.micro_batch, 1)
+        self.pieces = cut(self.context.base_batch, self.context.micro_batch, PIECES)
 
+    def run(self) -> WarmupRecord:
+        for number in range(1, self.steps + 1):
+            if self.context.out_of_time():
+                break
+            if self.matures and number >= self.first:
+                self.record.metric = self.loop.metric = metric_of(self.context.step)
+            self._advance(number)
+            if number == self.steps // 2:
+                self._plan_second_half()
+            if self.extra and number in self.moments:
+                self._estimate()
+        self.context.step.zero_grad()
+        self.record.caveats.extend(self.loop.caveats())
+        return self.record
 
-def _beside(way: Way, seen: Seen) -> NoiseScale:
-    """At the last weights, with ever smaller micro-batches until memory lasts."""
-    estimator = way.estimator
-    if isinstance(estimator, MicroBatchVariance) and seen.preconditioned:
-        estimator = replace(estimator, preconditioned=True)
-    while True:
-        size = look_size(way, getattr(estimator, "samples", 4096) // 16)
+    def _advance(self, number: int) -> None:
+        """One optimizer step, measured where it is its turn."""
+        turn = number >= self.first and (number - self.first) % self.stride == 0
+        found = self._trained(turn and self.context.splits and not self.loop.in_parts)
+        self.record.steps = number
+        if found is not None and not self.loop.in_parts:
+            self.record.points.append(Point(number, found))
+
+    def _trained(self, measured: bool) -> Moments | None:
+        """One optimizer step, in ever smaller micro-batches until memory lasts."""
+        while True:
+            try:
+                if measured:
+                    return self.loop.train_and_measure(self.pieces)
+                self.loop.train(self.whole)
+            except NoRoomToUpdate:
+                raise
+            except NoRoom as error:
+                largest = max(self.pieces if measured else self.whole)
+                if largest == 1:
+                    raise
+                self._shrink(largest // 2, error)
+            else:
+                return None
+
+    def _shrink(self, size: int, reason: NoRoom) -> None:
+        """Go on with micro-batches of ``size``, and samples not seen yet."""
+        self.context = replace(self.context, micro_batch=size)
+        self._cut()
+        self.record.caveats.append(
+            Caveat("noise.smaller", why=str(reason), steps=self.record.steps, size=size)
+        )
+
+    def _plan_second_half(self) -> None:
+        """How many of its steps to measure, and how many samples beside."""
+        context, most = self.context, self.context.estimator.samples
+        if not context.estimator.along_training:  # nothing comes with the training
+            most *= ESTIMATES
+        recent = self.record.since(self.steps / 4)
+        if not recent:  # a warm-up of a few steps may not have come to one measured
+            self.extra = most
+            return
         try:
-            return replace(way.estimate(estimator, size, 0), after_steps=seen.steps)
-        except NoRoom as error:
-            if size == 1:
-                raise NoiseNotMeasured(NO_ROOM.format(reason=error)) from None
-            seen.caveats.append(f"{error}: the noise scale was looked at with smaller ones")
-            way = replace(way, room=size // 2)
+            lately = context.pooling(self.record)(recent, context.micro_batch)
+        except NoiseNotMeasured:  # all zero so far: other samples may not be
+            self.stride = 1
+            return
+        wanted = min(most, round(WANTED * lately.value)) if lately.is_bounded else most
+        coming = (self.steps - self.steps // 2) * context.base_batch
+        self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
+        self.extra = max(0, wanted - coming)
 
-
-def _windows(way: Way, seen: Seen) -> Sequence[NoiseScale]:
-    """The second quarter and the second half: whether it grows can be seen."""
-    edges = [seen.steps / 4, seen.steps / 2, seen.steps]
-    windows = [seen.since(a, b) for a, b in itertools.pairwise(edges)]
-    found = []
-    for window in windows:
-        if len(window) >= FEWEST_GROUPS:
-            with suppress(NoiseNotMeasured):  # said of the whole already, where it holds for both
-                found.append(way.pooling(seen)(window, way.size))
-    return found
-
-
-def _per_size(way: Way, sizes: Sequence[int], seen: Seen, steps: int) -> list[NoiseScale]:
-    found = []
-    for size in sizes:
-        estimator = way.estimator
-        if isinstance(estimator, MicroBatchVariance):
-            share = estimator.samples // max(len(sizes), 1)
-            count = max(FEWEST_GROUPS, min(estimator.micro_batches, share // size))
-            estimator = replace(
-                estimator,
-                micro_batches=count,
-                samples=max(share, count * size),
-                preconditioned=estimator.preconditioned or seen.preconditioned,
-            )
-        if way.out_of_time():
-            if seen.steps == steps:  # else it is said already that the time was up
-                seen.caveats.append("the noise scale of single sizes was left out: the time was up")
-            break
+    def _estimate(self) -> None:
+        """Hold the weights still and measure some more samples."""
+        context, record, samples = self.context, self.record, self.extra // ESTIMATES
+        size = context.estimate_size(samples)
+        count = max(FEWEST_GROUPS, samples // size)
+        estimator = context.estimator.with_budget(count * size, at_least=count)
+        if record.preconditioned:
+            estimator = estimator.in_optimizer_metric()
+        self.loop.batches.left = 0
         try:
-            found.append(replace(way.estimate(estimator, size, size), after_steps=seen.steps))
+            found = context.estimate(estimator, size, record.steps)
         except NoiseNotMeasured as error:
-            seen.caveats.append(f"no noise scale at a micro-batch of {size}: {error}")
-    return found
-
-
-def _said(way: Way, seen: Seen, steps: int, measured: bool) -> list[str]:
-    said = list(dict.fromkeys(seen.caveats))
-    if measured:
-        said.extend(way.hazards.said(way.size))
-    how_far = _about_steps(seen.steps, steps, measured)
-    return [*said, how_far] if how_far else said
-
-
-def _about_steps(taken: int, of: int, measured: bool) -> str:
-    """One sentence on how far the warm-up came, and what follows from it."""
-    up = f"the time was up after {taken} of {of} warm-up steps" if taken < of else ""
-    if not measured:
-        return up and f"{up}, too early for a noise scale: it is absent. Raise budget_seconds"
-    if not taken:
-        at = f"{up}: the noise scale is that of" if up else "the noise scale was measured at"
-        return (
-            f"{at} the weights as they are; early in training it is many times smaller than later"
-        )
-    if taken < 100:
-        short = up or f"the warm-up of {taken} steps is short"
-        return (
-            f"{short}: the noise scale still grows then, so that the prediction is more likely "
-            "too low"
-        )
-    return up
-
-
-def _said_of(training: NoiseScale | None) -> tuple[str, ...]:
-    if training is None:
-        return ()
-    if training.is_bounded:
-        return training.caveats
-    open_above = (
-        f"the mean gradient cannot be told from zero over {training.samples} {training.unit}: the "
-        f"noise scale is at least {format_count(training.low)}, and may be far more"
-    )
-    return (open_above, *training.caveats)
-
-
-def _unheard(event: Event) -> None:
-    """An observer that does nothing."""
+            if isinstance(error, NoRoom):
+                self.context = replace(context, largest=max(1, size // 2))
+                self.extra *= size > 1
+            record.caveats.append(Caveat("noise.moment", steps=record.steps, why=str(error)))
+            return
+        record.estimates.append(replace(found, after_steps=record.steps))
+        moments = Moments(found.gradient_squared, found.noise_trace, found.samples, 2)
+        if math.isfinite(moments.gradient_squared + moments.noise_trace):
+            record.points.append(Point(record.steps, moments))

@@ -26,10 +26,10 @@ from tasks import TASKS, Task
 from torch import Tensor
 
 from batchfinder.noise import MicroBatchVariance
-from batchfinder.noise.draws import Draws, Epochs
-from batchfinder.noise.journey import PIECES, STRIDE
-from batchfinder.noise.metric import metric_of
-from batchfinder.noise.walk import Walk, cut
+from batchfinder.noise.gradient_hooks import metric_of
+from batchfinder.noise.sampling import FreshBatches, TrainingBatches
+from batchfinder.noise.training_loop import TrainingLoop, cut
+from batchfinder.noise.warmup import PIECES, STRIDE
 from batchfinder.results import BatchPlan
 
 KINDS = {
@@ -84,7 +84,7 @@ def accuracy(step: PlainStep, columns: tuple[Tensor, ...], seeds: int, adam: boo
     source = Population(*columns, replacement=True)
     errors, spent, held, bounded = [], [], 0, 0
     for seed in range(seeds):
-        found = estimator.estimate(step, Draws.fresh(source, size, seed), BatchPlan(size))
+        found = estimator.estimate(step, FreshBatches.shuffled(source, size, seed), BatchPlan(size))
         errors.append(abs(math.log(found.value / truth)))
         held += found.low <= truth <= found.high
         bounded += found.is_bounded
@@ -124,7 +124,7 @@ def cost(task: Task, base: int) -> str:
     """Processor time of a measured step over that of a plain one, and of a whole warm-up so."""
     columns = population(task)
     step = trained(task, columns, 25)
-    walk = Walk(step, Epochs(Population(*columns), 0), sum_reduced=False)
+    walk = TrainingLoop(step, TrainingBatches(Population(*columns), 0), sum_reduced=False)
     if task.family == "adam":
         walk.metric = metric_of(step)
     pieces = cut(base, base, PIECES)

@@ -20,10 +20,10 @@ from torch import nn
 
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.noise import MicroBatchVariance
-from batchfinder.noise.draws import Draws
+from batchfinder.noise.gradient_hooks import GradientHooks
+from batchfinder.noise.sampling import FreshBatches
 from batchfinder.noise.sketch import Sketch
-from batchfinder.noise.tap import GradientTap
-from batchfinder.noise.walk import cut
+from batchfinder.noise.training_loop import cut
 from batchfinder.results import BatchPlan, NoiseScale
 
 PLAN = BatchPlan(16)
@@ -40,7 +40,7 @@ def trained(steps: int = 100, seed: int = 0) -> tuple[PlainStep, Population]:
 def estimate(
     step: PlainStep, source: Population, estimator: MicroBatchVariance, seed: int = 0
 ) -> NoiseScale:
-    return estimator.estimate(step, Draws.fresh(source, 16, seed), PLAN)
+    return estimator.estimate(step, FreshBatches.shuffled(source, 16, seed), PLAN)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_the_end_of_the_data_ends_the_sampling_and_is_said() -> None:
 def test_the_end_of_the_time_ends_the_sampling_and_is_said() -> None:
     step, source = trained(100)
     times = iter(range(1000))
-    draws = Draws.fresh(source, 16, 0, deadline=(lambda: float(next(times)), 24.5))
+    draws = FreshBatches.shuffled(source, 16, 0, deadline=(lambda: float(next(times)), 24.5))
     found = MicroBatchVariance(narrow_enough=1.01).estimate(step, draws, PLAN)
     assert found.samples == 25 * 16
     assert "the time ended" in found.caveats[0]
@@ -100,11 +100,11 @@ def test_no_signal_is_an_interval_open_above_and_a_value_that_is_finite() -> Non
     assert 0 < found.low <= found.value <= 4 * 256
 
 
-def test_a_plain_list_of_batches_serves() -> None:
+def test_batches_of_the_callers_own_serve() -> None:
     step, source = trained(0)
     source.rewind(3)
     batches = [source.draw(16) for _ in range(16)]
-    found = MicroBatchVariance().estimate(step, batches, PLAN)
+    found = MicroBatchVariance().estimate(step, FreshBatches(batches, 16), PLAN)
     assert found == estimate(step, source, MicroBatchVariance(samples=256), seed=3)
 
 
@@ -140,7 +140,7 @@ def test_unequal_sizes_give_the_same_as_the_formula_over_stored_gradients(
         step.loss = lambda model, batch: cross_entropy(model, batch) * len(batch[0])
     sizes = [4, 40, 16, 8, 12]
     batches = [source.draw(size) for size in sizes]
-    draws = Draws(batches, 16, source=source, sum_reduced=sum_reduced)
+    draws = FreshBatches(batches, 16, source=source, sum_reduced=sum_reduced)
     found = MicroBatchVariance().estimate(step, draws, PLAN)
     rows = []
     for batch in batches:
@@ -165,7 +165,7 @@ def test_gradients_that_are_not_finite_are_left_out_and_said() -> None:
 
     step.loss = spoilt
     found = estimate(step, source, MicroBatchVariance(samples=512, narrow_enough=1), seed=2)
-    assert "4 of 32 micro-batches gave gradients that are not finite" in found.caveats[0]
+    assert "4 of 32 micro-batches had gradients that are not finite" in found.caveats[0]
     assert math.isfinite(found.value)
     assert found.noise_trace == pytest.approx(whole.noise_trace, rel=0.25)
 
@@ -268,7 +268,7 @@ def test_a_sketch_is_linear_and_wraps_around_its_fold(monkeypatch: pytest.Monkey
 
 def test_a_tap_reads_one_backward_at_a_time() -> None:
     weight = torch.ones(3, requires_grad=True)
-    with GradientTap([weight]) as tap:
+    with GradientHooks([weight]) as tap:
         (weight * 2).sum().backward()
         assert tap.read().squared_norm == pytest.approx(12)
         (weight * 3).sum().backward()
@@ -303,10 +303,10 @@ def test_all_samples_spent_on_purpose_do_not_make_an_interval_wide() -> None:
     batches = [population.draw(16) for _ in range(200)]
     step = PlainStep(perceptron(), cross_entropy)
     estimator = MicroBatchVariance(samples=3000, narrow_enough=0)
-    found = estimator.estimate(step, batches, BatchPlan(16))
+    found = estimator.estimate(step, FreshBatches(batches, 16), BatchPlan(16))
     assert found.high / found.low < 4
     assert found.caveats == ()
     few = MicroBatchVariance(samples=100, narrow_enough=0, micro_batches=3)
-    found = few.estimate(trained()[0], batches, BatchPlan(16))
+    found = few.estimate(trained()[0], FreshBatches(batches, 16), BatchPlan(16))
     assert found.high / found.low > 4
     assert "interval is wide" in found.caveats[0]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from batchfinder.errors import NoiseNotMeasured
 from batchfinder.formulas import ALIKE, Moments
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, PerExample, noise_along_warmup
-from batchfinder.noise.look import Point, Pooling
+from batchfinder.noise.context import Point, Pooling
+from batchfinder.noise.sampling import FreshBatches
 from batchfinder.results import BatchPlan
 
 
@@ -37,7 +38,7 @@ def test_gradients_that_are_all_zero_have_no_noise_scale() -> None:
     batches = [Population(*blobs(1000)).draw(16) for _ in range(20)]
     for estimator in (MicroBatchVariance(samples=256), PerExample(step.model, nothing)):
         with pytest.raises(NoiseNotMeasured, match="every gradient was zero"):
-            estimator.estimate(step, batches, BatchPlan(16))
+            estimator.estimate(step, FreshBatches(batches, 16), BatchPlan(16))
 
 
 @pytest.mark.parametrize("steps", [0, 3, 40])
@@ -69,7 +70,7 @@ def test_points_without_any_noise_pool_to_none() -> None:
     alike = Moments(1.0, 0.0, 64.0, 4)
     found = Pooling("any", population=1000)([Point(1, alike)] * 4, 16)
     assert (found.low, found.high) == (0.0, ALIKE)
-    assert "do not differ" in found.caveats[0]
+    assert "equal up to rounding" in found.caveats[0]
 
 
 class Repeated(Population):
@@ -89,14 +90,15 @@ def test_samples_that_are_all_the_same_have_a_noise_scale_of_zero(steps: int, ba
     assert found.training.is_bounded
     assert found.training.low == 0.0
     assert found.training.value <= found.training.high < 0.05
-    (said,) = {each for each in found.training.caveats if "do not differ" in each}
-    assert "a larger batch only repeats" in said
+    (said,) = {each for each in found.training.caveats if "equal up to rounding" in each}
+    assert "a larger batch adds nothing" in said
     assert not any("at least" in each or "interval is wide" in each for each in found.caveats)
 
 
 def test_single_samples_that_are_all_the_same_too() -> None:
     step, source = training(), Repeated()
     estimator = PerExample(step.model, cross_entropy, samples=128)
-    found = estimator.estimate(step, [source.draw(16) for _ in range(8)], BatchPlan(16))
+    batches = FreshBatches([source.draw(16) for _ in range(8)], 16)
+    found = estimator.estimate(step, batches, BatchPlan(16))
     assert (found.low, found.high) == (0.0, ALIKE)
-    assert "do not differ" in found.caveats[0]
+    assert "equal up to rounding" in found.caveats[0]

@@ -10,7 +10,7 @@ import torch
 from noise_cases import Loss, PlainStep, Population, blobs, cross_entropy, perceptron
 from torch import Tensor, nn
 
-from batchfinder.noise.hazards import look_for_hazards, loss_ratio
+from batchfinder.noise.preflight import look_for_hazards, loss_ratio
 
 
 def found(loss: Loss, model: nn.Module | None = None, **population: bool) -> float | None:
@@ -48,7 +48,7 @@ def test_a_sum_over_samples_is_told_from_a_mean() -> None:
 def test_a_contrastive_loss_is_refused() -> None:
     step = PlainStep(perceptron(), contrastive)
     hazards = look_for_hazards(step, Population(*blobs(256)))
-    assert "meet in the loss" in hazards.refusal
+    assert "couples samples" in hazards.refusal
     assert not hazards.sum_reduced
 
 

@@ -46,7 +46,7 @@ def test_a_walk_that_runs_out_goes_on_with_smaller_micro_batches() -> None:
     assert found.training is not None
     assert (step.updates, max(step.sizes[-20:])) == (40, 4)
     said = [each for each in found.caveats if "memory ran out" in each]
-    assert [each.split(":")[0] for each in said] == [
+    assert [each.split(";")[0] for each in said] == [
         "memory ran out with a micro-batch of 16 after 20 warm-up steps",
         "memory ran out with a micro-batch of 8 after 20 warm-up steps",
     ]
@@ -83,7 +83,7 @@ def test_single_sizes_without_room_are_skipped_and_said() -> None:
     assert [each.micro_batch for each in found.per_size] == [8, 32]
     assert found.training is not None
     assert any(
-        "at a micro-batch of 128: memory ran out with a micro-batch of 128" in each
+        "at micro-batch size 128: memory ran out with a micro-batch of 128" in each
         for each in found.caveats
     )
 
@@ -94,7 +94,7 @@ def test_a_look_without_room_is_skipped_and_the_next_is_smaller() -> None:
     assert found.training is not None
     said = [each for each in found.caveats if "memory ran out" in each]
     assert len(said) == 1
-    assert "after 22 steps no noise scale was found: memory ran out" in said[0]
+    assert "no noise scale after 22 warm-up steps: memory ran out" in said[0]
     assert step.updates == 40
 
 
@@ -119,7 +119,7 @@ def test_looks_shrink_while_the_training_stays() -> None:
     assert estimator.sizes == [32, *[16] * 7]
     assert found.training is not None
     assert [each for each in found.caveats if "memory ran out" in each] == [
-        "after 22 steps no noise scale was found: memory ran out with a micro-batch of 32"
+        "no noise scale after 22 warm-up steps: memory ran out with a micro-batch of 32"
     ]
 
 

@@ -19,8 +19,8 @@ from noise_cases import (
 from torch import nn
 
 from batchfinder.noise import MicroBatchVariance, noise_along_warmup
-from batchfinder.noise.draws import Draws
-from batchfinder.noise.metric import EUCLIDEAN, FLOOR, MATURE, SecondMoments, metric_of
+from batchfinder.noise.gradient_hooks import EUCLIDEAN, FLOOR, MATURE, SecondMoments, metric_of
+from batchfinder.noise.sampling import FreshBatches
 from batchfinder.results import BatchPlan
 
 KINDS = {
@@ -73,7 +73,7 @@ def test_the_exact_preconditioned_noise_scale_is_found() -> None:
     errors, held = [], 0
     estimator = MicroBatchVariance(preconditioned=True)
     for seed in range(30):
-        found = estimator.estimate(step, Draws.fresh(source, 16, seed), BatchPlan(16))
+        found = estimator.estimate(step, FreshBatches.shuffled(source, 16, seed), BatchPlan(16))
         errors.append(abs(math.log(found.value / truth)))
         held += found.low <= truth <= found.high
     assert math.exp(float(np.median(errors))) < 1.35
@@ -123,10 +123,10 @@ def test_along_a_warm_up_adam_is_measured_in_its_metric_and_sgd_is_not() -> None
 def test_the_scale_of_the_second_moments_falls_out() -> None:
     step, source = trained("Adam", 50)
     estimator = MicroBatchVariance(preconditioned=True)
-    before = estimator.estimate(step, Draws.fresh(source, 16, 0), BatchPlan(16))
+    before = estimator.estimate(step, FreshBatches.shuffled(source, 16, 0), BatchPlan(16))
     for parameter in step.parameters():
         step.optimizer.state[parameter]["exp_avg_sq"] *= 1e-12
-    after = estimator.estimate(step, Draws.fresh(source, 16, 0), BatchPlan(16))
+    after = estimator.estimate(step, FreshBatches.shuffled(source, 16, 0), BatchPlan(16))
     assert after.value == pytest.approx(before.value, rel=1e-3)
 
 

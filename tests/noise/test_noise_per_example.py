@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.noise import MicroBatchVariance, PerExample, noise_along_warmup
-from batchfinder.noise.draws import Draws
+from batchfinder.noise.sampling import FreshBatches
 from batchfinder.results import BatchPlan
+from batchfinder.wording import Caveat
 
 PLAN = BatchPlan(32)
 
@@ -23,7 +24,9 @@ def test_over_the_whole_set_it_is_exact() -> None:
     model, data = perceptron(), blobs(512)
     step, source = PlainStep(model, cross_entropy), Population(*data)
     truth, _ = exact_noise_scale(model, cross_entropy, data)
-    found = PerExample(model, cross_entropy).estimate(step, Draws.fresh(source, 32, 0), PLAN)
+    found = PerExample(model, cross_entropy).estimate(
+        step, FreshBatches.shuffled(source, 32, 0), PLAN
+    )
     assert found.value == pytest.approx(truth, rel=0.01)
     assert found.low <= truth <= found.high
     assert found.samples == 512
@@ -35,8 +38,8 @@ def test_it_agrees_with_the_default_on_the_same_samples() -> None:
     step, source = PlainStep(model, cross_entropy), Population(*data)
     slow = PerExample(model, cross_entropy, samples=1024)
     fast = MicroBatchVariance(samples=1024, narrow_enough=1)
-    one = slow.estimate(step, Draws.fresh(source, 32, 1), PLAN)
-    two = fast.estimate(step, Draws.fresh(source, 32, 1), PLAN)
+    one = slow.estimate(step, FreshBatches.shuffled(source, 32, 1), PLAN)
+    two = fast.estimate(step, FreshBatches.shuffled(source, 32, 1), PLAN)
     assert one.samples == two.samples == 1024
     assert one.value == pytest.approx(two.value, rel=0.3)
     assert one.gradient_squared == pytest.approx(two.gradient_squared, rel=0.1)
@@ -50,7 +53,7 @@ def test_the_interval_covers_the_truth() -> None:
     estimator = PerExample(model, cross_entropy, samples=256, chunk_size=16)
     held = 0
     for seed in range(40):
-        found = estimator.estimate(step, Draws.fresh(source, 16, seed), BatchPlan(16))
+        found = estimator.estimate(step, FreshBatches.shuffled(source, 16, seed), BatchPlan(16))
         held += found.low <= truth <= found.high
     assert 30 <= held <= 40
 
@@ -71,9 +74,9 @@ def test_batch_norm_is_refused() -> None:
     estimator = PerExample(model, cross_entropy)
     step, source = PlainStep(model, cross_entropy), Population(*blobs(256))
     with pytest.raises(InvalidArgument, match=r"BatchNorm1d.*MicroBatchVariance"):
-        estimator.estimate(step, Draws.fresh(source, 32, 0), PLAN)
+        estimator.estimate(step, FreshBatches.shuffled(source, 32, 0), PLAN)
     model.eval()
-    assert estimator.estimate(step, Draws.fresh(source, 32, 0), PLAN).value > 0
+    assert estimator.estimate(step, FreshBatches.shuffled(source, 32, 0), PLAN).value > 0
 
 
 def test_gradients_that_are_not_finite_are_left_out_and_said() -> None:
@@ -81,12 +84,14 @@ def test_gradients_that_are_not_finite_are_left_out_and_said() -> None:
     inputs[17] = math.nan
     model = perceptron()
     step, source = PlainStep(model, cross_entropy), Population(inputs, labels)
-    found = PerExample(model, cross_entropy).estimate(step, Draws.fresh(source, 32, 0), PLAN)
-    assert found.caveats == ("1 batches had gradients that are not finite",)
+    found = PerExample(model, cross_entropy).estimate(
+        step, FreshBatches.shuffled(source, 32, 0), PLAN
+    )
+    assert found.caveats == (Caveat("noise.not_finite", count=1, of=8),)
     assert math.isfinite(found.value)
     source = Population(inputs * math.nan, labels)
     with pytest.raises(NoiseNotMeasured, match="found 0 of 8"):
-        PerExample(model, cross_entropy).estimate(step, Draws.fresh(source, 32, 0), PLAN)
+        PerExample(model, cross_entropy).estimate(step, FreshBatches.shuffled(source, 32, 0), PLAN)
 
 
 def test_dropout_draws_a_mask_for_every_sample() -> None:
@@ -94,9 +99,9 @@ def test_dropout_draws_a_mask_for_every_sample() -> None:
     model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Dropout(0.5), nn.Linear(16, 4))
     step, source = PlainStep(model, cross_entropy), Population(*blobs(512))
     estimator = PerExample(model, cross_entropy)
-    noisy = estimator.estimate(step, Draws.fresh(source, 32, 0), PLAN)
+    noisy = estimator.estimate(step, FreshBatches.shuffled(source, 32, 0), PLAN)
     model.eval()
-    still = estimator.estimate(step, Draws.fresh(source, 32, 0), PLAN)
+    still = estimator.estimate(step, FreshBatches.shuffled(source, 32, 0), PLAN)
     assert noisy.noise_trace > 1.2 * still.noise_trace
 
 
@@ -111,7 +116,9 @@ def test_a_batch_may_be_a_mapping() -> None:
         {"inputs": inputs[start : start + 32], "labels": labels[start : start + 32]}
         for start in range(0, 128, 32)
     ]
-    found = PerExample(model, loss).estimate(PlainStep(model, loss), batches, PLAN)
+    found = PerExample(model, loss).estimate(
+        PlainStep(model, loss), FreshBatches(batches, 32), PLAN
+    )
     assert found.samples == 128
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, Factor
+from batchfinder.noise.context import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, Factor
 from batchfinder.results import NoiseScale
 
 

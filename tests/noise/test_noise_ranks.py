@@ -13,8 +13,8 @@ from noise_cases import PlainStep, Population, blobs, cross_entropy, exact_noise
 from torch import nn
 
 from batchfinder.noise import MicroBatchVariance
-from batchfinder.noise.draws import Draws
 from batchfinder.noise.ranks import Exchange, TorchRanks
+from batchfinder.noise.sampling import FreshBatches
 from batchfinder.results import BatchPlan, NoiseScale
 
 RANKS = 2
@@ -44,7 +44,7 @@ def one_rank(rank: int, exchange: Exchange, model: nn.Module) -> NoiseScale:
     batches = [source.draw(16) for _ in range(64)][rank::RANKS]
     step = PlainStep(model, cross_entropy)
     estimator = MicroBatchVariance(samples=512, narrow_enough=1.2, exchange=exchange)
-    return estimator.estimate(step, Draws(batches, 16), BatchPlan(16))
+    return estimator.estimate(step, FreshBatches(batches, 16), BatchPlan(16))
 
 
 def check(found: list[NoiseScale]) -> None:

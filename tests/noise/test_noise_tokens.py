@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from batchfinder import formulas
 from batchfinder.noise import MicroBatchVariance, noise_along_warmup
-from batchfinder.noise.draws import Draws
+from batchfinder.noise.sampling import FreshBatches
 from batchfinder.results import BatchPlan
 
 PAD = -100
@@ -59,7 +59,7 @@ def language() -> nn.Module:
 def test_tokens_are_what_weighs_and_what_is_counted() -> None:
     model, source = language(), Sentences()
     batches = [source.draw(size) for size in (20, 100, 50, 35)]
-    draws = Draws(batches, 50, source=source)
+    draws = FreshBatches(batches, 50, source=source)
     found = MicroBatchVariance().estimate(PlainStep(model, token_loss), draws, BatchPlan(50))
     counts, rows = np.array([source.count(batch) for batch in batches]), []
     for batch in batches:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, noise_along_warmup
-from batchfinder.noise.prediction import EUCLIDEAN_FACTOR
+from batchfinder.noise.context import EUCLIDEAN_FACTOR
 from batchfinder.protocols import Batch, TrainStep
 from batchfinder.results import BatchPlan, Event, NoiseScale
 
@@ -94,7 +94,7 @@ def test_a_loss_that_is_a_sum_trains_and_measures_as_its_mean_at_a_smaller_rate(
     assert mean.training is not None
     assert total.training is not None
     assert total.training.value == pytest.approx(mean.training.value, rel=0.02)
-    assert any("as a sum over samples does" in caveat for caveat in total.caveats)
+    assert any("a sum over the batch" in caveat for caveat in total.caveats)
 
 
 def test_a_loss_scale_changes_neither_training_nor_measurement() -> None:
@@ -119,7 +119,7 @@ def test_a_noise_scale_that_has_no_upper_end_is_said_to_have_none() -> None:
 
     found = look(training(aimless, rate=1e-6), estimator=MicroBatchVariance(samples=512))
     assert found.training.high == math.inf
-    assert any("cannot be told from zero" in said for said in found.caveats)
+    assert any("not distinguishable from zero" in said for said in found.caveats)
 
 
 def test_batch_norm_is_looked_at_with_whole_batches_only() -> None:
@@ -134,18 +134,18 @@ def test_batch_norm_is_looked_at_with_whole_batches_only() -> None:
     assert found.training.micro_batch == 64
     assert found.training.samples >= 4096 - 64 * 8
     assert len(found.caveats) == 1
-    assert "holds for micro-batches of 64" in found.caveats[0]
+    assert "is for micro-batches of 64" in found.caveats[0]
 
 
 def test_batch_norm_with_small_batches_is_said() -> None:
     found = look(training(model=with_batch_norm()), base_batch=8, micro_batch=8)
-    assert any("batch norm was seen with micro-batches of 8" in said for said in found.caveats)
+    assert any("with micro-batches of 8 (below" in said for said in found.caveats)
 
 
 def test_dropout_is_said() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 16), nn.Dropout(0.1), nn.Tanh(), nn.Linear(16, 4))
-    assert any("dropout was on" in said for said in look(training(model=model)).caveats)
+    assert any("dropout was active" in said for said in look(training(model=model)).caveats)
     model[1].p = 0.0
     assert not any("dropout" in said for said in look(training(model=model)).caveats)
 
@@ -171,7 +171,7 @@ def test_without_a_warm_up_the_estimate_is_given_as_it_is() -> None:
     assert found.training.low <= truth <= found.training.high
     assert found.training.after_steps == 0
     assert step.updates == 0
-    assert "at the weights as they are" in found.caveats[-1]
+    assert "at the current weights" in found.caveats[-1]
 
 
 def test_single_sizes_are_looked_at_where_asked_for() -> None:
@@ -185,7 +185,7 @@ def test_single_sizes_are_looked_at_where_asked_for() -> None:
 def test_a_size_that_the_data_cannot_fill_thrice_is_left_out_and_said() -> None:
     found = look(training(), rows=300, sizes=(16, 128))
     assert [scale.micro_batch for scale in found.per_size] == [16]
-    assert any("micro-batch of 128" in said for said in found.caveats)
+    assert any("micro-batch size 128" in said for said in found.caveats)
 
 
 def test_a_finite_dataset_is_corrected_for() -> None:
@@ -206,7 +206,7 @@ def test_the_time_being_up_ends_the_walk_and_is_said() -> None:
     ticks = iter(range(10_000))
     few = MicroBatchVariance(samples=16)
     found = look(training(), estimator=few, budget_seconds=60, clock=lambda: float(next(ticks)))
-    assert any("time was up after 60 of 100 warm-up steps" in said for said in found.caveats)
+    assert any("time ran out after 60 of 100 warm-up steps" in said for said in found.caveats)
     assert found.training.after_steps == 58
 
 
@@ -215,7 +215,7 @@ def test_no_time_at_all_still_gives_an_answer_or_says_why_not() -> None:
     found = look(training(), budget_seconds=0, clock=lambda: float(next(ticks)))
     assert found.training is None
     (said,) = found.caveats
-    assert said.startswith("the time was up after 0 of 100 warm-up steps, too early for a noise")
+    assert said.startswith("the time ran out after 0 of 100 warm-up steps, too early for a noise")
 
 
 @pytest.mark.parametrize("seconds", [3, 12, 40])
@@ -224,8 +224,8 @@ def test_a_short_time_is_said_once(seconds: int) -> None:
     ticks = iter(range(100_000))
     found = look(training(), budget_seconds=seconds, clock=lambda: next(ticks), sizes=(4, 16))
     (said,) = [c for c in found.caveats if "interval is wide" not in c and "at least" not in c]
-    assert said.startswith("the time was up after")
-    assert ("absent" in said) is (found.training is None)
+    assert said.startswith("the time ran out after")
+    assert ("too early" in said) is (found.training is None)
 
 
 def test_a_step_that_updates_itself_has_no_noise_scale() -> None:
@@ -243,7 +243,7 @@ def test_a_coupled_loss_has_no_noise_scale() -> None:
 
     found = look(training(contrastive))
     assert found.training is None
-    assert "meet in the loss" in found.caveats[0]
+    assert "couples samples" in found.caveats[0]
 
 
 def test_training_without_a_finite_loss_is_an_error_that_says_at_which_rate() -> None:
@@ -281,7 +281,7 @@ def test_a_short_warm_up_is_said() -> None:
 
 
 class Fixed:
-    """An estimator of the user's own that knows nothing of moments."""
+    """An estimator of the user's own: ``estimate``, and no more."""
 
     name = "fixed"
 
@@ -300,3 +300,67 @@ def test_an_estimator_of_the_users_own_is_asked_along_the_second_half() -> None:
     assert [point.after_steps for point in found.points] == [56, 62, 69, 75, 81, 88, 94, 100]
     assert found.training.value == 300 * EUCLIDEAN_FACTOR.value
     assert len(estimator.batch[0]) == 32
+
+
+class Greedy:
+    """Takes every batch that it is given."""
+
+    name = "greedy"
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def estimate(self, step: TrainStep, batches: Any, plan: BatchPlan) -> NoiseScale:
+        self.taken.append(sum(batches.count(batch) for batch in batches))
+        return NoiseScale(100.0, 50.0, 200.0, self.taken[-1], self.name)
+
+
+def test_an_estimator_that_names_no_budget_gets_one() -> None:
+    estimator = Greedy()
+    look(training(), estimator=estimator)
+    assert estimator.taken == [1024] * 8
+
+
+class Halves:
+    """A whole estimator of the user's own, whose figure is a ratio of moments."""
+
+    name = "halves"
+    along_training = True
+    samples = 640
+    confidence = 0.5
+    warmup_steps = 60
+
+    def __init__(self, metric: bool = False) -> None:
+        self.asked: list[tuple[int, int | None]] = []
+        self.metric = metric
+
+    def with_budget(self, samples: int, *, at_least: int | None = None) -> Halves:
+        self.asked.append((samples, at_least))
+        return self
+
+    def in_optimizer_metric(self) -> Halves:
+        self.metric = True
+        return self
+
+    def estimate(self, step: TrainStep, batches: Any, plan: BatchPlan) -> NoiseScale:
+        return MicroBatchVariance(samples=64, micro_batches=4).estimate(step, batches, plan)
+
+
+def test_a_whole_estimator_of_the_users_own_is_had_from_the_training_too() -> None:
+    """As precise as ours: from the same steps, over the same samples."""
+    own, ours = Halves(), MicroBatchVariance(samples=640, confidence=0.5)
+    found, reference = look(training(), estimator=own), look(training(), estimator=ours)
+    assert found.training.value == reference.training.value
+    assert found.training.estimator == "halves"
+    assert found.training.confidence == 0.5
+    assert found.training.high - found.training.low == pytest.approx(
+        reference.training.high - reference.training.low
+    )
+
+
+def test_a_whole_estimator_is_told_what_it_may_spend_and_in_which_metric() -> None:
+    own, step = Halves(), training()
+    step.optimizer = torch.optim.Adam(step.model.parameters(), 1e-3)
+    look(step, estimator=own, base_batch=2, micro_batch=2)
+    assert own.metric
+    assert set(own.asked) == {(66, 33)}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,30 +15,10 @@ from torch import nn
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.formulas import mean_loss_ratio
+from batchfinder.noise.room import NoRoom, attempt
 from batchfinder.protocols import BatchSource, TrainStep
+from batchfinder.wording import Caveat
 
-UPDATES_ITSELF = (
-    "train_step does its own backward and update, so the gradient of one batch cannot be seen, "
-    "nor whether it is clipped: the noise scale is absent"
-)
-COUPLED = (
-    "the loss of a batch is {ratio:.2f} times the mean of its halves' losses: its samples meet in "
-    "the loss (contrastive, in-batch negatives, a balance term), so that a gradient per sample, "
-    "and with it the noise scale, is not defined"
-)
-SMALL_NORM_BATCH = (
-    "batch norm was seen with micro-batches of {size}: below about 32 its own noise makes the "
-    "noise scale too large"
-)
-NORM_BATCH_MATTERS = (
-    "the noise scale holds for micro-batches of {size}, whole and in training mode: under batch "
-    "norm it depends on them"
-)
-DROPOUT = "dropout was on, as in training: its masks are part of the noise scale"
-SUM_REDUCED = (
-    "the loss doubles with the batch, as a sum over samples does: the noise scale was computed for "
-    "its mean, but your learning rate then grows with the batch by itself"
-)
 NORM_BATCH = 32
 """From this micro-batch on, batch norm changes the noise scale by less than a tenth."""
 
@@ -60,14 +41,14 @@ class Hazards:
 
     def said(self, size: int) -> list[str]:
         """What to say beside a noise scale measured with micro-batches of ``size``."""
-        said = []
+        said: list[str] = []
         if self.sum_reduced:
-            said.append(SUM_REDUCED)
+            said.append(Caveat("noise.sum_reduced"))
         if self.batch_norm:
-            norm = SMALL_NORM_BATCH if size < NORM_BATCH else NORM_BATCH_MATTERS
-            said.append(norm.format(size=size))
+            code = "noise.batch_norm_small" if size < NORM_BATCH else "noise.batch_norm"
+            said.append(Caveat(code, size=size))
         if self.dropout:
-            said.append(DROPOUT)
+            said.append(Caveat("noise.dropout"))
         return said
 
 
@@ -85,7 +66,7 @@ def look_for_hazards(
         return found
     if abs(ratio - 2) <= 0.05 and _is_sum(step, source, seed, most):
         return replace(found, sum_reduced=True)
-    return replace(found, refusal=COUPLED.format(ratio=ratio))
+    return replace(found, refusal=Caveat("noise.coupled", ratio=ratio))
 
 
 def _is_sum(step: TrainStep, source: BatchSource, seed: int, most: int | None) -> bool:
@@ -96,9 +77,18 @@ def _is_sum(step: TrainStep, source: BatchSource, seed: int, most: int | None) -
 
 
 def modules_of(step: TrainStep) -> list[nn.Module]:
-    """Every module, submodules included, where the step tells of its modules."""
-    roots: Iterable[nn.Module] = getattr(step, "modules", tuple)()
-    return list({id(each): each for root in roots for each in root.modules()}.values())
+    """Every module, submodules included, each once."""
+    return list({id(each): each for root in step.modules() for each in root.modules()}.values())
+
+
+def hazards_in_room(step: TrainStep, source: BatchSource, seed: int, most: int) -> Hazards:
+    """What makes the noise scale wrong, looked for with as many samples as memory lasts for."""
+    most = min(most, MOST_LOOKED_AT)
+    while True:
+        try:
+            return attempt(step, most, partial(look_for_hazards, step, source, seed, most))
+        except NoRoom:
+            most = max(1, most // 2)  # with very few it looks at modules alone
 
 
 def loss_ratio(

@@ -1,4 +1,4 @@
-"""Real training steps that are measured as they go."""
+"""Optimizer steps of the user's own training, which can be measured as they are taken."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from functools import partial
 
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.formulas import Moments, moments
-from batchfinder.noise.draws import Epochs
-from batchfinder.noise.metric import EUCLIDEAN, Metric
+from batchfinder.noise.gradient_hooks import EUCLIDEAN, GradientHooks, Metric, accumulated_square
+from batchfinder.noise.preflight import hazards_in_room
 from batchfinder.noise.room import NoRoom, NoRoomToUpdate, attempt
-from batchfinder.noise.tap import GradientTap, accumulated_square
-from batchfinder.protocols import TrainStep
+from batchfinder.noise.sampling import TrainingBatches
+from batchfinder.protocols import BatchSource, TrainStep
+from batchfinder.wording import Caveat
 
 _NOT_FINITE_IN_A_ROW = 5
 
 
 @dataclass
-class Walk:
+class TrainingLoop:
     """Optimizer steps of the user's own batch, each cut into micro-batches whose norms are read.
 
     The update is the same as that of the whole batch (up to batch norm), so that the measurement
@@ -27,7 +28,7 @@ class Walk:
     """
 
     step: TrainStep
-    epochs: Epochs
+    batches: TrainingBatches
     sum_reduced: bool
     losses: list[float] = field(default_factory=list)
     not_finite: int = 0
@@ -38,7 +39,7 @@ class Walk:
         self.parameters = self.step.parameters()
 
     def train(self, sizes: Sequence[int]) -> None:
-        """One optimizer step over micro-batches of ``sizes``, without looking at it.
+        """One optimizer step over micro-batches of ``sizes``, not measured.
 
         Raises:
             NoRoom: where memory ran out; before the update, unless it is ``NoRoomToUpdate``.
@@ -47,14 +48,19 @@ class Walk:
         self._update(sizes)
 
     def train_and_measure(self, sizes: Sequence[int]) -> Moments | None:
-        """One optimizer step, and its moments; None where they are not finite."""
-        found = attempt(self.step, max(sizes), partial(self._look_on, sizes))
+        """One optimizer step, and its moments; None where they are not finite.
+
+        Raises:
+            NoRoom: as ``train``.
+        """
+
+        def measured() -> Moments | None:
+            with GradientHooks(self.parameters, metric=self.metric) as hooks:
+                return self._accumulate(sizes, hooks)
+
+        found = attempt(self.step, max(sizes), measured)
         self._update(sizes)
         return found
-
-    def _look_on(self, sizes: Sequence[int]) -> Moments | None:
-        with GradientTap(self.parameters, metric=self.metric) as tap:
-            return self._accumulate(sizes, tap)
 
     def _update(self, sizes: Sequence[int]) -> None:
         try:
@@ -62,9 +68,9 @@ class Walk:
         except NoRoom as error:
             raise NoRoomToUpdate(f"{error}, in the optimizer's update") from None
 
-    def _accumulate(self, sizes: Sequence[int], tap: GradientTap | None) -> Moments | None:
-        batches = self.epochs.take(sizes)
-        counts = [self.epochs.source.count(batch) for batch in batches]
+    def _accumulate(self, sizes: Sequence[int], hooks: GradientHooks | None) -> Moments | None:
+        batches = self.batches.take(sizes)
+        counts = [self.batches.source.count(batch) for batch in batches]
         total = sum(counts)
         whole = self.step.loss_scale() * (total if self.sum_reduced else 1)
         squares = []
@@ -74,12 +80,12 @@ class Walk:
             share = count / total
             part = self.step.forward_backward(batch, 1.0 if self.sum_reduced else share)
             loss += float(part) * (1 / total if self.sum_reduced else share)
-            if tap is not None:
-                reading = tap.read(whole * share)
+            if hooks is not None:
+                reading = hooks.read(whole * share)
                 self.in_parts |= not reading.whole
                 squares.append(reading.squared_norm)
         self._note(loss)
-        if tap is None:
+        if hooks is None:
             return None
         mean = accumulated_square(self.parameters, whole, self.metric)
         if not math.isfinite(mean + sum(squares)):
@@ -99,23 +105,51 @@ class Walk:
 
     def caveats(self) -> list[str]:
         """What the losses and gradients along the way gave reason to say."""
-        said = []
+        said: list[str] = []
         if self.not_finite:
-            said.append(
-                f"{self.not_finite} warm-up steps had gradients that are not finite; the noise "
-                "scale leaves them out"
-            )
+            said.append(Caveat("noise.steps_not_finite", count=self.not_finite))
         quarter = len(self.losses) // 4
         if quarter >= 5:
             first, last = (
                 sum(part) / quarter for part in (self.losses[:quarter], self.losses[-quarter:])
             )
             if last > first:
-                said.append(
-                    f"the loss rose during the warm-up, from {first:.3g} to {last:.3g}: the base "
-                    "learning rate may be too high"
-                )
+                said.append(Caveat("noise.loss_rose", first=first, last=last))
         return said
+
+
+def train_steps(
+    step: TrainStep,
+    source: BatchSource,
+    *,
+    batch: int,
+    micro_batch: int,
+    steps: int,
+    seed: int = 0,
+) -> int:
+    """Take ``steps`` optimizer steps of ``batch`` samples, which stay taken; the micro-batch used.
+
+    Accumulated from micro-batches of ``micro_batch``, or of the next half where memory runs out.
+
+    Raises:
+        NoRoom: where memory runs out with micro-batches of 1 too, or in the update.
+        LossIsNotFinite: where the training has no finite loss.
+    """
+    hazards = hazards_in_room(step, source, seed, micro_batch)
+    loop = TrainingLoop(step, TrainingBatches(source, seed), hazards.sum_reduced)
+    taken = 0
+    while taken < steps:
+        try:
+            loop.train(cut(batch, micro_batch, 1))
+            taken += 1
+        except NoRoomToUpdate:
+            raise
+        except NoRoom:
+            if micro_batch == 1:
+                raise
+            micro_batch //= 2
+    step.zero_grad()
+    return micro_batch
 
 
 def cut(batch: int, largest: int, pieces: int) -> list[int]:

@@ -18,8 +18,8 @@ def samples_in(source: BatchSource) -> int | None:
     return source.length if source.unit == "samples" else None
 
 
-class Draws:
-    """Micro-batches with their counts, until the data or the time ends.
+class FreshBatches:
+    """Micro-batches with their counts, until the samples, the data or the time ends.
 
     ``weight(batch)`` is the factor under which a micro-batch's loss enters the accumulated
     gradient: its share of a nominal micro-batch, b_j / ``size``; for losses that are sums over
@@ -35,7 +35,7 @@ class Draws:
         sum_reduced: bool = False,
         deadline: tuple[Clock, float] | None = None,
     ) -> None:
-        self.batches = batches
+        self._batches = batches
         self.size = size
         self.source = source
         self.sum_reduced = sum_reduced
@@ -43,7 +43,7 @@ class Draws:
         self.ended = ""
 
     @classmethod
-    def fresh(
+    def shuffled(
         cls,
         source: BatchSource,
         size: int,
@@ -51,7 +51,7 @@ class Draws:
         *,
         sum_reduced: bool = False,
         deadline: tuple[Clock, float] | None = None,
-    ) -> Draws:
+    ) -> FreshBatches:
         """Micro-batches of ``size`` out of one pass over the data, shuffled by ``seed``."""
         source.rewind(seed)
         endless = iter(lambda: source.draw(size), object())
@@ -60,7 +60,7 @@ class Draws:
         return cls(one_pass, size, source=source, sum_reduced=sum_reduced, deadline=deadline)
 
     def __iter__(self) -> Iterator[Batch]:
-        stream = iter(self.batches)
+        stream = iter(self._batches)
         while not self._out_of_time():
             try:
                 batch = next(stream)
@@ -80,6 +80,12 @@ class Draws:
     def weight(self, batch: Batch) -> float:
         return (1 if self.sum_reduced else self.count(batch)) / self.size
 
+    def first(self, most: int) -> FreshBatches:
+        """The first ``most`` micro-batches, and no more."""
+        return FreshBatches(
+            islice(self, most), self.size, source=self.source, sum_reduced=self.sum_reduced
+        )
+
     @property
     def unit(self) -> str:
         return "samples" if self.source is None else self.source.unit
@@ -89,7 +95,7 @@ class Draws:
         return None if self.source is None else samples_in(self.source)
 
 
-class Epochs:
+class TrainingBatches:
     """Endless training batches: the set is shuffled anew whenever too little of it is left."""
 
     def __init__(self, source: BatchSource, seed: int) -> None:

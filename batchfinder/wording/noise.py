@@ -1,0 +1,110 @@
+"""What is said of the gradient noise scale, and of the warm-up along which it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from batchfinder.units import format_count
+
+__all__ = ["SENTENCES"]
+
+
+def _wide(ended: str, samples: int, unit: str) -> str:
+    if ended:
+        return f"the noise scale's interval is wide: {ended} ended after {samples} {unit}"
+    return f"the noise scale's interval is wide even after {samples} {unit}, all it may spend"
+
+
+def _at_start(of: int) -> str:
+    if of:
+        return (
+            f"the time ran out before the first of {of} warm-up steps, so the noise scale is that "
+            "of the current weights; this usually underestimates the noise scale of the full run"
+        )
+    return (
+        "the noise scale was measured at the current weights; early in training this usually "
+        "underestimates the noise scale of the full run"
+    )
+
+
+def _short(taken: int, of: int) -> str:
+    stopped = (
+        f"the time ran out after {taken} of {of} warm-up steps"
+        if taken < of
+        else f"the warm-up of {taken} steps is short"
+    )
+    return f"{stopped}; the noise scale is still growing then, so it is more likely too low"
+
+
+def _unbounded(samples: int, unit: str, low: float) -> str:
+    return (
+        f"with {samples} {unit} the mean gradient is not distinguishable from zero: the noise "
+        f"scale is at least {format_count(low)} and may be much larger"
+    )
+
+
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "noise.updates_itself": (
+        "train_step runs backward and the update itself, so gradients of single batches are not "
+        "visible, nor whether they are clipped: the noise scale cannot be measured. Have it return "
+        "the loss instead"
+    ),
+    "noise.coupled": (
+        "the loss of a batch is {ratio:.2f} times the mean loss of its halves: the loss couples "
+        "samples (contrastive, in-batch negatives, ...), so per-sample gradients, and hence the "
+        "noise scale, are undefined"
+    ),
+    "noise.sum_reduced": (
+        "the loss is a sum over the batch, not a mean: the noise scale is that of its mean, and "
+        "with this loss the size of an update already grows with the batch"
+    ),
+    "noise.batch_norm": (
+        "the model uses BatchNorm, so the noise scale depends on the micro-batch size; this value "
+        "is for micro-batches of {size}"
+    ),
+    "noise.batch_norm_small": (
+        "the model uses BatchNorm, which with micro-batches of {size} (below about 32) adds noise "
+        "of its own and makes the noise scale too large"
+    ),
+    "noise.dropout": (
+        "dropout was active, as in training; the noise of its masks is part of the noise scale"
+    ),
+    "noise.alike": (
+        "the gradients of all samples are equal up to rounding, so the noise scale is 0 and a "
+        "larger batch adds nothing; check that the loader's samples differ"
+    ),
+    "noise.not_finite": (
+        "{count} of {of} micro-batches had gradients that are not finite; the noise scale leaves "
+        "them out"
+    ),
+    "noise.steps_not_finite": (
+        "{count} warm-up steps had gradients that are not finite; the noise scale leaves them out"
+    ),
+    "noise.wide": _wide,
+    "noise.unbounded": _unbounded,
+    "noise.loss_rose": (
+        "the loss rose during the warm-up, from {first:.3g} to {last:.3g}; the base learning rate "
+        "may be too high"
+    ),
+    "noise.smaller": (
+        "{why} after {steps} warm-up steps; continued with micro-batches of {size} (with "
+        "accumulation, so the batch is unchanged)"
+    ),
+    "noise.smaller_at_last": "{why}; the noise scale was measured with smaller ones",
+    "noise.fell_back": (
+        "memory ran out with micro-batches of {size}; fell back to micro-batches of {fitting} "
+        "(with accumulation, so the batch is unchanged)"
+    ),
+    "noise.no_room": ("{why}, which cannot be made smaller; the noise scale could not be measured"),
+    "noise.moment": "no noise scale after {steps} warm-up steps: {why}",
+    "noise.size_absent": "no noise scale at micro-batch size {size}: {why}",
+    "noise.sizes_left_out": "the time ran out before the noise scale of each size was measured",
+    "noise.absent": "no noise scale: {why}",
+    "noise.no_time": (
+        "the time ran out after {taken} of {of} warm-up steps, too early for a noise scale; "
+        "raise budget_seconds"
+    ),
+    "noise.at_start": _at_start,
+    "noise.short": _short,
+    "noise.cut": "the time ran out after {taken} of {of} warm-up steps",
+}
