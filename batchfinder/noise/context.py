@@ -103,9 +103,9 @@ class Factor:
     The noise scale grows while the loss falls, and the critical batch size is its average over
     the run (McCandlish et al. 2018, appendix D). ``spread`` is the factor within which nine of
     ten tasks fall; it joins the interval of the measurement as an independent error of the
-    logarithm. Over seven small tasks the prediction after 200 steps is off by × 1.9 (rms), against
-    × 2.7 without the optimizer's metric; carrying on the growth seen in the warm-up made it worse
-    (× 2.6 and × 3.6). All from ``tests/benchmarks/noise_growth.py``.
+    logarithm. Over seven small tasks the prediction after 200 steps is off by 1.9x (rms), against
+    2.7x without the optimizer's metric; carrying on the growth seen in the warm-up made it worse
+    (2.6x and 3.6x). All from ``tests/benchmarks/noise_growth.py``.
     """
 
     value: float

@@ -26,7 +26,7 @@ ESTIMATES = 8
 
 WANTED = 8.0
 """Samples wanted in the second half, as a multiple of the noise scale in the first: three times
-the noise scale gives ±40 %, and it may have more than doubled by then."""
+the noise scale gives ±40%, and it may have more than doubled by then."""
 
 
 def run_warmup(context: WarmupContext, steps: int) -> tuple[WarmupContext, WarmupRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ __all__ = ["Spread", "spread", "within_noise"]
 DRAWS = 2000
 OPEN_END = 16.0
 """How far above the estimate the 95% point is taken to lie where the interval has no upper end."""
-_90_PERCENT = 1.645
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def spread(
     """5% and 95% points of every option's time over the chosen one's.
 
     ``DRAWS`` joint draws of the noise scale (log-normal, each half with the width of its half of
-    the 90% interval) and of every micro-batch's step time (log-normal, independent between
+    its interval) and of every micro-batch's step time (log-normal, independent between
     micro-batches, shared by the plans built on one). Same seed, same answer.
     """
     random = np.random.default_rng(seed)
@@ -65,7 +65,8 @@ def _critical_draws(
     below = math.log(middle / noise.low) if noise.low > 0 else math.log(OPEN_END)
     above = math.log(noise.high / middle) if noise.is_bounded else math.log(OPEN_END)
     normal = random.standard_normal(DRAWS)
-    widths = np.where(normal < 0, max(0.0, below), max(0.0, above)) / _90_PERCENT
+    deviations = NormalDist().inv_cdf((1 + noise.confidence) / 2)
+    widths = np.where(normal < 0, max(0.0, below), max(0.0, above)) / deviations
     return np.asarray(middle * np.exp(widths * normal), dtype=np.float64)
 
 

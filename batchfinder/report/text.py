@@ -125,7 +125,7 @@ def noise_sentence(report: Report) -> str:
     spent = f"estimated by {noise.estimator} from {format_count(noise.samples)} samples"
     if not noise.is_bounded:
         return f"at least {format_count(noise.low)} {noise.unit}; no upper end is known ({spent})"
-    return f"{format_noise(noise)} {noise.unit}, 90% interval; {spent}"
+    return f"{format_noise(noise)} {noise.unit}, {noise.confidence:.0%} interval; {spent}"
 
 
 def memory_sentence(report: Report) -> str:

@@ -1,6 +1,7 @@
 """How sure the choice is, against intervals that are known; and what a confirmation changes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from recommend_cases import affine, noise, recommended
@@ -35,6 +36,20 @@ def test_the_noise_scale_reaches_the_intervals():
         )
         assert each.relative_time_low == pytest.approx(ratios[0], rel=0.02)
         assert each.relative_time_high == pytest.approx(ratios[1], rel=0.02)
+
+
+def test_an_interval_of_another_confidence_is_taken_as_such():
+    """Half of all draws lie in 50-200: the 90% interval is 1.645 / 0.674 times as wide."""
+    half = replace(noise(100, 50, 200), confidence=0.5)
+    wide = 2 ** (1.645 / 0.6745)
+    whole = noise(100, 100 / wide, 100 * wide)
+    for one, other in zip(
+        recommended(affine(), noise=half).candidates,
+        recommended(affine(), noise=whole).candidates,
+        strict=True,
+    ):
+        assert one.relative_time_low == pytest.approx(other.relative_time_low, rel=1e-3)
+        assert one.relative_time_high == pytest.approx(other.relative_time_high, rel=1e-3)
 
 
 def test_the_timing_noise_reaches_the_intervals():

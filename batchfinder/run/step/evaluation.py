@@ -48,6 +48,9 @@ class EvaluationStep:
     def modules(self) -> list[torch.nn.Module]:
         return list(self._modules)
 
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return []
+
     def parameters(self) -> list[torch.nn.Parameter]:
         return []
 
