@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"wording"},
     {"outcomes"},
     {"results"},
-    {"protocols", "table", "race.result"},
+    {"protocols", "table"},
     {"probe", "devices", "scaling", "formulas", "timing", "run", "html"},
     {"plot", "progress", "noise", "report.encoding"},
     {"monitor"},

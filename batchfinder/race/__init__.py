@@ -1,12 +1,12 @@
 """The learning rate measured instead of predicted: short trainings side by side.
 
 ``rule`` is the value that a caller passes, ``arithmetic`` decides which rate is tried next and what
-the tried ones say, ``running`` walks along them, ``arms`` trains.
+the tried ones say, ``running`` walks along them, ``arms`` trains, and ``racing`` is one whole race.
 """
 
 from batchfinder.race.arithmetic import carried, clipped, race_steps, steps_at
 from batchfinder.race.arms import Course
-from batchfinder.race.result import RaceArm, RaceResult
+from batchfinder.race.racing import race_rates
 from batchfinder.race.rule import Race
 from batchfinder.race.running import Finish, run_arms
 
@@ -14,10 +14,9 @@ __all__ = [
     "Course",
     "Finish",
     "Race",
-    "RaceArm",
-    "RaceResult",
     "carried",
     "clipped",
+    "race_rates",
     "race_steps",
     "run_arms",
     "steps_at",

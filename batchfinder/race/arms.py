@@ -13,8 +13,7 @@ import torch
 
 from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
 from batchfinder.race.arithmetic import averaged_share
-from batchfinder.race.result import RaceArm
-from batchfinder.results import BatchPlan
+from batchfinder.results import BatchPlan, RaceArm
 
 __all__ = ["Average", "Course", "Passes", "Start"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchfinder.race.arithmetic import best_of, next_arm, offset_of
-from batchfinder.race.result import RaceArm
+from batchfinder.results import RaceArm
 
 __all__ = ["Finish", "LossAt", "run_arms"]
 

@@ -41,7 +41,8 @@ class Task:
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         if self.family == "adam":
             return torch.optim.AdamW(parameters, lr=self.first_rate)
-        return torch.optim.SGD(parameters, lr=self.first_rate, momentum=0.9)
+        momentum = 0.0 if self.family == "sgd" else 0.9
+        return torch.optim.SGD(parameters, lr=self.first_rate, momentum=momentum)
 
 
 # ---------------------------------------------------------------------------------------------

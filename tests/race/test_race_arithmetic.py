@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.race import Race, RaceArm, carried, clipped, race_steps, run_arms, steps_at
+from batchfinder.race import Race, carried, clipped, race_steps, run_arms, steps_at
 from batchfinder.race.arithmetic import (
     averaged_share,
     best_of,
@@ -17,6 +17,7 @@ from batchfinder.race.arithmetic import (
     offset_of,
     runs_within,
 )
+from batchfinder.results import RaceArm
 
 INF = math.inf
 

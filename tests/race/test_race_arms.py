@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from batchfinder.errors import CannotBuildBatch
-from batchfinder.race import Course, run_arms
+from batchfinder.race import Course, Race, race_rates, run_arms
 from batchfinder.race.arms import Average, Passes
 from batchfinder.results import BatchPlan
 
@@ -59,6 +59,26 @@ class Bowl:
 
     def zero_grad(self):
         self.weight.grad, self.seen = None, []
+
+
+NOISE = 0.3
+
+
+class NoisyBowls(Bowl):
+    """A thousand bowls side by side, the noise of each its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1000, dtype=torch.float64))
+
+    def forward_backward(self, batch, scale=1.0):
+        each = 0.5 * CURVATURE * self.weight**2
+        (each.sum() * scale).backward()
+        return each.detach().mean()
+
+    def update(self):
+        self.weight.grad += NOISE * torch.randn(1000, dtype=torch.float64)
+        super().update()
 
 
 class Numbered:
@@ -193,32 +213,16 @@ def test_the_best_rate_of_the_bowl_is_found_from_a_rate_that_is_off(factor):
 
 def test_a_noisy_bowl_is_solved_by_the_rate_that_theory_gives():
     """One eigenvalue, gradients with noise: E w² after n steps has a closed form in the rate."""
-    steps, noise, rates = 50, 0.3, [0.02 * 2**k for k in range(5)]
+    steps, rates = 50, [0.02 * 2**k for k in range(5)]
 
     def expected(rate):
         square = 1.0
         for _ in range(steps):
-            square = (1 - CURVATURE * rate) ** 2 * square + (rate * noise) ** 2
+            square = (1 - CURVATURE * rate) ** 2 * square + (rate * NOISE) ** 2
         return square
 
-    class Noisy(Bowl):
-        """A thousand bowls side by side."""
-
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(1000, dtype=torch.float64))
-
-        def forward_backward(self, batch, scale=1.0):
-            each = 0.5 * CURVATURE * self.weight**2
-            (each.sum() * scale).backward()
-            return each.detach().mean()
-
-        def update(self):
-            self.weight.grad += noise * torch.randn(1000, dtype=torch.float64)
-            super().update()
-
     torch.manual_seed(0)
-    arms = course(Noisy(), ramp=0, steps=steps)
+    arms = course(NoisyBowls(), ramp=0, steps=steps)
     losses = {rate: arms.arm(rate).loss for rate in rates}
     best = min(rates, key=expected)
     assert min(losses, key=losses.__getitem__) == best
@@ -240,3 +244,108 @@ def test_an_average_of_half_precision_weights_is_kept_in_single():
         average.update()
     average.put_in()
     assert weight.tolist() == pytest.approx([1 + 6 / 7] * 3, rel=2**-8)
+
+
+# --- a whole race at one batch -------------------------------------------------------------------
+
+
+def raced(bowl=None, source=None, rate=0.1, **settings):
+    bowl = bowl or Bowl()
+    settings = {"race": Race(ramp=0)} | settings
+    plan = BatchPlan(4)
+    return race_rates(
+        bowl, source or Numbered(10_000), Memory(), plan, rate, start=bowl.start, **settings
+    )
+
+
+class Slow(Bowl):
+    """A direction of curvature 4, and one of 0.002 that only a high rate moves along."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+        self.curvature = torch.tensor([CURVATURE, 0.002], dtype=torch.float64)
+
+    def forward_backward(self, batch, scale=1.0):
+        loss = 0.5 * (self.curvature * self.weight**2).sum()
+        (loss * scale).backward()
+        return loss.detach()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4, 1.6])
+def test_a_race_ends_below_the_edge_from_a_right_a_low_and_a_high_rate(rate):
+    """The highest stable rate is the fastest, and 0.5 the edge."""
+    found = raced(Slow(), rate=rate)
+    assert found.best_rate == pytest.approx(0.4)
+    assert found.rule_rate == rate
+    assert found.learning_rate == pytest.approx(min(max(rate, 0.1), 0.4))
+    assert found.refusal == ""
+    assert found.steps_taken == sum(arm.steps for arm in found.arms)
+
+
+def test_the_rate_is_carried_to_the_length_of_the_run():
+    found = raced(Slow(), rate=0.4, run_steps=800)
+    assert found.learning_rate == pytest.approx(0.2)
+    assert found.run_steps == 800
+    assert [each.code for each in found.caveats] == []
+
+
+def test_a_run_far_longer_than_the_race_is_said_to_be_extrapolated():
+    found = raced(Slow(), rate=0.4, run_steps=80_000, race=Race(steps=100, ramp=0))
+    assert [(c.code, c.numbers["ratio"]) for c in found.caveats] == [("race.extrapolated", 800)]
+
+
+def test_without_the_length_of_the_run_that_is_said():
+    assert [each.code for each in raced(Slow(), rate=0.4).caveats] == ["race.length_unknown"]
+
+
+def test_arms_of_a_long_run_are_longer():
+    assert raced(Slow(), rate=0.4, run_steps=12_000).steps == 200
+
+
+def test_data_too_small_to_leave_any_out_is_refused_before_a_step():
+    bowl = Bowl()
+    found = raced(bowl, Numbered(15))
+    assert (found.refusal.code, found.arms, bowl.rates) == ("race.too_little_data", (), [])
+    assert (found.learning_rate, found.best_rate, found.factor) == (0.1, None, 1.0)
+
+
+def test_several_passes_over_little_data_are_said_and_arms_are_cut_to_three_but_not_below_50():
+    found = raced(Slow(), Numbered(300), rate=0.4)
+    assert found.steps == 100
+    assert found.held_out_samples == 64
+    assert [each.code for each in found.caveats] == ["race.passes", "race.length_unknown"]
+    assert raced(Slow(), Numbered(160), rate=0.4).steps == 90  # 3 passes of 30 batches
+    assert raced(Slow(), Numbered(60), rate=0.4).steps == 50
+
+
+def test_where_every_rate_runs_away_the_rules_rate_is_kept():
+    found = raced(Slow(), rate=0.6 * 2**10)
+    assert found.refusal.code == "race.all_ran_away"
+    assert found.learning_rate == 0.6 * 2**10
+    assert len(found.arms) == 8
+
+
+def test_a_loss_that_no_rate_lowers_says_nothing():
+    class Flat(Bowl):
+        def forward_backward(self, batch, scale=1.0):
+            return super().forward_backward(batch, scale=0.0) * 0 + 1
+
+    assert raced(Flat()).refusal.code == "race.no_progress"
+
+
+def test_every_arm_is_told_to_the_observer():
+    seen = []
+    found = raced(Slow(), rate=0.4, observe=seen.append)
+    assert tuple(seen) == found.arms
+
+
+def test_averaged_weights_are_judged_where_the_rate_decays():
+    """On a noisy bowl the average stands a higher rate than the weights do."""
+    settings = {"rate": 0.05, "run_steps": 100, "race": Race(ramp=0, arms=8)}
+
+    def best(averaged):
+        torch.manual_seed(0)
+        return raced(NoisyBowls(), averaged=averaged, **settings).best_rate
+
+    assert best(averaged=True) > 1.5 * best(averaged=False)

@@ -1,0 +1,160 @@
+"""One whole race at one batch: what there is to race on, the arms, and what they come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from batchfinder.protocols import BatchSource, MemoryBackend, Observer, TrainStep
+from batchfinder.race.arithmetic import (
+    FARTHEST,
+    carried,
+    clipped,
+    held_out_batches,
+    passes_of,
+    race_steps,
+    steps_within,
+)
+from batchfinder.race.arms import Course, Start
+from batchfinder.race.rule import Race
+from batchfinder.race.running import Finish, run_arms
+from batchfinder.results import BatchPlan, RaceArm, RaceResult
+from batchfinder.wording import Caveat
+
+__all__ = ["Length", "length_of", "race_rates"]
+
+_SEED = 104_729
+"""Added to the call's seed: the noise scale's orders of the data are others."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long an arm is: optimizer steps, and batches that it leaves out of training."""
+
+    steps: int
+    held: int
+    passes: float
+
+    @property
+    def cost(self) -> int:
+        """Steps that one arm costs, the batches that it is judged on counted as such."""
+        return self.steps + self.held
+
+
+def length_of(race: Race, source: BatchSource, batch: int, run_steps: float | None) -> Length:
+    """The length of the arms at ``batch`` for a run of ``run_steps``."""
+    samples = source.length if source.unit == "samples" else None
+    held = held_out_batches(batch, samples)
+    steps = steps_within(race.steps or race_steps(run_steps), batch, held, samples)
+    return Length(steps, held, passes_of(steps, batch, held, samples))
+
+
+def race_rates(
+    step: TrainStep,
+    source: BatchSource,
+    memory: MemoryBackend,
+    plan: BatchPlan,
+    rate: float,
+    *,
+    race: Race,
+    start: Start,
+    run_steps: float | None = None,
+    averaged: bool = False,
+    average_on: torch.device | None = None,
+    seed: int = 0,
+    most: int | None = None,
+    enough: Callable[[], bool] = lambda: False,
+    observe: Observer | None = None,
+) -> RaceResult:
+    """The learning rate at ``plan`` by trial; where none was found, the rule's and why.
+
+    Args:
+        step: the training.
+        source: where its batches come from.
+        memory: where the limit is enforced.
+        plan: the batch of one optimizer step.
+        rate: where to start: the rule's.
+        race: the settings.
+        start: puts everything back and sets a rate. The caller puts back after the last arm.
+        run_steps: steps that the run will take at this batch; ``None`` where not known.
+        averaged: whether the run's rate decays, so that averaged weights are judged.
+        average_on: where the average is kept; ``None`` is beside the weights.
+        seed: of the orders of the data.
+        most: arms at most, where that is fewer than ``race`` allows.
+        enough: asked before every arm but the first; true ends the race.
+        observe: gets every arm.
+    """
+    length = length_of(race, source, plan.global_batch, run_steps)
+    none = RaceResult(plan, (), length.steps, rate, None, rate, run_steps, averaged)
+    if not length.held:
+        few = Caveat("race.too_little_data", samples=source.length, batch=plan.global_batch)
+        return replace(none, refusal=few)
+    course = Course(
+        step,
+        source,
+        memory,
+        plan,
+        start=start,
+        steps=length.steps,
+        ramp=race.ramp,
+        held=length.held,
+        averaged=averaged,
+        average_on=average_on,
+        seed=seed + _SEED,
+    )
+
+    def arm(at: float, order: int) -> RaceArm:
+        ran = course.arm(at, order)
+        if observe is not None:
+            observe(ran)
+        return ran
+
+    finish = run_arms(arm, rate, most=min(race.arms, most or race.arms), enough=enough)
+    found = replace(
+        none,
+        arms=finish.arms,
+        start_loss=course.start_loss,
+        held_out_samples=length.held * plan.global_batch,
+    )
+    if finish.best_rate is None:
+        tried = [ran.learning_rate for ran in finish.arms]
+        away = Caveat("race.all_ran_away", count=len(tried), low=min(tried), high=max(tried))
+        return replace(found, refusal=away)
+    lowest = min(ran.loss for ran in finish.arms)
+    if not lowest < course.start_loss:
+        start_loss = course.start_loss
+        stuck = Caveat("race.no_progress", steps=length.steps, start=start_loss, loss=lowest)
+        return replace(found, refusal=stuck)
+    return replace(
+        found,
+        best_rate=finish.best_rate,
+        learning_rate=_for_the_run(finish.best_rate, rate, run_steps, length.steps, averaged),
+        caveats=tuple(_said(finish, length, run_steps)),
+    )
+
+
+def _for_the_run(
+    best: float, rule: float, run_steps: float | None, steps: int, decays: bool
+) -> float:
+    if run_steps is None:
+        return clipped(rule, best)
+    return carried(best, run_steps, steps, decays=decays)
+
+
+def _said(finish: Finish, length: Length, run_steps: float | None) -> list[Caveat]:
+    said = []
+    if finish.at_edge:
+        said.append(Caveat("race.at_edge", rate=finish.best_rate))
+    if not finish.repeated:
+        said.append(Caveat("race.not_repeated", rate=finish.best_rate))
+    if length.passes > 1:
+        said.append(Caveat("race.passes", passes=length.passes, steps=length.steps))
+    if run_steps is None:
+        said.append(Caveat("race.length_unknown", steps=length.steps, rate=finish.best_rate))
+    elif run_steps > FARTHEST * length.steps:
+        ratio = run_steps / length.steps
+        said.append(Caveat("race.extrapolated", ratio=math.floor(ratio), trusted=int(FARTHEST)))
+    return said

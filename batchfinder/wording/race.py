@@ -1,0 +1,88 @@
+"""What is said of a race of learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+__all__ = ["SENTENCES"]
+
+_KEPT = "the rule's learning rate was not checked by a race"
+
+
+def _moved(*, factor: float, steps: int) -> str:
+    """``factor`` is the rate found over the rule's."""
+    times = f"{max(factor, 1 / factor):.2g}x"
+    place = "below" if factor > 1 else "above"
+    return (
+        f"your learning rate is {times} {place} what trains fastest here, by a race of learning "
+        f"rates over {steps:,} optimizer steps each"
+    )
+
+
+def _passes(*, passes: float, steps: int) -> str:
+    return (
+        f"the {steps:,} steps of each rate in the race went {passes:.2g} times over the data that "
+        "were trained on; the batches that judged them were still left out"
+    )
+
+
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "race.moved": _moved,
+    "race.passes": _passes,
+    "race.longer": (
+        "training {times}x as long wants {lower:.2g}x lower a learning rate, and shorter a higher "
+        "one: the best rate falls with the cube root of the steps (arXiv:2409.19913)"
+    ),
+    "race.remeasured": (
+        "the learning rate moved by {factor:.2g}x in the race: the noise scale was measured and "
+        "the batch size chosen again at the rate that was found"
+    ),
+    "race.at_edge": (
+        "the best learning rate of the race, {rate:.3g}, was the last one tried: a better one may "
+        "lie beyond it"
+    ),
+    "race.not_repeated": (
+        "no time was left to repeat the best learning rate of the race, {rate:.3g}, on another "
+        "order of the data"
+    ),
+    "race.length_unknown": (
+        "{rate:.3g} trains fastest over about {steps:,} steps, and longer runs want a lower rate: "
+        "pass training_steps= for a rate that fits the length of the run"
+    ),
+    "race.extrapolated": (
+        "the run is {ratio:,}x as long as the trainings in the race: beyond {trusted}x its "
+        "learning rate is an extrapolation; pass Race(steps=) for longer ones"
+    ),
+    "race.cut": (
+        "{arms} rates was all that a tenth of the training paid for: pass "
+        "learning_rate_rule=Race() for a race of any cost"
+    ),
+    "race.updates_itself": (
+        f"{_KEPT}: train_step does its own backward and update, so that no batch can be judged "
+        "without training on it"
+    ),
+    "race.coupled": (
+        f"{_KEPT}: the samples of a batch meet in the loss (contrastive, in-batch negatives), "
+        "so that a lower loss on batches left out does not say which rate trains better"
+    ),
+    "race.several_optimizers": (
+        f"{_KEPT}: {{count}} optimizers train different modules, whose losses may work against "
+        "each other (as a generator's and a discriminator's do): no single loss says which rate "
+        "is better"
+    ),
+    "race.too_little_data": (
+        f"{_KEPT}: {{samples:,}} samples are too few to leave out a batch of {{batch:,}} and train "
+        "on the rest"
+    ),
+    "race.all_ran_away": (
+        f"{_KEPT}: the loss ran away at each of {{count}} rates from {{low:.3g}} to {{high:.3g}}"
+    ),
+    "race.no_progress": (
+        f"{_KEPT}: after {{steps:,}} steps the loss on batches left out was {{loss:.4g}} at best, "
+        "no lower than the {start:.4g} at the start, so that the rates cannot be told apart"
+    ),
+    "race.out_of_memory": f"{_KEPT}: memory ran out in it at a micro-batch of {{micro_batch:,}}",
+    "race.ranks": f"{_KEPT}: it does not run across processes",
+    "race.no_rate": f"{_KEPT}: no base learning rate is known to start from",
+    "race.no_time": f"{_KEPT}: budget_seconds left no time for {{steps:,}} optimizer steps",
+}
