@@ -35,4 +35,5 @@ class Stage(Enum):
     MEASURE = "what does each one cost?"
     NOISE = "what does each one buy?"
     RECOMMEND = "which one to use?"
+    RACE = "which learning rate trains fastest?"
     CONFIRM = "does the choice hold?"

@@ -20,6 +20,7 @@ from batchfinder.results import (
     Measurement,
     NoiseScale,
     Note,
+    RaceArm,
     Recommendation,
     StageStarted,
     Trial,
@@ -116,6 +117,8 @@ def describe(event: Event) -> Described:
         return event.stage.name.lower(), "", _stage(event)
     if isinstance(event, Note):
         return "  note", "", event.text
+    if isinstance(event, RaceArm):
+        return "  race", "", _race_arm(event)
     if isinstance(event, Recommendation | Confirmation):
         return _describe_plan(event)
     return _describe_size(event)
@@ -168,6 +171,12 @@ def _noise(noise: NoiseScale) -> str:
         return f"noise scale at least {format_count(noise.low)}, {spent}"
     interval = f"({format_count(noise.low)}-{format_count(noise.high)})"
     return f"noise scale {format_count(noise.value)} {interval}, {spent}"
+
+
+def _race_arm(arm: RaceArm) -> str:
+    loss = "ran away" if arm.ran_away else f"held-out loss {arm.loss:.4g}"
+    again = ", other data order" if arm.order > 1 else ""
+    return f"learning rate {arm.learning_rate:.3g}: {loss} after {arm.steps} steps{again}"
 
 
 def _choice(recommended: Recommendation) -> str:

@@ -13,7 +13,7 @@ import pytest
 from report_cases import NOISE, measurement, plain
 
 from batchfinder.progress import NotebookTable, StreamRows, default_observer, describe, silent
-from batchfinder.results import Event, Note, Outcome, Stage, StageStarted, Trial
+from batchfinder.results import Event, Note, Outcome, RaceArm, Stage, StageStarted, Trial
 
 EVENTS: list[Event] = [
     StageStarted(Stage.PROBE, "limit 48.0 MiB"),
@@ -23,6 +23,8 @@ EVENTS: list[Event] = [
     *plain().measurements,
     NOISE,
     replace(NOISE, value=math.inf, high=math.inf),
+    RaceArm(0.02, 1.234, 100),
+    RaceArm(0.04, math.inf, 37, order=2),
     Note("Nothing to see."),
     plain().recommendation,
     plain().confirmation,
@@ -58,6 +60,8 @@ def test_rows_say_what_matters() -> None:
     assert "(about 1 min 35 s)" in said
     assert "186-310" in said
     assert "unstable" in said
+    assert "learning rate 0.02: held-out loss 1.234 after 100 steps" in said
+    assert "learning rate 0.04: ran away after 37 steps, other data order" in said
     assert "at least 160, from 49,200 samples" in said
     assert "noise scale 212 (160-290)" in said
     assert "learning rate 0.002" in said
