@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from batchfinder.outcomes import Limit as Limit
 from batchfinder.outcomes import Outcome as Outcome
 from batchfinder.outcomes import Stage as Stage
+from batchfinder.races import RaceArm as RaceArm
+from batchfinder.races import RaceResult as RaceResult
 
 
 @dataclass(frozen=True)
@@ -240,60 +242,6 @@ class Confirmation:
     double_rate_lead: float | None = None
     """How much further the loss fell at twice the rate, as a share of its fall at the rate: the
     lower end of what the scatter allows. ``None`` where the two were not compared."""
-
-
-@dataclass(frozen=True)
-class RaceArm:
-    """One short training at one rate, from the start.
-
-    ``loss`` is that of batches which were not trained on, ``inf`` where the training ran away;
-    ``order`` is 2 where it was a repeat on another order of the data. ``steps`` were taken.
-    """
-
-    learning_rate: float
-    loss: float
-    steps: int
-    order: int = 1
-
-    @property
-    def ran_away(self) -> bool:
-        return not math.isfinite(self.loss)
-
-
-@dataclass(frozen=True)
-class RaceResult:
-    """Learning rates of one batch, tried side by side.
-
-    Where no rate was found ``refusal`` says why, ``best_rate`` is ``None`` and ``learning_rate``
-    that of the rule. ``rule_rate`` is where the rule would have put the rate, ``best_rate`` what
-    trained fastest over ``steps`` steps, and ``learning_rate`` what that comes to for a run of
-    ``run_steps`` at this batch; where ``run_steps`` is ``None`` it is the rule's rate, moved no
-    further than into [``best_rate`` / 4, ``best_rate``]. ``averaged``: the arms were judged by a
-    running average of the weights, as suits a decaying rate.
-    """
-
-    plan: BatchPlan
-    arms: tuple[RaceArm, ...]
-    steps: int
-    rule_rate: float
-    best_rate: float | None
-    learning_rate: float
-    run_steps: float | None = None
-    averaged: bool = False
-    start_loss: float = math.nan
-    held_out_samples: int = 0
-    refusal: str = ""
-    caveats: tuple[str, ...] = ()
-
-    @property
-    def factor(self) -> float:
-        """The rate found over the rule's: how far the rate that the rule started from is off."""
-        return self.learning_rate / self.rule_rate
-
-    @property
-    def steps_taken(self) -> int:
-        """Optimizer steps of all arms together: what the race cost."""
-        return sum(arm.steps for arm in self.arms)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"units"},
     {"wording"},
-    {"outcomes"},
+    {"outcomes", "races"},
     {"results"},
     {"protocols", "table"},
     {"probe", "devices", "scaling", "formulas", "timing", "run", "html"},
@@ -36,6 +36,7 @@ LAYERS: list[set[str]] = [
 NO_TORCH = {
     "errors",
     "outcomes",
+    "races",
     "results",
     "units",
     "wording",

@@ -88,7 +88,7 @@ def race_rates(
         observe: gets every arm.
     """
     length = length_of(race, source, plan.global_batch, run_steps)
-    none = RaceResult(plan, (), length.steps, rate, None, rate, run_steps, averaged)
+    none = RaceResult(plan.global_batch, (), length.steps, rate, None, rate, run_steps, averaged)
     if not length.held:
         few = Caveat("race.too_little_data", samples=source.length, batch=plan.global_batch)
         return replace(none, refusal=few)
