@@ -25,7 +25,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchfinder.alone import gradient_noise_scale, max_batch_size
     from batchfinder.compare import compare_batch_sizes
     from batchfinder.errors import (
         AssumptionWarning,
@@ -48,6 +47,9 @@ if TYPE_CHECKING:
     )
     from batchfinder.evaluation import Evaluation, eval_batch_size
     from batchfinder.find import find_batch_size
+    from batchfinder.max_batch import max_batch_size
+    from batchfinder.noise import MicroBatchVariance, PerExample
+    from batchfinder.noise_scale import gradient_noise_scale
     from batchfinder.predict import estimate_memory, predict_max_batch_size
     from batchfinder.report import Report
     from batchfinder.results import (
@@ -64,13 +66,13 @@ if TYPE_CHECKING:
     from batchfinder.run.memory import memory_limit
     from batchfinder.run.state import preserved
     from batchfinder.testing import assert_fits
+    from batchfinder.training import Search, Training
 
 __version__ = "0.1.0"
 
 # A name is fetched from its room when it is first asked for: importing the package costs
 # next to nothing, and the pytest plugin does not load torch into sessions that never use it.
 _ROOMS = {
-    "alone": ("gradient_noise_scale", "max_batch_size"),
     "compare": ("compare_batch_sizes",),
     "errors": (
         "AssumptionWarning",
@@ -93,6 +95,9 @@ _ROOMS = {
     ),
     "evaluation": ("Evaluation", "eval_batch_size"),
     "find": ("find_batch_size",),
+    "max_batch": ("max_batch_size",),
+    "noise": ("MicroBatchVariance", "PerExample"),
+    "noise_scale": ("gradient_noise_scale",),
     "predict": ("estimate_memory", "predict_max_batch_size"),
     "report": ("Report",),
     "results": (
@@ -109,6 +114,7 @@ _ROOMS = {
     "run.memory": ("memory_limit",),
     "run.state": ("preserved",),
     "testing": ("assert_fits",),
+    "training": ("Search", "Training"),
 }
 _STRATEGIES = ("noise", "probe", "progress", "recommend", "scaling")
 
@@ -128,6 +134,7 @@ __all__ = [
     "LossIsNotFinite",
     "Measurement",
     "MemoryBreakdown",
+    "MicroBatchVariance",
     "MissingDependency",
     "NoiseNotMeasured",
     "NoiseScale",
@@ -136,9 +143,12 @@ __all__ = [
     "NothingFits",
     "NothingToTrain",
     "Outcome",
+    "PerExample",
     "ProbeResult",
     "Report",
+    "Search",
     "StateNotRestoredWarning",
+    "Training",
     "Trial",
     "UnknownLoss",
     "assert_fits",

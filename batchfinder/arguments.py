@@ -1,16 +1,20 @@
-"""Values that cannot be meant are refused before anything is touched."""
+"""Invalid values are refused before anything is touched."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
+from batchfinder import recommend, scaling
 from batchfinder.errors import InvalidArgument
+from batchfinder.protocols import LearningRateRule, Objective
 from batchfinder.units import parse_bytes
 
-__all__ = ["check"]
+__all__ = ["check", "objective_named", "rule_named"]
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 def _is_number(value: Any) -> bool:
@@ -20,10 +24,6 @@ def _is_number(value: Any) -> bool:
 
 def _at_least_one(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _none_or_more(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _above_zero(value: Any) -> bool:
@@ -46,21 +46,18 @@ _WHOLE = "a whole number of at least 1"
 # name: (rule, what is expected, way out)
 _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "headroom": (_share, "a share from 0 to below 1", "write 0.05 for 5%"),
-    "resolution": (_share, "a share from 0 (exact) to below 1", "write 0.02 for 2%"),
-    "max_batch_size": (_at_least_one, _WHOLE, "leave it out for no ceiling of your own"),
+    "at_most": (_at_least_one, _WHOLE, "leave it out for no ceiling of your own"),
+    "at_least": (_at_least_one, _WHOLE, "leave it out for no floor of your own"),
     "multiple_of": (_at_least_one, _WHOLE, "leave it out to try every size"),
     "base_batch_size": (_at_least_one, _WHOLE, "leave it out for the loader's own"),
     "micro_batch": (_at_least_one, _WHOLE, "leave it out for the loader's batch size"),
-    "samples": (_at_least_one, _WHOLE, "leave it out to stop where the interval is narrow enough"),
+    "batch_size": (_at_least_one, _WHOLE, "pass the number of samples"),
+    "steps": (_at_least_one, _WHOLE, "leave it out for two"),
+    "training_steps": (_at_least_one, _WHOLE, "leave it out where it is not known"),
     "base_learning_rate": (
         _above_zero,
         "a rate above 0",
         "leave it out for the optimizer's own, or for a range test",
-    ),
-    "warmup_steps": (
-        _none_or_more,
-        "a whole number, 0 or more",
-        "leave it out for as many as usual",
     ),
     "budget_seconds": (_above_zero, "seconds above 0", "leave it out for no limit"),
     "memory_limit": (
@@ -71,13 +68,58 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 }
 
 
-def check(**values: Any) -> None:
+def check(function: str, **values: Any) -> None:
     """Refuse the first value that breaks its rule; ``None`` means left out.
 
     Raises:
-        InvalidArgument: naming the argument, what was expected, what was found and the way out.
+        InvalidArgument: naming the function, the argument, what was expected, what was found and
+            the way out.
     """
     for name, value in values.items():
         fits, expected, way_out = _RULES[name]
         if value is not None and not fits(value):
-            raise InvalidArgument(f"expected {name} to be {expected}; found {value!r}: {way_out}")
+            raise InvalidArgument(
+                f"{function}: expected {name} to be {expected}; found {value!r}: {way_out}"
+            )
+
+
+def objective_named(function: str, given: Objective | str | None) -> Objective | None:
+    """The objective itself, where its name was given.
+
+    Raises:
+        InvalidArgument: listing the names, where it is none of them and no function.
+    """
+    offered = {
+        "fewest_samples": recommend.fewest_samples,
+        "highest_throughput": recommend.highest_throughput,
+        "largest": recommend.largest,
+        "shortest_time": recommend.shortest_time,
+    }
+    return _named(f"{function}: expected objective", given, offered)
+
+
+def rule_named(function: str, given: LearningRateRule | str | None) -> LearningRateRule | None:
+    """The learning-rate rule itself, where its name was given.
+
+    Raises:
+        InvalidArgument: listing the names, where it is none of them and no function.
+    """
+    offered = {
+        "adascale": scaling.adascale,
+        "fixed": scaling.fixed,
+        "linear": scaling.linear,
+        "lower_only": scaling.lower_only,
+        "square_root": scaling.square_root,
+        "square_root_capped": scaling.square_root_capped,
+    }
+    return _named(f"{function}: expected learning_rate_rule", given, offered)
+
+
+def _named(expected: str, given: T | str | None, offered: Mapping[str, T]) -> T | None:
+    if isinstance(given, str):
+        if given in offered:
+            return offered[given]
+    elif given is None or callable(given):
+        return given
+    names = ", ".join(map(repr, offered))
+    raise InvalidArgument(f"{expected} to be one of {names}, or a function; found {given!r}")

@@ -54,7 +54,8 @@ class NothingFits(BatchFinderError):
 class CannotBuildBatch(BatchFinderError):
     """A batch of another size could not be built from the loader.
 
-    Way out: pass ``make_loader=lambda batch_size: ...``, which builds your loader at any size.
+    Way out: pass ``Training(model, loader, make_loader=lambda batch_size: ...)``, which builds your
+    loader at any size.
     """
 
 
@@ -98,7 +99,8 @@ class DeviceMismatch(BatchFinderError):
 class DeviceLost(BatchFinderError):
     """The device is in an error state that no later call can leave (a sticky error).
 
-    Way out: restart the process; ``isolate=make`` runs every trial in a process of its own.
+    Way out: restart the process; ``search=Search(isolate=make)`` runs every trial in a
+    process of its own.
     """
 
 
@@ -155,5 +157,6 @@ class AssumptionWarning(BatchFinderWarning):
 class StateNotRestoredWarning(BatchFinderWarning):
     """The digest of the model, optimizer or generators differs from the one before the call.
 
-    Way out: the message names what differs; pass that object in ``preserve=[...]``.
+    Way out: the message names what differs; name that object in ``Training(...,
+    preserve=[...])``.
     """

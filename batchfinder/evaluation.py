@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from batchfinder.arguments import check
-from batchfinder.errors import NothingFits
+from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
-from batchfinder.probe import SearchSpace, latest, memory_line, probe
+from batchfinder.probe import Propose, SearchSpace, latest, memory_line, probe
 from batchfinder.progress import default_observer
 from batchfinder.protocols import Batch, MemoryBackend, Observer
 from batchfinder.results import Measurement, Trial
@@ -18,13 +18,14 @@ from batchfinder.run.batches import Source, source_from
 from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.state import preserved
 from batchfinder.run.step import EvaluationStep
-from batchfinder.run.step.optimizers import as_list
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import sizes_worth_measuring
+from batchfinder.training import Autocast, Loader, Model, Search, Training, training_of
 from batchfinder.units import format_bytes
 
 __all__ = ["Evaluation", "eval_batch_size"]
 
+_SEARCH = Search()
 _CLOSE = 0.95  # of the highest throughput: beyond that a larger batch only costs memory
 
 
@@ -49,19 +50,18 @@ class Evaluation:
 
 
 def eval_batch_size(
-    model: Any,
-    loader: Any,
+    model: Model | Training,
+    loader: Loader | None = None,
     *,
     eval_step: Callable[[Any, Batch], Any] | None = None,
-    autocast: Any = None,
+    autocast: Autocast | None = None,
     memory_limit: int | str | None = None,
     headroom: float = 0.05,
-    resolution: float = 0.02,
-    max_batch_size: int | None = None,
+    at_most: int | None = None,
+    at_least: int | None = None,
     multiple_of: int = 1,
     powers_of_two: bool = False,
-    make_loader: Callable[[int], Iterable[Batch]] | None = None,
-    preserve: Sequence[Any] = (),
+    search: Search = _SEARCH,
     budget_seconds: float = 8.0,
     seed: int = 0,
     observe: Observer | None = None,
@@ -71,53 +71,75 @@ def eval_batch_size(
     Forward passes without gradients, in evaluation mode. It knows nothing of the training batch
     and changes nothing of it: model, random numbers and loader are afterwards what they were.
 
-    Args:
-        model: the module to evaluate; or a list or dict of modules with ``eval_step``.
+    What you evaluate:
+        model: the module to evaluate; a list or dict of modules with ``eval_step``; or a
+            ``Training``, of which the model, the loader and how they are read are used.
         loader: the ``DataLoader`` of the evaluation (never touched), or a dataset.
         eval_step: ``(model, batch) -> anything``. Left out: the model is called with the batch,
             its target left out.
         autocast: as in the real evaluation: a dtype, ``True``, or a function that makes a context.
+
+    Your limits:
         memory_limit: bytes, or ``"512MiB"``. Left out: what the device has free.
         headroom: share of the limit that the recommended size leaves free.
-        resolution: how closely the largest size that fits is searched; 0 is exact.
-        max_batch_size: a ceiling, never exceeded, in trials either.
+        at_most: a ceiling, never exceeded, in trials either.
+        at_least: a floor; no smaller size is tried.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
-        make_loader: ``batch_size -> loader``, where the loader cannot be rebuilt.
-        preserve: further objects with ``state_dict`` to put back.
+
+    How it runs:
+        search: how the largest size is searched; of ``Search``, ``isolate`` and ``cache`` are for
+            training alone.
         budget_seconds: how long sizes are timed, softly; the search comes before.
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr.
 
     Raises:
-        InvalidArgument: a value that cannot be meant.
+        InvalidArgument: an invalid value.
         NothingFits: not even the smallest batch fits.
         CannotBuildBatch: where the loader gives no batch of another size.
     """
     check(
+        "eval_batch_size",
         headroom=headroom,
-        resolution=resolution,
-        max_batch_size=max_batch_size,
+        at_most=at_most,
+        at_least=at_least,
         multiple_of=multiple_of,
         budget_seconds=budget_seconds,
         memory_limit=memory_limit,
     )
+    if search.isolate is not None or search.cache is not None:
+        raise InvalidArgument(
+            "eval_batch_size: expected a Search without isolate= and cache=, which are for "
+            "training; found one"
+        )
+    training = training_of(model, loader, autocast=autocast)
     with _workplace(
-        EvaluationStep(model, eval_step, autocast),
-        lambda: source_from(loader, make_loader=make_loader, seed=seed),
+        EvaluationStep(training.model, eval_step, training.autocast),
+        lambda: source_from(
+            training.loader,
+            make_loader=training.make_loader,
+            batch_dim=training.batch_dim,
+            seed=seed,
+        ),
         memory_limit,
-        kept=(*as_list(model), *preserve),
-        loader=loader,
+        kept=training.kept(),
+        loader=training.loader,
     ) as place:
         space = SearchSpace(
-            ceiling=_lowest(max_batch_size, place.source.ceiling),
+            ceiling=_lowest(at_most, place.source.ceiling),
+            floor=at_least or 1,
             limit_bytes=place.memory.limit_bytes(),
-            resolution=resolution,
+            resolution=search.resolution,
             multiple_of=multiple_of,
             powers_of_two=powers_of_two,
         )
         return place.evaluate(
-            space, headroom, Effort(budget_seconds=budget_seconds), observe or default_observer()
+            space,
+            headroom,
+            search.propose,
+            Effort(budget_seconds=budget_seconds),
+            observe or default_observer(),
         )
 
 
@@ -130,17 +152,22 @@ class _Place:
     memory: MemoryBackend
 
     def evaluate(
-        self, space: SearchSpace, headroom: float, effort: Effort, observe: Observer
+        self,
+        space: SearchSpace,
+        headroom: float,
+        propose: Propose,
+        effort: Effort,
+        observe: Observer,
     ) -> Evaluation:
         """Search, time and choose."""
-        trials = probe(self._trial, space, observe=observe)
+        trials = probe(self._trial, space, propose=propose, observe=observe)
         if not any(trial.fits for trial in latest(trials)):
             raise NothingFits(_nothing_fits(trials, self.memory))
         sizes = _sizes(trials, space, headroom)
         said: list[str] = []
         timed = measure(self.step, self.source, self.memory, sizes, effort=effort, say=said.append)
         # half-steps that measure adds may be sizes that the caller did not allow
-        timed = tuple(each for each in timed if space.at_most(each.batch_size) == each.batch_size)
+        timed = tuple(each for each in timed if space.allows(each.batch_size))
         if not timed:
             raise NothingFits(NOTHING_TIMED)
         for each in timed:

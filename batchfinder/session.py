@@ -16,7 +16,8 @@ from batchfinder.progress import default_observer
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.batches import workers_of
-from batchfinder.run.bench import Bench, Handed, open_bench
+from batchfinder.run.bench import Bench, open_bench
+from batchfinder.training import Training
 
 __all__ = [
     "Budget",
@@ -87,15 +88,27 @@ class Call:
 
 @contextmanager
 def opened(
-    handed: Handed, observe: Observer | None = None, budget_seconds: float | None = None
+    training: Training,
+    *,
+    memory_limit: int | str | None = None,
+    base_learning_rate: float | None = None,
+    budget_seconds: float | None = None,
+    seed: int = 0,
+    observe: Observer | None = None,
 ) -> Iterator[Call]:
     """What the user handed in, set up for one call; put back on the way out.
 
     The budget runs from here on: to look at the samples takes time too.
     """
     budget = Budget(budget_seconds)
-    with open_bench(handed, budget.share(_LOOKING)) as bench:
-        yield Call(bench, observe or default_observer(), handed.loader, budget)
+    with open_bench(
+        training,
+        memory_limit=memory_limit,
+        base_learning_rate=base_learning_rate,
+        seed=seed,
+        patience_seconds=budget.share(_LOOKING),
+    ) as bench:
+        yield Call(bench, observe or default_observer(), training.loader, budget)
 
 
 @contextmanager
@@ -123,7 +136,8 @@ def not_restored(call: Call) -> tuple[str, ...]:
     if lost:
         warnings.warn(
             f"not shown to be as before the call: {', '.join(lost)}. If a step of yours keeps "
-            "state outside the model and the optimizer, name that object in preserve=[...].",
+            "state outside the model and the optimizer, name that object in "
+            "Training(..., preserve=[...]).",
             StateNotRestoredWarning,
             stacklevel=3,
         )

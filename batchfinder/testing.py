@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchfinder.errors import InvalidArgument
+from batchfinder.arguments import check
 from batchfinder.results import Outcome, Trial
-from batchfinder.run.bench import Handed, open_bench
+from batchfinder.run.bench import open_bench
 from batchfinder.run.trial import run_undisturbed
+from batchfinder.training import (
+    Autocast,
+    Clip,
+    Loader,
+    LossFunction,
+    Model,
+    Optimizer,
+    Scheduler,
+    StepFunction,
+    Training,
+    training_of,
+)
 from batchfinder.units import format_bytes, format_size
 
 __all__ = ["assert_fits"]
@@ -19,39 +31,38 @@ __all__ = ["assert_fits"]
 _WAY_OUT = {
     False: "Lower batch_size (accumulation steps keep the global batch), allow more memory=, or "
     "save some in the model: activation checkpointing, lower precision (autocast=).",
-    True: "Lower batch_size (accumulation steps keep the global batch): more memory would not do.",
+    True: "Lower batch_size (accumulation steps keep the global batch): more memory would not "
+    "help.",
 }
 
 
 def assert_fits(
-    model: Any,
-    loader: Any,
+    model: Model | Training,
+    loader: Loader | None = None,
     *,
     batch_size: int,
     memory: int | str,
-    loss_fn: Any = None,
-    train_step: Any = None,
-    optimizer: Any = None,
-    autocast: Any = None,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: Clip | None = None,
+    autocast: Autocast | None = None,
     grad_scaler: Any = None,
-    make_loader: Any = None,
-    preserve: Any = (),
     steps: int = 2,
 ) -> Trial:
     """Assert that whole training steps at ``batch_size`` fit in ``memory``; leave no trace.
 
-    Args:
-        model: as for ``find_batch_size``.
-        loader: a batch of ``batch_size`` is built from it.
+    What you train:
+        As for ``find_batch_size``: ``model`` and ``loader`` (a batch of ``batch_size`` is built
+        from it), or a ``Training``; ``loss_fn``, ``train_step``, ``optimizer`` (AdamW if left
+        out), ``scheduler``, ``clip``, ``autocast``, ``grad_scaler``.
+
+    Your limits:
         batch_size: the micro-batch.
         memory: bytes, or text such as ``"8GiB"``. On a CPU simulated, on a GPU a cap.
-        loss_fn: as for ``find_batch_size``.
-        train_step: likewise.
-        optimizer: likewise; AdamW if left out.
-        autocast: likewise.
-        grad_scaler: likewise.
-        make_loader: likewise.
-        preserve: likewise.
+
+    How it runs:
         steps: whole steps taken, then undone; two, because an optimizer's state is made in the
             first.
 
@@ -60,23 +71,21 @@ def assert_fits(
 
     Raises:
         AssertionError: where it does not fit, with the bytes and what to do.
-        InvalidArgument: where ``batch_size`` is below 1.
+        InvalidArgument: where ``batch_size`` or ``steps`` is below 1.
     """
-    if batch_size < 1:
-        raise InvalidArgument(f"expected a batch size of at least 1; found {batch_size}")
-    handed = Handed(
+    check("assert_fits", batch_size=batch_size, steps=steps)
+    training = training_of(
         model,
         loader,
         loss_fn=loss_fn,
         train_step=train_step,
         optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
         autocast=autocast,
         grad_scaler=grad_scaler,
-        make_loader=make_loader,
-        preserve=preserve,
-        memory_limit=memory,
     )
-    with open_bench(handed) as bench:
+    with open_bench(training, memory_limit=memory) as bench:
         bench.training()
         trial = run_undisturbed(bench.step, bench.source, bench.memory, batch_size, steps=steps)
         limit = bench.memory.limit_bytes()

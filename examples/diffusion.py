@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from batchfinder import find_batch_size, gradient_noise_scale
 from batchfinder.demo import digits
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.progress import silent
 
 TIMES = 1000
@@ -61,10 +62,11 @@ def main() -> None:
     torch.manual_seed(0)
     model, loader = UNet(), DataLoader(digits(), batch_size=32, shuffle=True)
     settings = {"optimizer": torch.optim.AdamW(model.parameters(), lr=1e-3)}
+    warmed_up = MicroBatchVariance(warmup_steps=100)
     for schedule in (linear, cosine):
         step = step_with(schedule())
         noise = gradient_noise_scale(
-            model, loader, train_step=step, warmup_steps=100, observe=silent, **settings
+            model, loader, train_step=step, noise=warmed_up, observe=silent, **settings
         )
         print(
             f"{schedule.__name__:<7} {noise.value:6.0f} samples ({noise.low:.0f}–{noise.high:.0f})"

@@ -64,7 +64,7 @@ def main() -> None:
         loss_fn=next_character,
         optimizer=torch.optim.AdamW(model.parameters(), lr=2e-3),
         memory_limit="256MiB",
-        max_batch_size=256,
+        at_most=256,
         budget_seconds=15,
     )
     print(report)

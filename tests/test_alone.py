@@ -11,7 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.run.state import preserved
+from batchfinder.training import Search
 
 
 def population(rows: int = 2048) -> TensorDataset:
@@ -39,13 +41,18 @@ def exact_noise_scale(model: nn.Module, dataset: TensorDataset) -> float:
     return float(((each - mean) ** 2).sum(1).mean() / (mean**2).sum())
 
 
+def exactly(samples: int, **more: int) -> MicroBatchVariance:
+    """So many samples, however narrow the interval is before."""
+    return MicroBatchVariance(samples=samples, narrow_enough=0.0, **more)
+
+
 @pytest.mark.slow
 def test_the_noise_scale_is_the_exact_one_in_the_median_over_seeds() -> None:
     model, dataset = network(), population()
     truth = exact_noise_scale(model, dataset)
     loader = DataLoader(dataset, batch_size=16, shuffle=True)
     found = [
-        bf.gradient_noise_scale(model, loader, samples=512, seed=seed, loss_fn=cross_entropy)
+        bf.gradient_noise_scale(model, loader, noise=exactly(512), seed=seed, loss_fn=cross_entropy)
         for seed in range(20)
     ]
     ratio = statistics.median(each.value for each in found) / truth
@@ -64,9 +71,12 @@ def test_a_warm_up_is_taken_and_undone() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     loader = DataLoader(population(), batch_size=32, shuffle=True)
     with preserved(model, optimizer) as snapshot:
-        at_start = bf.gradient_noise_scale(model, loader, optimizer=optimizer, samples=1024)
+        at_start = bf.gradient_noise_scale(model, loader, optimizer=optimizer, noise=exactly(1024))
         later = bf.gradient_noise_scale(
-            model, loader, optimizer=optimizer, samples=1024, warmup_steps=60
+            model,
+            loader,
+            optimizer=optimizer,
+            noise=exactly(1024, warmup_steps=60),
         )
         assert snapshot.differences() == ()
     assert later.value > 2 * at_start.value
@@ -88,12 +98,12 @@ def test_where_there_is_no_noise_scale_the_error_says_why() -> None:
 
 def test_the_probe_alone_gives_what_the_whole_call_gives() -> None:
     model, loader = network(), DataLoader(population(), batch_size=16)
-    alone = bf.max_batch_size(model, loader, memory_limit="96KiB", resolution=0)
+    alone = bf.max_batch_size(model, loader, memory_limit="96KiB", search=Search(resolution=0))
     whole = bf.find_batch_size(
         model,
         loader,
         memory_limit="96KiB",
-        resolution=0,
+        search=Search(resolution=0),
         base_learning_rate=0.1,
         noise=None,
         budget_seconds=3,
@@ -123,7 +133,11 @@ def test_a_batch_that_runs_out_of_memory_is_cut(steps: int) -> None:
     model = Crowded(20)
     loader = DataLoader(population(), batch_size=32)
     with preserved(model) as snapshot:
-        found = bf.gradient_noise_scale(model, loader, samples=256, warmup_steps=steps)
+        found = bf.gradient_noise_scale(
+            model,
+            loader,
+            noise=exactly(256, warmup_steps=steps),
+        )
         assert snapshot.differences() == ()
     assert found.micro_batch <= 16
     assert any("memory ran out with micro-batches of 32: those of 16" in c for c in found.caveats)
@@ -146,8 +160,7 @@ def test_a_warm_up_that_runs_out_later_goes_on_with_smaller_micro_batches() -> N
         DataLoader(population(), batch_size=32),
         train_step=step,
         optimizer=optimizer,
-        samples=128,
-        warmup_steps=4,
+        noise=exactly(128, warmup_steps=4),
     )
     after = sizes[len(sizes) - sizes[::-1].index(32) :]
     assert after[:6] == [16] * 6
@@ -156,7 +169,7 @@ def test_a_warm_up_that_runs_out_later_goes_on_with_smaller_micro_batches() -> N
 def test_where_not_even_one_sample_fits_the_error_says_so() -> None:
     loader = DataLoader(population(), batch_size=32)
     with pytest.raises(bf.BatchFinderError, match="a micro-batch of 1, which cannot be made"):
-        bf.gradient_noise_scale(Crowded(0), loader, warmup_steps=3)
+        bf.gradient_noise_scale(Crowded(0), loader, noise=MicroBatchVariance(warmup_steps=3))
 
 
 class WithIdlePart(nn.Module):
@@ -175,7 +188,7 @@ def test_a_part_that_is_not_used_takes_no_gradients_and_no_optimizer_state() -> 
     model, frozen = WithIdlePart(), WithIdlePart()
     frozen.idle.requires_grad_(False)
     found, truth = (
-        bf.max_batch_size(each, loader, memory_limit="96KiB", resolution=0)
+        bf.max_batch_size(each, loader, memory_limit="96KiB", search=Search(resolution=0))
         for each in (model, frozen)
     )
     assert found.memory == truth.memory
@@ -190,7 +203,7 @@ def test_a_part_that_only_some_batches_use_is_counted_where_it_is_used() -> None
             return self.body(x) + idle
 
     loader = DataLoader(population(), batch_size=16)
-    found = bf.max_batch_size(Waking(), loader, memory_limit="160KiB", resolution=0)
+    found = bf.max_batch_size(Waking(), loader, memory_limit="160KiB", search=Search(resolution=0))
     peaks = {trial.batch_size: trial.peak_bytes for trial in found.trials if trial.fits}
     state_and_gradient = 3 * 4 * (64 * 64 + 64)
     asleep = max(peak for size, peak in peaks.items() if size < 8)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.run.state import preserved
 
 
@@ -26,16 +27,22 @@ def loader(rows: int = 64, **arguments: Any) -> DataLoader[Any]:
 
 
 def refused(
-    error: type[BaseException], text: str, model: nn.Module, data: Any, **arguments: Any
+    error: type[BaseException], text: str, model: Any, data: Any, **arguments: Any
 ) -> BaseException:
     """The call raises, says ``text``, and leaves the model and the generators as they were."""
-    given = [each for each in (model, arguments.get("optimizer")) if each is not None]
+    module = model.model if isinstance(model, bf.Training) else model
+    given = [each for each in (module, arguments.get("optimizer")) if each is not None]
     with preserved(*given) as snapshot:
         with pytest.raises(error, match=text) as caught:
             bf.find_batch_size(
                 model,
                 data,
-                **{"memory_limit": "64MiB", "warmup_steps": 4, "budget_seconds": 5, **arguments},
+                **{
+                    "memory_limit": "64MiB",
+                    "noise": MicroBatchVariance(warmup_steps=4),
+                    "budget_seconds": 5,
+                    **arguments,
+                },
             )
         assert snapshot.differences() == ()
     return caught.value
@@ -110,7 +117,7 @@ def test_nothing_fits_at_one() -> None:
 
 @pytest.mark.parametrize("ceiling", [0, -3])
 def test_a_ceiling_below_one(ceiling: int) -> None:
-    refused(bf.InvalidArgument, "max_batch_size", classifier(), loader(), max_batch_size=ceiling)
+    refused(bf.InvalidArgument, "at_most", classifier(), loader(), at_most=ceiling)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +125,6 @@ def test_a_ceiling_below_one(ceiling: int) -> None:
     [
         {"headroom": 1.0},
         {"headroom": -0.1},
-        {"resolution": -1},
-        {"warmup_steps": -1},
         {"base_batch_size": 0},
         {"base_learning_rate": 0.0},
         {"budget_seconds": 0},
@@ -128,20 +133,63 @@ def test_a_ceiling_below_one(ceiling: int) -> None:
         {"memory_limit": [8]},
         {"headroom": "5%"},
         {"headroom": float("nan")},
-        {"resolution": "exact"},
-        {"warmup_steps": "few"},
-        {"warmup_steps": 1.5},
+        {"at_least": 1.5},
         {"budget_seconds": "1h"},
-        {"max_batch_size": "64"},
+        {"at_most": "64"},
         {"multiple_of": 8.0},
     ],
 )
 def test_a_value_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
     (name, value), *_ = wrong.items()
     error = refused(bf.InvalidArgument, name, classifier(), loader(), **wrong)
-    expected, found, way_out = re.split("; found |: ", str(error).removeprefix("expected "))
+    expected, found, way_out = re.split(
+        "; found |: ", str(error).removeprefix("find_batch_size: expected ")
+    )
     assert (expected.split()[0], found) == (name, repr(value))
     assert way_out
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (bf.Search, {"resolution": -1}),
+        (bf.Search, {"resolution": "exact"}),
+        (bf.Search, {"propose": 2}),
+        (MicroBatchVariance, {"warmup_steps": -1}),
+        (MicroBatchVariance, {"warmup_steps": "few"}),
+        (MicroBatchVariance, {"samples": 0.5}),
+    ],
+)
+def test_a_value_object_refuses_what_is_invalid(make: Any, wrong: dict[str, Any]) -> None:
+    (name, value), *_ = wrong.items()
+    with pytest.raises(bf.InvalidArgument, match=f"expected {name} to be .*; found {value!r}: "):
+        make(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("argument", "names"),
+    [
+        ("objective", "'fewest_samples', 'highest_throughput', 'largest', 'shortest_time'"),
+        ("learning_rate_rule", "'adascale', 'fixed', 'linear', 'lower_only', 'square_root'"),
+    ],
+)
+@pytest.mark.parametrize("unknown", ["fastest", 3])
+def test_an_unknown_strategy_is_refused_with_the_names(
+    argument: str, names: str, unknown: Any
+) -> None:
+    error = refused(bf.InvalidArgument, names, classifier(), loader(), **{argument: unknown})
+    assert str(error).startswith(f"find_batch_size: expected {argument} to be one of ")
+    assert f"found {unknown!r}" in str(error)
+
+
+def test_a_training_is_checked_and_takes_no_member_twice() -> None:
+    training = bf.Training(classifier(), loader(), loss_fn=nn.CrossEntropyLoss())
+    refused(bf.InvalidArgument, "loss_fn once", training, None, loss_fn=nn.MSELoss())
+    refused(bf.InvalidArgument, "loader once", training, loader())
+    refused(bf.InvalidArgument, "a loader beside the model", classifier(), None)
+    refused(bf.InvalidArgument, "clip", classifier(), loader(), clip=-1.0)
+    with pytest.raises(bf.InvalidArgument, match="make_loader to be a function"):
+        bf.max_batch_size(bf.Training(classifier(), make_loader=32))  # type: ignore[arg-type]
 
 
 def test_a_share_as_text_is_told_how_to_be_written() -> None:
@@ -149,7 +197,7 @@ def test_a_share_as_text_is_told_how_to_be_written() -> None:
 
 
 def test_a_ceiling_that_cannot_be_meant_may_be_left_out() -> None:
-    refused(bf.InvalidArgument, "leave it out", classifier(), loader(), max_batch_size=0)
+    refused(bf.InvalidArgument, "leave it out", classifier(), loader(), at_most=0)
 
 
 def test_the_argument_is_named_as_the_caller_wrote_it() -> None:

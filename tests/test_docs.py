@@ -14,6 +14,7 @@ import pytest
 
 import batchfinder
 from batchfinder import errors
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.report import Report
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -23,7 +24,7 @@ PAGES = sorted(
     if not {"_build", "notebooks", "tables"} & set(page.relative_to(DOCS).parts)
 )
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-QUICK = {"budget_seconds": 4.0, "warmup_steps": 4, "max_batch_size": 128}
+QUICK = {"budget_seconds": 4.0, "noise": MicroBatchVariance(warmup_steps=4), "at_most": 128}
 
 
 def blocks(page: Path) -> list[str]:

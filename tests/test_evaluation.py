@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from batchfinder import NothingFits, max_batch_size, memory_limit
 from batchfinder.evaluation import Evaluation, eval_batch_size
 from batchfinder.run.step import EvaluationStep
+from batchfinder.training import Search
 
 LIMIT = "2MiB"
 
@@ -58,7 +59,7 @@ def test_without_gradients_more_fits(found: Evaluation) -> None:
 
 def test_the_maximum_is_the_true_one(found: Evaluation) -> None:
     """By hand: one more step of the resolution does not fit."""
-    exact = evaluate(network(), loader(), resolution=0)
+    exact = evaluate(network(), loader(), search=Search(resolution=0))
     model = network().eval()
 
     def forward(size: int) -> None:
@@ -80,7 +81,7 @@ def test_nothing_is_left_behind() -> None:
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     modes = [module.training for module in model.modules()]
     numbers = torch.get_rng_state()
-    evaluate(model, data, max_batch_size=64)
+    evaluate(model, data, at_most=64)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     kept = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(map(torch.equal, kept, gradients))
@@ -91,9 +92,9 @@ def test_nothing_is_left_behind() -> None:
 @pytest.mark.slow
 def test_the_training_answer_is_the_same_before_and_after() -> None:
     model, data = network(), loader()
-    before = max_batch_size(model, data, memory_limit=LIMIT, resolution=0.1)
-    evaluate(model, data, max_batch_size=256)
-    after = max_batch_size(model, data, memory_limit=LIMIT, resolution=0.1)
+    before = max_batch_size(model, data, memory_limit=LIMIT, search=Search(resolution=0.1))
+    evaluate(model, data, at_most=256)
+    after = max_batch_size(model, data, memory_limit=LIMIT, search=Search(resolution=0.1))
     assert [t.batch_size for t in after.trials] == [t.batch_size for t in before.trials]
 
 
@@ -113,7 +114,7 @@ def test_modes_and_gradients_inside() -> None:
     [
         ({"multiple_of": 8}, lambda n: n % 8 == 0),
         ({"powers_of_two": True}, lambda n: n & (n - 1) == 0),
-        ({"max_batch_size": 50}, lambda n: n <= 50),
+        ({"at_most": 50}, lambda n: n <= 50),
     ],
 )
 def test_only_sizes_that_are_allowed_are_run(options: Any, allowed: Any) -> None:
@@ -126,7 +127,7 @@ def test_only_sizes_that_are_allowed_are_run(options: Any, allowed: Any) -> None
 def test_an_enclosing_limit_is_taken() -> None:
     model, data = network(), loader()
     with memory_limit("1MiB"):
-        inside = evaluate(model, data, memory_limit=None, resolution=0.1)
+        inside = evaluate(model, data, memory_limit=None, search=Search(resolution=0.1))
     assert inside.limit_bytes == 1024**2
 
 

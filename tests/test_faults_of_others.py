@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import batchfinder as bf
+from batchfinder.noise import MicroBatchVariance
+from batchfinder.training import Search
 
 
 class Counted(nn.Module):
@@ -55,13 +57,13 @@ def probe(model: nn.Module, loader: Any, **arguments: Any) -> bf.ProbeResult:
 
 @pytest.mark.parametrize("true_maximum", [64, 70, 100, 8000])
 def test_lightning_returns_a_size_that_it_never_ran(true_maximum: int) -> None:
-    found = probe(Counted(true_maximum), rows(20_000), max_batch_size=8192, resolution=0)
+    found = probe(Counted(true_maximum), rows(20_000), at_most=8192, search=Search(resolution=0))
     assert found.max_batch_size in seen
     assert found.max_batch_size == true_maximum
 
 
 def test_lightning_returns_a_size_above_its_own_ceiling() -> None:
-    found = probe(Counted(), rows(5000), max_batch_size=100)
+    found = probe(Counted(), rows(5000), at_most=100)
     assert (found.max_batch_size, max(seen)) == (100, 100)
     assert found.limited_by is bf.Limit.USER
 
@@ -76,7 +78,7 @@ def test_lightning_3259_a_batch_larger_than_the_dataset() -> None:
 
 
 def test_lightning_credits_a_trial_to_a_size_that_it_did_not_run() -> None:
-    found = probe(Counted(47), rows(500), resolution=0)
+    found = probe(Counted(47), rows(500), search=Search(resolution=0))
     whole_trials = [trial.batch_size for trial in found.trials]
     assert list(dict.fromkeys(size for size in seen if size != 2)) == [
         size for size in whole_trials if size != 2
@@ -120,16 +122,16 @@ def test_lightning_21401_a_checkpoint_file_written_to_disk(
 
 
 def test_accelerate_takes_22_runs_and_21_failures() -> None:
-    found = probe(Counted(9), rows(500), resolution=0)
+    found = probe(Counted(9), rows(500), search=Search(resolution=0))
     assert found.max_batch_size == 9
     assert sum(not trial.fits for trial in found.trials) <= 4
 
 
 def test_accelerate_starts_the_second_call_where_the_first_ended() -> None:
     model, loader = Counted(9), rows(500)
-    first = probe(model, loader, resolution=0)
+    first = probe(model, loader, search=Search(resolution=0))
     model.most = 33
-    second = probe(model, loader, resolution=0)
+    second = probe(model, loader, search=Search(resolution=0))
     assert (first.max_batch_size, second.max_batch_size) == (9, 33)
 
 
@@ -147,7 +149,7 @@ def test_torch_max_mem_keeps_the_failed_trials_tensors_alive() -> None:
 
     gc.disable()
     try:
-        probe(Pinned(47), rows(500), resolution=0)
+        probe(Pinned(47), rows(500), search=Search(resolution=0))
     finally:
         gc.enable()
     assert failed
@@ -161,7 +163,7 @@ def test_batch_finder_reads_a_bug_as_out_of_memory(bug: type[Exception]) -> None
 
 @pytest.mark.parametrize("true_maximum", [1, 47])
 def test_batchtune_fails_where_the_maximum_is_below_its_own_steps(true_maximum: int) -> None:
-    found = probe(Counted(true_maximum), rows(300), resolution=0)
+    found = probe(Counted(true_maximum), rows(300), search=Search(resolution=0))
     assert found.max_batch_size == true_maximum
 
 
@@ -175,7 +177,7 @@ def test_ultralytics_trusts_a_straight_line_far_beyond_it() -> None:
             hidden = self.layer(x)
             return torch.cdist(hidden, hidden).mean(1, keepdim=True).expand(-1, 2)
 
-    found = probe(Pairwise(), rows(20_000), memory_limit="8MiB", resolution=0)
+    found = probe(Pairwise(), rows(20_000), memory_limit="8MiB", search=Search(resolution=0))
     assert found.limited_by is bf.Limit.MEMORY
     outcomes = {trial.batch_size: trial.fits for trial in found.trials}
     assert outcomes[found.max_batch_size]
@@ -184,7 +186,11 @@ def test_ultralytics_trusts_a_straight_line_far_beyond_it() -> None:
 
 def test_accelerate_and_yolov5_a_result_of_no_python_int() -> None:
     report = bf.find_batch_size(
-        Counted(), rows(64), memory_limit="64MiB", base_learning_rate=0.1, warmup_steps=4
+        Counted(),
+        rows(64),
+        memory_limit="64MiB",
+        base_learning_rate=0.1,
+        noise=MicroBatchVariance(warmup_steps=4),
     )
     assert type(report.batch_size) is int
     assert type(report.max_batch_size) is int

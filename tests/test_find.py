@@ -13,9 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import batchfinder as bf
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.run.state import preserved
+from batchfinder.training import Search
 
-QUICK: dict[str, Any] = {"warmup_steps": 12, "memory_limit": "24MiB", "budget_seconds": 5}
+QUICK: dict[str, Any] = {
+    "noise": MicroBatchVariance(warmup_steps=12),
+    "memory_limit": "24MiB",
+    "budget_seconds": 5,
+}
 
 
 def data(rows: int = 600) -> TensorDataset:
@@ -105,7 +111,9 @@ sizes: set[int] = set()
 @pytest.mark.parametrize("most", [1, 2, 3, 47, 257, 1000])
 def test_the_exact_maximum_with_few_failures(most: int) -> None:
     sizes.clear()
-    found = bf.max_batch_size(Tripwire(most), loader(rows=5000), resolution=0, memory_limit="4GiB")
+    found = bf.max_batch_size(
+        Tripwire(most), loader(rows=5000), search=Search(resolution=0), memory_limit="4GiB"
+    )
     assert found.max_batch_size == most
     assert most in sizes
     assert sum(not trial.fits for trial in found.trials) <= 4
@@ -116,7 +124,7 @@ def test_the_exact_maximum_with_few_failures(most: int) -> None:
 def test_never_above_the_users_ceiling(ceiling: int) -> None:
     sizes.clear()
     report = bf.find_batch_size(
-        Tripwire(10**6), loader(), max_batch_size=ceiling, base_learning_rate=0.1, **QUICK
+        Tripwire(10**6), loader(), at_most=ceiling, base_learning_rate=0.1, **QUICK
     )
     assert max(sizes) == ceiling
     assert report.max_batch_size == ceiling
@@ -227,8 +235,8 @@ def test_training_after_the_call_is_bit_equal(name: str, mid_training: bool) -> 
 def test_a_simulated_limit_around_the_call_is_the_limit() -> None:
     model, batches = network(), loader(rows=10**5)
     with bf.memory_limit("24MiB"):
-        around = bf.max_batch_size(model, batches, resolution=0)
-    inside = bf.max_batch_size(model, batches, resolution=0, memory_limit="24MiB")
+        around = bf.max_batch_size(model, batches, search=Search(resolution=0))
+    inside = bf.max_batch_size(model, batches, search=Search(resolution=0), memory_limit="24MiB")
     assert around.max_batch_size == inside.max_batch_size
     assert around.limited_by is bf.Limit.MEMORY
 

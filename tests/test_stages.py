@@ -17,6 +17,7 @@ import batchfinder as bf
 from batchfinder.base_pair import Base
 from batchfinder.confirm import Known
 from batchfinder.confirm.stage import _known
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.results import StageStarted
 from batchfinder.run.bench import Handed
 from batchfinder.session import Budget, loader_overlaps, opened, world_size
@@ -97,7 +98,7 @@ def test_looking_at_a_slow_stream_is_part_of_the_budget_and_stops_in_time() -> N
         network(),
         DataLoader(stream, batch_size=4),
         memory_limit="16MiB",
-        max_batch_size=8,
+        at_most=8,
         budget_seconds=1.0,
         observe=lambda event: events.append((time.perf_counter() - started, event)),
     )
@@ -122,7 +123,7 @@ def test_the_stages_are_announced_in_order() -> None:
         loader(),
         base_learning_rate=0.01,
         memory_limit="16MiB",
-        warmup_steps=8,
+        noise=MicroBatchVariance(warmup_steps=8),
         budget_seconds=5,
         observe=events.append,
     )
@@ -137,7 +138,7 @@ def test_the_base_pair_is_the_loaders_size_and_the_optimizers_rate() -> None:
         loader(batch_size=20),
         optimizer=torch.optim.SGD(model.parameters(), lr=0.07),
         memory_limit="16MiB",
-        warmup_steps=4,
+        noise=MicroBatchVariance(warmup_steps=4),
         budget_seconds=5,
     )
     assert (report.base_batch_size, report.base_learning_rate) == (20, pytest.approx(0.07))
@@ -150,7 +151,7 @@ def test_a_base_larger_than_the_dataset_is_said() -> None:
         base_batch_size=10 * ROWS,
         base_learning_rate=0.01,
         memory_limit="16MiB",
-        warmup_steps=4,
+        noise=MicroBatchVariance(warmup_steps=4),
         budget_seconds=5,
     )
     assert report.base_batch_size == ROWS
@@ -170,7 +171,7 @@ def test_a_model_left_in_evaluation_mode_is_trained_in_training_mode() -> None:
             return self.body(x)
 
     model = Watching().eval()
-    bf.max_batch_size(model, loader(), memory_limit="200KiB", max_batch_size=8)
+    bf.max_batch_size(model, loader(), memory_limit="200KiB", at_most=8)
     assert modes == {True}
     assert not model.training
 
@@ -227,7 +228,7 @@ def test_the_estimate_of_the_whole_training_can_be_told_from_the_others() -> Non
         loader(),
         base_learning_rate=0.01,
         memory_limit="16MiB",
-        warmup_steps=20,
+        noise=MicroBatchVariance(warmup_steps=20),
         budget_seconds=6,
         observe=events.append,
     )
@@ -241,7 +242,12 @@ def test_a_rate_of_zero_at_the_start_of_a_schedule_is_not_taken_for_the_rate() -
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 100)
     assert optimizer.param_groups[0]["lr"] == 0
     report = bf.find_batch_size(
-        model, loader(), optimizer=optimizer, memory_limit="16MiB", warmup_steps=4, budget_seconds=5
+        model,
+        loader(),
+        optimizer=optimizer,
+        memory_limit="16MiB",
+        noise=MicroBatchVariance(warmup_steps=4),
+        budget_seconds=5,
     )
     assert report.base_learning_rate == pytest.approx(0.2)
     assert report.learning_rate is not None
@@ -257,7 +263,7 @@ def test_only_the_sizes_asked_for_are_measured_and_recommended(arguments: dict[s
         base_batch_size=96 if "multiple_of" in arguments else 64,
         base_learning_rate=0.01,
         memory_limit="16MiB",
-        warmup_steps=4,
+        noise=MicroBatchVariance(warmup_steps=4),
         budget_seconds=5,
         **arguments,
     )
@@ -275,7 +281,7 @@ def test_the_given_rate_is_the_one_that_the_assumed_optimizer_trains_with() -> N
         loader(),
         base_learning_rate=0.05,
         memory_limit="16MiB",
-        warmup_steps=4,
+        noise=MicroBatchVariance(warmup_steps=4),
         budget_seconds=5,
     )
     assert not any("0.001" in caveat for caveat in report.caveats)
@@ -302,7 +308,7 @@ def test_a_device_that_was_never_used_is_not_seeded(monkeypatch: pytest.MonkeyPa
     model, batches = network(), loader()
     seeded: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
-    bf.max_batch_size(model, batches, memory_limit="200KiB", max_batch_size=8)
+    bf.max_batch_size(model, batches, memory_limit="200KiB", at_most=8)
     assert seeded == []
 
 
@@ -330,8 +336,8 @@ def test_memory_in_fragments_after_the_search_is_said_and_no_crash() -> None:
         Fragmented(12, not_in_a_trial),
         loader(),
         memory_limit="16MiB",
-        max_batch_size=64,
-        warmup_steps=8,
+        at_most=64,
+        noise=MicroBatchVariance(warmup_steps=8),
         budget_seconds=20,
         observe=lambda event: None,
     )
@@ -346,11 +352,9 @@ def test_memory_in_fragments_after_the_search_is_said_and_no_crash() -> None:
 def test_where_nothing_can_be_timed_any_more_the_error_is_about_memory() -> None:
     model = Fragmented(0, not_in_a_trial)
     with pytest.raises(bf.NothingFits, match="a micro-batch of 1: something else took memory"):
-        bf.find_batch_size(
-            model, loader(), memory_limit="16MiB", max_batch_size=8, base_learning_rate=0.1
-        )
+        bf.find_batch_size(model, loader(), memory_limit="16MiB", at_most=8, base_learning_rate=0.1)
     with pytest.raises(bf.NothingFits, match="something else took memory"):
-        bf.eval_batch_size(model, loader(), memory_limit="16MiB", max_batch_size=8)
+        bf.eval_batch_size(model, loader(), memory_limit="16MiB", at_most=8)
 
 
 def test_a_parameter_outside_the_model_and_gradients_are_put_back() -> None:
@@ -370,7 +374,7 @@ def test_a_parameter_outside_the_model_and_gradients_are_put_back() -> None:
         train_step=step,
         optimizer=optimizer,
         memory_limit="16MiB",
-        warmup_steps=4,
+        noise=MicroBatchVariance(warmup_steps=4),
         budget_seconds=4,
         observe=lambda event: None,
     )

@@ -16,13 +16,16 @@ import batchfinder as bf
 from batchfinder.probe import stage as probing
 from batchfinder.results import Limit
 from batchfinder.run.trial import run_trial
+from batchfinder.training import Search
 
 
 def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_path: Path) -> None:
     path = tmp_path / "sizes.json"
 
     def probe(model: nn.Module) -> bf.ProbeResult:
-        return bf.max_batch_size(model, loader(), memory_limit="200KiB", resolution=0, cache=path)
+        return bf.max_batch_size(
+            model, loader(), memory_limit="200KiB", search=Search(resolution=0, cache=path)
+        )
 
     first, again = probe(network()), probe(network())
     assert len(again.trials) == 1 < len(first.trials)
@@ -47,7 +50,9 @@ def test_what_ended_the_search_is_remembered_too(tmp_path: Path) -> None:
 
     path = tmp_path / "sizes.json"
     first, again = (
-        bf.max_batch_size(Indexed(), loader(), memory_limit="16MiB", resolution=0, cache=path)
+        bf.max_batch_size(
+            Indexed(), loader(), memory_limit="16MiB", search=Search(resolution=0, cache=path)
+        )
         for _ in range(2)
     )
     assert len(again.trials) == 1
@@ -61,7 +66,7 @@ def test_a_search_cut_short_is_said_with_a_cache_too(tmp_path: Path) -> None:
         base_learning_rate=0.01,
         memory_limit="16MiB",
         budget_seconds=0.01,
-        cache=tmp_path / "sizes.json",
+        search=Search(cache=tmp_path / "sizes.json"),
         observe=lambda event: None,
     )
     assert any("larger batches were not tried" in caveat for caveat in report.caveats)
@@ -92,7 +97,7 @@ def test_only_the_repetition_of_a_disturbed_trial_counts(
     outcomes: tuple[bf.Outcome, ...], limit: bf.Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes))
-    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=64)
+    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", at_most=64)
     assert found.limited_by is limit
     assert (found.max_batch_size == 64) is (limit is bf.Limit.USER)
     assert not any("another process" in caveat for caveat in found.caveats)
@@ -104,13 +109,13 @@ def test_nothing_fits_where_the_only_success_was_disturbed_and_failed_again(
     outcomes = (bf.Outcome.FITS, bf.Outcome.OUT_OF_MEMORY)
     monkeypatch.setattr(probing, "run_trial", Disturbed(1, *outcomes))
     with pytest.raises(bf.NothingFits, match="not even a micro-batch of 1"):
-        bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=1)
+        bf.max_batch_size(network(), loader(), memory_limit="16MiB", at_most=1)
 
 
 def test_a_trial_disturbed_twice_counts_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = (bf.Outcome.OUT_OF_MEMORY, bf.Outcome.OUT_OF_MEMORY)
     monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes, disturbed=2))
-    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", max_batch_size=64)
+    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", at_most=64)
     assert found.max_batch_size < 64
     assert any("while batch 64 was tried" in caveat for caveat in found.caveats)
 
@@ -119,22 +124,24 @@ def test_a_trial_disturbed_twice_counts_and_is_said(monkeypatch: pytest.MonkeyPa
 def test_isolated_trials_give_the_same_answer() -> None:
     from test_stages import made as importable
 
-    arguments = {"memory_limit": "200KiB", "max_batch_size": 48}
-    apart = bf.max_batch_size(network(), loader(), isolate=importable, **arguments)
+    arguments = {"memory_limit": "200KiB", "at_most": 48}
+    apart = bf.max_batch_size(network(), loader(), search=Search(isolate=importable), **arguments)
     here = bf.max_batch_size(network(), loader(), **arguments)
     assert apart.max_batch_size == here.max_batch_size
 
 
 def test_isolation_asks_for_a_function_that_a_child_can_import() -> None:
     with pytest.raises(bf.NotPicklable, match="top level"):
-        bf.max_batch_size(network(), loader(), isolate=lambda: {}, memory_limit="1MiB")
+        bf.max_batch_size(
+            network(), loader(), search=Search(isolate=lambda: {}), memory_limit="1MiB"
+        )
 
 
 @pytest.mark.parametrize(
     ("limits", "largest", "limit"),
     [
-        ({"max_batch_size": 50}, 50, Limit.USER),
-        ({"max_batch_size": 50, "multiple_of": 8}, 48, Limit.USER),
+        ({"at_most": 50}, 50, Limit.USER),
+        ({"at_most": 50, "multiple_of": 8}, 48, Limit.USER),
         ({"powers_of_two": True}, 64, Limit.DATASET),
     ],
 )

@@ -52,7 +52,7 @@ def test_what_more_memory_would_not_help_says_so() -> None:
     said = testing._message(trial, 2**30)
     assert "expected batch size 2,048 to fit in 1.00 GiB; found that it met an index" in said
     assert "(grid too large). Lower batch_size" in said
-    assert "more memory would not do" in said and "checkpointing" not in said
+    assert "more memory would not help" in said and "checkpointing" not in said
 
 
 def test_exactly_the_peak_is_enough_and_a_byte_less_is_not() -> None:

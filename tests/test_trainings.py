@@ -11,6 +11,7 @@ import torch
 import training_cases as cases
 
 import batchfinder as bf
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.run.step import step_from
 from batchfinder.run.step.optimizers import as_list
 
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.slow
 
 QUICK: dict[str, Any] = {
     "memory_limit": "8MiB",
-    "max_batch_size": 32,
+    "at_most": 32,
     "budget_seconds": 2.0,
-    "warmup_steps": 6,
+    "noise": MicroBatchVariance(warmup_steps=6),
     "observe": lambda event: None,
 }
 
@@ -79,7 +80,7 @@ def test_the_noise_scale_says_that_it_does_not_apply_to_a_contrastive_loss() -> 
 
 
 def test_a_loss_that_is_random_in_itself_is_not_taken_for_a_contrastive_one() -> None:
-    report = find(cases.diffusion(), warmup_steps=40, budget_seconds=10)
+    report = find(cases.diffusion(), noise=MicroBatchVariance(warmup_steps=40), budget_seconds=10)
     assert not any("contrastive" in said for said in report.caveats)
 
 
@@ -94,7 +95,7 @@ def test_a_compiled_transformer() -> None:
     before = weights(case)
     graphs = torch._dynamo.utils.counters["stats"]
     started = graphs["unique_graphs"]
-    report = find(case, noise=None, max_batch_size=8, budget_seconds=20)
+    report = find(case, noise=None, at_most=8, budget_seconds=20)
     # size 1 is a kind of its own, and the second size makes the dimension dynamic
     assert graphs["unique_graphs"] - started <= 4
     assert report.state_restored

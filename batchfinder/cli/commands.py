@@ -33,10 +33,11 @@ def run(asked: argparse.Namespace) -> None:
     if asked.figure is not None:
         plot.require()
     made = made_by(asked.target, find_batch_size)
-    options = {**made.options, **_given(asked, "memory_limit", "max_batch_size", "budget_seconds")}
+    options = made.other_options()
+    options |= _given(asked, "memory_limit", "at_most", "at_least", "budget_seconds")
     if asked.no_noise:
         options["noise"] = None
-    report = find_batch_size(made.model, made.loader, **options)
+    report = find_batch_size(made.training(), **options)
     if asked.save is not None:
         report.to_json(asked.save)
     deliver(report, asked)
@@ -80,10 +81,10 @@ def predict(asked: argparse.Namespace) -> None:
     made = made_by(asked.target, find_batch_size, predict_max_batch_size)
     if asked.device == "all":
         options = made.options_for(predict_for_devices)
-        _print(predict_for_devices(made.model, made.loader, **options), asked)
+        _print(predict_for_devices(made.training(), **options), asked)
         return
     options = {**made.options_for(predict_max_batch_size), **_given(asked, "memory", "device")}
-    found = predict_max_batch_size(made.model, made.loader, **options)
+    found = predict_max_batch_size(made.training(), **options)
     if found.batch_size or asked.json:
         _print(found, asked)
     if not found.batch_size:

@@ -7,16 +7,18 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.training import Training
 
 __all__ = ["Anew", "Made", "made_by"]
 
 _EXPECTED = "expected package.module:make"
-_RETURNS = "(model, loader) or (model, loader, keyword arguments)"
+_RETURNS = "a Training, (model, loader) or (model, loader, keyword arguments)"
+_MEMBERS = tuple(field.name for field in fields(Training) if field.name not in ("model", "loader"))
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,22 @@ class Made:
     loader: Any
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def training(self) -> Training:
+        """What is trained, as one value."""
+        members = {name: self.options[name] for name in _MEMBERS if name in self.options}
+        return Training(self.model, self.loader, **members)
+
+    def other_options(self) -> dict[str, Any]:
+        """The options that are no part of the training."""
+        return {name: value for name, value in self.options.items() if name not in _MEMBERS}
+
     def options_for(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The options that ``function`` takes; the others are for another command."""
+        """The options that ``function`` takes beside the training; the others are not for it."""
+        taken = _arguments(function)
+        return {name: value for name, value in self.other_options().items() if name in taken}
+
+    def all_options_for(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The options that ``function``, which takes no ``Training``, knows by name."""
         taken = _arguments(function)
         return {name: value for name, value in self.options.items() if name in taken}
 
@@ -52,7 +68,7 @@ class Anew:
 
     def options_for(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The options that ``function`` takes."""
-        return self._first.options_for(function)
+        return self._first.all_options_for(function)
 
     def model(self) -> Any:
         """A fresh model."""
@@ -82,7 +98,7 @@ def made_by(target: str, *accepted_by: Callable[..., Any]) -> Made:
     """
     name, factory = _find(target)
     made = _unpacked(target, factory(), name)
-    known = set[str]().union(*map(_arguments, accepted_by))
+    known = set(_MEMBERS).union(*map(_arguments, accepted_by))
     if unknown := sorted(set(made.options) - known):
         raise InvalidArgument(
             f"{target} returned keyword arguments that {accepted_by[0].__name__} does not know:"
@@ -153,6 +169,9 @@ def _check_arguments(target: str, factory: Callable[..., Any]) -> None:
 
 
 def _unpacked(target: str, returned: Any, name: str) -> Made:
+    if isinstance(returned, Training):
+        members = {each: getattr(returned, each) for each in _MEMBERS}
+        return Made(returned.model, returned.loader, members)
     if not isinstance(returned, tuple) or len(returned) not in (2, 3):
         raise InvalidArgument(
             f"expected {name}() to return {_RETURNS}; {target} returned {_described(returned)}"

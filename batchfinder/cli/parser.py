@@ -28,7 +28,7 @@ examples:
       return model, loader, {"loss_fn": nn.CrossEntropyLoss(), "optimizer": optimizer}
 
 It returns the model, the loader and, as a third part that may be left out, keyword arguments of
-find_batch_size.
+find_batch_size and of Training; or one Training.
 
 exit codes: 0 done; 1 no answer, the reason is on stderr; 2 not understood; 130 interrupted;
 141 the reader of the output has gone.
@@ -90,7 +90,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-limit", metavar="SIZE", help='such as "512MiB" or "8GB"; simulated on a CPU'
     )
-    parser.add_argument("--max-batch-size", type=int, metavar="N", help="a ceiling, never exceeded")
+    parser.add_argument("--at-most", type=int, metavar="N", help="a ceiling, never exceeded")
+    parser.add_argument("--at-least", type=int, metavar="N", help="a floor; nothing below is tried")
     parser.add_argument("--budget-seconds", type=float, metavar="S", help="soft limit on the call")
 
 

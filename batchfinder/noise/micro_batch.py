@@ -55,8 +55,9 @@ class MicroBatchVariance:
     where it has such a state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical
     batch size.
     ``exchange`` counts the micro-batches of other ranks in (``TorchRanks()``). ``warmup_steps``
-    are the optimizer steps along which ``find_batch_size`` measures; ``None`` for as many as the
-    time allows, up to 200.
+    are optimizer steps taken, then undone, while it is measured; left out, ``find_batch_size``
+    takes as many as the time allows, up to 200 (50 where the optimizer is in the middle of a
+    training), and ``gradient_noise_scale`` none.
 
     Raises:
         InvalidArgument: where a value is out of its range.
@@ -77,10 +78,17 @@ class MicroBatchVariance:
             raise InvalidArgument(
                 f"expected micro_batches of at least {FEWEST}; found {self.micro_batches}"
             )
-        if self.samples < 1:
-            raise InvalidArgument(f"expected samples of at least 1; found {self.samples}")
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise InvalidArgument(f"expected warmup_steps of 0 or more; found {self.warmup_steps}")
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise InvalidArgument(
+                f"expected samples to be a whole number of at least 1; found {self.samples!r}: "
+                "leave it out to stop where the interval is narrow enough"
+            )
+        steps = self.warmup_steps
+        if steps is not None and (not isinstance(steps, int) or steps < 0):
+            raise InvalidArgument(
+                f"expected warmup_steps to be a whole number, 0 or more; found {steps!r}: leave "
+                "it out for as many as usual"
+            )
         if not 0 < self.confidence < 1:
             raise InvalidArgument(f"expected a confidence in (0, 1); found {self.confidence}")
 

@@ -25,7 +25,6 @@ def estimate_noise(
     probed: ProbeResult,
     base: Base,
     *,
-    warmup_steps: int | None,
     measured: Sequence[Measurement] = (),
 ) -> NoiseFindings:
     """Train a short way for real, look at the noise along it; the caller puts all back."""
@@ -36,9 +35,7 @@ def estimate_noise(
         absent = Caveat("noise.updates_itself")
         call.observe(Note(absent))
         return NoiseFindings(training=None, caveats=(absent,))
-    steps = warmup_steps
-    if steps is None:
-        steps = warmup_estimator(estimator).warmup_steps
+    steps = warmup_estimator(estimator).warmup_steps
     if steps is None:
         steps = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
     detail = f"{steps} warm-up steps at batch {base.batch_size}"
@@ -83,11 +80,11 @@ def estimate_here(
     call: Call,
     estimator: NoiseEstimator,
     *,
-    warmup_steps: int,
     micro_batch: int | None,
 ) -> NoiseFindings:
-    """The noise scale at the weights as they are after ``warmup_steps``, which stay taken."""
+    """The noise scale at the weights as they are after the warm-up, which stays taken."""
     bench = call.bench
+    warmup_steps = warmup_estimator(estimator).warmup_steps or 0
     size = micro_batch or bench.source.base_batch_size or 32
     size = min(size, bench.source.ceiling or size)
     with stage(call, Stage.NOISE, f"after {warmup_steps} warm-up steps at batch {size}"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from batchfinder.arguments import check
 from batchfinder.devices import DEVICES, find_device
 from batchfinder.errors import InvalidArgument
 from batchfinder.predict.allowances import Target, predictions, unseen_by
@@ -22,50 +23,69 @@ from batchfinder.predict.rehearsal import Footprint, Rehearsal, rehearsing
 from batchfinder.run.batches import source_from
 from batchfinder.run.state.randomness import GeneratorState, RandomState, generators_of
 from batchfinder.run.step import step_from
+from batchfinder.training import (
+    Autocast,
+    Clip,
+    Loader,
+    LossFunction,
+    Model,
+    Optimizer,
+    Scheduler,
+    StepFunction,
+    Training,
+    training_of,
+)
 from batchfinder.units import format_bytes, parse_bytes
 
 
 def estimate_memory(
-    model: Any,
-    loader: Any,
-    batch_size: int,
+    model: Model | Training,
+    loader: Loader | None = None,
+    batch_size: int | None = None,
     *,
     device: str | torch.device | None = None,
-    loss_fn: Callable[..., Any] | None = None,
-    train_step: Callable[..., Any] | None = None,
-    optimizer: Any = None,
-    autocast: Any = None,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: Clip | None = None,
+    autocast: Autocast | None = None,
     grad_scaler: Any = None,
-    make_loader: Callable[[int], Any] | None = None,
 ) -> MemoryEstimate:
     """The memory of one training step of ``batch_size`` samples, update included; nothing runs.
 
     The step runs on fake tensors, which have shapes and no bytes. It takes about a tenth of a
     millisecond per operator, whatever the size.
 
-    Args:
-        model: the model, on any device; it is as it was afterwards.
-        loader: the training loader; two small batches are taken from it.
+    What you train:
+        As for ``find_batch_size``: ``model``, on any device, and ``loader`` (two small batches are
+        taken from it), or a ``Training``; ``loss_fn``, ``train_step``, ``optimizer``,
+        ``scheduler``, ``clip``, ``autocast``, ``grad_scaler``. All is afterwards as it was.
+
+    What is asked:
         batch_size: samples per micro-batch, at least 1.
         device: where it would run: "cuda", or a name such as "H200". Left out: where the model is.
-        loss_fn: as for ``find_batch_size``, as are all that follow.
-        train_step: see there.
-        optimizer: see there.
-        autocast: see there.
-        grad_scaler: see there.
-        make_loader: see there.
 
     Raises:
         InvalidArgument: where the size is below 1 or the device is unknown.
         CannotPredict: where the step needs real data; the message says what does.
     """
-    if batch_size < 1:
-        raise InvalidArgument(
-            f"expected a batch size of at least 1; found {batch_size}: pass the number of samples"
-        )
+    if batch_size is None:
+        raise InvalidArgument("estimate_memory: expected batch_size=; found none")
+    check("estimate_memory", batch_size=batch_size)
     target = _place(device)
-    handed = _Handed(model, loader, loss_fn, train_step, optimizer, autocast, grad_scaler)
-    with _stage(handed, make_loader, target.kind) as (rehearsal, _):
+    training = training_of(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+    )
+    with _stage(training, target.kind) as (rehearsal, _):
         found = rehearsal.at(batch_size)
         where = target.name or str(rehearsal.step.device)
         on_gpu = target.kind is not None and target.kind.type != "cpu"
@@ -73,34 +93,32 @@ def estimate_memory(
 
 
 def predict_max_batch_size(
-    model: Any,
-    loader: Any,
+    model: Model | Training,
+    loader: Loader | None = None,
     *,
     memory: int | str | None = None,
     device: str | None = None,
-    loss_fn: Callable[..., Any] | None = None,
-    train_step: Callable[..., Any] | None = None,
-    optimizer: Any = None,
-    autocast: Any = None,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: Clip | None = None,
+    autocast: Autocast | None = None,
     grad_scaler: Any = None,
-    make_loader: Callable[[int], Any] | None = None,
 ) -> MemoryPrediction:
     """The largest micro-batch that should fit on a device that is not there. Memory only.
 
     How fast it would be there is not guessed.
 
-    Args:
-        model: the model, on any device; it is as it was afterwards.
-        loader: the training loader; two small batches are taken from it.
+    What you train:
+        As for ``find_batch_size``: ``model``, on any device, and ``loader`` (two small batches are
+        taken from it), or a ``Training``; ``loss_fn``, ``train_step``, ``optimizer``,
+        ``scheduler``, ``clip``, ``autocast``, ``grad_scaler``. All is afterwards as it was.
+
+    What is asked:
         memory: the device's total memory: bytes, ``"141GB"`` or ``"80GiB"``.
         device: in its place, a name such as ``"H200"`` (``batchfinder.devices``); or ``"cpu"``
             beside ``memory``, for a CPU with so much to spare.
-        loss_fn: as for ``find_batch_size``, as are all that follow.
-        train_step: see there.
-        optimizer: see there.
-        autocast: see there.
-        grad_scaler: see there.
-        make_loader: see there.
 
     Raises:
         InvalidArgument: unless exactly one of ``memory`` and a known ``device`` is given; with
@@ -109,36 +127,42 @@ def predict_max_batch_size(
             before it runs (recurrent layers); the message says what.
     """
     target = _one_target(memory, device)
-    handed = _Handed(model, loader, loss_fn, train_step, optimizer, autocast, grad_scaler)
+    training = training_of(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+    )
     kind = torch.device("cuda" if target.is_gpu else "cpu")
-    with _stage(handed, make_loader, kind) as (rehearsal, samples):
+    with _stage(training, kind) as (rehearsal, samples):
         return predictions(rehearsal, [target], samples)[0]
 
 
 def predict_for_devices(
-    model: Any,
-    loader: Any,
+    model: Model | Training,
+    loader: Loader | None = None,
     *,
     devices: Iterable[str] | None = None,
-    loss_fn: Callable[..., Any] | None = None,
-    train_step: Callable[..., Any] | None = None,
-    optimizer: Any = None,
-    autocast: Any = None,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: Clip | None = None,
+    autocast: Autocast | None = None,
     grad_scaler: Any = None,
-    make_loader: Callable[[int], Any] | None = None,
 ) -> DevicePredictions:
     """``predict_max_batch_size`` for many devices, from one rehearsal of the step.
 
-    Args:
-        model: as for ``predict_max_batch_size``, as are all but ``devices``.
-        loader: see there.
+    What you train:
+        As for ``predict_max_batch_size``.
+
+    What is asked:
         devices: names of ``batchfinder.devices``; left out: every device of that table.
-        loss_fn: see there.
-        train_step: see there.
-        optimizer: see there.
-        autocast: see there.
-        grad_scaler: see there.
-        make_loader: see there.
 
     Raises:
         InvalidArgument: where a device is not in the table.
@@ -146,20 +170,19 @@ def predict_for_devices(
     """
     known = DEVICES if devices is None else [find_device(name) for name in devices]
     targets = [Target(each.name, True, each.memory_bytes) for each in known]
-    handed = _Handed(model, loader, loss_fn, train_step, optimizer, autocast, grad_scaler)
-    with _stage(handed, make_loader, torch.device("cuda")) as (rehearsal, samples):
+    training = training_of(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+    )
+    with _stage(training, torch.device("cuda")) as (rehearsal, samples):
         return DevicePredictions(predictions(rehearsal, targets, samples))
-
-
-@dataclass(frozen=True)
-class _Handed:
-    model: Any
-    loader: Any
-    loss_fn: Any
-    train_step: Any
-    optimizer: Any
-    autocast: Any
-    grad_scaler: Any
 
 
 @dataclass(frozen=True)
@@ -193,20 +216,20 @@ def _one_target(memory: int | str | None, device: str | None) -> Target:
 
 
 @contextmanager
-def _stage(
-    handed: _Handed, make_loader: Callable[[int], Any] | None, kind: torch.device | None
-) -> Iterator[tuple[Rehearsal, int | None]]:
+def _stage(training: Training, kind: torch.device | None) -> Iterator[tuple[Rehearsal, int | None]]:
     """The rehearsal, and how many samples the loader can fill a batch with."""
-    random, generators = RandomState(), GeneratorState(generators_of(handed.loader))
+    random, generators = RandomState(), GeneratorState(generators_of(training.loader))
     try:
-        source = source_from(handed.loader, make_loader=make_loader)
+        source = source_from(
+            training.loader, make_loader=training.make_loader, batch_dim=training.batch_dim
+        )
         step = step_from(
-            handed.model,
-            loss_fn=handed.loss_fn,
-            train_step=handed.train_step,
-            optimizer=handed.optimizer,
-            autocast=_autocast_anywhere(handed.autocast),
-            grad_scaler=handed.grad_scaler,
+            training.model,
+            loss_fn=training.loss_fn,
+            train_step=training.train_step,
+            optimizer=training.optimizer,
+            autocast=_autocast_anywhere(training.autocast),
+            grad_scaler=training.grad_scaler,
             sample_batch=source.take(min(2, source.ceiling or 2)),
         )
         with rehearsing(step, source, as_on=kind) as rehearsal:

@@ -39,7 +39,7 @@ def probe(
             first trial that fits is always waited for.
 
     Raises:
-        InvalidArgument: if ``propose`` names a size above the ceiling, below 1, or one that was
+        InvalidArgument: if ``propose`` names a size that ``space`` does not allow, or one that was
             run already.
     """
     done = list(trials)
@@ -67,6 +67,11 @@ def _check(size: int, done: Sequence[Trial], space: SearchSpace) -> None:
     if size < 1 or (space.ceiling is not None and size > space.ceiling):
         raise InvalidArgument(
             f"the search proposed {size}; expected a size from 1 to the ceiling {space.ceiling}"
+        )
+    if not space.allows(size):
+        raise InvalidArgument(
+            f"the search proposed {size}; expected a size that may be tried: the nearest below is "
+            f"{space.at_most(size)}"
         )
     if any(trial.batch_size == size for trial in done):
         raise InvalidArgument(

@@ -21,7 +21,8 @@ class SearchSpace:
         first_guess: the maximum as predicted, such as by ``predict.first_guess``.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
-        floor: no smaller size is tried (a batch norm cannot train on one sample).
+        floor: no smaller size is tried: the caller's, or what the step needs (a batch norm cannot
+            train on one sample).
 
     Raises:
         InvalidArgument: where a value cannot be meant.
@@ -56,8 +57,8 @@ class SearchSpace:
         if self.ceiling is not None and self.ceiling < self.smallest:
             raise InvalidArgument(
                 f"the ceiling {self.ceiling} is below the smallest size that may be tried, "
-                f"{self.smallest}: raise max_batch_size, lower multiple_of, or give more samples "
-                "where the dataset holds no more"
+                f"{self.smallest}: raise at_most, lower at_least or multiple_of, or give more "
+                "samples where the dataset holds no more"
             )
 
     @property
@@ -71,6 +72,10 @@ class SearchSpace:
     def first(self) -> int:
         """The size to begin with."""
         return self.at_most(self.start)
+
+    def allows(self, size: int) -> bool:
+        """Whether ``size`` may be tried."""
+        return size >= self.smallest and self.at_most(size) == size
 
     def at_most(self, size: float) -> int:
         """The largest size that may be tried, at or below ``size``; the smallest if none is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +13,7 @@ from batchfinder.cache import Recalled, described, probe_remembering
 from batchfinder.errors import NothingFits
 from batchfinder.predict import first_guess
 from batchfinder.probe import (
-    Propose,
     SearchSpace,
-    guided,
     has_ended,
     latest,
     memory_line,
@@ -23,31 +21,18 @@ from batchfinder.probe import (
 )
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Stage, Trial
 from batchfinder.run.bench import Bench
-from batchfinder.run.isolate import Factory, IsolatedTrials
+from batchfinder.run.isolate import IsolatedTrials
 from batchfinder.run.trial import run_trial, run_undisturbed
 from batchfinder.session import Call, stage
+from batchfinder.training import Search
 from batchfinder.units import format_bytes
 
-__all__ = ["Search", "probe_sizes"]
+__all__ = ["probe_sizes"]
 
 _WORTH_A_GUESS = 64
 
 
-@dataclass(frozen=True)
-class Search:
-    """How the search is done: where, by which ``propose``, in this process or in children.
-
-    ``isolate`` builds what is trained, in a child process for every trial. ``cache`` is the file
-    that remembers results; each is checked by one trial before it is believed.
-    """
-
-    space: SearchSpace
-    propose: Propose = guided
-    isolate: Factory | None = None
-    cache: str | os.PathLike[str] | None = None
-
-
-def probe_sizes(call: Call, search: Search) -> ProbeResult:
+def probe_sizes(call: Call, space: SearchSpace, search: Search) -> ProbeResult:
     """Run one micro-batch after another until the largest that fits is known.
 
     Raises:
@@ -58,7 +43,7 @@ def probe_sizes(call: Call, search: Search) -> ProbeResult:
         bench.fresh()
         holdings = bench.breakdown()
         _check_holdings(holdings)
-        searched = _space_on(bench, search.space, call.budget.share(0.1))
+        searched = _space_on(bench, space, call.budget.share(0.1))
         bench.step.scale_learning_rate(0.0)
         recalled = _search(call, search, searched)
     evidence = latest(recalled.evidence)
@@ -77,7 +62,7 @@ def probe_sizes(call: Call, search: Search) -> ProbeResult:
         ordinary_peak_bytes=ordinary,
         trials=recalled.trials,
         memory=_with_line(holdings, evidence),
-        limited_by=_limit_met(evidence, searched, search.space.ceiling),
+        limited_by=_limit_met(evidence, searched, space.ceiling),
         ceiling=searched.ceiling,
     )
 
@@ -117,7 +102,7 @@ def _space_on(bench: Bench, space: SearchSpace, seconds: float | None) -> Search
     return replace(
         space,
         start=max(space.start, bench.smallest_size()),
-        floor=bench.smallest_size(),
+        floor=max(space.floor, bench.smallest_size()),
         ceiling=ceiling,
         limit_bytes=bench.memory.limit_bytes(),
         first_guess=space.first_guess or _guess(bench, ceiling, seconds),

@@ -81,6 +81,6 @@ def attempt(
 def _lost(error: Exception, size: int, doing: str) -> str:
     return (
         f"the device was lost in {doing} at batch size {size} ({str(error).splitlines()[0]}): "
-        "every later call on it fails. Restart the process; isolate=make runs every trial in a "
-        "process of its own"
+        "every later call on it fails. Restart the process; search=Search(isolate=make) runs every "
+        "trial in a process of its own"
     )

@@ -7,14 +7,13 @@ number or runs a forward pass, and is put back on the way out.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import BatchSource, MemoryBackend
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
@@ -23,54 +22,9 @@ from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.recover import recover
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
+from batchfinder.training import Training, as_list
 
-__all__ = ["Bench", "Handed", "open_bench"]
-
-
-@dataclass(frozen=True)
-class Handed:
-    """What the user handed in, as the front door took it."""
-
-    model: Any
-    loader: Any
-    loss_fn: Any = None
-    train_step: Any = None
-    optimizer: Any = None
-    autocast: Any = None
-    grad_scaler: Any = None
-    make_loader: Any = None
-    preserve: Sequence[Any] = ()
-    memory_limit: int | str | None = None
-    base_learning_rate: float | None = None
-    seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def modules(self) -> list[torch.nn.Module]:
-        """Every module that was handed in, the loss included."""
-        candidates = [*_flat(self.model), self.loss_fn, self.train_step]
-        return [each for each in candidates if isinstance(each, torch.nn.Module)]
-
-    def check(self) -> None:
-        """Refuse a class where an object of it is meant, and what cannot be called.
-
-        Raises:
-            InvalidArgument: naming the argument and the way out.
-        """
-        for name, value in (("loss_fn", self.loss_fn), ("optimizer", self.optimizer)):
-            if isinstance(value, type):
-                raise InvalidArgument(
-                    f"expected {name} to be an object; found the class {value.__name__} itself: "
-                    f"build one first, such as {value.__name__}(...)"
-                )
-        for name in ("loss_fn", "train_step", "make_loader"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise InvalidArgument(f"expected {name} to be a function; found {value!r}")
-
-    def kept(self) -> list[Any]:
-        """Everything whose state is put back."""
-        others = [*_flat(self.optimizer), self.grad_scaler, *self.preserve]
-        return self.modules() + [each for each in others if each is not None]
+__all__ = ["Bench", "open_bench"]
 
 
 @dataclass(frozen=True)
@@ -182,52 +136,57 @@ class Bench:
 
 
 @contextmanager
-def open_bench(handed: Handed, patience_seconds: float | None = None) -> Iterator[Bench]:
+def open_bench(
+    training: Training,
+    *,
+    memory_limit: int | str | None = None,
+    base_learning_rate: float | None = None,
+    seed: int = 0,
+    patience_seconds: float | None = None,
+) -> Iterator[Bench]:
     """Snapshot, build, and put back at the end.
 
     Args:
-        handed: what the user handed in.
+        training: what is trained, checked.
+        memory_limit: bytes, or text such as "8GB".
+        base_learning_rate: the assumed optimizer's, where none was given.
+        seed: of every random number drawn.
         patience_seconds: how long samples may be looked at before the first trial, softly.
 
     Raises:
-        InvalidArgument: where the model is no module, or an object cannot be kept.
+        InvalidArgument: where an object cannot be kept.
         CannotBuildBatch: where the loader gives no batch of another size.
         UnknownLoss: where no scalar loss can be found.
         NothingToTrain: where no parameter would be trained.
     """
-    if not handed.modules():
-        raise InvalidArgument(
-            "expected a torch.nn.Module (or a list or dict of them) as the model; "
-            f"found {type(handed.model).__qualname__}"
-        )
-    handed.check()
     with ExitStack() as stack:
-        outer = active_limit() if handed.memory_limit is None else None
+        outer = active_limit() if memory_limit is None else None
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
-        snapshot = stack.enter_context(preserved(*handed.kept(), loader=handed.loader))
-        seed_everything(handed.seed)
+        snapshot = stack.enter_context(preserved(*training.kept(), loader=training.loader))
+        seed_everything(seed)
         source = source_from(
-            handed.loader,
-            make_loader=handed.make_loader,
-            seed=handed.seed,
+            training.loader,
+            make_loader=training.make_loader,
+            batch_dim=training.batch_dim,
+            seed=seed,
             patience_seconds=patience_seconds,
         )
         step = step_from(
-            handed.model,
-            loss_fn=handed.loss_fn,
-            train_step=handed.train_step,
-            optimizer=handed.optimizer,
-            autocast=handed.autocast,
-            grad_scaler=handed.grad_scaler,
+            training.model,
+            loss_fn=training.loss_fn,
+            train_step=training.train_step,
+            optimizer=training.optimizer,
+            autocast=training.autocast,
+            grad_scaler=training.grad_scaler,
             sample_batch=source.take(min(2, source.ceiling or 2)),
-            base_learning_rate=handed.base_learning_rate,
+            base_learning_rate=base_learning_rate,
         )
         memory: MemoryBackend
         if outer is not None and outer.device.type == step.device.type:
             memory = outer
         else:
-            memory = backend_for(step.device, handed.memory_limit, held=list(step.holdings()))
-        given = _flat(handed.optimizer)
+            memory = backend_for(step.device, memory_limit, held=list(step.holdings()))
+        given = as_list(training.optimizer)
         ours = [each for each in step.optimizers() if not any(each is one for one in given)]
         own = stack.enter_context(preserved(*ours, parameters=False))  # the model's own
         yield Bench(
@@ -236,9 +195,9 @@ def open_bench(handed: Handed, patience_seconds: float | None = None) -> Iterato
             memory,
             snapshot,
             own,
-            seed=handed.seed,
-            functions=(handed.loss_fn, handed.train_step),
-            memory_limit=handed.memory_limit,
+            seed=seed,
+            functions=(training.loss_fn, training.train_step),
+            memory_limit=memory_limit,
             has_own_optimizer=bool(given),
             is_mid_training=any(getattr(each, "state", None) for each in given),
         )
@@ -259,16 +218,6 @@ def seed_everything(seed: int) -> None:
 
 def _in_use(device: Any) -> bool:
     return bool(device.is_initialized())
-
-
-def _flat(thing: Any) -> list[Any]:
-    if thing is None:
-        return []
-    if isinstance(thing, Mapping) and not isinstance(thing, torch.nn.Module):
-        return list(thing.values())
-    if isinstance(thing, list | tuple):
-        return list(thing)
-    return [thing]
 
 
 def _tensors(inner: Any) -> Iterator[torch.Tensor]:

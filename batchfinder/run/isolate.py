@@ -12,23 +12,20 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from batchfinder.errors import BatchFinderError, DeviceLost, NotPicklable
 from batchfinder.results import Outcome, Trial
-from batchfinder.run.bench import Handed, open_bench
+from batchfinder.run.bench import open_bench
 from batchfinder.run.trial import run_trial
+from batchfinder.training import Factory, built_by
 
 __all__ = ["IsolatedTrials"]
-
-Factory: TypeAlias = Callable[[], Mapping[str, Any]]
-"""Builds model, loader and the rest in the child, under the names of ``Handed``'s fields."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class IsolatedTrials:
     """What ``probe`` calls with a size, run in a spawned child process.
 
     Args:
-        make: builds what is trained, such as ``{"model": ..., "loader": ..., "optimizer": ...}``;
-            a function at the top level of a module that a child can import.
+        make: builds what is trained: a ``Training``, or its arguments by name; a function at the
+            top level of a module that a child can import.
         memory_limit: bytes, or text such as ``"8GB"``, set in the child.
         steps: whole steps a trial.
         patience_seconds: how long to wait for one trial; ``None`` for ever.
@@ -105,7 +102,7 @@ def _run(
     _be_the_first_to_be_killed()
     messages.send("started")
     try:
-        with open_bench(Handed(**{"memory_limit": limit, **make()})) as bench:
+        with open_bench(built_by(make), memory_limit=limit) as bench:
             bench.fresh()
             result: Any = run_trial(bench.step, bench.source, bench.memory, size, steps=steps)
     except DeviceLost as error:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from head_to_head_device import Device, Training
 
+from batchfinder.training import Search
+
 STEPS = 2
 """Steps that a finder which is the training itself is given at the size that it settles on."""
 
@@ -41,7 +43,7 @@ def _batchfinder(training: Training, device: Device, resolution: float) -> int:
         training.loader,
         optimizer=training.optimizer,
         memory_limit=device.limit,
-        resolution=resolution,
+        search=Search(resolution=resolution),
         **training.case.options,
     )
     device.failures = sum(not trial.fits for trial in found.trials)

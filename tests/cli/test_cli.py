@@ -328,7 +328,7 @@ def training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_run_finds_saves_and_shows(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["run", "training:make", "--memory-limit", "1MiB", "--max-batch-size", "64"]
+    asked = ["run", "training:make", "--memory-limit", "1MiB", "--at-most", "64"]
     assert main([*asked, "--budget-seconds", "5", "--no-noise", "--save", "report.json"]) == 0
     captured = capsys.readouterr()
     report = Report.from_json(training / "report.json")
@@ -340,7 +340,7 @@ def test_run_finds_saves_and_shows(training: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_quiet_is_quiet(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["run", "training:make", "--memory-limit", "1MiB", "--max-batch-size", "8"]
+    asked = ["run", "training:make", "--memory-limit", "1MiB", "--at-most", "8"]
     assert main([*asked, "--budget-seconds", "2", "--no-noise", "--quiet", "--json"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
 from batchfinder.confirm import Trace, bolder, lead, leads, raised
+from batchfinder.noise import MicroBatchVariance
 from batchfinder.scaling import at_upper_end, fixed, square_root_capped
 
 OPENING = (1.0, 1.0)
@@ -209,9 +210,9 @@ def far_too_careful(optimizer=torch.optim.AdamW, base=4, **more):
         loss_fn=torch.nn.functional.mse_loss,
         optimizer=optimizer(model.parameters(), lr=1e-3),
         memory_limit="256MiB",
-        warmup_steps=40,
+        noise=MicroBatchVariance(warmup_steps=40),
         observe=lambda event: None,
-        **{"max_batch_size": 64, **more},
+        **{"at_most": 64, **more},
     )
 
 

@@ -21,7 +21,10 @@ from batchfinder.errors import CannotBuildBatch
 Path: TypeAlias = tuple[Any, ...]
 """Keys, positions and field names from the batch down to a leaf."""
 
-MAKE_LOADER = "pass make_loader=lambda batch_size: ..., which builds your loader at any size"
+MAKE_LOADER = (
+    "pass Training(model, loader, make_loader=lambda batch_size: ...), which builds your loader at "
+    "any size"
+)
 _PLAIN = (str, bytes, int, float, bool, type(None))
 IGNORED_LABEL = -100  # what torch's cross-entropy leaves out of the loss by default
 

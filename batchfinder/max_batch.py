@@ -1,0 +1,118 @@
+"""The largest micro-batch that fits, alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from batchfinder.arguments import check
+from batchfinder.probe import SearchSpace
+from batchfinder.probe.stage import probe_sizes
+from batchfinder.protocols import Observer
+from batchfinder.results import ProbeResult
+from batchfinder.session import not_restored, opened
+from batchfinder.training import (
+    Autocast,
+    Clip,
+    Loader,
+    LossFunction,
+    Model,
+    Optimizer,
+    Scheduler,
+    Search,
+    StepFunction,
+    Training,
+    training_of,
+)
+
+__all__ = ["max_batch_size"]
+
+_SEARCH = Search()
+
+
+def max_batch_size(
+    model: Model | Training,
+    loader: Loader | None = None,
+    *,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: Clip | None = None,
+    autocast: Autocast | None = None,
+    grad_scaler: Any = None,
+    memory_limit: int | str | None = None,
+    at_most: int | None = None,
+    at_least: int | None = None,
+    multiple_of: int = 1,
+    powers_of_two: bool = False,
+    search: Search = _SEARCH,
+    budget_seconds: float | None = None,
+    seed: int = 0,
+    observe: Observer | None = None,
+) -> ProbeResult:
+    """The largest micro-batch that trains without running out of memory.
+
+    Its ``max_batch_size`` was run, as whole training steps; ``trials`` are the evidence, and
+    ``memory`` says where the bytes go. Everything is put back afterwards.
+
+    What you train:
+        As for ``find_batch_size``: ``model`` and ``loader``, or a ``Training``; ``loss_fn``,
+        ``train_step``, ``optimizer``, ``scheduler``, ``clip``, ``autocast``, ``grad_scaler``.
+
+    Your limits:
+        memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
+            device has free.
+        at_most: a ceiling, never exceeded, in trials either.
+        at_least: a floor; no smaller size is tried.
+        multiple_of: only multiples of this are tried.
+        powers_of_two: only powers of two are tried.
+
+    How it runs:
+        search: how the largest size is searched (``Search``).
+        budget_seconds: soft limit on the whole call; what it cut is a caveat.
+        seed: makes two calls draw the same samples.
+        observe: gets every event. Left out: rows on stderr.
+
+    Raises:
+        InvalidArgument: an invalid value.
+        NothingFits: not even the smallest batch fits.
+        CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch: see each.
+    """
+    check(
+        "max_batch_size",
+        memory_limit=memory_limit,
+        at_most=at_most,
+        at_least=at_least,
+        multiple_of=multiple_of,
+        budget_seconds=budget_seconds,
+    )
+    training = training_of(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+    )
+    space = SearchSpace(
+        ceiling=at_most,
+        floor=at_least or 1,
+        resolution=search.resolution,
+        multiple_of=multiple_of,
+        powers_of_two=powers_of_two,
+    )
+    with opened(
+        training,
+        memory_limit=memory_limit,
+        budget_seconds=budget_seconds,
+        seed=seed,
+        observe=observe,
+    ) as call:
+        found = probe_sizes(call, space, search)
+        assumed = call.bench.assumptions()
+    not_restored(call)
+    return replace(found, caveats=(*assumed, *found.caveats))

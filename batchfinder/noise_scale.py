@@ -1,0 +1,88 @@
+"""The gradient noise scale, alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchfinder.arguments import check
+from batchfinder.errors import BatchFinderError
+from batchfinder.noise import MicroBatchVariance
+from batchfinder.noise.stage import estimate_here
+from batchfinder.protocols import NoiseEstimator, Observer
+from batchfinder.results import NoiseScale
+from batchfinder.session import not_restored, opened
+from batchfinder.training import (
+    Autocast,
+    Clip,
+    Loader,
+    LossFunction,
+    Model,
+    Optimizer,
+    Scheduler,
+    StepFunction,
+    Training,
+    training_of,
+)
+
+__all__ = ["gradient_noise_scale"]
+
+_VARIANCE = MicroBatchVariance()
+
+
+def gradient_noise_scale(
+    model: Model | Training,
+    loader: Loader | None = None,
+    *,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: Clip | None = None,
+    autocast: Autocast | None = None,
+    grad_scaler: Any = None,
+    micro_batch: int | None = None,
+    noise: NoiseEstimator = _VARIANCE,
+    seed: int = 0,
+    observe: Observer | None = None,
+) -> NoiseScale:
+    """The gradient noise scale tr(Σ)/|G|² at the weights as they are, with a 90% interval.
+
+    Weights at initialisation say almost nothing about a training run: call it in the middle of
+    one, or take a warm-up, ``noise=MicroBatchVariance(warmup_steps=200)``, which runs at the
+    loader's batch size and the optimizer's learning rate and is then undone.
+    Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.
+
+    What you train:
+        As for ``find_batch_size``: ``model`` and ``loader``, or a ``Training``; ``loss_fn``,
+        ``train_step`` (it must return the loss), ``optimizer`` (for the warm-up), ``scheduler``,
+        ``clip`` (in the warm-up), ``autocast``, ``grad_scaler``.
+
+    How it runs:
+        micro_batch: samples per backward pass. Left out: the loader's batch size.
+        noise: how it is estimated, with its ``samples`` and ``warmup_steps``.
+        seed: which samples are drawn.
+        observe: gets every event. Left out: rows on stderr.
+
+    Raises:
+        InvalidArgument: an invalid value.
+        BatchFinderError: where no noise scale exists (the step updates by itself, the loss couples
+            the samples of a batch), saying why.
+    """
+    check("gradient_noise_scale", micro_batch=micro_batch)
+    training = training_of(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+    )
+    with opened(training, seed=seed, observe=observe) as call:
+        found = estimate_here(call, noise, micro_batch=micro_batch)
+    not_restored(call)
+    if found.training is None:
+        raise BatchFinderError(" ".join(found.caveats))
+    return found.training

@@ -1,0 +1,261 @@
+"""What the caller hands over, as values: the training, and how its largest batch is searched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from numbers import Real
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.probe import Propose, guided
+from batchfinder.protocols import Batch
+
+__all__ = [
+    "Autocast",
+    "Backward",
+    "Clip",
+    "Factory",
+    "Loader",
+    "LossFunction",
+    "Model",
+    "Optimizer",
+    "Scheduler",
+    "Search",
+    "StepFunction",
+    "Training",
+    "training_of",
+]
+
+Model: TypeAlias = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
+"""One module, or several with a ``train_step`` that gets them as they were passed."""
+
+Loader: TypeAlias = DataLoader[Any] | Dataset[Any] | Iterable[Batch]
+"""The loader of the training, a dataset, or any iterable of batches that can be read again."""
+
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
+"""``(output, target) -> scalar loss``."""
+
+StepFunction: TypeAlias = Callable[[Any, Batch], Tensor | float | tuple[Tensor, Any] | None]
+"""``(model, batch) -> loss`` or ``(loss, weight)``; a float or ``None`` where it has updated."""
+
+Optimizer: TypeAlias = (
+    torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+)
+"""One optimizer, or several."""
+
+Scheduler: TypeAlias = Any
+"""A learning-rate scheduler with ``state_dict``, or a list of them."""
+
+Clip: TypeAlias = float | Callable[[list[nn.Parameter]], Any]
+"""A maximal gradient norm, or a function that clips the gradients of the parameters it gets."""
+
+Backward: TypeAlias = Callable[[Tensor], Any]
+"""In place of ``loss.backward()``."""
+
+Autocast: TypeAlias = (
+    bool | torch.dtype | AbstractContextManager[Any] | Callable[[], AbstractContextManager[Any]]
+)
+"""``True``, a dtype, a context manager that can be entered again, or a function that makes one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training as it is: the model, its data, and how one optimizer step is taken.
+
+    Every function of the package takes one in place of model and loader. The everyday members are
+    keyword arguments of the functions too; the rest live here alone.
+
+    Attributes:
+        model: the module to train, where it is to be trained; or a list or dict of modules with
+            ``train_step``.
+        loader: the ``DataLoader`` of the training (never touched), a dataset, or an iterable of
+            batches that can be read again. May be left out beside ``make_loader``.
+        loss_fn: ``(output, target) -> scalar``. Left out: the model's own loss, else inferred from
+            an ``(input, target)`` batch.
+        train_step: ``(model, batch) -> loss`` in place of model and loss; or ``(loss, weight)``,
+            the weight of this micro-batch in the mean over an accumulated step (its tokens, say).
+            One that returns ``None`` or a float does its own backward and update; the noise scale
+            is then absent.
+        optimizer: the optimizer, or several in a list or dict. Left out: AdamW is assumed.
+        scheduler: the learning-rate scheduler, or several. Its state is put back; the base
+            learning rate is its peak.
+        clip: a gradient norm, or ``(parameters) -> None``: applied before every update, never
+            where the noise scale is measured.
+        backward: ``(loss) -> None`` in place of ``loss.backward()``.
+        autocast: mixed precision: a dtype, ``True``, or a function that returns a context.
+        grad_scaler: the ``GradScaler``.
+        make_loader: ``batch_size -> loader``, where the loader cannot be rebuilt at another size.
+        count: ``batch -> int``, how many samples a batch holds, where that cannot be seen.
+        batch_dim: the dimension along which a batch counts samples, where it is not the first.
+        preserve: further objects to put back after the call.
+    """
+
+    model: Model
+    loader: Loader | None = None
+    _: KW_ONLY
+    loss_fn: LossFunction | None = None
+    train_step: StepFunction | None = None
+    optimizer: Optimizer | None = None
+    scheduler: Scheduler | None = None
+    clip: Clip | None = None
+    backward: Backward | None = None
+    autocast: Autocast | None = None
+    grad_scaler: Any = None
+    make_loader: Callable[[int], Iterable[Batch]] | None = None
+    count: Callable[[Batch], int] | None = None
+    batch_dim: int | None = None
+    preserve: Sequence[Any] = ()
+
+    def modules(self) -> list[nn.Module]:
+        """Every module that is part of it, the loss included."""
+        candidates = [*as_list(self.model), self.loss_fn, self.train_step]
+        return [module for module in candidates if isinstance(module, nn.Module)]
+
+    def kept(self) -> list[Any]:
+        """Everything whose state is put back after a call."""
+        others = [
+            *as_list(self.optimizer),
+            *as_list(self.scheduler),
+            self.grad_scaler,
+            *self.preserve,
+        ]
+        return self.modules() + [thing for thing in others if thing is not None]
+
+    def check(self) -> None:
+        """Refuse what cannot be trained, before anything is touched.
+
+        Raises:
+            InvalidArgument: naming the argument and the way out.
+        """
+        if not self.modules():
+            raise InvalidArgument(
+                "expected a torch.nn.Module (or a list or dict of them) as the model; "
+                f"found {type(self.model).__qualname__}"
+            )
+        if self.loader is None and self.make_loader is None:
+            raise InvalidArgument(
+                "expected a loader beside the model; found none: pass a DataLoader, a dataset, or "
+                "Training(model, make_loader=lambda batch_size: ...)"
+            )
+        for name in ("loss_fn", "optimizer", "scheduler", "grad_scaler"):
+            value = getattr(self, name)
+            if isinstance(value, type):
+                raise InvalidArgument(
+                    f"expected {name} to be an object; found the class {value.__name__} itself: "
+                    f"build one first, such as {value.__name__}(...)"
+                )
+        for name in ("loss_fn", "train_step", "backward", "make_loader", "count"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InvalidArgument(f"expected {name} to be a function; found {value!r}")
+        if self.clip is not None and not callable(self.clip):
+            _check_clip(self.clip)
+
+
+def _check_clip(clip: Any) -> None:
+    if isinstance(clip, bool) or not isinstance(clip, int | float) or not clip > 0:
+        raise InvalidArgument(
+            "expected clip to be a gradient norm above 0 or a function of the parameters; found "
+            f"{clip!r}: leave it out for no clipping"
+        )
+
+
+Factory: TypeAlias = Callable[[], Training | Mapping[str, Any]]
+"""Builds what is trained: a ``Training``, or its arguments by name."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the largest batch that fits is searched.
+
+    Attributes:
+        resolution: the search ends when the largest size that fits and the smallest that does not
+            are this close, relatively; 0 is exact.
+        propose: which size is tried next, as a function of the trials so far.
+        isolate: builds what is trained, in a child process of its own for every trial; a function
+            at the top level of an importable module.
+        cache: a file that remembers the largest sizes found; each is verified by one trial.
+
+    Raises:
+        InvalidArgument: an invalid value.
+    """
+
+    resolution: float = 0.02
+    propose: Propose = guided
+    isolate: Factory | None = None
+    cache: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        given = self.resolution
+        if not isinstance(given, Real) or isinstance(given, bool) or not 0 <= given < 1:
+            raise InvalidArgument(
+                "expected resolution to be a share from 0 (exact) to below 1; found "
+                f"{given!r}: write 0.02 for 2%"
+            )
+        if not callable(self.propose):
+            raise InvalidArgument(
+                "expected propose to be a function of the trials and the search space; found "
+                f"{self.propose!r}: leave it out for the guided search"
+            )
+
+
+def training_of(model: Model | Training, loader: Loader | None = None, **members: Any) -> Training:
+    """One ``Training`` from what a function was called with; ``None`` means left out.
+
+    Raises:
+        InvalidArgument: where a ``Training`` has a member already that was passed again, or what
+            was passed cannot be trained.
+    """
+    given = {name: value for name, value in members.items() if value is not None}
+    if not isinstance(model, Training):
+        training = Training(model, loader, **given)
+    else:
+        if loader is not None:
+            given["loader"] = loader
+        for name in given:
+            if getattr(model, name) is not None:
+                raise InvalidArgument(
+                    f"expected {name} once; found it in the Training and as an argument: leave "
+                    "one out"
+                )
+        training = replace(model, **given)
+    training.check()
+    return training
+
+
+def built_by(make: Factory) -> Training:
+    """The ``Training`` that a factory returns, by itself or as arguments by name.
+
+    Raises:
+        InvalidArgument: where it returns something else.
+    """
+    made = make()
+    if not isinstance(made, Training):
+        known = {field.name for field in fields(Training)}
+        unknown = sorted(set(made) - known) if isinstance(made, Mapping) else [type(made).__name__]
+        if unknown:
+            raise InvalidArgument(
+                "expected the factory to return a Training, or a dict of its arguments; found "
+                f"{', '.join(map(str, unknown))}"
+            )
+        made = Training(**made)
+    made.check()
+    return made
+
+
+def as_list(thing: Any) -> list[Any]:
+    """One object, or a list or dict of them, as a list; a module is one object."""
+    if thing is None:
+        return []
+    if isinstance(thing, Mapping) and not isinstance(thing, nn.Module):
+        return list(thing.values())
+    if isinstance(thing, list | tuple):
+        return list(thing)
+    return [thing]
