@@ -193,16 +193,17 @@ class Search:
     cache: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        given = self.resolution
-        if not isinstance(given, Real) or isinstance(given, bool) or not 0 <= given < 1:
+        given: Any = self.resolution
+        if not (isinstance(given, Real) and 0 <= float(given) < 1):
             raise InvalidArgument(
                 "expected resolution to be a share from 0 (exact) to below 1; found "
                 f"{given!r}: write 0.02 for 2%"
             )
-        if not callable(self.propose):
+        propose: Any = self.propose
+        if not callable(propose):
             raise InvalidArgument(
                 "expected propose to be a function of the trials and the search space; found "
-                f"{self.propose!r}: leave it out for the guided search"
+                f"{propose!r}: leave it out for the guided search"
             )
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from batchfinder import find_batch_size, gradient_noise_scale
+from batchfinder import MicroBatchVariance, find_batch_size, gradient_noise_scale
 from batchfinder.demo import digits
-from batchfinder.noise import MicroBatchVariance
 from batchfinder.progress import silent
 
 TIMES = 1000
@@ -68,9 +67,8 @@ def main() -> None:
         noise = gradient_noise_scale(
             model, loader, train_step=step, noise=warmed_up, observe=silent, **settings
         )
-        print(
-            f"{schedule.__name__:<7} {noise.value:6.0f} samples ({noise.low:.0f}–{noise.high:.0f})"
-        )
+        interval = f"({noise.low:.0f}–{noise.high:.0f})"
+        print(f"{schedule.__name__:<7} {noise.value:6.0f} samples {interval}")
     print(
         find_batch_size(
             model, loader, train_step=step, memory_limit="64MiB", budget_seconds=12, **settings

@@ -19,7 +19,6 @@ from batchfinder.confirm import Known
 from batchfinder.confirm.stage import _known
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.results import StageStarted
-from batchfinder.run.bench import Handed
 from batchfinder.session import Budget, loader_overlaps, opened, world_size
 
 ROWS = 400
@@ -108,12 +107,12 @@ def test_looking_at_a_slow_stream_is_part_of_the_budget_and_stops_in_time() -> N
 
 
 def test_the_budget_begins_before_the_samples_are_looked_at() -> None:
-    handed = Handed(network(), DataLoader(Slow(0.02), batch_size=4))
-    with opened(handed, observe=lambda event: None, budget_seconds=5.0) as call:
+    training = bf.Training(network(), DataLoader(Slow(0.02), batch_size=4))
+    with opened(training, observe=lambda event: None, budget_seconds=5.0) as call:
         left = call.budget.left()
     assert left is not None
     assert left < 4.9
-    assert call.loader is handed.loader
+    assert call.loader is training.loader
 
 
 def test_the_stages_are_announced_in_order() -> None:
