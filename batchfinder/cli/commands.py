@@ -102,10 +102,11 @@ def _predict_one_size(asked: argparse.Namespace) -> None:
         raise InvalidArgument('expected one device or --memory beside --batch-size; found "all"')
     made = made_by(asked.target, find_batch_size, estimate_memory)
     options = {**made.options_for(estimate_memory), "device": asked.device or "cuda"}
-    found = estimate_memory(made.model, made.loader, asked.batch_size, **options)
+    found = estimate_memory(made.training(), batch_size=asked.batch_size, **options)
     _print(found, asked)
     if asked.savings:
-        _print(memory_savings(made.model, made.loader, asked.batch_size, **options), asked)
+        saved = memory_savings(made.training(), batch_size=asked.batch_size, **options)
+        _print(saved, asked)
     where = asked.memory or asked.device
     needed = format_bytes(found.total_bytes)
     if not found.fits(where):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from batchfinder.errors import BatchFinderError
+from batchfinder.errors import BatchFinderError, InvalidArgument
 from batchfinder.predict.estimate import estimate_memory
+from batchfinder.training import Loader, Model, Training, training_of
 from batchfinder.units import format_bytes
 
 __all__ = ["MemorySavings", "Saving", "memory_savings"]
@@ -50,7 +51,12 @@ class MemorySavings:
 
 
 def memory_savings(
-    model: nn.Module, loader: Any, batch_size: int, *, optimizer: Any = None, **options: Any
+    model: Model | Training,
+    loader: Loader | None = None,
+    batch_size: int | None = None,
+    *,
+    device: str | torch.device | None = None,
+    **members: Any,
 ) -> MemorySavings:
     """Rehearse the step with autocast, with activation checkpointing and with leaner optimizers.
 
@@ -58,21 +64,25 @@ def memory_savings(
         model: as for ``estimate_memory``; as it was afterwards.
         loader: see there.
         batch_size: samples per micro-batch.
-        optimizer: see there.
-        **options: the other keyword arguments of ``estimate_memory``.
+        device: see there.
+        **members: the everyday members of ``Training``, as for ``estimate_memory``.
 
     Raises:
         InvalidArgument, CannotPredict: as ``estimate_memory`` does for the step as it is. A change
             that cannot be followed is left out.
     """
+    training = training_of(model, loader, **members)
 
     def peak(**changed: Any) -> int:
-        given = {"optimizer": optimizer, **options, **changed}
-        return estimate_memory(model, loader, batch_size, **given).total_bytes
+        changed_training = replace(training, **changed)
+        found = estimate_memory(changed_training, batch_size=batch_size, device=device)
+        return found.total_bytes
 
+    if batch_size is None:
+        raise InvalidArgument("memory_savings: expected batch_size=; found none")
     now = peak()
     savings = []
-    for change in _changes(model, optimizer, options):
+    for change in _changes(training):
         try:
             with change.around():
                 then = peak(**change.options)
@@ -92,10 +102,11 @@ class _Change:
     around: Callable[[], Any] = nullcontext
 
 
-def _changes(model: nn.Module, optimizer: Any, options: dict[str, Any]) -> Iterator[_Change]:
-    if options.get("autocast") is None and options.get("train_step") is None:
+def _changes(training: Training) -> Iterator[_Change]:
+    modules, optimizer = training.modules(), training.optimizer
+    if training.autocast is None and training.train_step is None:
         yield _Change("bfloat16 autocast", "torch.autocast(...)", {"autocast": torch.bfloat16})
-    blocks = _repeated_blocks(model)
+    blocks = _repeated_blocks(modules)
     if blocks:
         kind = type(blocks[0]).__name__
         yield _Change(
@@ -104,7 +115,12 @@ def _changes(model: nn.Module, optimizer: Any, options: dict[str, Any]) -> Itera
             {},
             lambda: _checkpointed(blocks),
         )
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [
+        parameter
+        for module in modules
+        for parameter in module.parameters()
+        if parameter.requires_grad
+    ]
     if optimizer is None or isinstance(optimizer, torch.optim.Optimizer):
         for name, momentum in (("SGD with momentum", 0.9), ("SGD without momentum", 0.0)):
             leaner = torch.optim.SGD(parameters, lr=1e-3, momentum=momentum)
@@ -112,7 +128,7 @@ def _changes(model: nn.Module, optimizer: Any, options: dict[str, Any]) -> Itera
             yield _Change(name, f"{how}; it trains differently", {"optimizer": leaner})
 
 
-def _repeated_blocks(model: nn.Module) -> list[nn.Module]:
+def _repeated_blocks(modules: list[nn.Module]) -> list[nn.Module]:
     """The blocks worth checkpointing: the list of like modules that holds the most parameters."""
 
     def like(module: nn.Module) -> list[nn.Module]:
@@ -122,7 +138,8 @@ def _repeated_blocks(model: nn.Module) -> list[nn.Module]:
 
     lists = [
         like(module)
-        for module in model.modules()
+        for top in modules
+        for module in top.modules()
         if isinstance(module, nn.ModuleList | nn.Sequential)
     ]
     return max(lists, key=lambda blocks: sum(map(_size_of, blocks)), default=[])

@@ -12,7 +12,7 @@ import torch
 from table_of_loaders import Bag
 from torch.utils.data import DataLoader, get_worker_info
 
-from batchfinder import max_batch_size
+from batchfinder import Training, max_batch_size
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.run.batches import rebuild_loader, source_from
 
@@ -93,9 +93,8 @@ def test_a_whole_call_on_texts_from_make_loader_ends_with_both_peaks() -> None:
     def make(size: int) -> DataLoader[Any]:
         return DataLoader(texts, size, collate_fn=cases.pad)
 
-    found = max_batch_size(
-        Bag(), make(4), make_loader=make, memory_limit="1MiB", observe=lambda event: None
-    )
+    training = Training(Bag(), make(4), make_loader=make)
+    found = max_batch_size(training, memory_limit="1MiB", observe=lambda event: None)
     assert found.max_batch_size > 1
 
 
