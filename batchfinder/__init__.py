@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from batchfinder.evaluation import Evaluation, eval_batch_size
     from batchfinder.find import find_batch_size
     from batchfinder.max_batch import max_batch_size
+    from batchfinder.monitor import TrainingMonitor
     from batchfinder.noise import MicroBatchVariance, PerExample
     from batchfinder.noise_scale import gradient_noise_scale
     from batchfinder.predict import estimate_memory, predict_max_batch_size
@@ -98,6 +99,7 @@ _ROOMS = {
     "max_batch": ("max_batch_size",),
     "noise": ("MicroBatchVariance", "PerExample"),
     "noise_scale": ("gradient_noise_scale",),
+    "monitor": ("TrainingMonitor",),
     "predict": ("estimate_memory", "predict_max_batch_size"),
     "report": ("Report",),
     "results": (
@@ -149,6 +151,7 @@ __all__ = [
     "Search",
     "StateNotRestoredWarning",
     "Training",
+    "TrainingMonitor",
     "Trial",
     "UnknownLoss",
     "assert_fits",

@@ -125,7 +125,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "out by parts(); take the batch from monitor.parts(batch), or accumulate"
     ),
     "monitor.not_counted": (
-        "the noise scale was not measured at {count} looks: {found} gradients were seen for "
-        "{expected} micro-batches"
+        "the noise scale was not measured at step {step}, and maybe later: gradients of {found} "
+        "backward passes were seen for {expected} parts handed out"
     ),
 }

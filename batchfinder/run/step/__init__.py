@@ -10,6 +10,7 @@ from __future__ import annotations
 from batchfinder.run.step.build import step_from
 from batchfinder.run.step.evaluation import EvaluationStep
 from batchfinder.run.step.move import moved
+from batchfinder.run.step.optimizers import family_of
 from batchfinder.run.step.training import Step
 
-__all__ = ["EvaluationStep", "Step", "moved", "step_from"]
+__all__ = ["EvaluationStep", "Step", "family_of", "moved", "step_from"]

@@ -1,0 +1,206 @@
+"""What the loss alone tells: not finite, spikes, divergence, and no progress.
+
+Numbers in, findings out. Levels are medians and scatters come from the absolute differences of
+consecutive losses, so that neither a falling loss nor single outliers count as scatter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from batchfinder.monitor.record import Kind
+from batchfinder.wording import Caveat
+
+__all__ = ["Finding", "LossWatch", "Reference", "reference"]
+
+RECENT, WINDOW = 32, 128
+"""Losses that give the level, and those whose largest excursion counts as usual."""
+SPIKE_SCATTERS, ELEVATED_SCATTERS = 8.0, 4.0
+"""Scatters above the level from which one loss is a spike, and a row of losses is elevated."""
+MATTERS = 0.1
+"""A rise below this share of the level, or of what the loss has fallen so far, is no instability:
+near zero a loss may well double."""
+ROW, ELEVATED_OF_ROW = 10, 8
+"""The loss diverges where this many of the last losses are elevated."""
+SMOOTH = 100
+"""Losses averaged to tell a slow rise."""
+PATIENCE = 1000
+"""Losses after which one that never fell is called stalled."""
+_REFRESH = 8
+_FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One instability as a detector sees it, before episodes are told apart."""
+
+    kind: Kind
+    said: Caveat
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where losses usually are.
+
+    ``level`` is the median of the recent losses, ``scatter`` the standard deviation of one loss
+    about its trend, ``excursion`` how far the largest of the window lies above the level.
+    """
+
+    level: float
+    scatter: float
+    excursion: float
+
+    def spike(self, floor: float) -> float:
+        """The loss above which a single one is a spike."""
+        return self.level + max(SPIKE_SCATTERS * self.scatter, 2 * self.excursion, floor)
+
+    def elevated(self, floor: float) -> float:
+        """The loss above which a row of them is a divergence."""
+        return self.level + max(ELEVATED_SCATTERS * self.scatter, self.excursion, floor / 2)
+
+
+def reference(losses: Sequence[float]) -> Reference:
+    """The reference from recent losses, oldest first; at least two."""
+    values = np.asarray(losses, dtype=np.float64)
+    level = float(np.median(values[-RECENT:]))
+    scatter = float(np.median(np.abs(np.diff(values)))) * 1.4826 / math.sqrt(2)
+    return Reference(level, scatter, max(0.0, float(values.max()) - level))
+
+
+@dataclass
+class LossWatch:
+    """Sees every loss in turn; each call says what it gave reason to say."""
+
+    _window: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _row: deque[bool] = field(default_factory=lambda: deque(maxlen=ROW))
+    _smooth: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))
+    _sum: float = 0.0
+    _early: list[float] = field(default_factory=list)
+    _seen: int = 0
+    _above: int = 0
+    _peak: float = -math.inf
+    _usual: Reference | None = None
+    _best: tuple[float, float] = (math.inf, 0.0)
+    _first: float = math.nan
+    _stalled_until: int = PATIENCE
+
+    def see(self, step: int, loss: float, *, part: bool = False) -> list[Finding]:
+        """Take the loss of ``step``; ``part`` where it is that of a piece of the batch only."""
+        if not math.isfinite(loss):
+            said = Caveat("monitor.not_finite_loss", loss=loss, step=step)
+            return [Finding(Kind.NOT_FINITE, said)]
+        if part:
+            return []
+        self._seen += 1
+        if self._usual is None:
+            found = self._at_first(loss)
+        else:
+            found = [*self._against(self._usual, loss), *self._slowly(loss)]
+        if self._seen % _REFRESH == 0 and len(self._window) >= RECENT:
+            self._usual = reference(self._window)
+        return found
+
+    def forget(self) -> None:
+        """Begin anew, after a change (of the learning rate, say) that may well raise the loss."""
+        self._best = (math.inf, 0.0)
+        self._smooth.clear()
+        self._sum = 0.0
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether losses are high enough for a closer look at the updates."""
+        return sum(self._row) >= _FEWEST
+
+    def _at_first(self, loss: float) -> list[Finding]:
+        """Too few losses for a scatter: only a large rise in a row is told."""
+        self._window.append(loss)
+        self._early.append(loss)
+        if self._seen == RECENT:
+            self._first = float(np.median(self._early))
+        start = self._early[:3]
+        last = self._early[3:][-3:]
+        if len(last) < 3 or min(last) <= 2 * max(start) or max(start) <= 0:
+            return []
+        said = Caveat(
+            "monitor.diverging",
+            loss=loss,
+            level=float(np.median(start)),
+            scatter=max(start) - min(start),
+            steps=len(last),
+        )
+        return [Finding(Kind.DIVERGING, said)]
+
+    def _against(self, usual: Reference, loss: float) -> list[Finding]:
+        floor = MATTERS * max(abs(usual.level), abs(self._first - usual.level))
+        self._row.append(loss > usual.elevated(floor))
+        found = []
+        if loss > usual.spike(floor):
+            self._above += 1
+            self._peak = max(self._peak, loss)
+        else:
+            if 0 < self._above < ELEVATED_OF_ROW and not self._row[-1]:
+                found.append(self._spike(usual))
+            self._above, self._peak = 0, -math.inf
+            self._window.append(loss)
+        if self._above > WINDOW:  # this is where losses are now
+            self._window.append(loss)
+        if sum(self._row) >= ELEVATED_OF_ROW:
+            said = Caveat(
+                "monitor.diverging",
+                loss=loss,
+                level=usual.level,
+                scatter=usual.scatter,
+                steps=sum(self._row),
+            )
+            found.append(Finding(Kind.DIVERGING, said))
+        return found
+
+    def _spike(self, usual: Reference) -> Finding:
+        said = Caveat(
+            "monitor.spike",
+            loss=self._peak,
+            level=usual.level,
+            scatter=usual.scatter,
+            steps=self._above,
+        )
+        return Finding(Kind.SPIKE, said)
+
+    def _slowly(self, loss: float) -> list[Finding]:
+        if len(self._smooth) == SMOOTH:
+            self._sum -= self._smooth[0]
+        self._smooth.append(loss)
+        self._sum += loss
+        if len(self._smooth) < SMOOTH or self._seen % _REFRESH:
+            return []
+        mean = self._sum / SMOOTH
+        error = self._error()
+        best, best_error = self._best
+        if mean < best:
+            self._best = (mean, error)
+        rise = mean - best
+        both = math.hypot(error, best_error)
+        fallen = max(abs(best), abs(self._first - best)) if math.isfinite(best) else math.inf
+        if rise > max(5 * both, 1.5 * MATTERS * fallen):
+            said = Caveat("monitor.drifting", loss=mean, best=best, error=both, steps=SMOOTH)
+            return [Finding(Kind.DIVERGING, said)]
+        return self._no_progress(mean, error)
+
+    def _error(self) -> float:
+        """Standard error of the smoothed loss, from means of tens, which allow for memory."""
+        tens = np.fromiter(self._smooth, float).reshape(10, -1).mean(axis=1)
+        return float(tens.std(ddof=1)) / math.sqrt(10)
+
+    def _no_progress(self, mean: float, error: float) -> list[Finding]:
+        if self._seen < self._stalled_until:
+            return []
+        self._stalled_until = self._seen + PATIENCE
+        if mean < self._first - 3 * error:
+            self._stalled_until = 2**62  # it has learned something; a plateau later is no fault
+            return []
+        said = Caveat("monitor.stalled_level", loss=mean, first=self._first, steps=self._seen)
+        return [Finding(Kind.STALLED, said)]

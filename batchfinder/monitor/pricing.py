@@ -1,0 +1,84 @@
+"""Which batch size would be faster now? The report's step times at today's noise scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchfinder.monitor.record import Suggestion
+from batchfinder.protocols import LearningRateRule
+from batchfinder.results import Candidate, NoiseScale
+from batchfinder.wording import Caveat
+
+__all__ = ["Now", "suggestion"]
+
+WORTH = 0.9
+"""A change is suggested where the rest takes at most this share of the time, at both ends of the
+noise scale's interval."""
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where the training stands. ``batch_size`` counts samples per step over all devices."""
+
+    step: int
+    batch_size: int
+    learning_rate: float
+    noise: NoiseScale
+
+
+def suggestion(
+    candidates: Sequence[Candidate], now: Now, rule: LearningRateRule
+) -> Suggestion | None:
+    """The candidate with the shortest predicted rest, if that is worth a change.
+
+    Time ∝ step time · (1 + φ/B) with φ the noise scale (McCandlish et al. 2018, arXiv:1812.06162);
+    the step time of the present batch is interpolated between the candidates' where it is none of
+    them. ``None`` where nothing is gained, or where the present batch lies outside of them.
+    """
+    present = _seconds_at(candidates, now.batch_size)
+    if present is None:
+        return None
+    noise = now.noise
+
+    def relative(candidate: Candidate, critical: float) -> float:
+        there = candidate.step_seconds * _steps(candidate.plan.global_batch, critical)
+        return there / (present * _steps(now.batch_size, critical))
+
+    best = min(candidates, key=lambda candidate: relative(candidate, noise.value))
+    times = [relative(best, critical) for critical in (noise.value, noise.low, noise.high)]
+    if max(times) > WORTH:
+        return None
+    batch = best.plan.global_batch
+    rate = rule(now.learning_rate, now.batch_size, batch, noise)
+    said = Caveat(
+        "monitor.suggestion",
+        noise=noise.value,
+        low=noise.low,
+        high=noise.high,
+        batch=batch,
+        rate=rate,
+        time=times[0],
+        time_low=min(times[1:]),
+        time_high=max(times[1:]),
+    )
+    return Suggestion(now.step, batch, rate, times[0], min(times[1:]), max(times[1:]), said)
+
+
+def _steps(batch: float, critical: float) -> float:
+    """Steps to a target: 1 + φ/B, and 1/B where φ has no end."""
+    return 1 + critical / batch if math.isfinite(critical) else 1 / batch
+
+
+def _seconds_at(candidates: Sequence[Candidate], batch: int) -> float | None:
+    """The step time at ``batch``, between the neighbours on both sides in proportion."""
+    times = {each.plan.global_batch: each.step_seconds for each in candidates}
+    below = max((size for size in times if size <= batch), default=None)
+    above = min((size for size in times if size >= batch), default=None)
+    if below is None or above is None:
+        return None
+    if below == above:
+        return times[below]
+    share = (batch - below) / (above - below)
+    return times[below] * (1 - share) + times[above] * share

@@ -1,0 +1,269 @@
+"""TrainingMonitor: the noise scale and the stability of a training, while it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.monitor.alarms import Alarms
+from batchfinder.monitor.look import GradientLook, Look, Scaler
+from batchfinder.monitor.movement import Weights
+from batchfinder.monitor.noise import NoiseWindow
+from batchfinder.monitor.pricing import Now, suggestion
+from batchfinder.monitor.record import History, Instability, Reading, Suggestion
+from batchfinder.noise import ALONE, Exchange, TorchRanks
+from batchfinder.protocols import Batch
+from batchfinder.results import Candidate, NoiseScale
+from batchfinder.run.step import family_of
+from batchfinder.scaling import rule_for
+from batchfinder.wording import Caveat
+
+__all__ = ["Told", "TrainingMonitor"]
+
+Told: TypeAlias = Instability | Suggestion
+"""What an observer is called with."""
+
+_UPDATES = 3
+"""Consecutive updates of one look."""
+
+
+class TrainingMonitor:
+    """Watches a training: the gradient noise scale, and instability as it begins.
+
+        monitor = TrainingMonitor(model, optimizer, batch_size=64, observe=print)
+        for batch in loader:
+            optimizer.zero_grad()
+            for part, share in monitor.parts(batch):     # the batch; its halves at a look
+                loss = loss_fn(model(part[0]), part[1])
+                (loss * share).backward()
+            optimizer.step()
+            monitor.step(loss)
+
+    At every ``every``-th step it looks at the gradients of the micro-batches of that step: those
+    that the training accumulates anyway, those of the ranks of ``DistributedDataParallel``, or the
+    two halves of the batch that :meth:`parts` hands out; and at the three updates from there on.
+    At all other steps only the loss is taken (on a GPU it is read ten steps at a time, so that
+    the device is never waited for). Gradients are read by hooks, before clipping.
+
+    Args:
+        model: the module that is called in the training (compiled or wrapped, where it is).
+        optimizer: the optimizer, or several.
+        batch_size: samples per optimizer step and device. May be assigned anew when it changes;
+            batches that come through ``parts`` are counted.
+        every: optimizer steps from one look to the next.
+        observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
+        grad_scaler: the ``GradScaler``, where one is used.
+        window: looks that one noise scale is pooled over.
+        dataset_size: samples in the training set, where it is seen more than once: the noise
+            scale then refers to this set and not to the population that it was drawn from.
+        split_batch_norm: cut batches in two although the model has BatchNorm.
+        candidates: of a report, whose step times price suggestions.
+        ranks: how ranks share what they see; by default over ``torch.distributed`` where the model
+            is a ``DistributedDataParallel``.
+
+    Raises:
+        InvalidArgument: where a count is below 1, or the optimizer holds nothing to train.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        *,
+        batch_size: int,
+        every: int = 50,
+        observe: Callable[[Told], Any] | None = None,
+        grad_scaler: Scaler | None = None,
+        window: int = 20,
+        dataset_size: int | None = None,
+        split_batch_norm: bool = False,
+        candidates: Sequence[Candidate] = (),
+        ranks: Exchange | None = None,
+    ) -> None:
+        for name, count in (("batch_size", batch_size), ("every", every), ("window", window)):
+            if count < 1:
+                raise InvalidArgument(f"expected {name} of at least 1; found {count}")
+        self.batch_size = batch_size
+        self.every = every
+        self.noise_scale: NoiseScale | None = None
+        """The noise scale over the last ``window`` looks; ``None`` before there are enough."""
+        self.steps = 0
+        self.samples = 0
+        self._optimizers = (
+            [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+        )
+        self._observe = observe
+        self._overflows = grad_scaler is not None
+        self._candidates = tuple(candidates)
+        ranks = _ranks_of(model) if ranks is None else ranks
+        self._gradients = GradientLook(
+            model,
+            self._optimizers,
+            NoiseWindow(window, dataset_size, ranks),
+            scaler=grad_scaler,
+            split=split_batch_norm or not _has_batch_norm(model),
+        )
+        self._alarms = Alarms(self._tell, every)
+        self._weights = Weights()
+        self._readings: list[Reading] = []
+        self._told: list[Told] = []
+        self._look = Look()
+        self._closer_until = 0
+        self._sharded = _is_sharded(self._trained())
+        if self._sharded:
+            self._gradients.caveats["monitor.sharded"] = Caveat("monitor.sharded")
+        self._prepare_next()
+
+    def parts(self, batch: Batch, *, at_least: int = 1) -> Iterator[tuple[Batch, float]]:
+        """The batch as (part, share) pairs: itself with 1.0, or at a look its two halves.
+
+        Do forward and backward with the loss times ``share``, for a loss that is a mean over
+        samples. A batch is cut along the first dimension of its tensors, and only where every one
+        of them has the samples there. ``at_least`` cuts it into so many at every step.
+        """
+        return self._gradients.parts(batch, at_least, self.batch_size)
+
+    def step(self, loss: torch.Tensor | float) -> None:
+        """Call once after every optimizer step, with its loss (that of the last part will do)."""
+        self.steps += 1
+        step = self.steps
+        self._alarms.take_loss(step, loss, self._gradients.cut)
+        samples, look = self._gradients.step_ended(step, self.batch_size)
+        self.samples += samples
+        if look is not None:
+            self._look = look
+            self.noise_scale = look.noise_scale
+            if not self._overflows:
+                self._alarms.take_gradients(step, look)
+        if self._sharded:
+            if step % self.every == 0:
+                self._conclude(samples)
+        elif self._notes_weights(step):
+            self._weights.note(step, self._trained())
+        if not self._sharded and (step + 1) % self.every == min(_UPDATES, self.every - 1):
+            self._conclude(samples)
+        elif step == self._closer_until:
+            self._alarms.take_movement(step, self._weights.movement(), self._rate())
+        self._prepare_next()
+
+    @property
+    def events(self) -> tuple[Instability, ...]:
+        """The instabilities so far, each once per episode."""
+        return tuple(each for each in self._told if isinstance(each, Instability))
+
+    @property
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        """The suggestions so far."""
+        return tuple(each for each in self._told if isinstance(each, Suggestion))
+
+    @property
+    def history(self) -> History:
+        """Everything seen so far, as data; ``to_json`` and ``from_json`` keep it."""
+        return History(tuple(self._readings), self.events, self.suggestions)
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """What could not be measured, and why."""
+        return tuple(self._gradients.caveats.values())
+
+    def plot(self) -> Any:
+        """``history.plot()``: noise scale, loss, gradient norm and batch size over samples."""
+        return self.history.plot()
+
+    def close(self) -> None:
+        """Remove the hooks of a look that has begun. Nothing else is left on the model."""
+        self._gradients.stop()
+
+    def _notes_weights(self, step: int) -> bool:
+        return (step + 1) % self.every <= _UPDATES or step <= self._closer_until
+
+    def _conclude(self, samples: int) -> None:
+        """A reading from the look that ends here."""
+        self._alarms.read_losses()
+        moved = self._weights.movement()
+        self._alarms.take_movement(self.steps, moved, self._rate())
+        if self.steps < self.every:
+            return  # the first updates, before the first look at gradients
+        look, self._look = self._look, Look()
+        self._readings.append(
+            Reading(
+                step=self.steps,
+                samples=self.samples,
+                batch_size=samples,
+                learning_rate=self._rate(),
+                loss=self._alarms.mean_loss(),
+                gradient_norm=look.gradient_norm,
+                update_ratio=moved.ratio,
+                update_cosine=moved.cosine,
+                gradient_squared=look.moments.gradient_squared if look.moments else math.nan,
+                noise_trace=look.moments.noise_trace if look.moments else math.nan,
+                noise_scale=look.noise_scale,
+            )
+        )
+        self._suggest(samples)
+
+    def _suggest(self, samples: int) -> None:
+        if self.noise_scale is None or not self._candidates:
+            return
+        devices = self._candidates[0].plan.world_size
+        now = Now(self.steps, samples * devices, self._rate(), self.noise_scale)
+        found = suggestion(self._candidates, now, rule_for(family_of(self._optimizers)).rule)
+        before = self.suggestions[-1].batch_size if self.suggestions else None
+        if found is not None and found.batch_size != before:
+            self._tell(found)
+
+    def _prepare_next(self) -> None:
+        """Before the next step: hooks where it is looked at, and a closer look where it is due."""
+        step = self.steps
+        if self._sharded:
+            return
+        if (step + 1) % self.every == 0:
+            self._gradients.start(self._trained())
+        if step and not self._notes_weights(step) and self._alarms.wants_closer_look(step):
+            self._closer_until = step + _UPDATES
+        if self._notes_weights(step) and not self._weights.noted(step):
+            self._weights.note(step, self._trained())
+
+    def _trained(self) -> list[torch.Tensor]:
+        held = {
+            id(parameter): parameter
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.requires_grad
+        }
+        if not held:
+            raise InvalidArgument("expected an optimizer with parameters to train; found none")
+        return list(held.values())
+
+    def _rate(self) -> float:
+        return float(self._optimizers[0].param_groups[0]["lr"])
+
+    def _tell(self, told: Told) -> None:
+        self._told.append(told)
+        if self._observe is not None:
+            self._observe(told)
+
+
+def _ranks_of(model: torch.nn.Module) -> Exchange:
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        return TorchRanks()
+    return ALONE
+
+
+def _has_batch_norm(model: torch.nn.Module) -> bool:
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return any(isinstance(module, kind) for module in model.modules())
+
+
+def _is_sharded(parameters: Sequence[torch.Tensor]) -> bool:
+    """Whether parameters are distributed tensors; asked only where ranks have been started."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
