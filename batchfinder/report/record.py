@@ -27,6 +27,8 @@ from batchfinder.results import (
 if TYPE_CHECKING:
     import pandas
 
+    from batchfinder.monitor import TrainingMonitor
+
 __all__ = ["Report"]
 
 
@@ -141,6 +143,18 @@ class Report:
 
         rebuilt: Iterable[Any] = rebuild_loader(loader, self.batch_size, make_loader=make_loader)
         return rebuilt
+
+    def monitor(self, model: Any, optimizer: Any, **options: Any) -> TrainingMonitor:
+        """A :class:`TrainingMonitor` of the training at the recommended size.
+
+        It prices its suggestions with this report's step times; ``options`` go to it as given.
+        """
+        from batchfinder.monitor import TrainingMonitor
+
+        per_device = self.batch_size * self.accumulation_steps
+        priced = self.candidates if self.unit == "samples" else ()
+        given = {"batch_size": per_device, "candidates": priced, **options}
+        return TrainingMonitor(model, optimizer, **given)
 
     def plot(self, ax: Any = None, *, panel: str = "time") -> Any:
         """The figure: memory, throughput, noise scale and predicted time.

@@ -293,3 +293,22 @@ def test_losses_may_be_numbers_and_tensors_alike() -> None:
     for loss in (1.0, torch.tensor(1.0), torch.tensor([1.0], dtype=torch.bfloat16)):
         monitor.step(loss)
     assert monitor.steps == 3
+
+
+def test_the_figure_has_four_panels_and_numbers_the_events() -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    model, optimizer, monitor = watched(every=2)
+    train(model, optimizer, monitor, batches(32, count=30))
+    monitor.step(math.nan)
+    axes = monitor.plot()
+    assert axes.shape == (2, 2)
+    assert [ax.get_title(loc="left") for ax in axes.flat] == [
+        "Noise scale",
+        "Loss",
+        "Gradient norm",
+        "Batch size",
+    ]
+    assert all("1" in {text.get_text() for text in ax.texts} for ax in axes.flat)
+    assert History().plot().shape == (2, 2)
+    pyplot.close("all")
