@@ -24,6 +24,7 @@ __all__ = [
     "NotPicklable",
     "NothingFits",
     "NothingToTrain",
+    "OutOfTime",
     "StateNotRestoredWarning",
     "UnknownLoss",
 ]
@@ -56,6 +57,13 @@ class CannotBuildBatch(BatchFinderError):
 
     Way out: pass ``Training(model, loader, make_loader=lambda batch_size: ...)``, which builds your
     loader at any size.
+    """
+
+
+class OutOfTime(BatchFinderError):
+    """Samples could not be read in the time that the caller gave.
+
+    Way out: raise ``budget_seconds``, or give the loader more worker processes.
     """
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler, default_collate
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.factory import FactorySource
 from batchfinder.run.batches.host import copies_of
+from batchfinder.run.batches.indexed import Indexed
+from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.randomness import seeded
+from batchfinder.run.batches.reading import StreamedByWorkers, reader_for
 from batchfinder.run.batches.rebuild import (
     check_iterable,
     is_batched,
@@ -21,6 +26,7 @@ from batchfinder.run.batches.rebuild import (
     is_one_shot,
     rebuild_loader,
 )
+from batchfinder.run.batches.requests import Indexing, Served
 from batchfinder.run.batches.samplers import (
     batch_size_of,
     indices_of,
@@ -30,14 +36,15 @@ from batchfinder.run.batches.samplers import (
     token_budget,
 )
 from batchfinder.run.batches.source import SampleSource
-from batchfinder.run.batches.stores import Indexed, Store, Streamed, rows_of
+from batchfinder.run.batches.stores import Patience, Store
+from batchfinder.run.batches.streamed import Streamed, rows_of
 from batchfinder.run.batches.structure import MAKE_LOADER, join, rows_in
-from batchfinder.run.batches.tables import TableSource, table_behind
+from batchfinder.run.batches.tables import Rows, table_behind
 from batchfinder.run.batches.tokens import TokenSource
 
 __all__ = ["Source", "source_from"]
 
-Source = SampleSource | FactorySource
+Source = SampleSource | TokenSource | FactorySource
 
 
 @dataclass(frozen=True)
@@ -45,18 +52,21 @@ class _Options:
     seed: int
     allow_repeats: bool
     batch_dim: int | None
-    patience_seconds: float | None = None
+    count: Callable[[Batch], int] | None
+    patience: Patience
+    looking_seconds: float | None = None
 
     def common(self) -> dict[str, Any]:
         return {
             "seed": self.seed,
             "allow_repeats": self.allow_repeats,
             "batch_dim": self.batch_dim,
+            "count": self.count,
         }
 
-    def reading(self) -> dict[str, Any]:
+    def of_samples(self) -> dict[str, Any]:
         """What sources of single samples also take."""
-        return {**self.common(), "patience_seconds": self.patience_seconds}
+        return {**self.common(), "patience_seconds": self.looking_seconds}
 
 
 def source_from(
@@ -66,7 +76,10 @@ def source_from(
     seed: int = 0,
     allow_repeats: bool = False,
     batch_dim: int | None = None,
+    count: Callable[[Batch], int] | None = None,
     patience_seconds: float | None = None,
+    seconds_left: Callable[[], float] = lambda: math.inf,
+    on_read: Callable[[int, int], None] | None = None,
 ) -> Source:
     """The user's loader as batches of any size; the loader itself is never read or changed.
 
@@ -76,17 +89,21 @@ def source_from(
         seed: makes fixed batches and draws repeatable.
         allow_repeats: lets a fixed batch be larger than the dataset, by repeating samples.
         batch_dim: the dimension along which a batch counts samples; found where left out.
+        count: how many samples a batch holds; found where left out.
         patience_seconds: how long samples may be looked at beforehand, softly.
+        seconds_left: asked before samples are read. Once it is 0 fixed batches repeat the samples
+            that were read, and ``draw`` raises ``OutOfTime``.
+        on_read: called with the samples read so far and those under way, after every read.
 
     Raises:
         CannotBuildBatch: where the loader is empty, can be read only once, or is no loader.
     """
-    options = _Options(seed, allow_repeats, batch_dim, patience_seconds)
+    patience = Patience(seconds_left, on_read)
+    options = _Options(seed, allow_repeats, batch_dim, count, patience, patience_seconds)
     if make_loader is not None:
         return FactorySource(make_loader, base_batch_size=_base_of(loader), **options.common())
     if isinstance(loader, DataLoader):
-        source = _from_data_loader(loader, options)
-        return source if _reads_here(source, loader) else _from_workers(loader, options)
+        return _from_data_loader(loader, options)
     if is_dataset(loader):
         return _from_dataset(loader, options)
     check_iterable(loader)
@@ -98,7 +115,7 @@ def _base_of(loader: Any) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def _from_data_loader(loader: DataLoader[Any], options: _Options) -> SampleSource:
+def _from_data_loader(loader: DataLoader[Any], options: _Options) -> Source:
     if not is_batched(loader):
         note = (
             "The loader hands on batches that its dataset makes (batch_size=None); other sizes "
@@ -112,70 +129,50 @@ def _from_data_loader(loader: DataLoader[Any], options: _Options) -> SampleSourc
     return _from_indexed(loader, options)
 
 
-def _reads_here(source: SampleSource, loader: DataLoader[Any]) -> bool:
-    """Whether samples can be read in this process; only asked where workers are prepared first."""
-    if loader.num_workers == 0 or loader.worker_init_fn is None:
-        return True
-    try:
-        source.ordinary(1)
-    except Exception:  # noqa: BLE001  # whatever it is, the workers will say whether it is a fault
-        return False
-    return True
-
-
-def _from_workers(loader: DataLoader[Any], options: _Options) -> FactorySource:
-    return FactorySource(
-        _rebuilder(loader),
-        base_batch_size=loader.batch_size,
-        notes=(
-            "Samples can only be read by the loader's workers, which worker_init_fn prepares: "
-            "fixed batches are the first that they make.",
-        ),
-        **options.common(),
-    )
-
-
 def _rebuilder(loader: Any) -> Callable[[int], Iterable[Batch]]:
     return lambda size: rebuild_loader(loader, size, private=True)
 
 
-def _from_indexed(loader: DataLoader[Any], options: _Options) -> SampleSource:
+def _from_indexed(loader: DataLoader[Any], options: _Options) -> Source:
     batching = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
     sampler = getattr(batching, "sampler", None)
     with seeded(options.seed):
         indices = indices_of(sampler if sampler is not None else batching, loader.dataset)
     if not len(indices):
         raise CannotBuildBatch(_empty(loader))
-    store = Indexed(loader.dataset, indices, options.seed, _weights(sampler, indices))
     budget = token_budget(batching)
     base = budget[1] if budget else batch_size_of(batching) or observed_batch_size(batching)
+    reads: dict[str, Any] = {
+        "weights": _weights(sampler, indices),
+        "patience": options.patience,
+    }
     common = {
         "base_batch_size": base,
         "worker_copies": copies_of(loader),
         "ceiling": length_of(sampler, len(indices)),
-        **options.reading(),
+        **options.of_samples(),
     }
-    if budget is not None:
-        return TokenSource(store, loader.collate_fn, _rebuilder(loader), **common)
-    common["notes"] = _drop_last_note(loader, base, len(indices))
+    if budget is None:
+        common["notes"] = _drop_last_note(loader, base, len(indices))
+        table = table_behind(loader) if loader.batch_sampler is not None else None
+        if table is not None:
+            rows = Rows(table, indices, options.seed, **reads)
+            return SampleSource(
+                rows, default_collate, _rebuilder(loader), lengths=Lengths(), **common
+            )
+    served = Served(loader.dataset, loader.collate_fn, _indexing(loader))
+    reader = reader_for(loader, served)
+    store = Indexed(reader, indices, options.seed, base=None if budget else base, **reads)
+    source = SampleSource(store, loader.collate_fn, _rebuilder(loader), **common)
+    if budget is None:
+        return source
+    return TokenSource(source, allow_repeats=options.allow_repeats)
+
+
+def _indexing(loader: DataLoader[Any]) -> Indexing:
     if loader.batch_sampler is None:
-        return SampleSource(
-            Indexed(_Indices(), indices, options.seed),
-            lambda chosen: loader.collate_fn(loader.dataset[chosen]),
-            _rebuilder(loader),
-            **common,
-        )
-    table = table_behind(loader)
-    if table is not None:
-        return TableSource(store, table, _rebuilder(loader), **common)
-    return SampleSource(store, loader.collate_fn, _rebuilder(loader), **common)
-
-
-class _Indices:
-    """Indices in place of samples, for a dataset that is indexed by whole lists of them."""
-
-    def __getitem__(self, index: int) -> int:
-        return index
+        return Indexing.BY_LIST
+    return Indexing.MANY if getattr(loader.dataset, "__getitems__", None) else Indexing.ONE_BY_ONE
 
 
 def _weights(sampler: Any, indices: Sequence[int]) -> torch.Tensor | None:
@@ -206,7 +203,8 @@ def _from_stream(loader: DataLoader[Any], options: _Options) -> SampleSource:
             f"expected a dataset that can be read more than once; {type(dataset).__name__} gives "
             f"the same iterator every time, which reading would use up: {MAKE_LOADER}"
         )
-    store = Streamed(lambda: dataset, options.seed)
+    start = StreamedByWorkers(loader) if loader.num_workers else lambda: dataset
+    store = Streamed(start, loader.collate_fn, options.seed, patience=options.patience)
     _require_one(store, loader)
     return SampleSource(
         store,
@@ -221,7 +219,7 @@ def _from_stream(loader: DataLoader[Any], options: _Options) -> SampleSource:
             if _stated_length(loader.dataset) is None
             else "The dataset is a stream: samples were buffered from its start.",
         ),
-        **options.reading(),
+        **options.of_samples(),
     )
 
 
@@ -273,17 +271,19 @@ def _from_batches(
     loader: Any = None,
 ) -> SampleSource:
     axis = options.batch_dim or 0
-    store = Streamed(rows_of(batches, axis), options.seed)
+    store = Streamed(
+        rows_of(batches, axis), partial(join, axis=axis), options.seed, patience=options.patience
+    )
     _require_one(store, loader if loader is not None else batches)
     if base is None:
         with seeded(options.seed):
             base = rows_in(next(iter(batches)), axis)
     return SampleSource(
         store,
-        lambda rows: join(rows, axis),
+        partial(join, axis=axis),
         _rebuilder(loader if loader is not None else batches),
         base_batch_size=base,
         notes=notes
         or ("The loader is an iterable of batches: other sizes were cut and joined from those.",),
-        **options.reading(),
+        **options.of_samples(),
     )

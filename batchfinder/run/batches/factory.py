@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
+from batchfinder.run.batches.counting import Key, count_of, grown
 from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.randomness import seeded
-from batchfinder.run.batches.structure import bytes_in, fresh, rows_in
+from batchfinder.run.batches.structure import bytes_in, fresh
 from batchfinder.run.batches.workers import reading
 
 __all__ = ["FactorySource"]
@@ -40,17 +42,21 @@ class FactorySource:
         seed: int = 0,
         allow_repeats: bool = False,
         batch_dim: int | None = None,
+        count: Callable[[Batch], int] | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         self._make = make_loader
         self._base = base_batch_size
         self._seed = seed
         self._repeats = allow_repeats
-        self._axis = batch_dim or 0
+        self._batch_dim = batch_dim
+        self._count = count
         self._notes = notes
         self._length: int | None = None
         self._kept: dict[bool, tuple[int, Batch]] = {}
         self._varies: bool | None = None
+        self._drawn = 0
+        self._readers: dict[int, Generator[Batch]] = {}
         self.rewind(seed)
 
     @property
@@ -124,7 +130,7 @@ class FactorySource:
 
     def rewind(self, seed: int) -> None:
         self._epoch = seed
-        self._readers: dict[int, Iterator[Batch]] = {}
+        self.close()
 
     def draw(self, size: int) -> Batch:
         batch = self._next(size)
@@ -132,6 +138,7 @@ class FactorySource:
             self._readers.pop(size, None)
             self._epoch += 1
             batch = self._next(size)
+        self._drawn += size
         return self._checked(batch, size)
 
     def _next(self, size: int) -> Batch | None:
@@ -139,14 +146,37 @@ class FactorySource:
             self._readers[size] = self._read(size, self._epoch)
         return next(self._readers[size], None)
 
-    def _read(self, size: int, seed: int) -> Iterator[Batch]:
+    def _read(self, size: int, seed: int) -> Generator[Batch]:
         yield from _Seeded(self._made(size), seed)
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self._made(size)
 
     def count(self, batch: Batch) -> int:
-        return rows_in(batch, self._axis)
+        """By the caller's ``count`` or ``batch_dim``, or what grows with the size asked for."""
+        if self._count is not None:
+            return int(self._count(batch))
+        key = self._counted if self._batch_dim is None else None
+        return count_of(batch, key, self._batch_dim)
+
+    @cached_property
+    def _counted(self) -> Key | None:
+        return grown(lambda size: next(iter(self._first(size, 1)), None))
+
+    def reading_seconds(self, size: int) -> float:
+        """Unknown: the loaders are the caller's."""
+        return 0.0
+
+    @property
+    def samples_read(self) -> int:
+        """Samples drawn so far."""
+        return self._drawn
+
+    def close(self) -> None:
+        """Stop the workers of loaders that are being read."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers = {}
 
     @property
     def bytes_per_sample(self) -> float:

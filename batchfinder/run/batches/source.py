@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,25 +14,24 @@ import torch
 
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.protocols import Batch
+from batchfinder.run.batches.counting import Key, count_of, grown
 from batchfinder.run.batches.host import check_host
-from batchfinder.run.batches.lengths import Lengths
-from batchfinder.run.batches.randomness import kept, seeded
-from batchfinder.run.batches.stores import CACHE_BYTES, Store, Streamed
-from batchfinder.run.batches.structure import (
-    MAKE_LOADER,
-    bytes_in,
-    describe,
-    fresh,
-    leaves,
-    rows_in,
-    size_along,
-)
+from batchfinder.run.batches.lengths import FEWEST, Extent, Lengths, extent_of
+from batchfinder.run.batches.randomness import seeded
+from batchfinder.run.batches.stores import Store
+from batchfinder.run.batches.streamed import CACHE_BYTES, Streamed
+from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, describe, fresh, leaves
 
 __all__ = ["SampleSource"]
 
 READ_AHEAD = 4096
-READING_AHEAD_SECONDS = 10.0
+READING_AHEAD_SECONDS = 5.0
 """So many samples of a stream are read to see whether it ends, and for no longer than this."""
+
+DISTINCT = 16
+READING_SECONDS = 1.0
+"""A trial needs shapes, not pictures: fixed batches repeat their samples once so many are distinct
+and reading them has taken this long in all."""
 
 
 class SampleSource:
@@ -54,12 +54,14 @@ class SampleSource:
         seed: int = 0,
         allow_repeats: bool = False,
         batch_dim: int | None = None,
+        count: Callable[[Batch], int] | None = None,
         cache_bytes: int = CACHE_BYTES,
         worker_copies: int = 0,
         notes: Sequence[str] = (),
         patience_seconds: float | None = None,
+        lengths: Lengths | None = None,
     ) -> None:
-        self._store = store
+        self.store = store
         self._collate = collate
         self._rebuild = rebuild
         self._base = base_batch_size
@@ -67,16 +69,17 @@ class SampleSource:
         self._seed = seed
         self._repeats = allow_repeats
         self._batch_dim = batch_dim
+        self._count = count
         self._cache_bytes = cache_bytes
         self.worker_copies = worker_copies
         self._cache: dict[int, Any] = {}
-        self._cached_bytes = 0
         self._sizes: dict[int, int] = {}
+        self._cached_bytes = 0
+        self._reading_seconds = 0.0
         self._notes = tuple(notes)
         patience = math.inf if patience_seconds is None else patience_seconds
         self._until = time.perf_counter() + patience
-        self._counted: tuple[tuple[Any, ...], int] | None = None
-        self._lengths: Lengths | None = None
+        self._lengths = lengths
 
     @property
     def base_batch_size(self) -> int | None:
@@ -84,7 +87,7 @@ class SampleSource:
 
     @property
     def length(self) -> int | None:
-        return self._store.length
+        return self.store.length
 
     @property
     def ceiling(self) -> int | None:
@@ -95,10 +98,10 @@ class SampleSource:
     @cached_property
     def _end(self) -> int | None:
         """How many samples there are, asked once: a stream that ends later repeats its samples."""
-        if isinstance(self._store, Streamed):
+        if isinstance(self.store, Streamed):
             until = min(self._until, time.perf_counter() + READING_AHEAD_SECONDS)
-            self._store.read_ahead(READ_AHEAD, lambda: time.perf_counter() < until)
-        return self._store.length
+            self.store.read_ahead(READ_AHEAD, lambda: time.perf_counter() < until)
+        return self.store.length
 
     @property
     def smallest(self) -> int:
@@ -108,7 +111,7 @@ class SampleSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be assumed, as sentences."""
-        return self._notes + self.lengths.notes
+        return (*self._notes, *self.lengths.notes, *self.store.notes)
 
     def restate(self, *, base_batch_size: int | None, note: str) -> None:
         """Say that the loader was ours: the user's base size, and one note more."""
@@ -119,11 +122,23 @@ class SampleSource:
     def lengths(self) -> Lengths:
         """What is known of the samples' lengths; scanned at the first call."""
         if self._lengths is None:
-            with kept():
+            self._lengths = Lengths()
+            if self.store.is_apart:
                 self._lengths = Lengths.scan(
-                    self._store, self._sample, self._build, until=self._until
+                    self.store.length,
+                    self._extents,
+                    lambda positions: self.build(self.samples(positions)),
+                    until=self._until,
+                    block=self.store.block,
                 )
         return self._lengths
+
+    def _extents(self, first: int, count: int) -> Sequence[Extent]:
+        """Of samples that are kept for batches, and of more that are not even sent here."""
+        there = range(first, self.store.available(first + count))
+        if first < FEWEST or self.store.block == 1:
+            return [extent_of(sample) for sample in self.samples(there)]
+        return self.store.extents(there)
 
     @property
     def varies(self) -> bool:
@@ -137,71 +152,115 @@ class SampleSource:
         return twin
 
     def take(self, size: int) -> Batch:
-        return self._fixed(size, self.lengths.longest_first)
+        return self._fixed(size, self.lengths.hardest(size))
 
     def ordinary(self, size: int) -> Batch:
         return self._fixed(size, ())
 
     def draw(self, size: int) -> Batch:
-        self._check(size)
-        return self._build(self._store.draw(size))
+        self.check(size)
+        return self.store.draw(size)
 
     def rewind(self, seed: int) -> None:
-        self._store.rewind(seed)
+        self.store.rewind(seed)
+
+    def reading_seconds(self, size: int) -> float:
+        """How long a draw of ``size`` is expected to take; 0.0 before anything was read."""
+        return self.store.patience.expected_seconds(size)
+
+    @property
+    def samples_read(self) -> int:
+        """Samples read so far, repeats not counted."""
+        return self.store.patience.samples_read
+
+    def close(self) -> None:
+        """Stop the worker processes that read."""
+        self.store.close()
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self._rebuild(size)
 
     def count(self, batch: Batch) -> int:
-        """Along the dimension that grows with the batch, found by building two batches."""
-        if self._counted is None and self._batch_dim is None:
-            self._counted = self._find_counted()
-        if self._counted is not None:
-            path, axis = self._counted
-            size = size_along(dict(leaves(batch)).get(path), axis)
-            if size is not None:
-                return size
-        return rows_in(batch, self._batch_dim or 0)
+        """By the caller's ``count`` or ``batch_dim``, or what grows with the number of samples."""
+        if self._count is not None:
+            return int(self._count(batch))
+        key = self._counted if self._batch_dim is None else None
+        return count_of(batch, key, self._batch_dim)
+
+    @cached_property
+    def _counted(self) -> Key | None:
+        if not self.store.available(1):
+            return None
+        if not self.store.is_apart:
+            return grown(lambda size: self.store.batch([0] * size))
+        return grown(lambda size: self.build(self._first(1, ())[0] * size))
 
     @property
     def bytes_per_sample(self) -> float:
         """Host memory of one sample in a batch of the longest ones."""
-        probe = min(2, self._store.available(2))
-        return bytes_in(self._fixed(probe, self.lengths.longest_first)) / max(1, probe)
+        probe = min(2, self.store.available(2))
+        return bytes_in(self.take(probe)) / max(1, probe)
 
     def _fixed(self, size: int, preferred: Sequence[int]) -> Batch:
         """The first samples of the preferred order, repeated where not more can be kept."""
-        self._check(size)
+        self.check(size)
+        if not self.store.is_apart:
+            there = self.store.available(min(size, max(DISTINCT, self.store.block)))
+            return self.store.batch([turn % there for turn in range(size)])
         samples, used = self._first(size, preferred)
         whole, rest = divmod(size, len(samples))
         check_host(size * used // len(samples), size)
-        return self._build(samples * whole + samples[:rest])
+        return self.build(samples * whole + samples[:rest])
 
     def _first(self, size: int, preferred: Sequence[int]) -> tuple[list[Any], int]:
-        """The samples and their bytes on the host."""
-        there = self._store.available(size)
-        if not there:
+        """Distinct samples, at most ``size``, and their bytes on the host; broken ones left out."""
+        places = iter(preferred) if preferred else self._positions()
+        found: list[Any] = []
+        used = 0
+        while len(found) < size and used < self._cache_bytes:
+            block = list(itertools.islice(places, min(self.store.block, size - len(found))))
+            if not block:
+                break
+            if any(place not in self._cache for place in block) and self._is_enough(len(found)):
+                break
+            for place, sample in zip(block, self.samples(block), strict=True):
+                if sample is not None and used < self._cache_bytes:
+                    found.append(sample)
+                    used += self._sizes.get(place) or bytes_in(sample)
+        if not found:
             raise CannotBuildBatch(f"expected samples; the loader gave none: {MAKE_LOADER}")
-        samples, used = [], 0
-        with kept():
-            for position in preferred[:size] if preferred else range(there):
-                samples.append(self._sample(position))
-                used += self._sizes.get(position) or bytes_in(samples[-1])
-                if used >= self._cache_bytes:
-                    break
-        return samples, used
+        return found, used
 
-    def _sample(self, position: int) -> Any:
-        if position in self._cache:
-            return self._cache[position]
-        sample = self._store.fetch(position)
-        if self._cached_bytes < self._cache_bytes:
-            self._cache[position] = sample
-            self._sizes[position] = bytes_in(sample)
-            self._cached_bytes += self._sizes[position]
-        return sample
+    def _positions(self) -> Iterator[int]:
+        place = 0
+        while place < self.store.available(place + 1):
+            yield place
+            place += 1
 
-    def _build(self, samples: list[Any]) -> Batch:
+    def _is_enough(self, count: int) -> bool:
+        """Whether repeats do: reading takes long and some are distinct, or the time is up."""
+        if count >= DISTINCT and self._reading_seconds > READING_SECONDS:
+            return True
+        return count > 0 and self.store.patience.is_over()
+
+    def samples(self, positions: Sequence[int]) -> list[Any]:
+        """The samples at positions of the fixed order, read once."""
+        missing = [position for position in positions if position not in self._cache]
+        if not missing:
+            return [self._cache[position] for position in positions]
+        clock = self.store.patience.clock
+        started = clock()
+        read = dict(zip(missing, self.store.fetch(missing), strict=True))
+        self._reading_seconds += clock() - started
+        for position, sample in read.items():
+            if self._cached_bytes < self._cache_bytes:
+                self._cache[position] = sample
+                self._sizes[position] = bytes_in(sample)
+                self._cached_bytes += self._sizes[position]
+        return [self._cache[p] if p in self._cache else read[p] for p in positions]
+
+    def build(self, samples: Sequence[Any]) -> Batch:
+        """The batch that the loader's collate function makes of ``samples``."""
         try:
             with seeded(self._seed):
                 return self._collate([fresh(sample) for sample in samples])
@@ -215,7 +274,8 @@ class SampleSource:
                 f"collate_fn that pads, or {MAKE_LOADER}"
             ) from error
 
-    def _check(self, size: int) -> None:
+    def check(self, size: int) -> None:
+        """Refuse a size below 1, or beyond what the loader yields."""
         if size < 1:
             raise InvalidArgument(
                 f"expected a batch size of at least 1; found {size}: pass the number of samples"
@@ -225,18 +285,6 @@ class SampleSource:
                 f"expected at most {self.ceiling} samples, which is all that the loader yields; "
                 f"{size} were asked for"
             )
-
-    def _find_counted(self) -> tuple[tuple[Any, ...], int] | None:
-        if self._store.available(3) < 3:
-            return None
-        with kept():
-            alike = [self._sample(0)]
-        two, three = (dict(leaves(self._build(alike * n))) for n in (2, 3))
-        for path, leaf in three.items():
-            for axis in range(getattr(leaf, "ndim", 1)):
-                if (size_along(two.get(path), axis), size_along(leaf, axis)) == (2, 3):
-                    return path, axis
-        return None
 
 
 def _differ(samples: Sequence[Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.host import check_host
-from batchfinder.run.batches.lengths import Lengths
-from batchfinder.run.batches.source import SampleSource
-from batchfinder.run.batches.stores import Indexed
+from batchfinder.run.batches.lengths import Extent
+from batchfinder.run.batches.order import EAGER, Order, shuffled
+from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.structure import bytes_in
 
-__all__ = ["Table", "TableSource", "table_behind"]
+__all__ = ["Rows", "Table", "table_behind"]
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,55 @@ def _table(dataset: Any) -> Table | None:
     return Table(inner.tensors, rows if inner.rows is None else inner.rows[rows])
 
 
-class TableSource(SampleSource):
-    """A ``BatchSource`` over a table: every sample is as long as every other."""
+class Rows:
+    """A ``Store`` over a table: batches are cut from it whole, and every row is as long."""
+
+    is_apart = False
+    notes: tuple[str, ...] = ()
+    block = EAGER
 
     def __init__(
         self,
-        store: Indexed,
         table: Table,
-        rebuild: Callable[[int], Iterable[Batch]],
-        **options: Any,
+        indices: Sequence[int],
+        seed: int = 0,
+        *,
+        weights: torch.Tensor | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        super().__init__(store, default_collate, rebuild, **options)
-        self._indexed, self._table = store, table
-        self._lengths = Lengths()
-        self._row_bytes = bytes_in(table.batch([0]))
+        self.patience = patience or Patience()
+        self._table, self._indices = table, indices
+        self._fixed = shuffled(len(indices), seed)
+        self._order = Order(len(indices), seed, weights)
+        self._row_bytes = bytes_in(table.batch([indices[0]]))
+
+    @property
+    def length(self) -> int:
+        return len(self._indices)
+
+    def available(self, wanted: int) -> int:
+        return min(wanted, self.length)
+
+    def fetch(self, positions: Sequence[int]) -> list[Any]:
+        return [tuple(part[0] for part in self.batch([position])) for position in positions]
+
+    def extents(self, positions: Sequence[int]) -> list[Extent]:
+        return [Extent(1, {}) for _ in positions]
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        check_host(len(positions) * self._row_bytes, len(positions))
+        return self._table.batch([self._indices[self._fixed[p]] for p in positions])
 
     def draw(self, size: int) -> Batch:
-        self._check(size)
-        return self._table.batch(self._indexed.indices_drawn(size))
+        self.patience.note(size)
+        return self._table.batch([self._indices[p] for p in self._order.draw(size)])
 
-    def _fixed(self, size: int, preferred: Sequence[int]) -> Batch:
-        self._check(size)
-        check_host(size * self._row_bytes, size)
-        there = self._store.available(size)
-        indices = self._indexed.indices_at(range(there))
-        return self._table.batch([indices[turn % there] for turn in range(size)])
+    def draw_samples(self, count: int) -> list[Any]:
+        drawn = self.draw(count)
+        return [tuple(part[row] for part in drawn) for row in range(count)]
+
+    def rewind(self, seed: int) -> None:
+        self._order.rewind(seed)
+
+    def close(self) -> None:
+        pass

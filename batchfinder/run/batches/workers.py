@@ -10,7 +10,7 @@ from typing import Any
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.run.batches.structure import MAKE_LOADER
 
-__all__ = ["reading", "workers_of"]
+__all__ = ["died", "has_died", "reading", "stopped", "workers_of"]
 
 _REAP_SECONDS = 2.0
 
@@ -33,15 +33,27 @@ def reading(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
         batches = iter(loader)
         yield batches
     except (RuntimeError, OSError, EOFError) as error:
-        if not _is_death(error) and not _lost_one(batches):
+        if not has_died(error, batches):
             raise
-        raise CannotBuildBatch(
-            f"expected batches; one of the loader's {workers_of(loader)} worker processes died "
-            f"({error}). Out of shared or host memory is the usual cause: try fewer workers or "
-            f"a smaller prefetch_factor, or {MAKE_LOADER}"
-        ) from error
+        raise died(error, workers_of(loader)) from error
     finally:
-        _stop(loader, batches)
+        stopped(loader, batches)
+
+
+def has_died(error: BaseException, batches: Any) -> bool:
+    """Whether ``error`` came up because a worker process behind ``batches`` died."""
+    if not isinstance(error, (RuntimeError, OSError, EOFError)):
+        return False
+    return _is_death(error) or _lost_one(batches)
+
+
+def died(error: BaseException, workers: int) -> CannotBuildBatch:
+    """What to raise where a worker process died, with the way out."""
+    return CannotBuildBatch(
+        f"expected batches; one of the loader's {workers} worker processes died ({error}). Out of "
+        "shared or host memory is the usual cause: try fewer workers or a smaller "
+        f"prefetch_factor, or {MAKE_LOADER}"
+    )
 
 
 def _lost_one(batches: Any) -> bool:
@@ -67,7 +79,8 @@ def _is_death(error: BaseException) -> bool:
     return "DataLoader worker" in text and ("exited unexp" in text or "killed by signal" in text)
 
 
-def _stop(loader: Any, batches: Iterator[Any]) -> None:
+def stopped(loader: Any, batches: Iterator[Any]) -> None:
+    """Stop the worker processes behind ``batches``; once more does no harm."""
     for candidate in (batches, getattr(loader, "_iterator", None)):
         stop = getattr(candidate, "_shutdown_workers", None)
         if callable(stop):

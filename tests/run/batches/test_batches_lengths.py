@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import loader_cases as cases
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from batchfinder import max_batch_size, memory_limit
 from batchfinder.probe import SearchSpace, probe
 from batchfinder.run.batches import rebuild_loader, source_from
-from batchfinder.run.batches.lengths import Lengths
+from batchfinder.run.batches.lengths import Extent, Lengths, extent_of
 from batchfinder.run.memory import backend_for
 from batchfinder.run.step import step_from
 from batchfinder.run.trial import run_trial
@@ -178,24 +178,29 @@ def test_buckets_are_rebuilt_with_the_longest_known() -> None:
 
 
 class Ticking:
-    """A store of ``lengths``; reading one sample takes a second."""
+    """Samples of ``lengths``; reading one takes a second."""
 
-    def __init__(self, lengths: list[int], *, is_stream: bool = False) -> None:
+    def __init__(self, lengths: list[int]) -> None:
         self.lengths, self.now = lengths, 0.0
-        self.length = None if is_stream else len(lengths)
 
-    def available(self, wanted: int) -> int:
-        return min(wanted, len(self.lengths))
+    def extents(self, first: int, count: int) -> list[Extent]:
+        there = self.lengths[first : first + count]
+        self.now += len(there)
+        return [extent_of(torch.zeros(length)) for length in there]
 
-    def sample(self, position: int) -> torch.Tensor:
-        self.now += 1.0
-        return torch.zeros(self.lengths[position])
+    def build(self, positions: Sequence[int]) -> torch.Tensor:
+        samples = [torch.zeros(self.lengths[position]) for position in positions]
+        return nn.utils.rnn.pad_sequence(samples)
 
-    def scan(self, until: float) -> Lengths:
-        def build(samples: list[torch.Tensor]) -> torch.Tensor:
-            return nn.utils.rnn.pad_sequence(samples)
-
-        return Lengths.scan(self, self.sample, build, lambda: self.now, until)
+    def scan(self, until: float, block: int = 1) -> Lengths:
+        return Lengths.scan(
+            len(self.lengths),
+            self.extents,
+            self.build,
+            clock=lambda: self.now,
+            until=until,
+            block=block,
+        )
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ class Ticking:
         ([3] * 100, 5.0, 5, True),
         ([3] * 100, 0.0, 1, True),
         ([3] * 100, 60.0, 32, False),  # all alike for long enough
-        ([3, 4] * 50, 40.0, 32, False),  # lengths vary, and 10 s have passed
+        ([3, 4] * 50, 40.0, 32, False),  # lengths vary, and 5 s have passed
         ([3, 4] * 50, 9.0, 9, True),
         ([3] * 4, 4.0, 4, False),  # all there are
         ([3] * 4, 9.0, 4, False),
@@ -216,6 +221,46 @@ def test_a_scan_stops_in_time_and_says_so(
     found = Ticking(lengths).scan(until)
     assert (found.scanned, found.cut_short) == (scanned, said)
     assert any("budget left time" in note for note in found.notes) is said
+
+
+def test_a_scan_in_blocks_finds_the_same() -> None:
+    lengths = [3, 4, 9, 5] * 10
+    assert Ticking(lengths).scan(1e9, 8).longest_first == Ticking(lengths).scan(1e9).longest_first
+
+
+class Pictures(Dataset):
+    """As many tall as wide, padded together to a square; the largest by area are neither."""
+
+    def __len__(self) -> int:
+        return 200
+
+    def __getitem__(self, index: int) -> Any:
+        height, width = (48, 16) if index % 2 else (16, 48)
+        if index % 20 == 0:
+            height, width = 30, 30
+        return torch.zeros(3, height, width)
+
+
+def pad_both(samples: list[torch.Tensor]) -> torch.Tensor:
+    height, width = (max(sample.shape[side] for sample in samples) for side in (1, 2))
+    return torch.stack(
+        [nn.functional.pad(s, (0, width - s.shape[2], 0, height - s.shape[1])) for s in samples]
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3, 40])
+def test_padded_to_two_maxima_the_largest_batch_holds_both(size: int) -> None:
+    pictures = source_from(DataLoader(Pictures(), 4, collate_fn=pad_both))
+    assert pictures.take(size).shape == (size, 3, 48, 48)
+    assert pictures.take(1).shape == (1, 3, 30, 30)
+
+
+def test_samples_of_one_area_and_two_shapes_vary() -> None:
+    class TallAndWide(Pictures):
+        def __getitem__(self, index: int) -> Any:
+            return torch.zeros(3, *((48, 16) if index % 2 else (16, 48)))
+
+    assert source_from(DataLoader(TallAndWide(), 4, collate_fn=pad_both)).varies
 
 
 class Endless(IterableDataset):

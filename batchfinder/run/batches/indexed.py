@@ -1,0 +1,244 @@
+"""A dataset read by index: fixed positions, and draws that the workers make ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from batchfinder.errors import CannotBuildBatch
+from batchfinder.protocols import Batch
+from batchfinder.run.batches.lengths import Extent
+from batchfinder.run.batches.order import EAGER, Mark, Order, shuffled
+from batchfinder.run.batches.randomness import kept, reseed
+from batchfinder.run.batches.requests import Indexing, Reader, Request, Ticket, Want
+from batchfinder.run.batches.stores import Patience
+from batchfinder.run.batches.structure import MAKE_LOADER
+from batchfinder.wording import Caveat
+
+__all__ = ["Indexed", "expected_sizes"]
+
+_EMPTY_IN_A_ROW = 100  # drawn batches of nothing but broken samples, after which it is an error
+_SLOW = 1e-3  # seconds a sample from which on the clock is looked at after every one
+_AT_ONCE = 32
+_LONGEST_CYCLE = 64  # sizes drawn in turn are recognised up to so many
+
+
+@dataclass(eq=False)
+class _Planned:
+    """A draw to come: its requests are under way."""
+
+    size: int
+    before: Mark
+    tickets: list[Ticket]
+    in_parts: bool
+    seed: int
+
+
+class Indexed:
+    """A map-style dataset, over the indices that the user's sampler can yield."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        indices: Sequence[int],
+        seed: int = 0,
+        *,
+        weights: torch.Tensor | None = None,
+        base: int | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.patience = patience or Patience()
+        self._reader, self._indices, self._seed = reader, indices, seed
+        self._base = base or 1
+        self._fixed = shuffled(len(indices), seed)
+        self._order = Order(len(indices), seed, weights)
+        self._apart: bool | None = None
+        self._planned: deque[_Planned] = deque()
+        self._sizes: list[int] = []
+
+    @property
+    def length(self) -> int:
+        return len(self._indices)
+
+    @property
+    def is_apart(self) -> bool:
+        if self._apart is None:
+            kind = self._reader.served.indexing
+            self._apart = kind is Indexing.ONE_BY_ONE or (
+                kind is Indexing.MANY and self._gives_samples()
+            )
+        return self._apart
+
+    def _gives_samples(self) -> bool:
+        """Whether ``__getitems__`` gives one entry an index, rather than a batch."""
+        for count in (2, 3):
+            few = range(min(count, self.length))
+            read = self._ask(Want.SAMPLES, few).result()
+            if not isinstance(read, (list, tuple)) or len(read) != len(few):
+                return False
+        return True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self._reader.refusal:
+            return ()
+        return (Caveat("batches.no_workers", reason=self._reader.refusal),)
+
+    @property
+    def block(self) -> int:
+        if self._reader.workers:
+            return 4 * self._reader.workers
+        return 1 if self.patience.expected_seconds(1) > _SLOW else _AT_ONCE
+
+    def available(self, wanted: int) -> int:
+        return min(wanted, self.length, EAGER)
+
+    def fetch(self, positions: Sequence[int]) -> list[Any]:
+        return self._spread(Want.SAMPLES, positions)
+
+    def extents(self, positions: Sequence[int]) -> list[Extent]:
+        return self._spread(Want.EXTENTS, positions)
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        return self._ask(Want.BATCH, positions).result()
+
+    def indices_at(self, positions: Sequence[int]) -> list[int]:
+        """The dataset's indices behind positions of the fixed order."""
+        return [self._indices[self._fixed[position]] for position in positions]
+
+    def _ask(self, want: Want, positions: Sequence[int]) -> Ticket:
+        seeds = tuple(self._seed + position for position in positions)
+        return self._reader.submit(Request(want, tuple(self.indices_at(positions)), seeds))
+
+    def _spread(self, want: Want, positions: Sequence[int]) -> list[Any]:
+        """Over all workers at once."""
+        started = self.patience.clock()
+        tickets = [self._ask(want, part) for part in self._parts(positions)]
+        found = [each for ticket in tickets for each in ticket.result()]
+        seconds = self.patience.clock() - started
+        self.patience.note(len(found), seconds=seconds)
+        return found
+
+    def _parts(self, positions: Sequence[int]) -> list[Sequence[int]]:
+        step = max(1, -(-len(positions) // max(1, self._reader.workers)))
+        return [positions[at : at + step] for at in range(0, len(positions), step)]
+
+    def rewind(self, seed: int) -> None:
+        self._forget()
+        self._order.rewind(seed)
+        self._sizes = []
+
+    def _forget(self) -> None:
+        """What was read ahead is not wanted: it will be drawn again."""
+        for planned in reversed(self._planned):
+            for ticket in planned.tickets:
+                ticket.drop()
+            self._order.back_to(planned.before)
+        self._planned.clear()
+
+    def draw(self, size: int) -> Batch:
+        for _ in range(_EMPTY_IN_A_ROW):
+            batch = self._drawn(size)
+            if batch is not None:
+                return batch
+        raise CannotBuildBatch(
+            f"expected samples; {_EMPTY_IN_A_ROW} batches of {size} in a row held only broken "
+            f"ones (None): check the dataset, or {MAKE_LOADER}"
+        )
+
+    def _drawn(self, size: int) -> Batch | None:
+        if self._planned and self._planned[0].size != size:
+            self._forget()
+        was_ready = bool(self._planned)
+        if not was_ready or self.patience.is_over():
+            self.patience.check(size)
+        started = self.patience.clock()
+        planned = self._planned.popleft() if was_ready else self._plan(size)
+        self._sizes.append(size)
+        self._read_ahead()
+        answers = [ticket.result() for ticket in planned.tickets]
+        seconds = None if was_ready else self.patience.clock() - started
+        self.patience.note(size, sum(each.size for each in self._planned), seconds)
+        return self._joined(planned, answers) if planned.in_parts else answers[0]
+
+    def _joined(self, planned: _Planned, answers: list[list[Any]]) -> Batch | None:
+        samples = [sample for part in answers for sample in part]
+        if all(sample is None for sample in samples):
+            return None
+        with kept():
+            reseed(planned.seed)
+            return self._reader.served.collate(samples)
+
+    def _plan(self, size: int) -> _Planned:
+        """Put the next draw on its way: as one batch, or in parts where one worker would be slow.
+
+        That is where nothing is under way yet, and where the batch is larger than the user's.
+        """
+        before = self._order.mark()
+        drawn = self._drawn_in_order(size)
+        alone = self._reader.workers > 1 and (not self._sizes or size > 2 * self._base)
+        in_parts = alone and size > 1 and self.is_apart
+        want = Want.SAMPLES if in_parts else Want.BATCH
+        parts = self._parts(range(size)) if in_parts else [range(size)]
+        tickets = [self._request(want, drawn, part) for part in parts]
+        return _Planned(size, before, tickets, in_parts, hash(tuple(seed for _, seed in drawn)))
+
+    def _read_ahead(self) -> None:
+        """As many draws as the user's loader would have under way, no more than are likely."""
+        most = min(self._reader.ahead, 2 * (len(self._sizes) - 1))
+        coming = expected_sizes(self._sizes, most)
+        budget = self._reader.ahead * max(self._base, 1)
+        for count, size in enumerate(coming):
+            budget -= size
+            if count < len(self._planned):
+                continue
+            if size > self.length or (budget < 0 and self._planned):
+                break
+            self._planned.append(self._plan(size))
+
+    def draw_samples(self, count: int) -> list[Any]:
+        self._forget()
+        self.patience.check(count)
+        started = self.patience.clock()
+        requests = self._drawn_in_order(count)
+        tickets = [self._request(Want.SAMPLES, requests, p) for p in self._parts(range(count))]
+        found = [sample for ticket in tickets for sample in ticket.result()]
+        self.patience.note(count, seconds=self.patience.clock() - started)
+        return found
+
+    def _drawn_in_order(self, count: int) -> list[tuple[Any, int]]:
+        """The next indices, each with the seed under which it is read."""
+        first, salt = self._order.drawn, self._order.seed + 1
+        positions = self._order.draw(count)
+        return [
+            (self._indices[position], hash((salt, first + turn)))
+            for turn, position in enumerate(positions)
+        ]
+
+    def _request(
+        self, want: Want, drawn: Sequence[tuple[Any, int]], places: Sequence[int]
+    ) -> Ticket:
+        indices = tuple(drawn[place][0] for place in places)
+        seeds = tuple(drawn[place][1] for place in places)
+        return self._reader.submit(Request(want, indices, seeds))
+
+    def indices_drawn(self, count: int) -> list[int]:
+        """The dataset's indices behind the next draw, which is not read."""
+        return [self._indices[position] for position in self._order.draw(count)]
+
+    def close(self) -> None:
+        self._planned.clear()
+        self._reader.close()
+
+
+def expected_sizes(sizes: Sequence[int], count: int) -> list[int]:
+    """The ``count`` sizes that come next, by the shortest cycle that the latest ones repeat."""
+    for lag in range(1, min(_LONGEST_CYCLE, len(sizes) // 2) + 1):
+        if list(sizes[-lag:]) == list(sizes[-2 * lag : -lag]):
+            cycle = sizes[-lag:]
+            return [cycle[turn % lag] for turn in range(count)]
+    return [sizes[-1]] * count if sizes else []
