@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         NothingFits,
         NothingToTrain,
         NotPicklable,
+        OutOfTime,
         StateNotRestoredWarning,
         UnknownLoss,
     )
@@ -91,6 +92,7 @@ _ROOMS = {
         "NotPicklable",
         "NothingFits",
         "NothingToTrain",
+        "OutOfTime",
         "StateNotRestoredWarning",
         "UnknownLoss",
     ),
@@ -144,6 +146,7 @@ __all__ = [
     "NotPicklable",
     "NothingFits",
     "NothingToTrain",
+    "OutOfTime",
     "Outcome",
     "PerExample",
     "ProbeResult",

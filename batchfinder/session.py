@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -50,6 +51,11 @@ class Budget:
         if self.total_seconds is None:
             return None
         return max(0.0, self.total_seconds - (self.clock() - self.started))
+
+    def seconds_left(self) -> float:
+        """As ``left``; infinite without a limit."""
+        left = self.left()
+        return math.inf if left is None else left
 
     def share(self, part: float) -> float | None:
         """``part`` of what is left."""
@@ -107,6 +113,7 @@ def opened(
         base_learning_rate=base_learning_rate,
         seed=seed,
         patience_seconds=budget.share(_LOOKING),
+        seconds_left=budget.seconds_left,
     ) as bench:
         yield Call(bench, observe or default_observer(), training.loader, budget)
 

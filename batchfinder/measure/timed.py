@@ -15,7 +15,7 @@ from functools import partial
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import Measurement, Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
-from batchfinder.run.batches import time_loader
+from batchfinder.run.batches import loading_seconds
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import half_steps_around_knee, median_interval
 
@@ -117,7 +117,13 @@ def measure(
             started + effort.budget_seconds,
         )
     records.sort(key=lambda record: record.batch_size)
-    loader_seconds = timer.loader_seconds([record.batch_size for record in records])
+    loader_seconds = loading_seconds(
+        source,
+        [record.batch_size for record in records],
+        batches=effort.loader_batches,
+        budget_seconds=effort.loader_budget_seconds,
+        clock=clock,
+    )
     measurements = []
     for record in records:
         measurements.append(_summary(record, loader_seconds.get(record.batch_size)))
@@ -228,26 +234,6 @@ class _Timer:
     def _now(self) -> float:
         self._memory.synchronize()
         return self._clock()
-
-    def loader_seconds(self, sizes: Sequence[int]) -> dict[int, float]:
-        """Seconds per batch that the real loader takes when nothing else runs, for every size.
-
-        A loader's time is its samples' time, so that sizes beyond the budget, or of which the
-        dataset fills only one batch, are given the time per sample of the largest size timed.
-        """
-        taken: dict[int, float] = {}
-        deadline = self._clock() + self._effort.loader_budget_seconds
-        batches, per_sample = self._effort.loader_batches, 0.0
-        for size in sorted(sizes):
-            seconds = None
-            if not taken or self._clock() + (batches + 1) * size * per_sample <= deadline:
-                loader = self._source.rebuild(size)
-                seconds = time_loader(loader, batches=batches, clock=self._clock)
-            if seconds is not None:
-                per_sample = seconds / size
-            if per_sample:
-                taken[size] = size * per_sample
-        return taken
 
 
 def _summary(record: _Record, loader_seconds: float | None) -> Measurement:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from batchfinder.errors import CannotBuildBatch
+from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.formulas import mean_loss_ratio
 from batchfinder.noise.room import NoRoom, attempt
 from batchfinder.protocols import BatchSource, TrainStep
@@ -114,7 +114,7 @@ def loss_ratio(
             if _beyond_chance(seen) is not None:
                 more = range(_REPEATS, 4 * _REPEATS)
                 seen += [_losses(step, source, half, seed + repeat) for repeat in more]
-    except (CannotBuildBatch, StopIteration):
+    except (CannotBuildBatch, OutOfTime, StopIteration):
         return None
     finally:
         step.zero_grad()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from batchfinder.errors import CannotBuildBatch
+from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.protocols import Batch, BatchSource, Clock
 
 OUT_OF_DATA = (StopIteration, CannotBuildBatch)
@@ -66,6 +66,9 @@ class FreshBatches:
                 batch = next(stream)
             except OUT_OF_DATA:
                 self.ended = "the data"
+                return
+            except OutOfTime:
+                self.ended = "the time"
                 return
             yield batch
 

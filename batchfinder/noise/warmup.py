@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from batchfinder.errors import NoiseNotMeasured
+from batchfinder.errors import NoiseNotMeasured, OutOfTime
 from batchfinder.formulas import Moments
 from batchfinder.noise.context import FEWEST_GROUPS, Point, WarmupContext, WarmupRecord
 from batchfinder.noise.gradient_hooks import MATURE, metric_of
@@ -71,7 +71,10 @@ class _Warmup:
                 break
             if self.matures and number >= self.first:
                 self.record.metric = self.loop.metric = metric_of(self.context.step)
-            self._advance(number)
+            try:
+                self._advance(number)
+            except OutOfTime:  # no samples could be read before the call's end
+                break
             if number == self.steps // 2:
                 self._plan_second_half()
             if self.extra and number in self.moments:

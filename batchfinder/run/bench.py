@@ -6,8 +6,9 @@ number or runs a forward pass, and is put back on the way out.
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -143,6 +144,7 @@ def open_bench(
     base_learning_rate: float | None = None,
     seed: int = 0,
     patience_seconds: float | None = None,
+    seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> Iterator[Bench]:
     """Snapshot, build, and put back at the end.
 
@@ -152,6 +154,7 @@ def open_bench(
         base_learning_rate: the assumed optimizer's, where none was given.
         seed: of every random number drawn.
         patience_seconds: how long samples may be looked at before the first trial, softly.
+        seconds_left: of the whole call; no samples are read once it is 0.
 
     Raises:
         InvalidArgument: where an object cannot be kept.
@@ -168,9 +171,12 @@ def open_bench(
             training.loader,
             make_loader=training.make_loader,
             batch_dim=training.batch_dim,
+            count=training.count,
             seed=seed,
             patience_seconds=patience_seconds,
+            seconds_left=seconds_left,
         )
+        stack.callback(source.close)
         step = step_from(
             training.model,
             loss_fn=training.loss_fn,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from batchfinder.run.batches.choose import Source, source_from
 from batchfinder.run.batches.endless import endless
-from batchfinder.run.batches.loading import data_bound, time_loader
+from batchfinder.run.batches.loading import data_bound, loading_seconds, time_loader
 from batchfinder.run.batches.rebuild import rebuild_loader
 from batchfinder.run.batches.structure import leaves, map_leaves, rows_in, size_along
 from batchfinder.run.batches.workers import reading, workers_of
@@ -22,6 +22,7 @@ __all__ = [
     "data_bound",
     "endless",
     "leaves",
+    "loading_seconds",
     "map_leaves",
     "reading",
     "rebuild_loader",

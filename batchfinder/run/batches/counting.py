@@ -31,15 +31,14 @@ def measures(value: Any, path: Key = (), depth: int = 0) -> dict[Key, int]:
     found: dict[Key, int] = {}
     for name in _STATED:
         stated = getattr(value, name, None)
-        if isinstance(stated, torch.Size):
-            stated = stated[0] if stated else None
+        if isinstance(stated, torch.Size):  # a TensorDict's
+            stated = next(iter(stated), None)
         if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0:
             found[*path, name] = stated
+    if isinstance(value, torch.Tensor) and value.is_nested:
+        return {**found, (*path, 0): int(value.size(0))}
     if isinstance(value, (torch.Tensor, np.ndarray)):
-        nested = isinstance(value, torch.Tensor) and value.is_nested
-        for axis in range(1 if nested else value.ndim):
-            found[*path, axis] = int(value.size(0) if nested else value.shape[axis])
-        return found
+        return {**found, **{(*path, axis): int(size) for axis, size in enumerate(value.shape)}}
     parts = _parts(value)
     if parts is None:
         size = size_along(value)

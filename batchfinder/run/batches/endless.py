@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchfinder.protocols import Batch, BatchSource
+from batchfinder.run.batches.workers import reading
 
 __all__ = ["endless"]
 
@@ -21,15 +22,16 @@ def endless(source: BatchSource, size: int) -> Iterator[Batch]:
     """
     while True:
         found = skipped = 0
-        for batch in source.rebuild(size):
-            if source.unit == "samples" and source.count(batch) < size:
-                skipped += 1
-                if skipped == MOST_SKIPPED:
-                    break
-                continue
-            found, skipped, handed = found + 1, 0, [batch]
-            del batch  # else it stays in memory while the caller's next one, of another kind, runs
-            yield handed.pop()
+        with reading(source.rebuild(size)) as batches:
+            for batch in batches:
+                if source.unit == "samples" and source.count(batch) < size:
+                    skipped += 1
+                    if skipped == MOST_SKIPPED:
+                        break
+                    continue
+                found, skipped, handed = found + 1, 0, [batch]
+                del batch  # else it stays in memory while the caller's next one, of another, runs
+                yield handed.pop()
         if not found:
             ceiling = source.ceiling
             yield source.ordinary(size if ceiling is None else min(size, ceiling))

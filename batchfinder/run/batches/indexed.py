@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
@@ -226,13 +228,47 @@ class Indexed:
         seeds = tuple(drawn[place][1] for place in places)
         return self._reader.submit(Request(want, indices, seeds))
 
-    def indices_drawn(self, count: int) -> list[int]:
-        """The dataset's indices behind the next draw, which is not read."""
-        return [self._indices[position] for position in self._order.draw(count)]
+    def follow(self, loader: Iterable[Batch]) -> Iterable[Batch]:
+        if self._reader.workers and type(loader) is DataLoader and loader.batch_sampler is not None:
+            return Followed(self._reader, loader.batch_sampler, self.patience)
+        return loader
 
     def close(self) -> None:
         self._planned.clear()
         self._reader.close()
+
+
+class Followed:
+    """The batches of a loader in its own order, read by workers that run already."""
+
+    prefetch_factor = 1
+
+    def __init__(self, reader: Reader, batches: Iterable[list[Any]], patience: Patience) -> None:
+        self.num_workers = reader.workers
+        self._reader, self._batches, self._patience = reader, batches, patience
+
+    def __iter__(self) -> Iterator[Batch]:
+        coming = enumerate(self._batches)
+        flying: deque[tuple[int, Ticket]] = deque()
+        try:
+            while True:
+                for number, indices in itertools.islice(coming, self._wanted(len(flying))):
+                    seeds = tuple(hash((number, turn)) for turn in range(len(indices)))
+                    ticket = self._reader.submit(Request(Want.BATCH, tuple(indices), seeds))
+                    flying.append((len(indices), ticket))
+                if not flying:
+                    return
+                size, ticket = flying.popleft()
+                batch = ticket.result()
+                self._patience.note(size, sum(size for size, _ in flying))
+                if batch is not None:
+                    yield batch
+        finally:
+            for _, ticket in flying:
+                ticket.drop()
+
+    def _wanted(self, flying: int) -> int:
+        return max(0, max(1, self._reader.ahead) - flying)
 
 
 def expected_sizes(sizes: Sequence[int], count: int) -> list[int]:

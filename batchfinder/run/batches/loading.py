@@ -3,40 +3,88 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from batchfinder.protocols import Clock
+from batchfinder.protocols import BatchSource, Clock
 from batchfinder.results import Measurement
 from batchfinder.run.batches.workers import reading, workers_of
 
-__all__ = ["data_bound", "time_loader"]
+__all__ = ["data_bound", "loading_seconds", "time_loader"]
 
 
 def time_loader(
-    loader: Iterable[Any], *, batches: int = 8, clock: Clock = time.perf_counter
+    loader: Iterable[Any],
+    *,
+    batches: int = 8,
+    clock: Clock = time.perf_counter,
+    budget_seconds: float = math.inf,
 ) -> float | None:
     """Seconds for one batch when nothing else runs; ``None`` for a loader of under two batches.
 
     The first batch, which starts the workers, does not count, and neither do as many batches as
-    the workers had made in the meantime.
+    the workers had made in the meantime. Ends once ``budget_seconds`` have passed and one batch
+    counts; where none does by then, the mean over all that came stands in.
     """
     ahead = 1 + workers_of(loader) * int(getattr(loader, "prefetch_factor", None) or 0)
     waits: list[float] = []
     with reading(loader) as stream:
-        started = clock()
+        began = started = clock()
         for _ in itertools.islice(stream, ahead + batches):
             now = clock()
             waits.append(now - started)
             started = clock()
+            if started - began > budget_seconds and len(waits) > 1:
+                break
     counted = waits[ahead:] or waits[1:]
     if not counted:
         return None
     # With workers, batches come in bursts of one per worker: the mean is the rate, and the median
     # of one wait would be that of a batch which was ready.
     return sum(counted) / len(counted) if workers_of(loader) else median(counted)
+
+
+def loading_seconds(
+    source: BatchSource,
+    sizes: Sequence[int],
+    *,
+    batches: int = 6,
+    budget_seconds: float = math.inf,
+    clock: Clock = time.perf_counter,
+) -> dict[int, float]:
+    """Seconds per batch that the user's loader takes when nothing else runs, for every size.
+
+    The size nearest to the user's own is timed first, then the others from the smallest up while
+    there is time. A loader's time is its samples' time, so that the rest, and sizes of which the
+    dataset fills only one batch, are given the time per sample of the next smaller size timed.
+    """
+    own = source.base_batch_size
+    nearest = min(sizes, key=lambda size: abs(size - (own or 0)), default=0)
+    deadline = clock() + budget_seconds
+    timed: dict[int, float] = {}
+    per_sample = 0.0
+    for size in sorted(set(sizes), key=lambda size: (size != nearest, size)):
+        left = deadline - clock()
+        if timed and (batches + 1) * size * per_sample > left:
+            continue
+        loader = source.rebuild(size)
+        seconds = time_loader(loader, batches=batches, clock=clock, budget_seconds=left)
+        if seconds is not None:
+            timed[size] = seconds
+            per_sample = seconds / size
+    return {size: _scaled(size, timed) for size in sizes if timed}
+
+
+def _scaled(size: int, timed: Mapping[int, float]) -> float:
+    """By the time per sample of the nearest size timed, the smaller one where there is one."""
+    if size in timed:
+        return timed[size]
+    below = [each for each in timed if each < size]
+    nearest = max(below) if below else min(timed)
+    return size * timed[nearest] / nearest
 
 
 def data_bound(measurements: Sequence[Measurement], workers: int) -> str | None:

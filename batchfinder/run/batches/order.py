@@ -30,23 +30,23 @@ class Scattered(Sequence[int]):
     """
 
     def __init__(self, count: int, seed: int) -> None:
-        self.count = count
+        self._length = count
         self._half = max(1, -(-max(count - 1, 1).bit_length() // 2))
         picks = random.Random(seed)
         self._keys = [picks.getrandbits(64) | 1 for _ in range(_ROUNDS)]
 
     def __len__(self) -> int:
-        return self.count
+        return self._length
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
-            return self.at(range(*place.indices(self.count)))
-        return self.at([range(self.count)[place]])[0]
+            return self.at(range(*place.indices(self._length)))
+        return self.at([range(self._length)[place]])[0]
 
     def at(self, places: Sequence[int]) -> list[int]:
         """The entries at ``places``."""
         found = self._sent(np.asarray(places, dtype=np.uint64))
-        while (outside := found >= self.count).any():
+        while (outside := found >= self._length).any():
             found[outside] = self._sent(found[outside])
         return [int(entry) for entry in found]
 

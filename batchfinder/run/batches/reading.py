@@ -112,7 +112,7 @@ class Workers:
                 self._loader = DataLoader(
                     replace(self.served, is_remote=True),  # type: ignore[arg-type]
                     batch_size=None,
-                    sampler=self._feed,  # type: ignore[arg-type]  # yields requests
+                    sampler=self._feed,
                     collate_fn=_as_it_is,
                     num_workers=user.num_workers,
                     prefetch_factor=user.prefetch_factor,
@@ -185,10 +185,11 @@ class StreamedByWorkers:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader, self.repeats = loader, False
+        self._dataset: Any = loader.dataset
 
     def __call__(self) -> Iterator[Any]:
         if self.repeats:
-            yield from self.loader.dataset
+            yield from self._dataset
             return
         user = self.loader
         twin: DataLoader[Any] = DataLoader(
@@ -214,4 +215,4 @@ class StreamedByWorkers:
                         )
                     yield from pickle.loads(answer)  # made by a worker of ours
         if self.repeats:
-            yield from self.loader.dataset
+            yield from self._dataset

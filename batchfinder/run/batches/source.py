@@ -178,7 +178,7 @@ class SampleSource:
         self.store.close()
 
     def rebuild(self, size: int) -> Iterable[Batch]:
-        return self._rebuild(size)
+        return self.store.follow(self._rebuild(size))
 
     def count(self, batch: Batch) -> int:
         """By the caller's ``count`` or ``batch_dim``, or what grows with the number of samples."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -112,6 +112,10 @@ class Store(Protocol):
 
     def draw_samples(self, count: int) -> list[Any]:
         """The next ``count`` samples in random order."""
+        ...
+
+    def follow(self, loader: Iterable[Batch]) -> Iterable[Batch]:
+        """``loader``, read by the workers that run already where that can be."""
         ...
 
     def rewind(self, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,9 @@ class Rows:
     def draw_samples(self, count: int) -> list[Any]:
         drawn = self.draw(count)
         return [tuple(part[row] for part in drawn) for row in range(count)]
+
+    def follow(self, loader: Iterable[Batch]) -> Iterable[Batch]:
+        return loader
 
     def rewind(self, seed: int) -> None:
         self._order.rewind(seed)

@@ -63,6 +63,8 @@ def _lost_one(batches: Any) -> bool:
     arrive while that is waited for.
     """
     workers = getattr(batches, "_workers", ())
+    if not workers:
+        return False
     try:
         ended = wait([worker.sentinel for worker in workers], timeout=_REAP_SECONDS)
         for worker in workers:
