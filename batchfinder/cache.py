@@ -55,6 +55,7 @@ def probe_remembering(
     propose: Propose = guided,
     observe: Observer | None = None,
     enough: Callable[[], bool] = lambda: False,
+    before: Callable[[int, Sequence[Trial]], None] = lambda size, trials: None,
 ) -> Recalled:
     """``probe``, beginning with what the file at ``path`` remembers, and adding to it.
 
@@ -70,6 +71,7 @@ def probe_remembering(
         propose: see there.
         observe: see there.
         enough: see there.
+        before: see there.
 
     Raises:
         InvalidArgument: where the file at ``path`` is something else than a cache.
@@ -77,13 +79,13 @@ def probe_remembering(
     file = Path(path)
     entries = _read(file)
     key = _key({**described, **_described_space(space)})
-    before = _trials_in(entries.get(key))
-    largest = _largest(before)
+    remembered = _trials_in(entries.get(key))
+    largest = _largest(remembered)
     search = propose if largest is None else recheck(largest, then=propose)
-    trials = probe(run, space, propose=search, observe=observe, enough=enough)
+    trials = probe(run, space, propose=search, observe=observe, enough=enough, before=before)
     ended = has_ended(trials, space, search)
     if _is_confirmed(trials, largest):
-        return Recalled(trials, latest([*before, *trials]), ended)
+        return Recalled(trials, latest([*remembered, *trials]), ended)
     if ended and _largest(trials) is not None:
         _write(file, {**_read(file), key: _entry(described, latest(trials))})
     return Recalled(trials, trials, ended)

@@ -38,6 +38,9 @@ __all__ = ["find_batch_size"]
 _VARIANCE = MicroBatchVariance()
 _SEARCH = Search()
 
+_LONGEST_STEP = 10.0
+"""Seconds: nobody would train with larger batches than those whose step takes so long."""
+
 
 def find_batch_size(
     model: Model | Training,
@@ -164,7 +167,7 @@ def find_batch_size(
         observe=observe,
     ) as call:
         bench = call.bench
-        probed = probe_sizes(call, space, search)
+        probed = probe_sizes(call, space, search, step_seconds=_LONGEST_STEP)
         base = base_of(call, probed, base_batch_size, base_learning_rate)
         measurements = measure_sizes(call, probed, space, base=base.batch_size, headroom=headroom)
         findings = estimate_noise(call, noise, probed, base, measured=measurements)

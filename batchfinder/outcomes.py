@@ -25,6 +25,7 @@ class Limit(Enum):
     THROUGHPUT = "throughput: a larger batch is hardly processed faster per sample"
     DATASET = "dataset: it holds no more samples than this"
     USER = "the ceiling that the caller set"
+    TIME = "time: larger batches were not tried"
     INDEX = "index limit: a kernel cannot address a larger batch, whatever the memory"
 
 

@@ -24,6 +24,7 @@ from batchfinder.results import (
     Recommendation,
     StageStarted,
     Trial,
+    TrialStarted,
 )
 from batchfinder.table import Row, Table
 from batchfinder.units import format_bytes, format_count, format_seconds, format_size
@@ -34,6 +35,7 @@ Described = tuple[str, str, str]
 """What happened, at which size, and what came of it."""
 
 _LONG_SECONDS = 5.0
+_BRIEF_SECONDS = 2.0
 
 
 def silent(event: Event) -> None:
@@ -69,6 +71,8 @@ class StreamRows:
         self._stream = stream
 
     def __call__(self, event: Event) -> None:
+        if is_brief(event):
+            return
         what, size, said = describe(event)
         line = f"{what:<9} {size:>7}  {said}" if size else f"{what:<9} {said}"
         print(line.rstrip(), file=self._stream or sys.stderr, flush=True)
@@ -83,6 +87,8 @@ class NotebookTable:
         self._handle: Any = None
 
     def __call__(self, event: Event) -> None:
+        if is_brief(event):
+            return
         self._rows.append(Row(describe(event), isinstance(event, Recommendation)))
         if self._handle is None:
             self._handle = self._display(self, display_id=True)
@@ -111,6 +117,13 @@ def _notebook_display() -> Callable[..., Any] | None:
     return found
 
 
+def is_brief(event: Event) -> bool:
+    """Whether this announces what will be over before it is read."""
+    if not isinstance(event, TrialStarted):
+        return False
+    return event.expected_seconds is None or event.expected_seconds < _BRIEF_SECONDS
+
+
 def describe(event: Event) -> Described:
     """An event in three pieces: the stage, the batch size it concerns, what was found."""
     if isinstance(event, StageStarted):
@@ -124,7 +137,11 @@ def describe(event: Event) -> Described:
     return _describe_size(event)
 
 
-def _describe_size(event: Trial | Measurement | NoiseScale) -> Described:
+def _describe_size(event: TrialStarted | Trial | Measurement | NoiseScale) -> Described:
+    if isinstance(event, TrialStarted):
+        taking = event.expected_seconds
+        about = "" if taking is None else f" (at most about {format_seconds(taking)})"
+        return "  trial", format_size(event.batch_size), f"running{about}"
     if isinstance(event, Trial):
         return "  trial", format_size(event.batch_size), _trial(event)
     if isinstance(event, Measurement):

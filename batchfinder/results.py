@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from batchfinder.events import Note as Note
+from batchfinder.events import StageStarted as StageStarted
+from batchfinder.events import TrialStarted as TrialStarted
 from batchfinder.outcomes import Limit as Limit
 from batchfinder.outcomes import Outcome as Outcome
 from batchfinder.outcomes import Stage as Stage
@@ -59,6 +62,8 @@ class Trial:
     are in it. ``None`` where nothing is cached."""
     retries: int = 0
     """How often the allocator had to flush its cache and try again, over all steps."""
+    step_seconds: float = 0.0
+    """The fastest of its whole steps; 0 where none ended."""
 
     @property
     def fits(self) -> bool:
@@ -72,6 +77,8 @@ class MemoryBreakdown:
     ``fixed_bytes + per_sample_bytes · batch`` is the line fitted through the trials' peaks, with
     ``fit_residual`` its largest relative error on them. ``other_bytes`` is what the line leaves
     after parameters, buffers, gradients and optimizer state (workspaces, temporaries).
+    ``fragmentation_bytes`` are those that a caching allocator had reserved at the largest size, at
+    its peak, beyond what tensors took at theirs.
     """
 
     parameter_bytes: int
@@ -87,6 +94,14 @@ class MemoryBreakdown:
     headroom_bytes: int | None = None
     non_torch_bytes: int = 0
     other_processes_bytes: int = 0
+    fragmentation_bytes: int = 0
+
+    def largest_by_line(self, more_bytes: int = 0) -> int | None:
+        """The largest batch that the line allows, with ``more_bytes`` held; ``None`` without."""
+        if self.per_sample_bytes <= 0:
+            return None
+        room = self.limit_bytes - self.fixed_bytes - more_bytes
+        return max(0, int(room / self.per_sample_bytes))
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,20 @@ class ProbeResult:
         """The largest micro-batch that was run and fitted, at its last trial; 0 if none did."""
         last = {trial.batch_size: trial for trial in self.trials}
         return max((trial.batch_size for trial in last.values() if trial.fits), default=0)
+
+    @property
+    def max_batch_size_with_ddp(self) -> int | None:
+        """The largest micro-batch by the memory line once DistributedDataParallel wraps the model.
+
+        Its buckets hold the gradients a second time, unless ``gradient_as_bucket_view=True``.
+        """
+        memory, largest = self.memory, self.max_batch_size
+        by_line = memory.largest_by_line(memory.gradient_bytes)
+        if by_line is None:
+            return None
+        if self.limited_by is Limit.MEMORY:
+            by_line = largest - math.ceil(memory.gradient_bytes / memory.per_sample_bytes)
+        return max(0, min(by_line, largest))
 
 
 @dataclass(frozen=True)
@@ -244,24 +273,16 @@ class Confirmation:
     lower end of what the scatter allows. ``None`` where the two were not compared."""
 
 
-@dataclass(frozen=True)
-class StageStarted:
-    """An event: a stage begins. ``expected_seconds`` where it can be told."""
-
-    stage: Stage
-    detail: str = ""
-    expected_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Note:
-    """An event: one sentence that the user should read while waiting."""
-
-    text: str
-
-
 Event = (
-    StageStarted | Trial | Measurement | NoiseScale | RaceArm | Confirmation | Recommendation | Note
+    StageStarted
+    | TrialStarted
+    | Trial
+    | Measurement
+    | NoiseScale
+    | RaceArm
+    | Confirmation
+    | Recommendation
+    | Note
 )
 
 

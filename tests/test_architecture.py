@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"units"},
     {"wording"},
     {"outcomes", "races"},
+    {"events"},
     {"results"},
     {"protocols", "table"},
     {"probe", "devices", "scaling", "formulas", "timing", "html"},
@@ -38,6 +39,7 @@ LAYERS: list[set[str]] = [
 ]
 NO_TORCH = {
     "errors",
+    "events",
     "outcomes",
     "races",
     "results",

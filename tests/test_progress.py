@@ -13,7 +13,16 @@ import pytest
 from report_cases import NOISE, measurement, plain
 
 from batchfinder.progress import NotebookTable, StreamRows, default_observer, describe, silent
-from batchfinder.results import Event, Note, Outcome, RaceArm, Stage, StageStarted, Trial
+from batchfinder.results import (
+    Event,
+    Note,
+    Outcome,
+    RaceArm,
+    Stage,
+    StageStarted,
+    Trial,
+    TrialStarted,
+)
 
 EVENTS: list[Event] = [
     StageStarted(Stage.PROBE, "limit 48.0 MiB"),
@@ -50,6 +59,14 @@ def test_one_row_per_event_without_control_characters() -> None:
     assert not re.search(r"[\x00-\x1f]", "".join(rows()))
     assert max(len(row) for row in rows() if "signal 9" not in row) <= 80
     assert max(map(len, rows())) <= 120
+
+
+def test_a_trial_is_announced_where_it_takes_long_enough_to_be_read() -> None:
+    stream = io.StringIO()
+    observe = StreamRows(stream)
+    for seconds in (None, 1.0, 40.0):
+        observe(TrialStarted(8192, seconds))
+    assert stream.getvalue().splitlines() == ["  trial     8,192  running (at most about 40 s)"]
 
 
 def test_rows_say_what_matters() -> None:

@@ -13,10 +13,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
+from batchfinder.probe import SearchSpace
 from batchfinder.probe import stage as probing
-from batchfinder.results import Limit
+from batchfinder.probe.stage import probe_sizes
+from batchfinder.results import Limit, TrialStarted
 from batchfinder.run.trial import run_trial
-from batchfinder.training import Search
+from batchfinder.session import opened
+from batchfinder.training import Search, Training
+from batchfinder.wording import Caveat
 
 
 def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_path: Path) -> None:
@@ -70,6 +74,32 @@ def test_a_search_cut_short_is_said_with_a_cache_too(tmp_path: Path) -> None:
         observe=lambda event: None,
     )
     assert any("larger batches were not tried" in caveat for caveat in report.caveats)
+
+
+def test_larger_batches_that_time_forbids_are_said_to_be_limited_by_time() -> None:
+    training = Training(network(), loader())
+    events: list[Any] = []
+    with opened(training, memory_limit="16MiB", observe=events.append) as call:
+        found = probe_sizes(call, SearchSpace(), Search(), step_seconds=1e-9)
+    assert found.limited_by is Limit.TIME
+    (said,) = found.caveats
+    assert isinstance(said, Caveat) and said.code == "probe.time"
+    assert said.startswith("larger batches were not tried: a step at ")
+    assert [event.batch_size for event in events if isinstance(event, TrialStarted)] == [1]
+
+
+def test_a_search_that_a_budget_ended_is_limited_by_time() -> None:
+    found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", budget_seconds=1e-9)
+    assert found.limited_by is Limit.TIME
+
+
+def test_every_trial_is_announced() -> None:
+    events: list[Any] = []
+    found = bf.max_batch_size(network(), loader(), memory_limit="200KiB", observe=events.append)
+    announced = [event for event in events if isinstance(event, TrialStarted)]
+    assert [event.batch_size for event in announced] == [t.batch_size for t in found.trials]
+    assert announced[0].expected_seconds is None
+    assert all(event.expected_seconds is not None for event in announced[1:])
 
 
 class Disturbed:

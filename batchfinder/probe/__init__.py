@@ -8,6 +8,7 @@ trials share its answer. ``probe`` is the loop around it.
 - ``history``: the trials so far, as a bracket between what fits and what does not;
 - ``line``: the memory line through the trials' peaks, and the forecast that steers by it;
 - ``guided``: the default search;
+- ``patience``: how long a size will take, and a search that stops where steps take too long;
 - ``drop``: the schedule for when memory cannot be forecast, which rations the failures.
 """
 
@@ -17,6 +18,7 @@ from batchfinder.probe.guided import guided
 from batchfinder.probe.history import latest
 from batchfinder.probe.line import MemoryLine, memory_line
 from batchfinder.probe.loop import Propose, has_ended, probe
+from batchfinder.probe.patience import not_tried_for_time, step_seconds_at, within_time
 from batchfinder.probe.space import SearchSpace
 
 __all__ = [
@@ -27,5 +29,8 @@ __all__ = [
     "has_ended",
     "latest",
     "memory_line",
+    "not_tried_for_time",
     "probe",
+    "step_seconds_at",
+    "within_time",
 ]

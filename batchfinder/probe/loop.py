@@ -24,6 +24,7 @@ def probe(
     observe: Observer | None = None,
     trials: Sequence[Trial] = (),
     enough: Callable[[], bool] = lambda: False,
+    before: Callable[[int, Sequence[Trial]], None] = lambda size, trials: None,
 ) -> tuple[Trial, ...]:
     """Run what ``propose`` names until it names nothing more; every trial, in order.
 
@@ -37,6 +38,7 @@ def probe(
         trials: those of an earlier search, to go on from.
         enough: asked before each trial; ``True`` ends the search early (a budget is spent). The
             first trial that fits is always waited for.
+        before: told each size, and the trials so far, before it is run.
 
     Raises:
         InvalidArgument: if ``propose`` names a size that ``space`` does not allow, or one that was
@@ -52,6 +54,7 @@ def probe(
             if size is None:
                 return tuple(done)
             _check(size, done, space)
+        before(size, done)
         trial = run(size)
         done.append(trial)
         if observe is not None:

@@ -16,81 +16,144 @@ from batchfinder.probe import (
     SearchSpace,
     has_ended,
     latest,
-    memory_line,
+    not_tried_for_time,
     probe,
+    step_seconds_at,
+    within_time,
 )
-from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Stage, Trial
+from batchfinder.probe.conclusions import (
+    about_fragmentation,
+    about_lengths,
+    about_others,
+    about_time,
+    held_bytes,
+    limit_met,
+    with_line,
+)
+from batchfinder.results import (
+    Limit,
+    MemoryBreakdown,
+    ProbeResult,
+    Stage,
+    Trial,
+    TrialStarted,
+)
 from batchfinder.run.bench import Bench
 from batchfinder.run.isolate import IsolatedTrials
+from batchfinder.run.memory.fragmentation import may_expand
 from batchfinder.run.trial import run_trial, run_undisturbed
 from batchfinder.session import Call, stage
 from batchfinder.training import Search
 from batchfinder.units import format_bytes
+from batchfinder.wording import Caveat
 
 __all__ = ["probe_sizes"]
 
 _WORTH_A_GUESS = 64
+_STEPS = 2
+"""In a trial, where memory is steady at once."""
+_BUDGET_SHARE = 0.1
+"""Of the call's budget: a step that takes longer is not tried."""
 
 
-def probe_sizes(call: Call, space: SearchSpace, search: Search) -> ProbeResult:
+def probe_sizes(
+    call: Call, space: SearchSpace, search: Search, *, step_seconds: float | None = None
+) -> ProbeResult:
     """Run one micro-batch after another until the largest that fits is known.
+
+    No size is run whose step would take longer than ``step_seconds``, or than a tenth of the
+    call's budget.
 
     Raises:
         NothingFits: where the smallest size does not fit, with the bytes needed and had.
     """
     bench = call.bench
+    patience = _patience(call, step_seconds)
     with stage(call, Stage.PROBE, f"limit {format_bytes(bench.memory.limit_bytes())}"):
         bench.fresh()
         holdings = bench.breakdown()
         _check_holdings(holdings)
         searched = _space_on(bench, space, call.budget.share(0.1))
         bench.step.scale_learning_rate(0.0)
-        recalled = _search(call, search, searched)
+        recalled = _search(call, search, searched, patience)
     evidence = latest(recalled.evidence)
     if not any(trial.fits for trial in evidence):
         raise NothingFits(_nothing_fits(evidence, holdings) + _neighbours(bench))
     largest = max(trial.batch_size for trial in evidence if trial.fits)
+    slow = None
     if not recalled.ended:
         call.cut.append(f"the search ended at {largest}; larger batches were not tried")
+    elif patience is not None:
+        slow = not_tried_for_time(evidence, searched, search.propose, patience)
+    limit = limit_met(evidence, searched, space.ceiling)
     ordinary = _ordinary_peak(bench, largest)
+    memory = with_line(holdings, evidence)
     return ProbeResult(
         caveats=(
-            *_about_lengths(evidence, ordinary),
-            *_about_others(evidence),
+            *about_time(slow),
+            *about_fragmentation(memory, largest, may_expand=may_expand(bench.step.device)),
+            *about_lengths(evidence, ordinary),
+            *about_others(evidence),
             *_about_memory_of(search.cache, recalled),
         ),
         ordinary_peak_bytes=ordinary,
         trials=recalled.trials,
-        memory=_with_line(holdings, evidence),
-        limited_by=_limit_met(evidence, searched, space.ceiling),
+        memory=memory,
+        limited_by=limit if recalled.ended and slow is None else Limit.TIME,
         ceiling=searched.ceiling,
     )
 
 
-def _search(call: Call, search: Search, space: SearchSpace) -> Recalled:
+def _about_memory_of(
+    cache: str | os.PathLike[str] | None, recalled: Recalled
+) -> tuple[Caveat, ...]:
+    if cache is None or not recalled.is_confirmed:
+        return ()
+    return (Caveat("probe.remembered", path=os.fspath(cache)),)
+
+
+def _patience(call: Call, step_seconds: float | None) -> float | None:
+    """The longest step that may be tried, in seconds."""
+    budget = call.budget.total_seconds
+    shares = (step_seconds, None if budget is None else _BUDGET_SHARE * budget)
+    return min((each for each in shares if each is not None), default=None)
+
+
+def _search(call: Call, search: Search, space: SearchSpace, patience: float | None) -> Recalled:
+    """Search, each trial announced before it runs."""
     bench = call.bench
+
+    def announce(size: int, trials: Sequence[Trial]) -> None:
+        step = step_seconds_at(trials, size)
+        call.observe(TrialStarted(size, None if step is None else _STEPS * step))
+
     run: Callable[[int], Trial] = _trial_runner(bench)
     if search.isolate is not None:
         run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit)
+    propose = search.propose if patience is None else within_time(search.propose, patience)
     conduct: dict[str, Any] = {
-        "propose": search.propose,
+        "propose": propose,
+        "before": announce,
         "observe": call.observe,
         "enough": lambda: call.budget.is_spent(0.5),
     }
     if search.cache is None:
         trials = probe(run, space, **conduct)
-        return Recalled(trials, trials, has_ended(trials, space, search.propose))
+        return Recalled(trials, trials, has_ended(trials, space, propose))
     return probe_remembering(
         run,
         space,
         path=search.cache,
-        described=described(
-            bench.step,
-            bench.source,
-            bench.memory,
-            functions=bench.functions,
-            versions={"torch": torch.__version__},
-        ),
+        described={
+            **described(
+                bench.step,
+                bench.source,
+                bench.memory,
+                functions=bench.functions,
+                versions={"torch": torch.__version__},
+            ),
+            "patience": str(patience),
+        },
         **conduct,
     )
 
@@ -137,39 +200,8 @@ def _ordinary_peak(bench: Bench, size: int) -> int | None:
     return run_undisturbed(bench.step, source, bench.memory, size).peak_bytes
 
 
-def _about_lengths(trials: tuple[Trial, ...], ordinary: int | None) -> tuple[str, ...]:
-    if ordinary is None:
-        return ()
-    largest = max((each for each in trials if each.fits), key=lambda each: each.batch_size)
-    return (
-        f"the samples vary in length: the trials took the longest, {largest.batch_size} of which "
-        f"peak at {format_bytes(largest.peak_bytes or 0)}; as many ordinary ones peak at "
-        f"{format_bytes(ordinary)}",
-    )
-
-
-def _about_others(trials: tuple[Trial, ...]) -> tuple[str, ...]:
-    """Of trials that were disturbed, when they were repeated too, and count all the same."""
-    sizes = ", ".join(str(each.batch_size) for each in trials if each.disturbed)
-    if not sizes:
-        return ()
-    return (
-        f"another process took or freed memory on the device while batch {sizes} was tried: the "
-        "largest size may be another without it. Call again when the device is yours alone",
-    )
-
-
-def _about_memory_of(cache: str | os.PathLike[str] | None, recalled: Recalled) -> tuple[str, ...]:
-    if cache is None or not recalled.is_confirmed:
-        return ()
-    return (
-        f"the largest size is that of an earlier call, remembered in {os.fspath(cache)}: one trial "
-        "found that it still fits, and what is said of memory rests on the earlier trials too",
-    )
-
-
 def _check_holdings(memory: MemoryBreakdown) -> None:
-    held = _held_bytes(memory)
+    held = held_bytes(memory)
     if held > memory.limit_bytes:
         raise NothingFits(
             f"expected a limit above what the model holds without any batch; found a limit of "
@@ -181,22 +213,13 @@ def _check_holdings(memory: MemoryBreakdown) -> None:
         )
 
 
-def _held_bytes(memory: MemoryBreakdown) -> int:
-    return (
-        memory.parameter_bytes
-        + memory.buffer_bytes
-        + memory.gradient_bytes
-        + memory.optimizer_bytes
-    )
-
-
 def _nothing_fits(trials: tuple[Trial, ...], memory: MemoryBreakdown) -> str:
     tried = min(trials, key=lambda trial: trial.batch_size)
     needed = f"more than {format_bytes(tried.peak_bytes)}" if tried.peak_bytes else "more"
     return (
         f"not even a micro-batch of {tried.batch_size} fits: it {tried.outcome.value}, needing "
         f"{needed} of {format_bytes(memory.limit_bytes)}, of which model, gradients and optimizer "
-        f"state hold {format_bytes(_held_bytes(memory))}. Try activation checkpointing, lower "
+        f"state hold {format_bytes(held_bytes(memory))}. Try activation checkpointing, lower "
         "precision (autocast=), a smaller input or a smaller model. Accumulation does not help: "
         "this is already the smallest micro-batch."
     )
@@ -211,28 +234,3 @@ def _neighbours(bench: Bench) -> str:
         f"{each.name} (pid {each.pid}) {format_bytes(each.bytes or 0)}" for each in told
     )
     return f" Other processes on this device hold memory too: {names}."
-
-
-def _with_line(memory: MemoryBreakdown, trials: tuple[Trial, ...]) -> MemoryBreakdown:
-    line = memory_line(trials)
-    return replace(
-        memory,
-        activation_bytes_per_sample=line.per_sample_bytes,
-        other_bytes=max(0, int(line.fixed_bytes) - _held_bytes(memory)),
-        fixed_bytes=int(line.fixed_bytes),
-        per_sample_bytes=line.per_sample_bytes,
-        fit_residual=line.residual,
-    )
-
-
-def _limit_met(trials: tuple[Trial, ...], space: SearchSpace, own_ceiling: int | None) -> Limit:
-    """What kept the largest size that fits from being larger."""
-    ceiling = space.ceiling
-    largest = max(trial.batch_size for trial in trials if trial.fits)
-    above = [trial for trial in trials if trial.batch_size > largest and not trial.fits]
-    if above:
-        nearest = min(above, key=lambda trial: trial.batch_size)
-        return Limit.INDEX if nearest.outcome is Outcome.INDEX_LIMIT else Limit.MEMORY
-    if ceiling is None or largest < space.at_most(ceiling):
-        return Limit.MEMORY
-    return Limit.USER if own_ceiling is not None and ceiling == own_ceiling else Limit.DATASET

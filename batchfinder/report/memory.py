@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from batchfinder.results import MemoryBreakdown
-from batchfinder.units import format_bytes
+from batchfinder.units import format_bytes, format_size
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
@@ -28,6 +28,13 @@ def memory_sentences(report: Report) -> Iterator[str]:
         yield (
             f"At the recommended size {format_bytes(memory.headroom_bytes)} of "
             f"{format_bytes(memory.limit_bytes)} stay free ({100 * share:.0f}%)."
+        )
+    with_ddp = report.probe.max_batch_size_with_ddp
+    if with_ddp is not None and report.environment.device.partition(":")[0] in ("cuda", "xpu"):
+        yield (
+            "With DistributedDataParallel on this model: "
+            f"{format_bytes(memory.gradient_bytes)} more for its gradient buckets (none with "
+            f"gradient_as_bucket_view=True), at most {format_size(with_ddp)}."
         )
     if report.probe.ordinary_peak_bytes is not None:
         yield (

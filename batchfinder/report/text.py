@@ -21,6 +21,7 @@ _LABEL = 12
 _ENDED_BY = {
     Limit.DATASET: "the dataset, not memory, ended the search: it fills no larger batch",
     Limit.USER: "your ceiling, not memory, ended the search: nothing larger was tried",
+    Limit.TIME: "time, not memory, ended the search: nothing larger was tried",
     Limit.INDEX: "a kernel's index limit, not memory, ended the search",
 }
 _TWICE = {None: "", True: "; twice the rate held too", False: ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -76,6 +77,7 @@ def run_trial(
         note=ending.note,
         reserved_bytes=run.reserved if ending.has_peak else None,
         retries=memory.pressure() - pressure,
+        step_seconds=ending.step_seconds,
     )
 
 
@@ -100,6 +102,7 @@ class _Ending:
     has_peak: bool = True
     fragmented: bool = False
     """Whether what was asked for was there, in pieces."""
+    step_seconds: float = 0.0
 
 
 @dataclass
@@ -147,18 +150,20 @@ class _Run:
             return crowded
         self.stage = "forward and backward"
         steady = taken = 0
+        fastest = math.inf
         with memory.watch(_held(step, batch)):
             while steady < self.steps and taken < max(self.steps, MOST_STEPS):
-                pressure = memory.pressure()
+                pressure, began = memory.pressure(), self.clock()
                 step.zero_grad()
                 self.stage = "forward and backward"
                 step.forward_backward(batch)
                 self.stage = "update"
                 step.update()
                 memory.synchronize()
-                taken += 1
+                taken, fastest = taken + 1, min(fastest, self.clock() - began)
                 steady = steady + 1 if memory.pressure() == pressure else 0
-        return _Ending(Outcome.FITS if steady >= self.steps else Outcome.AT_THE_EDGE)
+        outcome = Outcome.FITS if steady >= self.steps else Outcome.AT_THE_EDGE
+        return _Ending(outcome, step_seconds=fastest)
 
 
 def _held(step: TrainStep, batch: Batch) -> Iterator[torch.Tensor]:

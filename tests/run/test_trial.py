@@ -22,8 +22,10 @@ def clock_of(*moments: float) -> Any:
 
 def test_a_trial_is_whole_steps_update_included() -> None:
     step, source = linear_training()
-    trial = run_trial(step, source, backend_for(CPU, "1MB"), 3, clock=clock_of(10.0, 12.5))
-    assert trial.fits and trial.batch_size == 3 and trial.seconds == 2.5
+    clock = clock_of(10.0, 10.25, 11.25, 11.25, 12.0, 12.5)
+    trial = run_trial(step, source, backend_for(CPU, "1MB"), 3, clock=clock)
+    assert trial.fits and trial.batch_size == 3
+    assert (trial.seconds, trial.step_seconds) == (2.5, 0.75)
     one = ["zero_grad", "forward_backward", "update"]
     assert step.calls == ["zero_grad", *one, *one, "zero_grad"]
     assert all(parameter.grad is None for parameter in step.parameters())

@@ -57,7 +57,8 @@ class TorchDriver:
     ) -> None:
         self._torch = allocator
         self._module: Any = module if module is not None else allocator
-        if device.index is None:  # some of the functions want one
+        index: int | None = device.index
+        if index is None:  # some of the functions want one
             device = torch.device(device.type, self._module.current_device())
         self._device = device
 

@@ -15,8 +15,8 @@ import psutil
 
 __all__ = ["SHARE", "host_budget", "host_free"]
 
-SHARE = 0.8
-"""Share of what is free that may be taken; the rest is the system's reserve."""
+SHARE = 0.5
+"""Share of what is free that may be taken: the other half is left to the machine."""
 
 _UNLIMITED = 1 << 60  # version 1 writes "no limit" as the largest multiple of a page
 
@@ -36,7 +36,7 @@ _V2 = _Version("cgroup2", "memory.max", "memory.current", "inactive_file")
 
 
 def host_budget(root: Path = Path("/")) -> int:
-    """Bytes that this process may take from now on, a reserve for the system kept."""
+    """Bytes that this process may take from now on, half of what is free left to the machine."""
     return int(SHARE * host_free(root))
 
 

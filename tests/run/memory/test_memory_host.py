@@ -50,7 +50,7 @@ def version_2(
 
 def test_without_control_groups_the_machine_decides(tmp_path: Path) -> None:
     assert host_free(tmp_path) == 16 * GIB
-    assert host_budget(tmp_path) == int(0.8 * 16 * GIB)
+    assert host_budget(tmp_path) == int(0.5 * 16 * GIB)
 
 
 def test_the_smallest_of_all_ancestors_counts(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_data_set_in_memory_is_not_charged() -> None:
 def test_without_a_limit_a_cpu_gets_its_real_memory() -> None:
     memory = backend_for(CPU)
     assert not memory.is_simulated
-    assert 0 < memory.limit_bytes() <= int(0.8 * 16 * GIB)
+    assert 0 < memory.limit_bytes() <= int(0.5 * 16 * GIB)
 
 
 def test_scratch_that_kernels_take_is_found_and_kept() -> None:

@@ -1,0 +1,33 @@
+"""What an observer is told besides results: that something begins, and notes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchfinder.outcomes import Stage
+
+__all__ = ["Note", "StageStarted", "TrialStarted"]
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """An event: a stage begins. ``expected_seconds`` where it can be told."""
+
+    stage: Stage
+    detail: str = ""
+    expected_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """An event: a trial is about to run. ``expected_seconds`` where earlier ones tell."""
+
+    batch_size: int
+    expected_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """An event: one sentence that the user should read while waiting."""
+
+    text: str

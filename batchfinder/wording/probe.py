@@ -1,0 +1,59 @@
+"""What is said of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from batchfinder.units import format_bytes, format_seconds, format_size
+
+__all__ = ["SENTENCES"]
+
+
+def _time(size: int, seconds: float) -> str:
+    return (
+        f"larger batches were not tried: a step at {format_size(size)} would take "
+        f"{format_seconds(seconds)}"
+    )
+
+
+def _fragmented(size: int, bytes: int) -> str:  # noqa: A002  # the name of the number
+    return (
+        f"at {format_size(size)} the allocator holds {format_bytes(bytes)} in blocks that no "
+        "tensor uses (fragmentation)"
+    )
+
+
+def _expandable(size: int, bytes: int, with_expandable: int) -> str:  # noqa: A002  # likewise
+    return (
+        f"{_fragmented(size, bytes)}: about {format_size(with_expandable)} would fit with "
+        "`PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`"
+    )
+
+
+def _lengths(size: int, longest_bytes: int, ordinary_bytes: int) -> str:
+    return (
+        f"the samples vary in length: the trials took the longest, {format_size(size)} of which "
+        f"peak at {format_bytes(longest_bytes)}; as many ordinary ones peak at "
+        f"{format_bytes(ordinary_bytes)}"
+    )
+
+
+def _disturbed(sizes: Sequence[int]) -> str:
+    return (
+        "another process took or freed memory on the device while batch "
+        f"{', '.join(map(format_size, sizes))} was tried: the largest size may be another without "
+        "it. Call again when the device is yours alone"
+    )
+
+
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "probe.time": _time,
+    "probe.fragmented": _fragmented,
+    "probe.expandable": _expandable,
+    "probe.lengths": _lengths,
+    "probe.disturbed": _disturbed,
+    "probe.remembered": (
+        "the largest size is that of an earlier call, remembered in {path}: one trial found that "
+        "it still fits, and what is said of memory rests on the earlier trials too"
+    ),
+}

@@ -1,0 +1,87 @@
+"""The search does not go where a step takes too long, and says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchfinder.probe import (
+    SearchSpace,
+    guided,
+    not_tried_for_time,
+    probe,
+    step_seconds_at,
+    within_time,
+)
+from batchfinder.results import Outcome, Trial
+
+GIB = 2**30
+
+
+def timed(seconds, limit: int = 16 * GIB, bytes_per_sample: int = 600_000):
+    """Trials of a device whose steps take ``seconds(size)``."""
+
+    def run(size: int) -> Trial:
+        peak = 10**8 + bytes_per_sample * size
+        outcome = Outcome.FITS if peak <= limit else Outcome.OUT_OF_MEMORY
+        return Trial(size, outcome, peak, 2 * seconds(size), step_seconds=seconds(size))
+
+    return run
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.007, 0.5])
+@pytest.mark.parametrize("guess", [None, 26_068])
+@pytest.mark.parametrize("start", [1, 2, 64])
+def test_no_step_takes_longer_than_its_share(floor: float, guess: int | None, start: int) -> None:
+    run = timed(lambda size: floor + 0.004 * size)
+    space = SearchSpace(start, limit_bytes=16 * GIB, first_guess=guess)
+    search = within_time(guided, 10.0)
+    trials = probe(run, space, propose=search)
+    assert max(trial.step_seconds for trial in trials) <= 10.0
+    largest = max(trial.batch_size for trial in trials)
+    assert floor + 0.004 * largest >= 10.0 / 2  # not far below what time allows
+    assert len(trials) <= 14
+    slow = not_tried_for_time(trials, space, guided, 10.0)
+    assert slow is not None
+    size, seconds = slow
+    assert size > largest and seconds == pytest.approx(floor + 0.004 * size, rel=0.05)
+
+
+def test_a_quick_training_is_searched_to_its_end() -> None:
+    run = timed(lambda size: 0.001 * size**0.5)
+    space = SearchSpace(limit_bytes=16 * GIB)
+    trials = probe(run, space, propose=within_time(guided, 10.0))
+    assert trials == probe(run, space)
+    assert not_tried_for_time(trials, space, guided, 10.0) is None
+
+
+def test_a_search_that_memory_ended_is_not_said_to_be_ended_by_time() -> None:
+    run = timed(lambda size: 0.004 * size, limit=GIB)
+    space = SearchSpace(limit_bytes=GIB)
+    trials = probe(run, space, propose=within_time(guided, 10.0))
+    assert not_tried_for_time(trials, space, guided, 10.0) is None
+
+
+def test_the_expected_seconds_of_one_size_are_in_proportion() -> None:
+    trials = [Trial(2, Outcome.FITS, step_seconds=0.01)]
+    assert step_seconds_at(trials, 200) == pytest.approx(1.0)
+    assert step_seconds_at([], 200) is None
+
+
+def test_the_expected_seconds_of_two_sizes_are_on_their_line() -> None:
+    points = [Trial(size, Outcome.FITS, step_seconds=0.5 + 0.01 * size) for size in (10, 100)]
+    assert step_seconds_at(points, 1000) == pytest.approx(10.5)
+
+
+def test_steps_that_grow_faster_than_in_proportion_are_expected_in_proportion() -> None:
+    points = [Trial(size, Outcome.FITS, step_seconds=0.01 * size**2) for size in (10, 20)]
+    assert step_seconds_at(points, 40) == pytest.approx(8.0)
+
+
+def test_each_size_is_announced_with_the_trials_before_it() -> None:
+    told = []
+    trials = probe(
+        timed(lambda size: 0.1),
+        SearchSpace(ceiling=4),
+        before=lambda size, before: told.append((size, len(before))),
+    )
+    assert told == [(trial.batch_size, count) for count, trial in enumerate(trials)]
