@@ -35,7 +35,7 @@ _RELAXED = {
     Limit.THROUGHPUT: "More memory would not change the choice. The device is busy already, so"
     " a larger batch takes longer in proportion.",
     Limit.DATASET: "The data set holds no more samples; a larger batch cannot be filled.",
-    Limit.USER: "You set this ceiling. Raise max_batch_size to look further.",
+    Limit.USER: "You set this ceiling. Raise at_most to look further.",
     Limit.TIME: "Larger batches were not tried, since a step would take too long."
     " max_batch_size alone searches to the end.",
     Limit.INDEX: "A kernel cannot address a larger batch. Accumulation can go on from here.",
