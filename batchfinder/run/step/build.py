@@ -21,7 +21,9 @@ from batchfinder.run.step.optimizers import (
     trained_by,
 )
 from batchfinder.run.step.precision import context_for
-from batchfinder.run.step.training import Compute, Step
+from batchfinder.run.step.training import Backward, Compute, Step
+from batchfinder.run.step.update import Clip, check_clip
+from batchfinder.run.step.weights import split_weight
 
 __all__ = ["step_from"]
 
@@ -34,6 +36,8 @@ def step_from(
     optimizer: Any = None,
     autocast: Any = None,
     grad_scaler: Any = None,
+    clip: Clip = None,
+    backward: Backward | None = None,
     sample_batch: Batch = None,
     base_learning_rate: float | None = None,
 ) -> Step:
@@ -42,11 +46,13 @@ def step_from(
     Args:
         model: a module; a list or dict of modules needs ``train_step``.
         loss_fn: ``(output, target) -> scalar``.
-        train_step: ``(model, batch) -> scalar``; ``None`` or a float where it did its own
-            backward and update.
+        train_step: ``(model, batch) -> scalar``, or ``(scalar, weight)``; ``None`` or a float
+            where it did its own backward and update.
         optimizer: one optimizer, a list or a dict of them; left out, AdamW is assumed.
         autocast: see ``precision.context_for``.
         grad_scaler: used as in the real training.
+        clip: the largest norm of the gradients, or ``(parameters) -> None``; before every update.
+        backward: ``(loss) -> None`` in place of ``loss.backward()``.
         sample_batch: a batch to look at for what cannot work, before anything runs.
         base_learning_rate: the assumed optimizer's rate.
 
@@ -60,6 +66,7 @@ def step_from(
     models = as_list(model)
     check_modules(models)
     check_loss_device(loss_fn, models)
+    check_clip(clip)
     modules = [*models, *([loss_fn] if isinstance(loss_fn, torch.nn.Module) else [])]
     free = trainable(modules)
     optimizers = as_list(optimizer)
@@ -75,7 +82,9 @@ def step_from(
         optimizers or [assumed_optimizer(free, base_learning_rate)],
         device=device,
         context=context_for(autocast, device, grad_scaler),
+        backward=backward,
         scaler=grad_scaler,
+        clip=clip,
         rate_is_known=bool(optimizers) or base_learning_rate is not None,
         assumptions=lambda: _assumptions(compute, optimizers, models, base_learning_rate),
     )
@@ -104,12 +113,12 @@ class _UserStep:
         self._model = model
         self._train_step = train_step
 
-    def __call__(self, batch: Batch) -> Any:
-        loss = self._train_step(self._model, batch)
+    def __call__(self, batch: Batch) -> tuple[Any, float | None]:
+        loss, weight = split_weight(self._train_step(self._model, batch))
         if loss is None or isinstance(loss, float):
-            return loss
+            return loss, weight
         found = own_loss(loss)
-        return found[0].reshape(()) if found else require_scalar(loss, "train_step")
+        return found[0].reshape(()) if found else require_scalar(loss, "train_step"), weight
 
 
 class _ModelLoss:
@@ -125,7 +134,10 @@ class _ModelLoss:
     def assumption(self) -> str | None:
         return self._inference.assumption or self._said
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, None]:
+        return self._loss(batch), None
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
         call = call_for(self._model, batch, keep_target=self._loss_fn is not None)
         output = call(self._model)
         if self._loss_fn is not None:

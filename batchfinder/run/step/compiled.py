@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Compilation", "is_compiled"]
+__all__ = ["Compilation", "is_compiled", "is_compiled_function"]
 
 _MOST_GRAPHS = 64  # of one function, over all sizes that a search visits
 _REGION = "_isolate_recompiles_id"
@@ -24,6 +24,11 @@ _REGION = "_isolate_recompiles_id"
 def is_compiled(modules: Iterable[torch.nn.Module]) -> bool:
     """Whether any part was handed to ``torch.compile`` or told to ``.compile()``."""
     return any(_compiled(part) is not None for module in modules for part in module.modules())
+
+
+def is_compiled_function(function: Any) -> bool:
+    """Whether ``torch.compile`` has wrapped a function or a method."""
+    return hasattr(function, "_torchdynamo_orig_callable")
 
 
 def _compiled(module: torch.nn.Module) -> Any:

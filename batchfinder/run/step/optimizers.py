@@ -16,7 +16,9 @@ __all__ = [
     "assumed_optimizer",
     "family_of",
     "group_rates",
+    "inner_optimizer",
     "name_of",
+    "set_rate",
     "state_tensors",
     "still",
     "trained_by",
@@ -51,15 +53,15 @@ def assumed_optimizer(
     return torch.optim.AdamW(parameters, lr=ASSUMED_RATE if rate is None else rate)
 
 
-def _inner(optimizer: Any) -> Any:
+def inner_optimizer(optimizer: Any) -> Any:
     """The optimizer inside wrappers that keep it as ``.optimizer``."""
     wrapped = getattr(optimizer, "optimizer", None)
-    return _inner(wrapped) if hasattr(wrapped, "param_groups") else optimizer
+    return inner_optimizer(wrapped) if hasattr(wrapped, "param_groups") else optimizer
 
 
 def family_of(optimizers: Sequence[Any]) -> str:
     """The family that decides the learning-rate rule; "unknown" where they differ."""
-    families = {_family(_inner(optimizer)) for optimizer in optimizers}
+    families = {_family(inner_optimizer(optimizer)) for optimizer in optimizers}
     return families.pop() if len(families) == 1 else "unknown"
 
 
@@ -75,7 +77,7 @@ def _family(optimizer: Any) -> str:
 
 def name_of(optimizers: Sequence[Any]) -> str:
     """Class names, each once: ``"AdamW"``, ``"Muon + AdamW"``."""
-    return " + ".join(dict.fromkeys(type(_inner(each)).__name__ for each in optimizers))
+    return " + ".join(dict.fromkeys(type(inner_optimizer(each)).__name__ for each in optimizers))
 
 
 def trained_by(
@@ -134,7 +136,7 @@ def check_optimizers(optimizers: Iterable[Any]) -> None:
                 f"expected a torch optimizer; found {type(optimizer).__name__}: a function that "
                 "makes one must be called first"
             )
-        if isinstance(_inner(optimizer), torch.optim.LBFGS):
+        if isinstance(inner_optimizer(optimizer), torch.optim.LBFGS):
             raise InvalidArgument(
                 "expected an optimizer whose step takes no closure; found LBFGS: pass train_step= "
                 "that calls optimizer.step(closure) itself and returns None"

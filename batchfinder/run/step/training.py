@@ -5,28 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-from batchfinder.errors import DeviceMismatch, LossIsNotFinite, NothingToTrain, UnknownLoss
+from batchfinder.errors import LossIsNotFinite
 from batchfinder.protocols import Batch
+from batchfinder.rates import GroupRate
+from batchfinder.run.step import faults
 from batchfinder.run.step.compiled import Compilation
 from batchfinder.run.step.move import moved
-from batchfinder.run.step.optimizers import (
-    family_of,
-    group_rates,
-    name_of,
-    set_rate,
-    state_tensors,
-    still,
-)
+from batchfinder.run.step.optimizers import family_of, name_of, state_tensors, still
 from batchfinder.run.step.precision import Context, precision_of, scaler_caveat
+from batchfinder.run.step.rates import Rates
+from batchfinder.run.step.update import Clip, Updates
+from batchfinder.run.step.watch import Watch
+from batchfinder.run.step.weights import Weights
 
-__all__ = ["Step"]
+__all__ = ["Backward", "Compute", "Step"]
 
-Compute = Callable[[Batch], torch.Tensor | float | None]
-"""A batch on the device -> the loss; ``None`` or a float where it did backward and update."""
+Compute: TypeAlias = Callable[[Batch], tuple[torch.Tensor | float | None, float | None]]
+"""A batch on the device -> the loss (``None`` or a float where it did backward and update), and
+its weight in the accumulated mean, if it has one."""
+
+Backward: TypeAlias = Callable[[torch.Tensor], Any]
 
 
 class Step:
@@ -44,7 +46,9 @@ class Step:
         *,
         device: torch.device,
         context: Context,
+        backward: Backward | None = None,
         scaler: Any = None,
+        clip: Clip = None,
         rate_is_known: bool = True,
         assumptions: Callable[[], Iterable[str]] = tuple,
     ) -> None:
@@ -54,9 +58,14 @@ class Step:
         self._optimizers = list(optimizers)
         self._device = device
         self._context = context
+        self._backward = backward
         self._scaler = scaler
         self._rate_is_known = rate_is_known
         self._assumed = assumptions
+        self._rates = Rates(self._optimizers)
+        self._updates = Updates(self._parameters, self._optimizers, scaler, clip)
+        self._weights = Weights()
+        self._watch: Watch | None = None
         self._updates_itself = False
         self.has_looked = False
         self._reached: list[torch.nn.Parameter] | None = None
@@ -125,42 +134,50 @@ class Step:
         on_device = moved(batch, self._device)
         versions = self._versions()
         with self._compilation.apart():
-            with self._context(), _devices_named():
-                loss = self._compute(on_device)
+            with self._context(), faults.devices_named():
+                loss, weight = self._compute(on_device)
             if isinstance(loss, torch.Tensor) and loss.requires_grad:
-                if self._versions() != versions:  # it has updated, and returns the loss to be seen
-                    self._updates_itself = True
-                    return loss.detach()
-                scaled = loss if scale == 1.0 else loss * scale
-                with _second_backward_named():
-                    (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
-                return loss.detach()
-        return self._without_graph(loss, versions)
+                if self._versions() == versions:
+                    self._run_backward(loss, self._weights.share(weight, scale))
+                # else it has updated, and returns the loss to be seen
+                detached = loss.detach()
+            else:
+                detached = self._without_graph(loss, versions)
+        if self._versions() != versions:  # in its own code, or in a hook of backward
+            self._updates_itself = True
+        if self._updates_itself and self._watch is not None:
+            self._watch.called()
+        return detached
+
+    def _run_backward(self, loss: torch.Tensor, share: float) -> None:
+        shared = loss if share == 1.0 else loss * share
+        scaled = shared if self._scaler is None else self._scaler.scale(shared)
+        with faults.second_backward_named():
+            if self._backward is None:
+                scaled.backward()
+            else:
+                self._backward(scaled)
 
     def _without_graph(self, loss: torch.Tensor | float | None, before: list[int]) -> torch.Tensor:
         """The loss of a step that updated by itself."""
-        if isinstance(loss, torch.Tensor):
-            return self._detached(loss, before)
-        self._updates_itself = True
-        return torch.tensor(math.nan if loss is None else loss)
-
-    def _detached(self, loss: torch.Tensor, versions: list[int]) -> torch.Tensor:
-        if self._versions() != versions:
+        if not isinstance(loss, torch.Tensor):
             self._updates_itself = True
-            return loss.detach()
-        if any(p.grad is not None for p in self._parameters):
-            raise UnknownLoss(
-                "expected a loss with its graph, or a step that also updates; found one that ran "
-                "backward and no update: return the loss before backward, or update and return "
-                "None"
-            )
-        raise NothingToTrain(
-            "expected a loss that depends on a trained parameter; found one without a graph: "
-            "look for detach(), no_grad() or .item() on the way, or for frozen parameters"
-        )
+            return torch.tensor(math.nan if loss is None else loss)
+        if self._versions() == before:
+            faults.refuse_detached(self._parameters)
+        return loss.detach()
 
     def _versions(self) -> list[int]:
         return [parameter._version for parameter in self._parameters]
+
+    @property
+    def weight(self) -> float:
+        """The factor, beside ``scale``, under which the last micro-batch entered the gradients.
+
+        1.0 unless ``train_step`` returns ``(loss, weight)``; then its weight as a share of that
+        of the first micro-batch since ``zero_grad``.
+        """
+        return self._weights.last
 
     def loss_scale(self) -> float:
         return 1.0 if self._scaler is None else float(self._scaler.get_scale())
@@ -168,34 +185,46 @@ class Step:
     def update(self) -> None:
         if self._updates_itself:
             return
-        for optimizer in self._optimizers:
-            if self._scaler is None:
-                optimizer.step()
-            elif any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
-                self._scaler.step(optimizer)
-        if self._scaler is not None:
-            self._scaler.update()
+        self._weights.settle(p.grad for p in self._parameters)
+        self._updates.run()
+
+    @contextmanager
+    def watched(self) -> Iterator[Watch]:
+        """What the updates inside do is looked at: ``effect()`` of what this yields tells.
+
+        Costs a pass over parameters and optimizer state at its start and its end.
+        """
+        with Watch(self._parameters, self._optimizers, self._rates, self._updates) as watch:
+            self._watch = watch
+            try:
+                yield watch
+            finally:
+                self._watch = None
 
     def learning_rate(self) -> float | None:
-        if not self._rate_is_known:
-            return None
-        return next((float(group["lr"]) for group in group_rates(self._optimizers)), None)
+        return self._rates.first() if self._rate_is_known else None
+
+    def base_learning_rate(self) -> float | None:
+        """The peak of the first group's rate: what a scheduler started from or rises to."""
+        return self._rates.base() if self._rate_is_known else None
+
+    def group_rates(self, recommended: float | None = None) -> tuple[GroupRate, ...]:
+        """Every group's base rate, and what it becomes where the first one's is ``recommended``."""
+        return tuple(self._rates.by_group(recommended)) if self._rate_is_known else ()
 
     def scale_learning_rate(self, factor: float) -> None:
-        for group in group_rates(self._optimizers):
-            set_rate(group, float(group["lr"]) * factor)
+        self._rates.scale(factor)
 
     def set_learning_rate(self, rate: float) -> None:
-        """Give the first group this rate, and every other one the same share of it as before.
+        """Give the first group this rate, and every other one its base's share of it.
 
         From here on the rate counts as known.
         """
-        first = next((float(group["lr"]) for group in group_rates(self._optimizers)), None)
-        for group in group_rates(self._optimizers):
-            set_rate(group, rate * float(group["lr"]) / first if first else rate)
+        self._rates.set(rate)
         self._rate_is_known = True
 
     def zero_grad(self) -> None:
+        self._weights.start()
         for module in self._modules:
             module.zero_grad(set_to_none=True)
         for parameter in self._parameters:
@@ -265,33 +294,3 @@ class Step:
                 f"expected a finite loss; found {float(loss)}: check the data and the learning "
                 "rate, and train a few steps by hand first"
             )
-
-
-@contextmanager
-def _devices_named() -> Iterator[None]:
-    """Torch's own error on tensors of two devices, as ours with the way out."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "Expected all tensors to be on the same device" not in str(error):
-            raise
-        raise DeviceMismatch(
-            "expected model, loss and batch on one device; torch says: "
-            f"{str(error).splitlines()[0]} — move the model and the loss to one device before "
-            "the call, or move the batch inside train_step"
-        ) from error
-
-
-@contextmanager
-def _second_backward_named() -> Iterator[None]:
-    """Torch's advice to retain the graph misleads where the user's step ran backward itself."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "backward through the graph a second time" not in str(error):
-            raise
-        raise UnknownLoss(
-            "expected a loss on which backward has not run; found one on which it has. Let "
-            "train_step return the loss before backward and leave backward and update to us, or "
-            "let it do all of it and return None or loss.detach()"
-        ) from error

@@ -1,0 +1,57 @@
+"""Learning rates as data: of every parameter group, and what updates at a rate did.
+
+Plain numbers only, as in ``results``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["GroupRate", "UpdateEffect"]
+
+
+@dataclass(frozen=True)
+class GroupRate:
+    """The learning rate of one parameter group; all groups are moved by the same ``factor``.
+
+    ``optimizer`` and ``group`` count from 0, ``name`` is the optimizer's class. ``base`` is the
+    rate that the user's training has at its peak. ``factor`` and ``recommended`` are ``None``
+    where no rate is recommended.
+    """
+
+    optimizer: int
+    group: int
+    name: str
+    base: float
+    factor: float | None = None
+    recommended: float | None = None
+
+
+@dataclass(frozen=True)
+class UpdateEffect:
+    """What some updates of a training step did: whether they are the ones that were asked for.
+
+    ``steps_taken`` is how often the optimizer's own step ran, ``None`` where that cannot be seen;
+    ``wrapper`` is the class whose step was called. ``rate_kept`` is false where a rate was
+    written by somebody else after it was set. ``state_moved`` is ``None`` where the optimizer
+    keeps no state.
+    """
+
+    updates: int
+    clipped: int
+    parameters_moved: bool
+    state_moved: bool | None
+    rate_kept: bool
+    steps_taken: int | None = None
+    wrapper: str = ""
+
+    @property
+    def rate_was_used(self) -> bool:
+        """Whether the rate that was set is the one with which parameters moved."""
+        return self.parameters_moved and self.rate_kept and self.steps_taken != 0
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether updates were asked for and neither parameters nor state moved."""
+        moved = self.parameters_moved or bool(self.state_moved) or bool(self.steps_taken)
+        return self.updates > 0 and not moved

@@ -1,0 +1,61 @@
+"""What goes wrong inside a user's step, named with its way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from batchfinder.errors import DeviceMismatch, NothingToTrain, UnknownLoss
+
+__all__ = ["devices_named", "refuse_detached", "second_backward_named"]
+
+
+def refuse_detached(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """A loss without a graph, after which no parameter has changed.
+
+    Raises:
+        UnknownLoss: where backward has run.
+        NothingToTrain: where it has not.
+    """
+    if any(p.grad is not None for p in parameters):
+        raise UnknownLoss(
+            "expected a loss with its graph, or a step that also updates; found one that ran "
+            "backward and no update: return the loss before backward, or update and return "
+            "None"
+        )
+    raise NothingToTrain(
+        "expected a loss that depends on a trained parameter; found one without a graph: "
+        "look for detach(), no_grad() or .item() on the way, or for frozen parameters"
+    )
+
+
+@contextmanager
+def devices_named() -> Iterator[None]:
+    """Torch's own error on tensors of two devices, as ours with the way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected all tensors to be on the same device" not in str(error):
+            raise
+        raise DeviceMismatch(
+            "expected model, loss and batch on one device; torch says: "
+            f"{str(error).splitlines()[0]} — move the model and the loss to one device before "
+            "the call, or move the batch inside train_step"
+        ) from error
+
+
+@contextmanager
+def second_backward_named() -> Iterator[None]:
+    """Torch's advice to retain the graph misleads where the user's step ran backward itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise UnknownLoss(
+            "expected a loss on which backward has not run; found one on which it has. Let "
+            "train_step return the loss before backward and leave backward and update to us, or "
+            "let it do all of it and return None or loss.detach()"
+        ) from error

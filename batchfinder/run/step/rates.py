@@ -1,0 +1,91 @@
+"""The learning rates of all parameter groups, moved together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from batchfinder.rates import GroupRate
+from batchfinder.run.step.optimizers import group_rates, inner_optimizer, set_rate
+
+__all__ = ["Rates"]
+
+_ROUNDING = 1e-5
+"""Rates kept as tensors are rounded to single precision."""
+
+
+class Rates:
+    """Every group's rate; the rate of all is that of the first one whose base is not zero.
+
+    A group's base is its peak where a scheduler made the rate smaller: the largest of ``lr``,
+    ``initial_lr`` (which every scheduler of torch leaves in the group) and ``max_lr`` (one-cycle).
+    """
+
+    def __init__(self, optimizers: Sequence[Any]) -> None:
+        self._optimizers = list(optimizers)
+        self._bases = [_peak(group) for group in group_rates(self._optimizers)]
+        self._written = self.now()
+        self.overwritten = False
+
+    def now(self) -> list[float]:
+        return [float(group["lr"]) for group in group_rates(self._optimizers)]
+
+    def base(self) -> float | None:
+        """The peak of the group that stands for all."""
+        return next((base for base in self._bases if base), None)
+
+    def first(self) -> float | None:
+        """The rate now of the group that stands for all."""
+        if not self._bases:
+            return None
+        rates = self.now()
+        return next(
+            (rate for rate, base in zip(rates, self._bases, strict=False) if base), rates[0]
+        )
+
+    def scale(self, factor: float) -> None:
+        """Multiply every rate."""
+        self._write([rate * factor for rate in self.now()])
+
+    def set(self, rate: float) -> None:
+        """Give every group its base's share of ``rate``; all of it where every base is zero."""
+        base = self.base()
+        self._write([rate * each / base if base else rate for each in self._bases])
+
+    def _write(self, rates: list[float]) -> None:
+        self.look()
+        for group, rate in zip(group_rates(self._optimizers), rates, strict=False):
+            set_rate(group, rate)
+        self._written = self.now()
+
+    def forget(self) -> None:
+        """From here on, rates count as written by us as they are now."""
+        self._written, self.overwritten = self.now(), False
+
+    def look(self) -> None:
+        """Note whether somebody else has written a rate since we did."""
+        now = self.now()
+        same = len(now) == len(self._written) and all(
+            math.isclose(a, b, rel_tol=_ROUNDING) for a, b in zip(now, self._written, strict=True)
+        )
+        self.overwritten |= not same
+
+    def by_group(self, recommended: float | None) -> Iterator[GroupRate]:
+        """Every group's base and what becomes of it where the first one's is ``recommended``."""
+        base = self.base()
+        bases = iter(self._bases)
+        for place, optimizer in enumerate(self._optimizers):
+            name = type(inner_optimizer(optimizer)).__name__
+            for number, group in enumerate(optimizer.param_groups):
+                if group.get("lr") is None:
+                    continue
+                own = next(bases)
+                factor = recommended / base if recommended is not None and base else None
+                recommend = None if factor is None else own * factor
+                yield GroupRate(place, number, name, own, factor, recommend)
+
+
+def _peak(group: dict[str, Any]) -> float:
+    rates = (group.get(name) for name in ("lr", "initial_lr", "max_lr"))
+    return max(float(rate) for rate in rates if rate is not None)
