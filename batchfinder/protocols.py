@@ -98,6 +98,14 @@ class TrainStep(Protocol):
         """
         ...
 
+    @property
+    def weight(self) -> float:
+        """The factor, beside ``scale``, under which the last micro-batch entered ``.grad``.
+
+        1.0 unless micro-batches have weights of their own, as their counts of tokens.
+        """
+        ...
+
     def loss_scale(self) -> float:
         """What gradients must be divided by (a gradient scaler's scale); 1.0 without one."""
         ...

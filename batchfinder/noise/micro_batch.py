@@ -127,7 +127,7 @@ class MicroBatchVariance:
                 enough = self.micro_batches
                 for batch in batches:
                     step.forward_backward(batch, batches.weight(batch))
-                    gathered.add(hooks, batch, step.loss_scale())
+                    gathered.add(hooks, batch, step)
                     if self._spent(gathered):
                         break
                     if len(gathered.sizes) >= enough:
@@ -188,11 +188,12 @@ class _Gathered:
     spent: int = 0
     in_parts: bool = False
 
-    def add(self, hooks: GradientHooks, batch: Batch, loss_scale: float) -> None:
-        size = self.batches.count(batch)
-        reading = hooks.read(loss_scale * size / self.batches.size)
+    def add(self, hooks: GradientHooks, batch: Batch, step: TrainStep) -> None:
+        count = self.batches.count(batch)
+        size = count * step.weight
+        reading = hooks.read(step.loss_scale() * size / self.batches.size)
         self.tried += 1
-        self.spent += size
+        self.spent += count
         if math.isfinite(reading.squared_norm) and reading.sketch is not None:
             self.sizes.append(size)
             self.squares.append(reading.squared_norm)

@@ -73,25 +73,26 @@ class TrainingLoop:
         counts = [self.batches.source.count(batch) for batch in batches]
         total = sum(counts)
         whole = self.step.loss_scale() * (total if self.sum_reduced else 1)
-        squares = []
+        squares, weights = [], []
         loss = 0.0
         self.step.zero_grad()
         for batch, count in zip(batches, counts, strict=True):
             share = count / total
             part = self.step.forward_backward(batch, 1.0 if self.sum_reduced else share)
             loss += float(part) * (1 / total if self.sum_reduced else share)
+            weights.append(share * self.step.weight)
             if hooks is not None:
-                reading = hooks.read(whole * share)
+                reading = hooks.read(whole * weights[-1])
                 self.in_parts |= not reading.whole
                 squares.append(reading.squared_norm)
         self._note(loss)
         if hooks is None:
             return None
-        mean = accumulated_square(self.parameters, whole, self.metric)
+        mean = accumulated_square(self.parameters, whole * sum(weights), self.metric)
         if not math.isfinite(mean + sum(squares)):
             self.not_finite += 1
             return None
-        return moments(counts, squares, mean)
+        return moments([total * weight for weight in weights], squares, mean)
 
     def _note(self, loss: float) -> None:
         self.losses.append(loss)

@@ -12,6 +12,7 @@ from batchfinder import formulas
 from batchfinder.noise import MicroBatchVariance, noise_along_warmup
 from batchfinder.noise.sampling import FreshBatches
 from batchfinder.results import BatchPlan
+from batchfinder.run.step import step_from
 
 PAD = -100
 
@@ -89,3 +90,24 @@ def test_a_warm_up_of_token_budgets_gives_tokens() -> None:
     assert found.training.unit == found.per_size[0].unit == "tokens"
     assert 0 < found.training.low <= found.training.value
     assert found.per_size[0].samples >= 4 * 600
+
+
+def test_micro_batches_that_weigh_differently_count_by_their_weight() -> None:
+    """train_step gives (mean loss over tokens, tokens): squares of means, weighted as sizes."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1, bias=False)
+    batches = [torch.randn(4, 3) for _ in range(6)]
+    weights = [5.0, 1.0, 2.0, 8.0, 3.0, 1.0]
+    in_turn = iter(weights)
+    step = step_from(model, train_step=lambda m, b: (m(b).mean(), next(in_turn)))
+    found = MicroBatchVariance(micro_batches=6, samples=24, narrow_enough=0).estimate(
+        step, FreshBatches(batches, 4), BatchPlan(4)
+    )
+    means = torch.stack([batch.mean(0) for batch in batches]).double()
+    shares = torch.tensor(weights, dtype=torch.float64) / weights[0]
+    mean = (shares[:, None] * means).sum(0) / shares.sum()
+    truth = formulas.moments(
+        (4 * shares).tolist(), means.square().sum(1).tolist(), float(mean.square().sum())
+    )
+    assert found.gradient_squared == pytest.approx(truth.gradient_squared, rel=1e-5)
+    assert found.noise_trace == pytest.approx(truth.noise_trace, rel=1e-5)

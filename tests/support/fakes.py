@@ -106,6 +106,7 @@ class FakeStep:
 
     device = torch.device("cpu")
     updates_itself = False
+    weight = 1.0
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class PlainStep:
     """A training step with nothing between the loss and the optimizer."""
 
     updates_itself = False
+    weight = 1.0
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class EvaluationStep:
     """
 
     updates_itself = False
+    weight = 1.0
 
     def __init__(
         self, model: Any, eval_step: Callable[[Any, Batch], Any] | None = None, autocast: Any = None

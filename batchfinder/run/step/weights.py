@@ -42,7 +42,8 @@ class Weights:
     """Gradients of micro-batches summed by weight: Σ wⱼ gⱼ / Σ wⱼ once ``settle`` was called.
 
     Each enters by its share of the first one's weight, so that a single micro-batch is untouched
-    and numbers stay in range under float16.
+    and numbers stay in range under float16. Where there are weights, they alone decide the shares:
+    the scales of all micro-batches then only give the sum.
     """
 
     def __init__(self) -> None:
@@ -50,18 +51,22 @@ class Weights:
 
     def start(self) -> None:
         """No micro-batch has been accumulated."""
-        self._first: float | None = None
+        self._first: tuple[float, float] | None = None
         self._scales = self._weighted = 0.0
         self.last = 1.0
 
     def share(self, weight: float | None, scale: float) -> float:
         """The factor of the next micro-batch's loss, whose scale without weights is ``scale``."""
-        if weight is not None and self._first is None and weight > 0:
-            self._first = weight
-        self.last = 1.0 if weight is None else weight / self._first if self._first else 0.0
+        if weight and self._first is None:
+            self._first = weight, scale
+        if weight is None:
+            share = scale
+        else:
+            share = weight / self._first[0] * self._first[1] if self._first else 0.0
+        self.last = share / scale if scale else 1.0
         self._scales += scale
-        self._weighted += scale * self.last
-        return scale * self.last
+        self._weighted += share
+        return share
 
     def settle(self, gradients: Iterable[torch.Tensor | None]) -> None:
         """Divide what was summed by the sum of the weights."""

@@ -93,7 +93,8 @@ def test_the_user_s_own_backward_takes_its_place(scaled: bool) -> None:
     assert not step.updates_itself
 
 
-def test_weights_of_micro_batches_enter_the_accumulated_mean() -> None:
+@pytest.mark.parametrize("scales", [(0.5, 0.5), (1 / 6, 5 / 6)])
+def test_weights_of_micro_batches_enter_the_accumulated_mean(scales: tuple[float, float]) -> None:
     """Sums over tokens divided by all tokens, however many each micro-batch holds."""
     model = linear()
 
@@ -102,8 +103,8 @@ def test_weights_of_micro_batches_enter_the_accumulated_mean() -> None:
 
     step = step_from(model, train_step=train_step, optimizer=sgd(model))
     step.zero_grad()
-    for part in (slice(0, 1), slice(1, 6)):
-        step.forward_backward((X[part], Y[part]), scale=0.5)
+    for part, scale in zip((slice(0, 1), slice(1, 6)), scales, strict=True):
+        step.forward_backward((X[part], Y[part]), scale=scale)
     step.update()
     for found, truth in zip(model.parameters(), by_hand(lambda p: None), strict=True):
         torch.testing.assert_close(found.detach(), truth)
