@@ -7,19 +7,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from batchfinder.errors import NothingFits
+from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.measure import MEMORY_GONE
 from batchfinder.noise import NoRoom, attempt
-from batchfinder.range_test import range_test
+from batchfinder.range_test import LOWEST, range_test
+from batchfinder.rates import UpdateEffect
 from batchfinder.results import Note, ProbeResult
 from batchfinder.run.bench import Bench
 from batchfinder.session import Call
+from batchfinder.wording import Caveat
 
-__all__ = ["Base", "base_of", "check_loss", "in_room"]
+__all__ = ["Base", "base_of", "check_loss", "in_room", "why_unused"]
 
 T = TypeVar("T")
 
 _ASSUMED_BATCH = 32
+
+_UPDATES, _MOST_UPDATES = 2, 20
+"""Updates that are looked at; the second shows what a schedule inside the step has written."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,15 @@ def _base(
         )
         batch_size = source.ceiling
     check_loss(call.bench, min(batch_size, probed.max_batch_size))
-    if learning_rate is None and call.bench.has_own_optimizer:
-        learning_rate = call.bench.step.learning_rate()
-        if learning_rate == 0:
-            learning_rate = call.bench.initial_learning_rate()
-            caveats.append(_at_zero(learning_rate))
+    step = call.bench.step
     is_yours = not caveats
+    if learning_rate is None and call.bench.has_own_optimizer:
+        now, learning_rate = step.learning_rate(), step.base_learning_rate()
+        if now is not None and now != learning_rate:
+            caveats.append(Caveat("step.peak", now=now, peak=learning_rate))
+    unused = why_unused(call.bench, min(batch_size, probed.max_batch_size))
+    if unused is not None:
+        return Base(batch_size, None, (*caveats, unused), is_yours=False)
     if learning_rate is None:
         learning_rate, caveat = _tested_rate(call, batch_size, probed.max_batch_size)
         caveats.append(caveat)
@@ -93,11 +101,47 @@ def _base(
     return Base(batch_size, learning_rate, tuple(caveats), is_yours)
 
 
-def _at_zero(initial: float | None) -> str:
-    now = "the optimizer's learning rate is 0 now, as at the start of a scheduler's warm-up: "
-    if initial is None:
-        return f"{now}no rate is known; pass base_learning_rate="
-    return f"{now}{initial:.3g}, to which it rises, was taken as the base rate"
+def why_unused(bench: Bench, size: int) -> Caveat | None:
+    """Why the rate that is set is not the one that is trained with; ``None`` where it is.
+
+    A few updates at another rate than the user's, then undone.
+
+    Raises:
+        InvalidArgument: where the optimizer's step does nothing.
+        NoRoom: where memory ends at the smallest size too.
+    """
+    step, rate = bench.step, bench.step.base_learning_rate()
+    if not bench.has_own_optimizer:
+        return Caveat("step.optimizer_unseen") if step.updates_itself else None
+
+    def look(each: int) -> UpdateEffect:
+        with step.watched() as watch:
+            if step.group_rates():
+                step.set_learning_rate(rate / 2 if rate else LOWEST)
+            for _ in range(_MOST_UPDATES):
+                step.zero_grad()
+                step.forward_backward(bench.source.ordinary(each))
+                step.update()
+                # a gradient scaler leaves out updates until its scale has settled
+                if watch.updates >= _UPDATES and not watch.effect().did_nothing:
+                    break
+            effect: UpdateEffect = watch.effect()
+            return effect
+
+    _, effect = in_room(bench, size, look)
+    bench.training()
+    if effect.did_nothing:
+        raise InvalidArgument(
+            f"expected an optimizer that updates the parameters; found {effect.wrapper}, whose "
+            f"step did nothing in {effect.updates} updates: a wrapper may wait for the end of an "
+            "accumulation. Pass the optimizer that it wraps (such as wrapper.optimizer), or let "
+            "its step run at every call"
+        )
+    if effect.steps_taken == 0:
+        return Caveat("step.optimizer_unused", name=effect.wrapper)
+    if not effect.rate_kept:
+        return Caveat("step.rate_overwritten")
+    return None if step.group_rates() else Caveat("step.no_rate", name=step.optimizer_name)
 
 
 def check_loss(bench: Bench, size: int) -> int:

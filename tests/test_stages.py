@@ -251,7 +251,10 @@ def test_a_rate_of_zero_at_the_start_of_a_schedule_is_not_taken_for_the_rate() -
     assert report.base_learning_rate == pytest.approx(0.2)
     assert report.learning_rate is not None
     assert report.learning_rate > 0
-    assert any("learning rate is 0 now" in caveat for caveat in report.caveats)
+    assert any(
+        "learning rate is 0 now, under a schedule: 0.2, its peak" in caveat
+        for caveat in report.caveats
+    )
 
 
 @pytest.mark.parametrize("arguments", [{"multiple_of": 24}, {"powers_of_two": True}])

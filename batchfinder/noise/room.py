@@ -32,7 +32,7 @@ def attempt(step: TrainStep, size: int, work: Callable[[], T]) -> T:
         NoRoom: where memory, or what a kernel can address, ended. All gradients are gone then.
     """
     try:
-        return attempt_at(work, step=step, size=size, doing="the look at the gradients")
+        return attempt_at(work, step=step, size=size, doing="a training step")
     except Shortage as shortage:
         out = shortage.verdict is Verdict.OUT_OF_MEMORY
     # not in the handler, so that nothing of the shortage is kept

@@ -230,6 +230,8 @@ def _stage(training: Training, kind: torch.device | None) -> Iterator[tuple[Rehe
             optimizer=training.optimizer,
             autocast=_autocast_anywhere(training.autocast),
             grad_scaler=training.grad_scaler,
+            clip=training.clip,
+            backward=training.backward,
             sample_batch=source.take(min(2, source.ceiling or 2)),
         )
         with rehearsing(step, source, as_on=kind) as rehearsal:

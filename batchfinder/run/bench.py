@@ -88,11 +88,6 @@ class Bench:
         if rate is not None:
             self.step.set_learning_rate(rate)
 
-    def initial_learning_rate(self) -> float | None:
-        """What a scheduler's warm-up rises to, where the optimizer's rate is 0 now."""
-        groups = [group for each in self.step.optimizers() for group in each.param_groups]
-        return float(groups[0].get("initial_lr", 0.0)) or None if groups else None
-
     def breakdown(self) -> MemoryBreakdown:
         """The bytes held between steps. What a batch adds is for the trials to say."""
         trained = {id(parameter) for parameter in self.step.reached()}
@@ -184,6 +179,8 @@ def open_bench(
             optimizer=training.optimizer,
             autocast=training.autocast,
             grad_scaler=training.grad_scaler,
+            clip=training.clip,
+            backward=training.backward,
             sample_batch=source.take(min(2, source.ceiling or 2)),
             base_learning_rate=base_learning_rate,
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["Caveat", "sentence"]
 
-_PARTS = ("batches", "measure", "monitor", "noise", "probe", "race")
+_PARTS = ("batches", "measure", "monitor", "noise", "probe", "race", "step")
 
 
 def sentence(code: str, numbers: Mapping[str, Any]) -> str:

@@ -69,12 +69,17 @@ class Watch:
         if not self._handles:
             self._rates.look()
 
+    @property
+    def updates(self) -> int:
+        """How often an update was asked for since it was entered."""
+        return self._updates.taken + self._calls
+
     def effect(self) -> UpdateEffect:
         """What happened since it was entered."""
         self._rates.look()
         parameters, state = fingerprint(self._parameters), self._state()
         return UpdateEffect(
-            updates=self._updates.taken + self._calls,
+            updates=self.updates,
             clipped=self._updates.clipped,
             parameters_moved=parameters != self._before[0],
             state_moved=state != self._before[1] if state or self._before[1] else None,

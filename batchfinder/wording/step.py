@@ -1,0 +1,35 @@
+"""What is said of the training step: its optimizer, its rates, its precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+__all__ = ["SENTENCES"]
+
+_NO_RATE = "no learning rate is recommended or confirmed"
+
+
+def _peak(now: float, peak: float) -> str:
+    return (
+        f"the optimizer's learning rate is {now:.3g} now, under a schedule: {peak:.3g}, its peak, "
+        "was taken as the base rate"
+    )
+
+
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "step.peak": _peak,
+    "step.optimizer_unseen": (
+        "train_step updates with an optimizer that was not passed, so its learning rate could be "
+        f"neither read nor set: {_NO_RATE}. Pass it as optimizer="
+    ),
+    "step.optimizer_unused": (
+        "the {name} that was passed did not step, though the parameters moved: train_step updates "
+        f"with another optimizer, so {_NO_RATE}. Pass the one that it uses as optimizer="
+    ),
+    "step.rate_overwritten": (
+        "a learning rate that was set did not stay: something inside the step, such as a "
+        f"schedule, writes its own. So {_NO_RATE}; leave the schedule out of train_step, and pass "
+        "it as scheduler="
+    ),
+    "step.no_rate": (f"{{name}} keeps no learning rate that could be set (lr=None): {_NO_RATE}"),
+}
