@@ -1,4 +1,4 @@
-"""What an observer is told besides results: that something begins, and notes."""
+"""What an observer is told besides results: that something begins, how far it is, and notes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from batchfinder.outcomes import Stage
 
-__all__ = ["Note", "StageStarted", "TrialStarted"]
+__all__ = ["Note", "Progress", "StageStarted", "TrialStarted"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,22 @@ class TrialStarted:
 
     batch_size: int
     expected_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An event: how far a stage is that has lasted ``seconds``; at most twice a second.
+
+    ``of`` is ``None`` where the number of steps is not known beforehand.
+    """
+
+    stage: Stage
+    done: int
+    seconds: float
+    of: int | None = None
+    unit: str = "steps"
+    samples_per_second: float = 0.0
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)

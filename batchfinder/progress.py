@@ -1,13 +1,16 @@
-"""Live rows on stderr: one line per event, never redrawn, nothing on stdout.
+"""Live rows on stderr: one line per event, nothing on stdout.
 
 A call has some tens of events, so a line each says more than a bar, and reads as well in a log
-file as on a screen. In a notebook the rows form one HTML table, updated in place, which the saved
-file keeps. Silent under ``BATCHFINDER_QUIET=1`` and on every rank but 0.
+file as on a screen. How far a long stage is stands below them: on a terminal in one line that is
+overwritten, elsewhere in a row every ten seconds. In a notebook the rows form one HTML table,
+updated in place, which the saved file keeps. Silent under ``BATCHFINDER_QUIET=1`` and on every
+rank but 0.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -20,6 +23,7 @@ from batchfinder.results import (
     Measurement,
     NoiseScale,
     Note,
+    Progress,
     RaceArm,
     Recommendation,
     StageStarted,
@@ -36,6 +40,10 @@ Described = tuple[str, str, str]
 
 _LONG_SECONDS = 5.0
 _BRIEF_SECONDS = 2.0
+_ROW_SECONDS = 10.0
+"""Seconds between two rows of one stage, where no line can be overwritten."""
+_UPDATE_SECONDS = 2.0
+"""Seconds between two updates of a notebook's table, so that it does not flicker."""
 
 
 def silent(event: Event) -> None:
@@ -65,30 +73,67 @@ def rank() -> int:
 
 
 class StreamRows:
-    """One line per event on a stream (default: stderr, looked up at each event)."""
+    """One line per event on a stream (default: stderr, looked up at each event).
+
+    How far a stage is overwrites itself on a terminal, and is a row every ten seconds elsewhere.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
+        self._live = 0
+        """Characters of the line that the next one overwrites."""
+        self._shown: float = 0.0
+        """Seconds into the stage at which its last row was written."""
 
     def __call__(self, event: Event) -> None:
         if is_brief(event):
             return
+        stream = self._stream or sys.stderr
         what, size, said = describe(event)
-        line = f"{what:<9} {size:>7}  {said}" if size else f"{what:<9} {said}"
-        print(line.rstrip(), file=self._stream or sys.stderr, flush=True)
+        line = (f"{what:<9} {size:>7}  {said}" if size else f"{what:<9} {said}").rstrip()
+        if isinstance(event, Progress):
+            self._progress(event, line, stream)
+            return
+        if isinstance(event, StageStarted):
+            self._shown = 0.0
+        print(self._cleared() + line, file=stream, flush=True)
+
+    def _progress(self, event: Progress, line: str, stream: TextIO) -> None:
+        if stream.isatty():
+            line = line[: shutil.get_terminal_size().columns - 1]
+            print(self._cleared() + line, end="", file=stream, flush=True)
+            self._live = len(line)
+        elif event.seconds - self._shown >= _ROW_SECONDS:
+            self._shown = event.seconds
+            print(line, file=stream, flush=True)
+
+    def _cleared(self) -> str:
+        blank, self._live = f"\r{' ' * self._live}\r" if self._live else "", 0
+        return blank
 
 
 class NotebookTable:
-    """One HTML table that grows by a row per event, through a display handle."""
+    """One HTML table that grows by a row per event, through a display handle.
+
+    Its last row is how far the stage is, as long as nothing else has happened.
+    """
 
     def __init__(self, display: Callable[..., Any]) -> None:
         self._display = display
         self._rows: list[Row] = []
         self._handle: Any = None
+        self._live: Progress | None = None
+        """What the last row shows, where that is how far a stage is."""
 
     def __call__(self, event: Event) -> None:
         if is_brief(event):
             return
+        live, self._live = self._live, event if isinstance(event, Progress) else None
+        if live is not None:
+            if self._live is not None and 0 <= self._live.seconds - live.seconds < _UPDATE_SECONDS:
+                self._live = live
+                return
+            self._rows.pop()
         self._rows.append(Row(describe(event), isinstance(event, Recommendation)))
         if self._handle is None:
             self._handle = self._display(self, display_id=True)
@@ -132,6 +177,8 @@ def describe(event: Event) -> Described:
         return "  note", "", event.text
     if isinstance(event, RaceArm):
         return "  race", "", _race_arm(event)
+    if isinstance(event, Progress):
+        return f"  {event.stage.name.lower()}", "", _progress(event)
     if isinstance(event, Recommendation | Confirmation):
         return _describe_plan(event)
     return _describe_size(event)
@@ -162,6 +209,18 @@ def _stage(event: StageStarted) -> str:
     if event.expected_seconds is not None and event.expected_seconds >= _LONG_SECONDS:
         parts.append(f"(about {format_seconds(event.expected_seconds)})")
     return " ".join(part for part in parts if part)
+
+
+def _progress(event: Progress) -> str:
+    done = format_size(event.done)
+    parts = [f"{done} {event.unit}"]
+    if event.of is not None:
+        parts = [f"{done} of {format_size(event.of)} {event.unit}"]
+    if event.samples_per_second:
+        parts.append(f"{format_count(event.samples_per_second)} samples per second")
+    if event.seconds_left is not None:
+        parts.append(f"{format_seconds(max(1, round(event.seconds_left)))} left")
+    return ", ".join(parts)
 
 
 def _trial(trial: Trial) -> str:

@@ -30,6 +30,12 @@ Clock: TypeAlias = Callable[[], float]
 """Seconds since any fixed moment, never going back; ``time.perf_counter`` outside tests."""
 
 
+class Advance(Protocol):
+    """Told of every step of a stage: the samples that it took; 0 steps where it is part of one."""
+
+    def __call__(self, samples: int, steps: int = 1) -> None: ...
+
+
 class MemoryBackend(Protocol):
     """A device's memory: its limit, its peak, and how to hand back what is cached.
 
@@ -264,11 +270,8 @@ class WarmupEstimator(NoiseEstimator, Protocol):
         """Optimizer steps of warm-up; ``None`` for as many as the time allows, up to 200."""
         ...
 
-    def with_budget(self, samples: int, *, at_least: int | None = None) -> Self:
-        """The same, with ``samples`` to spend: all of them, or, given ``at_least``, as few.
-
-        ``at_least`` is a number of micro-batches.
-        """
+    def with_budget(self, samples: int, *, at_least: int) -> Self:
+        """The same, with ``samples`` to spend on at least so many micro-batches."""
         ...
 
     def in_optimizer_metric(self) -> Self:

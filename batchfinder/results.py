@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from batchfinder.events import Note as Note
+from batchfinder.events import Progress as Progress
 from batchfinder.events import StageStarted as StageStarted
 from batchfinder.events import TrialStarted as TrialStarted
 from batchfinder.outcomes import Limit as Limit
@@ -182,6 +183,7 @@ class Confirmation:
 
 Event = (
     StageStarted
+    | Progress
     | TrialStarted
     | Trial
     | Measurement

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"events", "trials"},
     {"results"},
     {"protocols", "table"},
-    {"probe", "devices", "scaling", "formulas", "timing", "html"},
+    {"probe", "devices", "scaling", "formulas", "timing", "html", "meter"},
     {"training"},
     {"run"},
     {"plot", "progress", "noise", "report.encoding"},
@@ -60,6 +60,7 @@ NO_TORCH = {
     "html",
     "progress",
     "table",
+    "meter",
 }
 LONGEST_FILE = 300
 

@@ -17,6 +17,7 @@ from batchfinder.results import (
     Event,
     Note,
     Outcome,
+    Progress,
     RaceArm,
     Stage,
     StageStarted,
@@ -120,6 +121,81 @@ def test_a_process_group_knows_better_than_the_launcher(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(sys.modules, "torch.distributed", Group)
     assert default_observer() is silent
+
+
+HALF_WAY = Progress(Stage.NOISE, 120, 12.0, of=200, samples_per_second=3412.0, seconds_left=8.0)
+
+
+def test_how_far_a_stage_is_reads_well() -> None:
+    assert describe(HALF_WAY) == (
+        "  noise",
+        "",
+        "120 of 200 steps, 3,410 samples per second, 8 s left",
+    )
+    assert describe(Progress(Stage.MEASURE, 1200, 4.0, unit="timings"))[2] == "1,200 timings"
+
+
+def test_how_far_is_a_row_every_ten_seconds_elsewhere() -> None:
+    stream = io.StringIO()
+    observe = StreamRows(stream)
+    for name in (Stage.NOISE, Stage.CONFIRM):
+        observe(StageStarted(name))
+        for half in range(4, 50):
+            observe(replace(HALF_WAY, stage=name, seconds=half / 2))
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["noise"] * 3 + ["confirm"] * 3
+    assert not re.search(r"[\x00-\x09]", stream.getvalue())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def seen_on(screen: str) -> list[str]:
+    """The lines of a screen on which every carriage return starts to overwrite."""
+    lines = []
+    for line in screen.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+def test_how_far_is_one_live_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    observe = StreamRows(stream)
+    observe(StageStarted(Stage.NOISE))
+    observe(HALF_WAY)
+    observe(replace(HALF_WAY, done=121, seconds_left=7.0))
+    assert seen_on(stream.getvalue())[1:] == [
+        "  noise   121 of 200 steps, 3,410 samples per second, 7 s l"
+    ]
+    observe(Note("Next."))
+    observe(Note("And next."))
+    assert seen_on(stream.getvalue())[1:] == ["  note    Next.", "  note    And next.", ""]
+
+
+def test_how_far_is_one_row_of_a_notebook_which_goes_again() -> None:
+    updates: list[str] = []
+
+    class Handle:
+        def update(self, table: NotebookTable) -> None:
+            updates.append(repr(table))
+
+    observe = NotebookTable(lambda table, display_id: Handle())
+    observe(StageStarted(Stage.NOISE))
+    for half in range(4, 13):
+        observe(replace(HALF_WAY, done=half, seconds=half / 2))
+    assert [each.split("  noise ")[1].split(" of")[0].strip() for each in updates] == [
+        "4",
+        "8",
+        "12",
+    ]
+    observe(Note("Next."))
+    assert "of 200 steps" not in repr(observe)
 
 
 def test_silent_is_silent(capsys: pytest.CaptureFixture[str]) -> None:

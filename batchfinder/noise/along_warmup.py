@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from batchfinder.errors import NoiseNotMeasured
+from batchfinder.meter import unmetered
 from batchfinder.noise.context import (
     EUCLIDEAN_FACTOR,
     FEWEST_GROUPS,
@@ -20,8 +21,9 @@ from batchfinder.noise.estimators import warmup_estimator
 from batchfinder.noise.micro_batch import TooFew
 from batchfinder.noise.preflight import hazards_in_room
 from batchfinder.noise.room import NoRoom
+from batchfinder.noise.sampling import Allowed, any_size, never
 from batchfinder.noise.warmup import run_warmup
-from batchfinder.protocols import BatchSource, Clock, NoiseEstimator, Observer, TrainStep
+from batchfinder.protocols import Advance, BatchSource, Clock, NoiseEstimator, Observer, TrainStep
 from batchfinder.results import Event, NoiseFindings, NoiseScale
 from batchfinder.wording import Caveat
 
@@ -42,6 +44,8 @@ def noise_along_warmup(
     observe: Observer | None = None,
     sizes: Sequence[int] = (),
     seed: int = 0,
+    advance: Advance = unmetered,
+    allowed: Allowed = any_size,
 ) -> NoiseFindings:
     """Train ``warmup_steps`` at ``base_batch``, and predict the noise scale of the whole run.
 
@@ -53,7 +57,9 @@ def noise_along_warmup(
     multiplied by a factor for the rest of the run. Under Adam and its kin gradients are measured
     as the optimizer scales them, which is nearer to the critical batch size. With
     ``warmup_steps=0`` the estimate at the weights as they are is given as it is. ``sizes`` are
-    micro-batches to measure one by one at the last weights.
+    micro-batches to measure one by one at the last weights. ``allowed``
+    says which micro-batches may reach the step, beside the user's own; ``advance`` is told of every
+    step.
 
     Raises:
         LossIsNotFinite: where the training itself has no finite loss.
@@ -61,12 +67,22 @@ def noise_along_warmup(
     observe = observe or _unheard
     if step.updates_itself:
         return NoiseFindings(None, caveats=(Caveat("noise.updates_itself"),))
-    hazards = hazards_in_room(step, source, seed, micro_batch)
+    deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)
+    hazards = hazards_in_room(
+        step,
+        source,
+        seed,
+        micro_batch,
+        allowed=allowed,
+        advance=advance,
+        out_of_time=never if deadline is None else lambda: deadline[0]() > deadline[1],
+    )
     if hazards.refusal:
         return NoiseFindings(None, caveats=(hazards.refusal,))
-    deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)
     method = warmup_estimator(estimator)
-    context = WarmupContext(step, source, base_batch, micro_batch, method, hazards, deadline, seed)
+    context = WarmupContext(
+        step, source, base_batch, micro_batch, method, hazards, deadline, seed, advance, allowed
+    )
     try:
         context, record = run_warmup(context, warmup_steps)
     except NoRoom as error:
@@ -120,10 +136,11 @@ def _at_last_weights(context: WarmupContext, record: WarmupRecord) -> NoiseScale
         try:
             return replace(context.estimate(estimator, size, 0), after_steps=record.steps)
         except NoRoom as error:
-            if size == 1:
+            smaller = context.smaller(size)
+            if smaller is None:
                 raise NoiseNotMeasured(Caveat("noise.no_room", why=str(error))) from None
             record.caveats.append(Caveat("noise.smaller_at_last", why=str(error)))
-            context = replace(context, largest=size // 2)
+            context = replace(context, largest=smaller)
 
 
 def _windows(context: WarmupContext, record: WarmupRecord) -> Sequence[NoiseScale]:

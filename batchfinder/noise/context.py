@@ -11,11 +11,19 @@ from functools import partial
 from batchfinder import formulas
 from batchfinder.errors import NoiseNotMeasured
 from batchfinder.formulas import Moments
+from batchfinder.meter import unmetered
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric
 from batchfinder.noise.preflight import NORM_BATCH, Hazards
 from batchfinder.noise.room import attempt
-from batchfinder.noise.sampling import FreshBatches, samples_in
-from batchfinder.protocols import BatchSource, Clock, TrainStep, WarmupEstimator
+from batchfinder.noise.sampling import (
+    Allowed,
+    FreshBatches,
+    any_size,
+    cut,
+    nearest_allowed,
+    samples_in,
+)
+from batchfinder.protocols import Advance, BatchSource, Clock, TrainStep, WarmupEstimator
 from batchfinder.results import BatchPlan, NoiseScale
 from batchfinder.wording import Caveat
 
@@ -144,6 +152,9 @@ class WarmupContext:
     hazards: Hazards
     deadline: tuple[Clock, float] | None
     seed: int
+    advance: Advance = unmetered
+    allowed: Allowed = any_size
+    """Which micro-batches may reach the step, beside the user's own."""
     largest: float = math.inf
     """The largest micro-batch for which memory may last beside gradients and their sketches."""
 
@@ -151,7 +162,9 @@ class WarmupContext:
     def splits(self) -> bool:
         """Whether training steps may be cut smaller than the user's own micro-batch."""
         return (
-            self.estimator.along_training and self.base_batch >= 2 and not self.hazards.batch_norm
+            self.estimator.along_training
+            and not self.hazards.batch_norm
+            and len(self.parts(2)) >= 2
         )
 
     @property
@@ -159,19 +172,32 @@ class WarmupContext:
         """The micro-batch that the user's training works with."""
         return min(self.base_batch, self.micro_batch)
 
+    def parts(self, pieces: int) -> list[int]:
+        """The micro-batches of one optimizer step, at least ``pieces`` where sizes allow."""
+        return cut(self.base_batch, self.micro_batch, pieces, self.allowed)
+
+    def smaller(self, size: int) -> int | None:
+        """The next size to try where memory ran out with ``size``; ``None`` below the smallest."""
+        return nearest_allowed(size // 2, self.allowed, size // 2)
+
     @property
     def largest_estimate(self) -> int:
         """The largest micro-batch for an estimate beside the training."""
         return int(max(1, min(self.micro_batch, self.largest)))
 
     def estimate_size(self, samples: int) -> int:
-        """A micro-batch as large as in training, but never so large that few can be compared."""
+        """A micro-batch as large as in training, but never so large that few can be compared.
+
+        Where no such size is allowed, the smallest that is.
+        """
         most = self.largest_estimate
         if self.source.ceiling is not None:
             most = min(most, max(1, self.source.ceiling // (2 * FEWEST_GROUPS)))
         if self.hazards.batch_norm:
-            return min(max(NORM_BATCH, self.base_batch), most)
-        return max(1, min(self.size, most, samples // FEWEST_GROUPS))
+            wanted = min(max(NORM_BATCH, self.base_batch), most)
+        else:
+            wanted = max(1, min(self.size, most, samples // FEWEST_GROUPS))
+        return nearest_allowed(wanted, self.allowed, self.largest_estimate) or self.size
 
     def pooling(self, record: WarmupRecord) -> Pooling:
         name = " ".join(filter(None, (self.estimator.name, record.metric.name)))
@@ -193,6 +219,7 @@ class WarmupContext:
             self.seed + 7919 * (salt + 1),
             sum_reduced=self.hazards.sum_reduced,
             deadline=self.deadline,
+            advance=self.advance,
         )
         work = partial(estimator.estimate, self.step, batches, BatchPlan(size))
         return attempt(self.step, size, work)

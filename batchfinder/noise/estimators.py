@@ -27,8 +27,8 @@ class OnlyEstimates:
     def name(self) -> str:
         return self.estimator.name
 
-    def with_budget(self, samples: int, *, at_least: int | None = None) -> Self:
-        return replace(self, samples=samples, least=at_least or 1)
+    def with_budget(self, samples: int, *, at_least: int) -> Self:
+        return replace(self, samples=samples, least=at_least)
 
     def in_optimizer_metric(self) -> Self:
         return self

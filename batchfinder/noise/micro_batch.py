@@ -100,9 +100,7 @@ class MicroBatchVariance:
     def along_training(self) -> bool:
         return True
 
-    def with_budget(self, samples: int, *, at_least: int | None = None) -> Self:
-        if at_least is None:
-            return replace(self, samples=samples, narrow_enough=0.0)
+    def with_budget(self, samples: int, *, at_least: int) -> Self:
         return replace(self, samples=samples, micro_batches=at_least)
 
     def in_optimizer_metric(self) -> Self:

@@ -57,7 +57,7 @@ class PerExample:
     def along_training(self) -> bool:
         return False
 
-    def with_budget(self, samples: int, *, at_least: int | None = None) -> Self:
+    def with_budget(self, samples: int, *, at_least: int) -> Self:
         return replace(self, samples=samples)
 
     def in_optimizer_metric(self) -> Self:

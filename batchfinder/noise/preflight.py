@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,16 +16,20 @@ from torch import nn
 
 from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.formulas import mean_loss_ratio
+from batchfinder.meter import unmetered
 from batchfinder.noise.room import NoRoom, attempt
-from batchfinder.protocols import BatchSource, TrainStep
+from batchfinder.noise.sampling import Allowed, any_size, never
+from batchfinder.protocols import Advance, BatchSource, TrainStep
 from batchfinder.wording import Caveat
 
 NORM_BATCH = 32
 """From this micro-batch on, batch norm changes the noise scale by less than a tenth."""
 
 _HALF = 8
-MOST_LOOKED_AT = 2 * _HALF
-"""Samples whose loss is looked at together, at most."""
+"""Samples whose loss is compared with that of as many others, where so few are allowed."""
+
+_FARTHEST = 512
+"""And at most, where not."""
 
 _SMALLEST_HALF = 3  # of 2, a contrastive loss doubles as a sum does: log 4 / log 2
 _REPEATS = 4
@@ -53,27 +58,58 @@ class Hazards:
 
 
 def look_for_hazards(
-    step: TrainStep, source: BatchSource, seed: int = 0, most: int | None = None
+    step: TrainStep,
+    source: BatchSource,
+    seed: int = 0,
+    most: int | None = None,
+    *,
+    allowed: Allowed = any_size,
+    advance: Advance = unmetered,
+    out_of_time: Callable[[], bool] = never,
 ) -> Hazards:
-    """Look at the modules, and at the loss of a batch beside its halves', at most ``most``."""
+    """Look at the modules, and at the loss of a batch beside its halves', at most ``most``.
+
+    Args:
+        step: the training step; its gradients are dropped, its weights stay.
+        source: whose order is rewound.
+        seed: which samples are taken.
+        most: samples in the whole batch, unless no such size is allowed.
+        allowed: which sizes may reach the step; a larger batch is taken where none so small may.
+        advance: told of the samples.
+        out_of_time: asked between two batches; once true, the loss is not judged.
+    """
     modules = [each for each in modules_of(step) if each.training]
     found = Hazards(
         batch_norm=any(isinstance(each, _BATCH_NORMS) for each in modules),
         dropout=any(isinstance(each, _DROPOUTS) and each.p > 0 for each in modules),
     )
-    ratio = loss_ratio(step, source, seed, most)
+    half = half_size(source, most, allowed)
+    if half < _SMALLEST_HALF:
+        return found
+    ratio_at = partial(loss_ratio, step, source, seed, advance=advance, out_of_time=out_of_time)
+    ratio = ratio_at(half)
     if ratio is None or abs(ratio - 1) <= 0.05:
         return found
-    if abs(ratio - 2) <= 0.05 and _is_sum(step, source, seed, most):
-        return replace(found, sum_reduced=True)
+    if abs(ratio - 2) <= 0.05:
+        # of a loss over pairs the ratio may be 2 at one size: a sum's is so at every size
+        smaller = half_size(source, max(half, 4), allowed)
+        again = ratio_at(smaller) if smaller < half else ratio
+        if again is not None and abs(again - 2) <= 0.05:
+            return replace(found, sum_reduced=True)
     return replace(found, refusal=Caveat("noise.coupled", ratio=ratio))
 
 
-def _is_sum(step: TrainStep, source: BatchSource, seed: int, most: int | None) -> bool:
-    """Whether the loss doubles at a smaller size too: a contrastive loss may do so at one size."""
-    smaller = max(_half(source, most) // 2, 2)
-    again = loss_ratio(step, source, seed, 2 * smaller, smallest=2)
-    return again is not None and abs(again - 2) <= 0.05
+def half_size(source: BatchSource, most: int | None, allowed: Allowed) -> int:
+    """The larger the better up to ``most`` / 2, else the smallest above; 0 where none is allowed.
+
+    Twice the size must be allowed too.
+    """
+    longest = math.inf if source.ceiling is None else source.ceiling
+    top = int(min(2 * _HALF, most or 2 * _HALF, longest)) // 2
+    sizes = itertools.chain(
+        range(top, 0, -1), range(top + 1, int(min(_FARTHEST, longest // 2)) + 1)
+    )
+    return next((size for size in sizes if allowed(size) and allowed(2 * size)), 0)
 
 
 def modules_of(step: TrainStep) -> list[nn.Module]:
@@ -81,23 +117,48 @@ def modules_of(step: TrainStep) -> list[nn.Module]:
     return list({id(each): each for root in step.modules() for each in root.modules()}.values())
 
 
-def hazards_in_room(step: TrainStep, source: BatchSource, seed: int, most: int) -> Hazards:
-    """What makes the noise scale wrong, looked for with as many samples as memory lasts for."""
-    most = min(most, MOST_LOOKED_AT)
+def hazards_in_room(
+    step: TrainStep,
+    source: BatchSource,
+    seed: int,
+    most: int,
+    *,
+    allowed: Allowed = any_size,
+    advance: Advance = unmetered,
+    out_of_time: Callable[[], bool] = never,
+) -> Hazards:
+    """``look_for_hazards``, with as many samples as memory lasts for."""
+    room = math.inf
+
+    def in_room(size: int) -> bool:
+        return size <= room and allowed(size)
+
     while True:
+        size = 2 * half_size(source, most, in_room)
+        look = partial(
+            look_for_hazards,
+            step,
+            source,
+            seed,
+            most,
+            allowed=in_room,
+            advance=advance,
+            out_of_time=out_of_time,
+        )
         try:
-            return attempt(step, most, partial(look_for_hazards, step, source, seed, most))
+            return attempt(step, max(1, size), look)
         except NoRoom:
-            most = max(1, most // 2)  # with very few it looks at modules alone
+            room = max(1, size // 2)  # with very few it looks at modules alone
 
 
 def loss_ratio(
     step: TrainStep,
     source: BatchSource,
     seed: int = 0,
-    most: int | None = None,
+    half: int = _HALF,
     *,
-    smallest: int = _SMALLEST_HALF,
+    advance: Advance = unmetered,
+    out_of_time: Callable[[], bool] = never,
 ) -> float | None:
     """A batch's loss over the mean of its halves' losses; None where it is 1 but for chance.
 
@@ -105,15 +166,16 @@ def loss_ratio(
     or time steps drawn within it) is looked at several times, and a ratio is only given where it
     stands out from the scatter of sixteen looks: of the first four alone, one in forty would.
     """
-    half = _half(source, most)
-    if half < smallest:
-        return None
+    seen: list[tuple[float, tuple[float, float]]] = []
     try:
         with _stilled(modules_of(step)), _generators_kept(step.device):
-            seen = [_losses(step, source, half, seed + repeat) for repeat in range(_REPEATS)]
-            if _beyond_chance(seen) is not None:
-                more = range(_REPEATS, 4 * _REPEATS)
-                seen += [_losses(step, source, half, seed + repeat) for repeat in more]
+            while len(seen) < _REPEATS or (
+                len(seen) < 4 * _REPEATS
+                and (len(seen) > _REPEATS or _beyond_chance(seen) is not None)
+            ):
+                if out_of_time():
+                    return None
+                seen.append(_losses(step, source, half, seed + len(seen), advance))
     except (CannotBuildBatch, OutOfTime, StopIteration):
         return None
     finally:
@@ -121,12 +183,8 @@ def loss_ratio(
     return _beyond_chance(seen)
 
 
-def _half(source: BatchSource, most: int | None) -> int:
-    return min(2 * _HALF, *(bound for bound in (source.ceiling, most, 2 * _HALF) if bound)) // 2
-
-
 def _losses(
-    step: TrainStep, source: BatchSource, half: int, seed: int
+    step: TrainStep, source: BatchSource, half: int, seed: int, advance: Advance
 ) -> tuple[float, tuple[float, float]]:
     """The losses of a batch and of its two halves, as ``rewind`` gives the same order twice."""
     losses = []
@@ -136,6 +194,7 @@ def _losses(
         for size in sizes:
             losses.append(float(step.forward_backward(source.draw(size))))
             step.zero_grad()
+            advance(size, steps=0)
     return losses[0], (losses[1], losses[2])
 
 

@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 from batchfinder.errors import CannotBuildBatch, OutOfTime
-from batchfinder.protocols import Batch, BatchSource, Clock
+from batchfinder.meter import unmetered
+from batchfinder.protocols import Advance, Batch, BatchSource, Clock
+
+Allowed: TypeAlias = Callable[[int], bool]
+"""Which sizes may reach the step, beside the one that the user trains with."""
 
 OUT_OF_DATA = (StopIteration, CannotBuildBatch)
 """What ``draw`` raises when fewer samples are left than were asked for."""
+
+
+def any_size(size: int) -> bool:
+    """Every size is allowed."""
+    return True
+
+
+def nearest_allowed(size: int, allowed: Allowed, largest: int) -> int | None:
+    """The largest allowed size up to ``size``, else the smallest above it up to ``largest``."""
+    below = (each for each in range(size, 0, -1) if allowed(each))
+    above = (each for each in range(size + 1, largest + 1) if allowed(each))
+    return next(below, None) or next(above, None)
+
+
+def cut(batch: int, largest: int, pieces: int, allowed: Allowed = any_size) -> list[int]:
+    """``batch`` as at least ``pieces`` nearly equal parts, none above ``largest`` or below 1.
+
+    Where no such parts are allowed, as many of the largest size that is, with what is left over
+    left out; and where that is none, the batch as it is.
+    """
+    fewest = min(max(pieces, -(-batch // largest)), batch)
+    for count in range(fewest, batch + 1):
+        parts = [batch // count + (index < batch % count) for index in range(count)]
+        if count == 1 or all(allowed(size) for size in set(parts)):
+            return parts
+    size = nearest_allowed(min(largest, batch // fewest), allowed, largest)
+    return [batch] if size is None else [size] * max(1, batch // size)
+
+
+def never() -> bool:
+    """No time limit."""
+    return False
 
 
 def samples_in(source: BatchSource) -> int | None:
@@ -34,12 +71,14 @@ class FreshBatches:
         source: BatchSource | None = None,
         sum_reduced: bool = False,
         deadline: tuple[Clock, float] | None = None,
+        advance: Advance = unmetered,
     ) -> None:
         self._batches = batches
         self.size = size
         self.source = source
         self.sum_reduced = sum_reduced
         self.deadline = deadline
+        self.advance = advance
         self.ended = ""
 
     @classmethod
@@ -51,13 +90,21 @@ class FreshBatches:
         *,
         sum_reduced: bool = False,
         deadline: tuple[Clock, float] | None = None,
+        advance: Advance = unmetered,
     ) -> FreshBatches:
         """Micro-batches of ``size`` out of one pass over the data, shuffled by ``seed``."""
         source.rewind(seed)
         endless = iter(lambda: source.draw(size), object())
         length = samples_in(source)
         one_pass = endless if length is None else islice(endless, length // size)
-        return cls(one_pass, size, source=source, sum_reduced=sum_reduced, deadline=deadline)
+        return cls(
+            one_pass,
+            size,
+            source=source,
+            sum_reduced=sum_reduced,
+            deadline=deadline,
+            advance=advance,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         stream = iter(self._batches)
@@ -70,6 +117,7 @@ class FreshBatches:
             except OutOfTime:
                 self.ended = "the time"
                 return
+            self.advance(self.count(batch), steps=0)
             yield batch
 
     def _out_of_time(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchfinder.base_pair import Base, check_loss
+from batchfinder.meter import Meter
 from batchfinder.noise import NoRoom, noise_along_warmup, train_steps, warmup_estimator
 from batchfinder.protocols import NoiseEstimator
 from batchfinder.results import Measurement, NoiseFindings, Note, ProbeResult, Stage
@@ -42,6 +43,7 @@ def estimate_noise(
     with stage(call, Stage.NOISE, detail, _seconds_at(base.batch_size, measured, steps)):
         bench.training()
         bench.set_learning_rate(base.learning_rate)
+        seconds = call.budget.share(0.6)
         return noise_along_warmup(
             bench.step,
             bench.source,
@@ -49,10 +51,14 @@ def estimate_noise(
             micro_batch=base.micro_batch(probed.max_batch_size),
             warmup_steps=steps,
             estimator=estimator,
-            budget_seconds=call.budget.share(0.6),
+            budget_seconds=seconds,
+            clock=call.budget.clock,
             observe=call.observe,
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
+            advance=Meter(
+                Stage.NOISE, call.observe, of=steps, seconds=seconds, clock=call.budget.clock
+            ),
         )
 
 
@@ -99,6 +105,7 @@ def estimate_here(
                 micro_batch=fitting,
                 steps=warmup_steps,
                 seed=bench.seed,
+                advance=Meter(Stage.NOISE, call.observe, of=warmup_steps, clock=call.budget.clock),
             )
         except NoRoom as error:
             return NoiseFindings(training=None, caveats=(Caveat("noise.no_room", why=str(error)),))
@@ -111,6 +118,7 @@ def estimate_here(
             estimator=estimator,
             observe=call.observe,
             seed=bench.seed,
+            advance=Meter(Stage.NOISE, call.observe, clock=call.budget.clock),
         )
     return found if fitting == size else _with_smaller(found, size, fitting)
 

@@ -9,11 +9,12 @@ from functools import partial
 
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.formulas import Moments, moments
+from batchfinder.meter import unmetered
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, GradientHooks, Metric, accumulated_square
 from batchfinder.noise.preflight import hazards_in_room
 from batchfinder.noise.room import NoRoom, NoRoomToUpdate, attempt
-from batchfinder.noise.sampling import TrainingBatches
-from batchfinder.protocols import BatchSource, TrainStep
+from batchfinder.noise.sampling import Allowed, TrainingBatches, any_size, cut, nearest_allowed
+from batchfinder.protocols import Advance, BatchSource, TrainStep
 from batchfinder.wording import Caveat
 
 _NOT_FINITE_IN_A_ROW = 5
@@ -127,33 +128,32 @@ def train_steps(
     micro_batch: int,
     steps: int,
     seed: int = 0,
+    allowed: Allowed = any_size,
+    advance: Advance = unmetered,
 ) -> int:
     """Take ``steps`` optimizer steps of ``batch`` samples, which stay taken; the micro-batch used.
 
-    Accumulated from micro-batches of ``micro_batch``, or of the next half where memory runs out.
+    Accumulated from micro-batches of ``micro_batch``, or of the next half that is ``allowed`` where
+    memory runs out. ``advance`` is told of every step.
 
     Raises:
         NoRoom: where memory runs out with micro-batches of 1 too, or in the update.
         LossIsNotFinite: where the training has no finite loss.
     """
-    hazards = hazards_in_room(step, source, seed, micro_batch)
+    hazards = hazards_in_room(step, source, seed, micro_batch, allowed=allowed, advance=advance)
     loop = TrainingLoop(step, TrainingBatches(source, seed), hazards.sum_reduced)
     taken = 0
     while taken < steps:
         try:
-            loop.train(cut(batch, micro_batch, 1))
+            loop.train(cut(batch, micro_batch, 1, allowed))
             taken += 1
+            advance(batch)
         except NoRoomToUpdate:
             raise
         except NoRoom:
-            if micro_batch == 1:
+            smaller = nearest_allowed(micro_batch // 2, allowed, micro_batch // 2)
+            if smaller is None:
                 raise
-            micro_batch //= 2
+            micro_batch = smaller
     step.zero_grad()
     return micro_batch
-
-
-def cut(batch: int, largest: int, pieces: int) -> list[int]:
-    """``batch`` as at least ``pieces`` nearly equal parts, none above ``largest`` or below 1."""
-    count = min(max(pieces, -(-batch // largest)), batch)
-    return [batch // count + (index < batch % count) for index in range(count)]

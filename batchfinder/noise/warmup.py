@@ -11,7 +11,7 @@ from batchfinder.noise.context import FEWEST_GROUPS, Point, WarmupContext, Warmu
 from batchfinder.noise.gradient_hooks import MATURE, metric_of
 from batchfinder.noise.room import NoRoom, NoRoomToUpdate
 from batchfinder.noise.sampling import TrainingBatches
-from batchfinder.noise.training_loop import TrainingLoop, cut
+from batchfinder.noise.training_loop import TrainingLoop
 from batchfinder.wording import Caveat
 
 PIECES = 2
@@ -62,8 +62,8 @@ class _Warmup:
         self.moments = {self.steps - round(index * half / ESTIMATES) for index in range(ESTIMATES)}
 
     def _cut(self) -> None:
-        self.whole = cut(self.context.base_batch, self.context.micro_batch, 1)
-        self.pieces = cut(self.context.base_batch, self.context.micro_batch, PIECES)
+        self.whole = self.context.parts(1)
+        self.pieces = self.context.parts(PIECES)
 
     def run(self) -> WarmupRecord:
         for number in range(1, self.steps + 1):
@@ -88,6 +88,7 @@ class _Warmup:
         turn = number >= self.first and (number - self.first) % self.stride == 0
         found = self._trained(turn and self.context.splits and not self.loop.in_parts)
         self.record.steps = number
+        self.context.advance(self.context.base_batch)
         if found is not None and not self.loop.in_parts:
             self.record.points.append(Point(number, found))
 
@@ -101,10 +102,10 @@ class _Warmup:
             except NoRoomToUpdate:
                 raise
             except NoRoom as error:
-                largest = max(self.pieces if measured else self.whole)
-                if largest == 1:
+                smaller = self.context.smaller(max(self.pieces if measured else self.whole))
+                if smaller is None:
                     raise
-                self._shrink(largest // 2, error)
+                self._shrink(smaller, error)
             else:
                 return None
 
@@ -148,8 +149,9 @@ class _Warmup:
             found = context.estimate(estimator, size, record.steps)
         except NoiseNotMeasured as error:
             if isinstance(error, NoRoom):
-                self.context = replace(context, largest=max(1, size // 2))
-                self.extra *= size > 1
+                smaller = context.smaller(size)
+                self.context = replace(context, largest=smaller or 1)
+                self.extra *= smaller is not None
             record.caveats.append(Caveat("noise.moment", steps=record.steps, why=str(error)))
             return
         record.estimates.append(replace(found, after_steps=record.steps))

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.gradient_hooks import metric_of
-from batchfinder.noise.sampling import FreshBatches, TrainingBatches
-from batchfinder.noise.training_loop import TrainingLoop, cut
+from batchfinder.noise.sampling import FreshBatches, TrainingBatches, cut
+from batchfinder.noise.training_loop import TrainingLoop
 from batchfinder.noise.warmup import PIECES, STRIDE
 from batchfinder.results import BatchPlan
 

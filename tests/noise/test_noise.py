@@ -21,9 +21,8 @@ from torch import nn
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.gradient_hooks import GradientHooks
-from batchfinder.noise.sampling import FreshBatches
+from batchfinder.noise.sampling import FreshBatches, cut
 from batchfinder.noise.sketch import Sketch
-from batchfinder.noise.training_loop import cut
 from batchfinder.results import BatchPlan, NoiseScale
 
 PLAN = BatchPlan(16)

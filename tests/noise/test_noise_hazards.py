@@ -10,7 +10,7 @@ import torch
 from noise_cases import Loss, PlainStep, Population, blobs, cross_entropy, perceptron
 from torch import Tensor, nn
 
-from batchfinder.noise.preflight import look_for_hazards, loss_ratio
+from batchfinder.noise.preflight import half_size, look_for_hazards, loss_ratio
 
 
 def found(loss: Loss, model: nn.Module | None = None, **population: bool) -> float | None:
@@ -106,7 +106,8 @@ def test_looking_leaves_no_trace() -> None:
 def test_too_little_data_to_look_at_is_passed_over() -> None:
     step = PlainStep(perceptron(), contrastive)
     assert loss_ratio(step, Population(*(column[:5] for column in blobs()))) is None
-    assert loss_ratio(step, Population(*blobs()), most=4) is None
+    assert half_size(Population(*blobs()), 4, lambda size: True) == 2
+    assert not look_for_hazards(step, Population(*blobs()), most=4).refusal
 
 
 @pytest.mark.parametrize("most", [6, 8, 16, 64])
@@ -124,5 +125,5 @@ def test_no_batch_is_larger_than_allowed() -> None:
         sizes.append(len(batch[0]))
         return cross_entropy(model, batch)
 
-    loss_ratio(PlainStep(perceptron(), spy), Population(*blobs(256)), most=10)
+    look_for_hazards(PlainStep(perceptron(), spy), Population(*blobs(256)), most=10)
     assert max(sizes) == 10

@@ -331,10 +331,10 @@ class Halves:
     warmup_steps = 60
 
     def __init__(self, metric: bool = False) -> None:
-        self.asked: list[tuple[int, int | None]] = []
+        self.asked: list[tuple[int, int]] = []
         self.metric = metric
 
-    def with_budget(self, samples: int, *, at_least: int | None = None) -> Halves:
+    def with_budget(self, samples: int, *, at_least: int) -> Halves:
         self.asked.append((samples, at_least))
         return self
 
