@@ -14,8 +14,6 @@ from typing import Any
 
 __all__ = ["Caveat", "sentence"]
 
-_PARTS = ("batches", "measure", "monitor", "noise", "probe", "race", "step")
-
 
 def sentence(code: str, numbers: Mapping[str, Any]) -> str:
     """The sentence for ``code``, with ``numbers`` put in.
@@ -24,11 +22,12 @@ def sentence(code: str, numbers: Mapping[str, Any]) -> str:
         KeyError: where no sentence has this code.
     """
     part = code.partition(".")[0]
-    if part not in _PARTS:
-        raise KeyError(code)
-    words: Mapping[str, str | Callable[..., str]] = import_module(
-        f"batchfinder.wording.{part}"
-    ).SENTENCES
+    try:
+        words: Mapping[str, str | Callable[..., str]] = import_module(
+            f"batchfinder.wording.{part}"
+        ).SENTENCES
+    except ModuleNotFoundError:
+        raise KeyError(code) from None
     made = words[code]
     return made.format(**numbers) if isinstance(made, str) else made(**numbers)
 
