@@ -170,15 +170,16 @@ def in_room(bench: Bench, size: int, work: Callable[[int], T]) -> tuple[int, T]:
     Raises:
         NoRoom: where memory ends at the smallest size too.
     """
-    smallest = bench.smallest_size()
+    allowed = bench.sizes
+    size = allowed.at_most(size)
     while True:
         bench.training()
         try:
             return size, attempt(bench.step, size, partial(work, size))
         except NoRoom:
-            if size <= smallest:
+            if size <= allowed.smallest:
                 raise
-        size = max(smallest, size // 2)
+        size = allowed.at_most(size // 2)
 
 
 def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | None, str]:

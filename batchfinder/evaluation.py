@@ -165,9 +165,15 @@ class _Place:
             raise NothingFits(_nothing_fits(trials, self.memory))
         sizes = _sizes(trials, space, headroom)
         said: list[str] = []
-        timed = measure(self.step, self.source, self.memory, sizes, effort=effort, say=said.append)
-        # half-steps that measure adds may be sizes that the caller did not allow
-        timed = tuple(each for each in timed if space.allows(each.batch_size))
+        timed = measure(
+            self.step,
+            self.source,
+            self.memory,
+            sizes,
+            effort=effort,
+            allowed=space.allows,
+            say=said.append,
+        )
         if not timed:
             raise NothingFits(NOTHING_TIMED)
         for each in timed:

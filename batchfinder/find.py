@@ -160,6 +160,7 @@ def find_batch_size(
     )
     with opened(
         training,
+        space=space,
         memory_limit=memory_limit,
         base_learning_rate=base_learning_rate,
         budget_seconds=budget_seconds,
@@ -167,9 +168,9 @@ def find_batch_size(
         observe=observe,
     ) as call:
         bench = call.bench
-        probed = probe_sizes(call, space, search, step_seconds=_LONGEST_STEP)
+        probed = probe_sizes(call, search, step_seconds=_LONGEST_STEP)
         base = base_of(call, probed, base_batch_size, base_learning_rate)
-        measurements = measure_sizes(call, probed, space, base=base.batch_size, headroom=headroom)
+        measurements = measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
         findings = estimate_noise(call, noise, probed, base, measured=measurements)
         choose = partial(
             recommend,

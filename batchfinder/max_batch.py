@@ -107,12 +107,13 @@ def max_batch_size(
     )
     with opened(
         training,
+        space=space,
         memory_limit=memory_limit,
         budget_seconds=budget_seconds,
         seed=seed,
         observe=observe,
     ) as call:
-        found = probe_sizes(call, space, search)
+        found = probe_sizes(call, search)
         assumed = call.bench.assumptions()
     not_restored(call)
     return replace(found, caveats=(*assumed, *found.caveats))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from batchfinder.errors import StateNotRestoredWarning
+from batchfinder.probe import SearchSpace
 from batchfinder.progress import default_observer
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
@@ -29,6 +30,8 @@ __all__ = [
     "stage",
     "world_size",
 ]
+
+_ANY_SIZE = SearchSpace()
 
 _LOOKING = 0.1
 """Share of the budget in which samples are looked at before the first trial."""
@@ -96,6 +99,7 @@ class Call:
 def opened(
     training: Training,
     *,
+    space: SearchSpace = _ANY_SIZE,
     memory_limit: int | str | None = None,
     base_learning_rate: float | None = None,
     budget_seconds: float | None = None,
@@ -109,6 +113,7 @@ def opened(
     budget = Budget(budget_seconds)
     with open_bench(
         training,
+        space=space,
         memory_limit=memory_limit,
         base_learning_rate=base_learning_rate,
         seed=seed,

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
-from batchfinder.probe import SearchSpace
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
 from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
@@ -15,9 +14,9 @@ __all__ = ["measure_sizes"]
 
 
 def measure_sizes(
-    call: Call, probed: ProbeResult, space: SearchSpace, *, base: int, headroom: float
+    call: Call, probed: ProbeResult, *, base: int, headroom: float
 ) -> tuple[Measurement, ...]:
-    """Time the sizes that could be recommended, in increasing order; only those of ``space``.
+    """Time the sizes that could be recommended, in increasing order; only sizes that may be tried.
 
     Raises:
         NothingFits: where memory ran out at every one.
@@ -25,9 +24,9 @@ def measure_sizes(
     bench = call.bench
     largest = probed.max_batch_size
     inside = largest_within(probed.memory, largest, headroom)
-    smallest = bench.smallest_size()
-    worth = sizes_worth_measuring(largest, space.at_most(inside), base)
-    sizes = [size for size in worth if size >= smallest and space.at_most(size) == size]
+    allowed = bench.sizes
+    worth = sizes_worth_measuring(largest, allowed.at_most(inside), base)
+    sizes = [size for size in worth if allowed.allows(size)]
     effort = _effort(call)
     detail = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
     with stage(call, Stage.MEASURE, detail, effort.budget_seconds):
@@ -38,7 +37,7 @@ def measure_sizes(
             bench.memory,
             sizes,
             effort=effort,
-            allowed=lambda size: space.at_most(size) == size,
+            allowed=allowed.allows,
             observe=call.observe,
             say=call.say,
         )

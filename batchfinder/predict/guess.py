@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from batchfinder.predict.assumed import UNSIZED
 from batchfinder.predict.rehearsal import OutOfTime, Rehearsal, rehearsing
 from batchfinder.predict.root import largest_within
-from batchfinder.protocols import BatchSource, Clock, MemoryBackend
+from batchfinder.probe import SearchSpace
+from batchfinder.protocols import BatchSource, Clock, MemoryBackend, TrainStep
 
 _log = logging.getLogger("batchfinder")
+
+_ANY_SIZE = SearchSpace()
 
 MOST = 1 << 20
 
@@ -24,10 +26,10 @@ RESERVED = 0.95
 
 
 def first_guess(
-    step: Any,
+    step: TrainStep,
     source: BatchSource,
     memory: MemoryBackend,
-    ceiling: int | None = None,
+    sizes: SearchSpace = _ANY_SIZE,
     *,
     seconds: float | None = None,
     clock: Clock = time.perf_counter,
@@ -38,20 +40,21 @@ def first_guess(
     Model, optimizer, gradient scaler and random numbers are afterwards what they were.
 
     Args:
-        step: a training step that also lists its ``modules()`` and ``optimizers()``.
+        step: the training step.
         source: where two small real batches come from.
         memory: whose limit is to be met.
-        ceiling: nothing above it is rehearsed.
+        sizes: the sizes that may be rehearsed.
         seconds: after about so long there is no guess; looked at before the operators.
             ``None`` for 10, ``math.inf`` for no end.
         clock: in seconds.
     """
-    if step.device.type not in ("cpu", "cuda") or not callable(getattr(step, "modules", None)):
+    if step.device.type not in ("cpu", "cuda"):
         return None
     try:
         in_time = _deadline(SECONDS if seconds is None else seconds, clock)
-        with rehearsing(step, source, in_time=in_time) as rehearsal:
-            return _largest(rehearsal, source, _budget(step, memory), ceiling)
+        first = sizes.at_most(2)
+        with rehearsing(step, source, in_time=in_time, first_size=first) as rehearsal:
+            return _largest(rehearsal, source, _budget(step, memory), sizes)
     except Exception as reason:  # noqa: BLE001 - a guess must not fail for any reason at all
         _log.debug("no first guess: %s: %s", type(reason).__name__, reason)
         return None
@@ -67,27 +70,30 @@ def _deadline(seconds: float, clock: Clock) -> Callable[[], None]:
     return in_time
 
 
-def _budget(step: Any, memory: MemoryBackend) -> int:
+def _budget(step: TrainStep, memory: MemoryBackend) -> int:
     if memory.is_simulated or step.device.type == "cpu":
         return memory.limit_bytes()
     return int(RESERVED * memory.limit_bytes())
 
 
 def _largest(
-    rehearsal: Rehearsal, source: BatchSource, limit: int, ceiling: int | None
+    rehearsal: Rehearsal, source: BatchSource, limit: int, sizes: SearchSpace
 ) -> int | None:
     """The size; none where a part of the memory is of unknown size, or not even two fit."""
-    most = min(each for each in (MOST, source.ceiling, ceiling) if each is not None)
-    if most <= rehearsal.shape.small_size:
+    most = min(each for each in (MOST, source.ceiling, sizes.ceiling) if each is not None)
+    first = sizes.at_most(rehearsal.shape.small_size)
+    if most <= first:
         return None
-    smallest = rehearsal.at(rehearsal.shape.small_size)
+    smallest = rehearsal.at(first)
     if UNSIZED.intersection(smallest.assumed):
         return None
     peaks = {smallest.batch_size: smallest.peak_bytes}
-    found = largest_within(
-        lambda size: peaks.get(size) or rehearsal.at(size).peak_bytes,
-        limit,
-        (smallest.batch_size, most),
-        smallest.at_rest_bytes,
-    )
-    return found or None
+
+    def peak_of(size: int) -> int:
+        size = sizes.at_most(size)
+        if size not in peaks:
+            peaks[size] = rehearsal.at(size).peak_bytes
+        return peaks[size]
+
+    found = largest_within(peak_of, limit, (first, most), smallest.at_rest_bytes)
+    return sizes.at_most(found) if found else None

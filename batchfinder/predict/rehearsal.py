@@ -160,6 +160,7 @@ def rehearsing(
     *,
     as_on: torch.device | None = None,
     in_time: Callable[[], None] = _no_end,
+    first_size: int | None = None,
 ) -> Iterator[Rehearsal]:
     """Set up a rehearsal of ``step`` on batches shaped as those of ``source``.
 
@@ -171,6 +172,7 @@ def rehearsing(
         source: where two small real batches come from.
         as_on: a kind of device that is absent, whose known differences are then followed.
         in_time: called before operators; raises ``OutOfTime`` to end the rehearsal.
+        first_size: the size at which the optimizer's state is laid out; left out, a small one.
 
     Raises:
         CannotPredict: where the batches cannot be followed, or the step needs real data.
@@ -197,7 +199,7 @@ def rehearsing(
                 scaler._enabled = False
             rehearsal = Rehearsal(step, touched, mode, shape, in_time, kernels)
             if not any(optimizer.state for optimizer in step.optimizers()):
-                rehearsal.at(shape.small_size)  # lays out the optimizer's state
+                rehearsal.at(first_size or shape.small_size)  # lays out the optimizer's state
             yield rehearsal
     finally:
         randomness.restore()

@@ -56,9 +56,7 @@ _BUDGET_SHARE = 0.1
 """Of the call's budget: a step that takes longer is not tried."""
 
 
-def probe_sizes(
-    call: Call, space: SearchSpace, search: Search, *, step_seconds: float | None = None
-) -> ProbeResult:
+def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None) -> ProbeResult:
     """Run one micro-batch after another until the largest that fits is known.
 
     No size is run whose step would take longer than ``step_seconds``, or than a tenth of the
@@ -73,7 +71,7 @@ def probe_sizes(
         bench.fresh()
         holdings = bench.breakdown()
         _check_holdings(holdings)
-        searched = _space_on(bench, space, call.budget.share(0.1))
+        searched = _space_on(bench, call.budget.share(0.1))
         bench.step.scale_learning_rate(0.0)
         recalled = _search(call, search, searched, patience)
     evidence = latest(recalled.evidence)
@@ -85,7 +83,7 @@ def probe_sizes(
         call.cut.append(f"the search ended at {largest}; larger batches were not tried")
     elif patience is not None:
         slow = not_tried_for_time(evidence, searched, search.propose, patience)
-    limit = limit_met(evidence, searched, space.ceiling)
+    limit = limit_met(evidence, searched, bench.space.ceiling)
     ordinary = _ordinary_peak(bench, largest)
     memory = with_line(holdings, evidence)
     return ProbeResult(
@@ -129,7 +127,7 @@ def _search(call: Call, search: Search, space: SearchSpace, patience: float | No
 
     run: Callable[[int], Trial] = _trial_runner(bench)
     if search.isolate is not None:
-        run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit)
+        run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
     propose = search.propose if patience is None else within_time(search.propose, patience)
     conduct: dict[str, Any] = {
         "propose": propose,
@@ -158,25 +156,22 @@ def _search(call: Call, search: Search, space: SearchSpace, patience: float | No
     )
 
 
-def _space_on(bench: Bench, space: SearchSpace, seconds: float | None) -> SearchSpace:
-    """The space with what only the bench knows: its limit, its smallest size, its dataset."""
-    ceilings = [each for each in (space.ceiling, bench.source.ceiling) if each is not None]
-    ceiling = min(ceilings, default=None)
+def _space_on(bench: Bench, seconds: float | None) -> SearchSpace:
+    """The sizes that may be tried, with the limit and where to look first."""
+    sizes = bench.sizes
     return replace(
-        space,
-        start=max(space.start, bench.smallest_size()),
-        floor=max(space.floor, bench.smallest_size()),
-        ceiling=ceiling,
+        sizes,
+        start=max(sizes.start, sizes.floor),
         limit_bytes=bench.memory.limit_bytes(),
-        first_guess=space.first_guess or _guess(bench, ceiling, seconds),
+        first_guess=sizes.first_guess or _guess(bench, sizes, seconds),
     )
 
 
-def _guess(bench: Bench, ceiling: int | None, seconds: float | None) -> int | None:
+def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | None:
     """What fake tensors predict; below a low ceiling the trials themselves are cheaper."""
-    if ceiling is not None and ceiling < _WORTH_A_GUESS:
+    if sizes.ceiling is not None and sizes.ceiling < _WORTH_A_GUESS:
         return None
-    guess = first_guess(bench.step, bench.source, bench.memory, ceiling, seconds=seconds)
+    guess = first_guess(bench.step, bench.source, bench.memory, sizes, seconds=seconds)
     bench.fresh()  # whatever the rehearsal left on the user's modules
     return guess
 

@@ -10,11 +10,12 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from batchfinder.probe import SearchSpace
 from batchfinder.protocols import BatchSource, MemoryBackend
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
@@ -26,6 +27,8 @@ from batchfinder.run.step import step_from
 from batchfinder.training import Training, as_list
 
 __all__ = ["Bench", "open_bench"]
+
+_ANY_SIZE = SearchSpace()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,18 @@ class Bench:
     """Whether the user handed in an optimizer, whose rate is then the user's."""
     is_mid_training: bool = False
     """Whether that optimizer has taken steps already."""
+    space: SearchSpace = _ANY_SIZE
+    """The sizes that the user allows."""
+
+    @property
+    def sizes(self) -> SearchSpace:
+        """The sizes that may reach the step: allowed, large enough for it, and in the data set."""
+        ceilings = (self.space.ceiling, self.source.ceiling)
+        return replace(
+            self.space,
+            floor=max(self.space.floor, self._smallest()),
+            ceiling=min((each for each in ceilings if each is not None), default=None),
+        )
 
     def fresh(self) -> None:
         """Everything as the user left it, and the optimizer's state laid out.
@@ -54,12 +69,12 @@ class Bench:
         """
         self.training()
         if not self.step.has_looked:  # with a batch as small as the first trial's
-            self.step.look(self.source.take(self.smallest_size()))
+            self.step.look(self.source.take(self.sizes.smallest))
             recover(self.step, self.memory)
             self.training()
         self.step.prime()
 
-    def smallest_size(self) -> int:
+    def _smallest(self) -> int:
         """2 where a batch norm in training mode needs two samples for a variance, else 1."""
         norms = torch.nn.modules.batchnorm._BatchNorm
         needs_two = any(
@@ -135,6 +150,7 @@ class Bench:
 def open_bench(
     training: Training,
     *,
+    space: SearchSpace = _ANY_SIZE,
     memory_limit: int | str | None = None,
     base_learning_rate: float | None = None,
     seed: int = 0,
@@ -145,6 +161,7 @@ def open_bench(
 
     Args:
         training: what is trained, checked.
+        space: the sizes that may reach the step.
         memory_limit: bytes, or text such as "8GB".
         base_learning_rate: the assumed optimizer's, where none was given.
         seed: of every random number drawn.
@@ -199,6 +216,7 @@ def open_bench(
             snapshot,
             own,
             seed=seed,
+            space=space,
             functions=(training.loss_fn, training.train_step),
             memory_limit=memory_limit,
             has_own_optimizer=bool(given),

@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from batchfinder.errors import BatchFinderError, DeviceLost, NotPicklable
+from batchfinder.probe import SearchSpace
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.bench import open_bench
 from batchfinder.run.trial import run_trial
 from batchfinder.training import Factory, built_by
 
 __all__ = ["IsolatedTrials"]
+
+_ANY_SIZE = SearchSpace()
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class IsolatedTrials:
         memory_limit: bytes, or text such as ``"8GB"``, set in the child.
         steps: whole steps a trial.
         patience_seconds: how long to wait for one trial; ``None`` for ever.
+        space: the sizes that may reach the step.
 
     Raises:
         NotPicklable: where ``make`` cannot be sent to a child.
@@ -47,6 +51,7 @@ class IsolatedTrials:
     memory_limit: int | str | None = None
     steps: int = 2
     patience_seconds: float | None = None
+    space: SearchSpace = _ANY_SIZE
 
     def __post_init__(self) -> None:
         _check(self.make)
@@ -61,7 +66,8 @@ class IsolatedTrials:
         spawning = multiprocessing.get_context("spawn")
         ours, theirs = spawning.Pipe(duplex=False)
         child = spawning.Process(
-            target=_run, args=(theirs, self.make, self.memory_limit, size, self.steps)
+            target=_run,
+            args=(theirs, self, size),
         )
         try:
             child.start()
@@ -95,16 +101,17 @@ class IsolatedTrials:
         raise error
 
 
-def _run(
-    messages: Connection, make: Factory, limit: int | str | None, size: int, steps: int
-) -> None:
+def _run(messages: Connection, trials: IsolatedTrials, size: int) -> None:
     """The child's whole life."""
     _be_the_first_to_be_killed()
     messages.send("started")
     try:
-        with open_bench(built_by(make), memory_limit=limit) as bench:
+        training = built_by(trials.make)
+        with open_bench(training, space=trials.space, memory_limit=trials.memory_limit) as bench:
             bench.fresh()
-            result: Any = run_trial(bench.step, bench.source, bench.memory, size, steps=steps)
+            result: Any = run_trial(
+                bench.step, bench.source, bench.memory, size, steps=trials.steps
+            )
     except DeviceLost as error:
         result = Trial(size, Outcome.KILLED, note=str(error))
     except Exception as error:  # noqa: BLE001  # raised again in the parent

@@ -52,7 +52,8 @@ class Sent:
 def childs_messages(make: Any, limit: int | str, size: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(isolate, "_be_the_first_to_be_killed", lambda: None)
     sent = Sent()
-    isolate._run(sent, make, limit, size, 2)  # type: ignore[arg-type]  # a stand-in
+    trials = isolate.IsolatedTrials(make, limit)
+    isolate._run(sent, trials, size)  # type: ignore[arg-type]  # a stand-in
     assert sent.messages[0] == "started" and len(sent.messages) == 2
     return sent.messages[1]
 

@@ -1,0 +1,108 @@
+"""Only sizes that the caller allows reach the step, in every stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import batchfinder as bf
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def loader(batch_size: int = 32) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(600, 16, generator=generator)
+    labels = (rows @ torch.randn(16, 3, generator=generator)).argmax(1)
+    return DataLoader(TensorDataset(rows, labels), batch_size=batch_size, shuffle=True)
+
+
+class Recorded:
+    """A step that notes the size of every batch, and fails at sizes that are not allowed."""
+
+    def __init__(self, allowed: Any) -> None:
+        self.allowed = allowed
+        self.sizes: set[int] = set()
+
+    def __call__(self, model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+        size = len(batch[0])
+        self.sizes.add(size)
+        if not self.allowed(size):
+            raise ValueError(f"a batch of {size} is not allowed")
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def quiet(event: object) -> None:
+    """Say nothing."""
+
+
+LIMITS = [
+    ({"multiple_of": 4}, lambda size: size % 4 == 0),
+    ({"multiple_of": 32}, lambda size: size % 32 == 0),
+    ({"at_least": 8}, lambda size: size >= 8),
+    ({"at_least": 5, "multiple_of": 4}, lambda size: size >= 8 and size % 4 == 0),
+    ({"powers_of_two": True, "at_least": 3}, lambda size: size >= 4 and size & (size - 1) == 0),
+]
+IDS = [" ".join(limits) for limits, _ in LIMITS]
+
+
+@pytest.mark.parametrize(("limits", "allowed"), LIMITS, ids=IDS)
+def test_the_whole_call(limits: dict[str, Any], allowed: Any) -> None:
+    step, model = Recorded(allowed), network()
+    report = bf.find_batch_size(
+        model,
+        loader(),
+        train_step=step,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        memory_limit="2MiB",
+        noise=None,
+        budget_seconds=6,
+        observe=quiet,
+        **limits,
+    )
+    assert allowed(report.batch_size)
+    assert step.sizes
+    assert all(map(allowed, step.sizes)), sorted(step.sizes)
+
+
+@pytest.mark.parametrize(("limits", "allowed"), LIMITS, ids=IDS)
+def test_the_search_alone_and_a_range_test(limits: dict[str, Any], allowed: Any) -> None:
+    step = Recorded(allowed)
+    bf.max_batch_size(
+        network(), loader(), train_step=step, memory_limit="1MiB", observe=quiet, **limits
+    )
+    assert step.sizes
+    assert all(map(allowed, step.sizes)), sorted(step.sizes)
+
+
+def test_a_floor_below_the_ceiling_alone_is_accepted() -> None:
+    with pytest.raises(bf.InvalidArgument, match="lower at_least or multiple_of"):
+        bf.max_batch_size(network(), loader(), at_most=8, at_least=16, observe=quiet)
+
+
+@pytest.mark.parametrize("limits", [{"at_least": 8}, {"multiple_of": 12}])
+def test_evaluation(limits: dict[str, int]) -> None:
+    sizes: set[int] = set()
+
+    def step(model: nn.Module, batch: list[torch.Tensor]) -> None:
+        sizes.add(len(batch[0]))
+        model(batch[0])
+
+    bf.eval_batch_size(
+        network(),
+        loader(),
+        eval_step=step,
+        memory_limit="1MiB",
+        budget_seconds=1,
+        observe=quiet,
+        **limits,
+    )
+    assert min(sizes) >= limits.get("at_least", 1)
+    assert all(size % limits.get("multiple_of", 1) == 0 for size in sizes)
