@@ -6,6 +6,7 @@ from batchfinder.noise.estimators import warmup_estimator
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric, metric_for
 from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.per_example import PerExample
+from batchfinder.noise.preflight import hazards_in_room
 from batchfinder.noise.ranks import ALONE, Exchange, TorchRanks
 from batchfinder.noise.room import NoRoom, attempt
 from batchfinder.noise.sketch import Sketch
@@ -26,6 +27,7 @@ __all__ = [
     "Sketch",
     "TorchRanks",
     "attempt",
+    "hazards_in_room",
     "metric_for",
     "noise_along_warmup",
     "train_steps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -22,6 +23,7 @@ from batchfinder.race.arms import Course, Start
 from batchfinder.race.rule import Race
 from batchfinder.race.running import Finish, run_arms
 from batchfinder.results import BatchPlan, RaceArm, RaceResult
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.wording import Caveat
 
 __all__ = ["Length", "length_of", "race_rates"]
@@ -86,6 +88,10 @@ def race_rates(
         most: arms at most, where that is fewer than ``race`` allows.
         enough: asked before every arm but the first; true ends the race.
         observe: gets every arm.
+
+    Raises:
+        DeviceLost: where the device cannot be used again in this process.
+        Exception: a mistake in the user's code, as itself, with a note.
     """
     length = length_of(race, source, plan.global_batch, run_steps)
     none = RaceResult(plan.global_batch, (), length.steps, rate, None, rate, run_steps, averaged)
@@ -107,12 +113,21 @@ def race_rates(
     )
 
     def arm(at: float, order: int) -> RaceArm:
-        ran = course.arm(at, order)
+        ran = attempt(
+            partial(course.arm, at, order),
+            step=step,
+            size=plan.micro_batch,
+            doing="a race of learning rates",
+            memory=memory,
+        )
         if observe is not None:
             observe(ran)
         return ran
 
-    finish = run_arms(arm, rate, most=min(race.arms, most or race.arms), enough=enough)
+    try:
+        finish = run_arms(arm, rate, most=min(race.arms, most or race.arms), enough=enough)
+    except Shortage:
+        return replace(none, refusal=Caveat("race.out_of_memory", micro_batch=plan.micro_batch))
     found = replace(
         none,
         arms=finish.arms,

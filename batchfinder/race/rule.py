@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import LearningRateRule
 from batchfinder.race.arithmetic import FEWEST_STEPS
+from batchfinder.results import NoiseScale
 
-__all__ = ["Race"]
+__all__ = ["Race", "Raced"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,20 @@ class Race:
             )
         if self.ramp < 0:
             raise InvalidArgument(f"expected Race(ramp=) of 0 or more; found {self.ramp}")
+
+
+@dataclass(frozen=True)
+class Raced:
+    """A rule corrected by a race: its rate times the factor that was found at one batch."""
+
+    rule: LearningRateRule
+    factor: float
+
+    @property
+    def __name__(self) -> str:
+        return "race"
+
+    def __call__(
+        self, base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
+    ) -> float:
+        return self.factor * self.rule(base_rate, base_batch, batch, noise)

@@ -106,6 +106,8 @@ class Memory:
 
     def synchronize(self): ...
 
+    def release(self): ...
+
     @contextmanager
     def watch(self, held=()):
         self.watched += 1
@@ -349,3 +351,22 @@ def test_averaged_weights_are_judged_where_the_rate_decays():
         return raced(NoisyBowls(), averaged=averaged, **settings).best_rate
 
     assert best(averaged=True) > 1.5 * best(averaged=False)
+
+
+def test_where_memory_ends_the_rules_rate_is_kept():
+    class Large(Bowl):
+        def forward_backward(self, batch, scale=1.0):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found = raced(Large())
+    assert (found.refusal.code, found.learning_rate, found.arms) == ("race.out_of_memory", 0.1, ())
+
+
+def test_a_mistake_in_the_users_code_passes_through_with_a_note():
+    class Wrong(Bowl):
+        def forward_backward(self, batch, scale=1.0):
+            raise KeyError("labels")
+
+    with pytest.raises(KeyError) as caught:
+        raced(Wrong())
+    assert "race of learning rates at batch size 4" in caught.value.__notes__[0]
