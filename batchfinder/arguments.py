@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from batchfinder import recommend, scaling
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import LearningRateRule, Objective
+from batchfinder.race import Race
 from batchfinder.units import parse_bytes
 
 __all__ = ["check", "objective_named", "rule_named"]
@@ -98,7 +99,9 @@ def objective_named(function: str, given: Objective | str | None) -> Objective |
     return _named(f"{function}: expected objective", given, offered)
 
 
-def rule_named(function: str, given: LearningRateRule | str | None) -> LearningRateRule | None:
+def rule_named(
+    function: str, given: LearningRateRule | Race | str | None
+) -> LearningRateRule | Race | None:
     """The learning-rate rule itself, where its name was given.
 
     Raises:
@@ -112,14 +115,20 @@ def rule_named(function: str, given: LearningRateRule | str | None) -> LearningR
         "square_root": scaling.square_root,
         "square_root_capped": scaling.square_root_capped,
     }
-    return _named(f"{function}: expected learning_rate_rule", given, offered)
+    if given == "race":
+        return Race()
+    if isinstance(given, Race):
+        return given
+    return _named(f"{function}: expected learning_rate_rule", given, offered, "'race'")
 
 
-def _named(expected: str, given: T | str | None, offered: Mapping[str, T]) -> T | None:
+def _named(
+    expected: str, given: T | str | None, offered: Mapping[str, T], *others: str
+) -> T | None:
     if isinstance(given, str):
         if given in offered:
             return offered[given]
     elif given is None or callable(given):
         return given
-    names = ", ".join(map(repr, offered))
+    names = ", ".join((*map(repr, offered), *others))
     raise InvalidArgument(f"{expected} to be one of {names}, or a function; found {given!r}")

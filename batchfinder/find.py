@@ -15,6 +15,8 @@ from batchfinder.noise.stage import estimate_noise, with_noise
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.stage import probe_sizes
 from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
+from batchfinder.race import Race
+from batchfinder.race.stage import settled_by_race
 from batchfinder.recommend import recommend
 from batchfinder.report import Report
 from batchfinder.session import loader_overlaps, not_restored, opened, world_size
@@ -63,7 +65,7 @@ def find_batch_size(
     multiple_of: int = 1,
     powers_of_two: bool = False,
     objective: Objective | str | None = None,
-    learning_rate_rule: LearningRateRule | str | None = None,
+    learning_rate_rule: LearningRateRule | Race | str | None = None,
     noise: NoiseEstimator | None = _VARIANCE,
     search: Search = _SEARCH,
     budget_seconds: float | None = None,
@@ -96,6 +98,7 @@ def find_batch_size(
         base_learning_rate: the rate that goes with it. Left out: the optimizer's (under a
             scheduler its peak), else one from a learning-rate range test.
         training_steps: how many optimizer steps the training will take at its base batch size.
+            Given, the learning rate may be measured (see ``learning_rate_rule``).
 
     Your limits:
         memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
@@ -111,8 +114,9 @@ def find_batch_size(
             "largest"), a value of ``batchfinder.recommend`` or a function over candidates. Left
             out: the shortest predicted time.
         learning_rate_rule: how the rate follows the batch size: a name ("linear", "square_root",
-            …), a value of ``batchfinder.scaling`` or a function. Left out: chosen by the
-            optimizer's family.
+            …), a value of ``batchfinder.scaling`` or a function; or ``Race()`` ("race"), which
+            measures it. Left out: chosen by the optimizer's family, and raced for where
+            ``training_steps`` is given and that costs at most a tenth of the training.
         noise: how the gradient noise scale is estimated; ``None`` leaves it out.
 
     How it runs:
@@ -177,7 +181,6 @@ def find_batch_size(
             measurements,
             base_batch=base.batch_size,
             base_learning_rate=base.learning_rate,
-            rule=rule,
             objective=best,
             max_batch_size=probed.max_batch_size,
             memory=probed.memory,
@@ -190,7 +193,20 @@ def find_batch_size(
             can_accumulate=not bench.step.updates_itself,
             loader_overlaps=loader_overlaps(training.loader),
         )
-        recommendation, confirmation = confirm_choice(call, choose, findings.training, base, rule)
+        settled = settled_by_race(
+            call,
+            training,
+            rule,
+            choose=choose,
+            findings=findings,
+            base=base,
+            training_steps=training_steps,
+            measure_noise=partial(estimate_noise, call, noise, probed, measured=measurements),
+        )
+        findings = settled.findings
+        recommendation, confirmation = confirm_choice(
+            call, settled.choose, findings.training, settled.known, settled.rule
+        )
         environment = bench.environment()
     lost = not_restored(call)
     return Report(
@@ -199,6 +215,7 @@ def find_batch_size(
         measurements=with_noise(measurements, findings),
         noise_scale=findings.training,
         confirmation=confirmation,
+        race=settled.result,
         state_restored=not lost,
         caveats=caveats_of(
             call,

@@ -31,7 +31,7 @@ LAYERS: list[set[str]] = [
     {"race"},
     {"session"},
     {"base_pair"},
-    {"probe.stage", "measure.stage", "noise.stage", "confirm.stage", "caveats"},
+    {"probe.stage", "measure.stage", "noise.stage", "confirm.stage", "race.stage", "caveats"},
     {"find", "max_batch", "noise_scale", "compare", "evaluation", "testing"},
     {"pytest_plugin", "demo", "__init__"},
     {"cli"},

@@ -25,7 +25,6 @@ __all__ = [
     "race_steps",
     "runs_within",
     "steps_at",
-    "steps_within",
 ]
 
 EXPONENT = 1 / 3
@@ -39,7 +38,6 @@ BAND = 4.0
 FEWEST_STEPS, MOST_STEPS = 50, 400
 _USUAL_STEPS = 100
 _SHARE_OF_THE_RUN = 60
-_MOST_PASSES = 3
 _FEWEST_HELD, _MOST_HELD, _SAMPLES_HELD = 8, 16, 512
 _SHARE_HELD = 4
 
@@ -120,18 +118,6 @@ def race_steps(run_steps: float | None) -> int:
     if run_steps is None:
         return _USUAL_STEPS
     return int(max(_USUAL_STEPS, min(MOST_STEPS, run_steps / _SHARE_OF_THE_RUN)))
-
-
-def steps_within(steps: int, batch: int, held: int, length: int | None) -> int:
-    """``steps``, or as many as take three passes over what ``held`` batches leave of ``length``.
-
-    Never under 50, however many passes those take: after fewer steps the best rate is that of the
-    first moments, and fails later.
-    """
-    if length is None:
-        return steps
-    each_pass = max(1, length // batch - held)
-    return min(steps, max(FEWEST_STEPS, _MOST_PASSES * each_pass))
 
 
 def passes_of(steps: int, batch: int, held: int, length: int | None) -> float:

@@ -17,7 +17,6 @@ from batchfinder.race.arithmetic import (
     held_out_batches,
     passes_of,
     race_steps,
-    steps_within,
 )
 from batchfinder.race.arms import Course, Start
 from batchfinder.race.rule import Race
@@ -50,7 +49,7 @@ def length_of(race: Race, source: BatchSource, batch: int, run_steps: float | No
     """The length of the arms at ``batch`` for a run of ``run_steps``."""
     samples = source.length if source.unit == "samples" else None
     held = held_out_batches(batch, samples)
-    steps = steps_within(race.steps or race_steps(run_steps), batch, held, samples)
+    steps = race.steps or race_steps(run_steps)
     return Length(steps, held, passes_of(steps, batch, held, samples))
 
 

@@ -53,10 +53,11 @@ class Race:
 
 @dataclass(frozen=True)
 class Raced:
-    """A rule corrected by a race: its rate times the factor that was found at one batch."""
+    """A rule put right by a race: ``rate`` at ``batch``, and as the rule goes from there."""
 
     rule: LearningRateRule
-    factor: float
+    batch: int
+    rate: float
 
     @property
     def __name__(self) -> str:
@@ -65,4 +66,5 @@ class Raced:
     def __call__(
         self, base_rate: float, base_batch: float, batch: float, noise: NoiseScale | None = None
     ) -> float:
-        return self.factor * self.rule(base_rate, base_batch, batch, noise)
+        at_race = self.rule(base_rate, base_batch, self.batch, noise)
+        return self.rate * (self.rule(base_rate, base_batch, batch, noise) / at_race)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from batchfinder.base_pair import Base
 from batchfinder.noise import NoRoom, hazards_in_room
 from batchfinder.protocols import LearningRateRule
 from batchfinder.race.arithmetic import runs_within, steps_at
-from batchfinder.race.racing import Length, length_of, race_rates
-from batchfinder.race.rule import Race
+from batchfinder.race.racing import length_of, race_rates
+from batchfinder.race.rule import Race, Raced
 from batchfinder.race.schedule import decays
-from batchfinder.results import BatchPlan, RaceResult, Recommendation, Stage
+from batchfinder.results import (
+    BatchPlan,
+    NoiseFindings,
+    NoiseScale,
+    RaceResult,
+    Recommendation,
+    Stage,
+)
 from batchfinder.run.bench import Bench
+from batchfinder.scaling import critical_batch_size, rule_for
 from batchfinder.session import Call, stage, world_size
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat
 
-__all__ = ["Wanted", "race_learning_rate", "wanted"]
+__all__ = ["Settled", "settled_by_race"]
 
 _USUAL_ARMS = 5
 """Four rates and a repeat: what a race takes where the rate is right or off by four."""
@@ -32,76 +42,137 @@ _LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A race that the caller asked for, or, where ``pays`` is asked first, one of our own."""
+class Settled:
+    """What the rest of the call goes on with.
 
-    race: Race
-    only_if_it_pays: bool
-    training_steps: int | None
+    ``choose`` and ``rule`` go through the rate that the race found, ``known`` is the pair that
+    trains, and ``findings`` are new where the rate moved far. ``result`` is ``None`` where no race
+    was asked for and none would pay.
+    """
 
-
-def wanted(rule: LearningRateRule | Race | None, training_steps: int | None) -> Wanted | None:
-    """Whether the learning rate is to be raced for: ``None`` where a rule was given instead."""
-    if isinstance(rule, Race):
-        return Wanted(rule, False, training_steps)
-    if rule is not None or training_steps is None:
-        return None
-    return Wanted(Race(), True, training_steps)
+    choose: Choose
+    rule: LearningRateRule | None
+    findings: NoiseFindings
+    known: Base
+    result: RaceResult | None = None
 
 
-def race_learning_rate(
+Choose = Callable[..., Recommendation]
+"""The choice at a noise scale; ``rule=`` replaces the learning-rate rule."""
+
+
+def settled_by_race(
     call: Call,
     training: Training,
-    asked: Wanted,
-    recommendation: Recommendation,
+    rule: LearningRateRule | Race | None,
     *,
-    base_batch: int,
-    critical: float | None,
-) -> RaceResult | None:
-    """The race at the recommended batch; ``None`` where nobody asked and it would not pay.
+    choose: Choose,
+    findings: NoiseFindings,
+    base: Base,
+    training_steps: int | None,
+    measure_noise: Callable[[Base], NoiseFindings],
+) -> Settled:
+    """Race at the batch that would be chosen, where that was asked for or pays; and go on from it.
+
+    Without a rule of the caller's own, and with ``training_steps``, a race is run where it costs
+    at most a tenth of the training. Where it moves the rate by four or more, the noise scale is
+    measured and the batch chosen again at the rate that was found.
 
     Args:
         call: the call under way.
         training: what is trained.
-        asked: the race, and how long the run is.
-        recommendation: the choice, at whose batch and rate the race starts.
-        base_batch: samples per optimizer step of the user's training, over all devices.
-        critical: the critical batch size, where known.
+        rule: the caller's: a race, a rule, or ``None``.
+        choose: the choice at a noise scale.
+        findings: what the warm-up told of the noise scale.
+        base: the pair that the user trains with now.
+        training_steps: optimizer steps of the whole training at the base batch, where known.
+        measure_noise: the warm-up once more, at another base.
     """
+    only_if_it_pays = rule is None and training_steps is not None
+    race = rule if isinstance(rule, Race) else Race()
+    own = None if isinstance(rule, Race) else rule
+    if own is not None or not (only_if_it_pays or isinstance(rule, Race)):
+        return Settled(partial(choose, rule=own), own, findings, base)
+    inner = race.start or rule_for(call.bench.step.optimizer_family).rule
+    choose = partial(choose, rule=race.start)
+    recommendation = choose(findings.training)
+    result = _race(
+        call,
+        training,
+        race,
+        recommendation,
+        run_steps=_run_steps(training_steps, recommendation.plan, base, findings.training),
+        training_steps=training_steps,
+        only_if_it_pays=only_if_it_pays,
+    )
+    if result is None or result.best_rate is None or base.learning_rate is None:
+        return Settled(choose, race.start, findings, base, result)
+    raced = Raced(inner, result.batch, result.learning_rate)
+    known = replace(
+        base, batch_size=result.batch // world_size(), learning_rate=result.learning_rate
+    )
+    if max(result.factor, 1 / result.factor) >= _REMEASURED:
+        call.said.append(Caveat("race.remeasured", factor=max(result.factor, 1 / result.factor)))
+        again = measure_noise(replace(base, learning_rate=base.learning_rate * result.factor))
+        findings = findings if again.training is None else again
+    return Settled(partial(choose, rule=raced), raced, findings, known, result)
+
+
+def _run_steps(
+    training_steps: int | None, plan: BatchPlan, base: Base, noise: NoiseScale | None
+) -> float | None:
+    """Steps at ``plan`` that stand for the training's at the user's own batch."""
+    if training_steps is None:
+        return None
+    return steps_at(
+        plan.global_batch,
+        base_batch=base.batch_size * world_size(),
+        base_steps=training_steps,
+        critical=critical_batch_size(noise),
+    )
+
+
+def _race(
+    call: Call,
+    training: Training,
+    race: Race,
+    recommendation: Recommendation,
+    *,
+    run_steps: float | None,
+    training_steps: int | None,
+    only_if_it_pays: bool,
+) -> RaceResult | None:
+    """The race at the recommended batch; ``None`` where nobody asked and it would not pay."""
     bench, plan, rate = call.bench, recommendation.plan, recommendation.learning_rate
-    run_steps = None
-    if asked.training_steps is not None:
-        run_steps = steps_at(
-            plan.global_batch,
-            base_batch=base_batch,
-            base_steps=asked.training_steps,
-            critical=critical,
-        )
-    length = length_of(asked.race, bench.source, plan.global_batch, run_steps)
+    if rate is None:
+        call.said.append(Caveat("race.no_rate"))
+        return None
+    length = length_of(race, bench.source, plan.global_batch, run_steps)
     paid_for = None
-    if asked.only_if_it_pays:
+    if only_if_it_pays:
         paid_for = runs_within(run_steps or 0.0, length.cost)
         if paid_for < _USUAL_ARMS:
             return None
-    none = RaceResult(plan.global_batch, (), length.steps, rate or 0.0, None, rate or 0.0)
     step_seconds = next((c.step_seconds for c in recommendation.candidates if c.chosen), 0.0)
     seconds = _USUAL_ARMS * length.cost * step_seconds
     detail = f"{length.steps} steps each at batch {plan}"
     with stage(call, Stage.RACE, detail, seconds):
-        refusal = _refusal(call, training, plan, rate, length, seconds)
-        if refusal is not None or rate is None:
-            call.said.extend(filter(None, [refusal]))
-            return replace(none, refusal=refusal or "")
+        refusal = _refusal(call, training, plan, steps=_USUAL_ARMS * length.cost, seconds=seconds)
+        if refusal is not None:
+            call.said.append(refusal)
+            return RaceResult(
+                plan.global_batch, (), length.steps, rate, None, rate, run_steps, refusal=refusal
+            )
         result = race_rates(
             bench.step,
             bench.source,
             bench.memory,
             plan,
             rate,
-            race=asked.race,
+            race=race,
             start=lambda at: _start(bench, at),
             run_steps=run_steps,
-            averaged=_averages(asked, training),
+            averaged=_decays(race, training, training_steps),
             average_on=_room_for_average(bench, recommendation),
             seed=bench.seed,
             most=None if paid_for is None else paid_for - 1,
@@ -109,7 +180,7 @@ def race_learning_rate(
             observe=call.observe,
         )
         bench.training()
-    call.said.extend(_said(result, paid_for))
+    call.said.extend(_said(result))
     return result
 
 
@@ -118,42 +189,37 @@ def _start(bench: Bench, rate: float) -> None:
     bench.set_learning_rate(rate)
 
 
-def _averages(asked: Wanted, training: Training) -> bool:
-    if asked.race.decays is not None:
-        return asked.race.decays
-    return decays(as_list(training.scheduler), asked.training_steps)
+def _decays(race: Race, training: Training, training_steps: int | None) -> bool:
+    if race.decays is not None:
+        return race.decays
+    return decays(as_list(training.scheduler), training_steps)
 
 
 def _refusal(
-    call: Call,
-    training: Training,
-    plan: BatchPlan,
-    rate: float | None,
-    length: Length,
-    seconds: float,
+    call: Call, training: Training, plan: BatchPlan, *, steps: int, seconds: float
 ) -> Caveat | None:
     """Why there can be no race; ``None`` where there can."""
-    bench = call.bench
-    if rate is None:
-        return Caveat("race.no_rate")
-    if bench.step.updates_itself:
-        return Caveat("race.updates_itself")
-    if world_size() > 1:
-        return Caveat("race.ranks")
+    bench, left = call.bench, call.budget.left()
     optimizers = as_list(training.optimizer)
-    if _train_apart(optimizers, as_list(training.model)):
-        return Caveat("race.several_optimizers", count=len(optimizers))
-    left = call.budget.left()
-    if left is not None and left < seconds:
-        return Caveat("race.no_time", steps=_USUAL_ARMS * length.cost)
+    found = {
+        Caveat("race.updates_itself"): bench.step.updates_itself,
+        Caveat("race.ranks"): world_size() > 1,
+        Caveat("race.several_optimizers", count=len(optimizers)): _train_apart(
+            optimizers, as_list(training.model)
+        ),
+        Caveat("race.no_time", steps=steps): left is not None and left < seconds,
+    }
+    refusal = next((caveat for caveat, holds in found.items() if holds), None)
+    if refusal is not None:
+        return refusal
     bench.training()
     try:
-        hazards = hazards_in_room(
+        coupled = hazards_in_room(
             bench.step, bench.source, bench.seed, min(_LOOKED_AT, plan.micro_batch)
-        )
+        ).refusal
     except NoRoom:
         return Caveat("race.out_of_memory", micro_batch=plan.micro_batch)
-    return Caveat("race.coupled") if hazards.refusal else None
+    return Caveat("race.coupled") if coupled else None
 
 
 def _train_apart(optimizers: Sequence[Any], modules: Sequence[torch.nn.Module]) -> bool:
@@ -188,18 +254,17 @@ def _too_little_time(call: Call, arm_seconds: float, step_seconds: float) -> boo
     return left is not None and left < arm_seconds + _CONFIRMATION_STEPS * step_seconds
 
 
-def needs_remeasuring(result: RaceResult) -> bool:
-    """Whether the rate moved so far that noise scale and choice were made at a wrong one."""
-    return max(result.factor, 1 / result.factor) >= _REMEASURED
-
-
-def _said(result: RaceResult, paid_for: int | None) -> list[str]:
+def _said(result: RaceResult) -> list[str]:
     if result.refusal:
         return [result.refusal]
-    said = []
-    if max(result.factor, 1 / result.factor) >= _WORTH_SAYING:
-        said.append(Caveat("race.moved", factor=result.factor, steps=result.steps))
-    first = [arm for arm in result.arms if arm.order == 1]
-    if paid_for is not None and len(first) == paid_for - 1:
-        said.append(Caveat("race.cut", arms=len(first)))
-    return [*said, *result.caveats]
+    if max(result.factor, 1 / result.factor) < _WORTH_SAYING:
+        return list(result.caveats)
+    moved = Caveat(
+        "race.moved",
+        factor=result.factor,
+        batch=result.batch,
+        rule_rate=result.rule_rate,
+        rate=result.learning_rate,
+        at_least=result.run_steps is None,
+    )
+    return [moved, *result.caveats]

@@ -20,6 +20,7 @@ from batchfinder.results import (
     MemoryBreakdown,
     NoiseScale,
     ProbeResult,
+    RaceResult,
     Recommendation,
     Trial,
 )
@@ -56,6 +57,8 @@ class Report:
     base_learning_rate: float | None
     unit: str = "samples"
     seconds: tuple[tuple[str, float], ...] = ()
+    race: RaceResult | None = None
+    """The race of learning rates; ``None`` where there was none."""
 
     @property
     def batch_size(self) -> int:

@@ -9,13 +9,13 @@ __all__ = ["SENTENCES"]
 _KEPT = "the rule's learning rate was not checked by a race"
 
 
-def _moved(*, factor: float, steps: int) -> str:
+def _moved(*, factor: float, batch: int, rule_rate: float, rate: float, at_least: bool) -> str:
     """``factor`` is the rate found over the rule's."""
-    times = f"{max(factor, 1 / factor):.2g}x"
+    times = f"{'at least ' if at_least else ''}{max(factor, 1 / factor):.2g}x"
     place = "below" if factor > 1 else "above"
     return (
-        f"your learning rate is {times} {place} what trains fastest here, by a race of learning "
-        f"rates over {steps:,} optimizer steps each"
+        f"your learning rate is {times} {place} what trains fastest here: at a batch of {batch:,} "
+        f"the rule makes {rule_rate:.3g} of it, and a race of learning rates {rate:.3g}"
     )
 
 
@@ -52,10 +52,6 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "race.extrapolated": (
         "the run is {ratio:,}x as long as the trainings in the race: beyond {trusted}x its "
         "learning rate is an extrapolation; pass Race(steps=) for longer ones"
-    ),
-    "race.cut": (
-        "{arms} rates was all that a tenth of the training paid for: pass "
-        "learning_rate_rule=Race() for a race of any cost"
     ),
     "race.updates_itself": (
         f"{_KEPT}: train_step does its own backward and update, so that no batch can be judged "

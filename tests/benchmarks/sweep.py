@@ -23,7 +23,6 @@ from torch import Tensor, nn
 SEEDS, OTHER_SEEDS = (0, 1, 2), (3, 4, 5, 6, 7, 8)
 """Pairs that were picked on the first are timed on the others: the best of many is so by luck."""
 RAMP = 20
-LONGEST_SECONDS = 20.0
 
 
 def batches(task: Task, size: int, generator: torch.Generator) -> Iterator[list[Tensor]]:
@@ -88,7 +87,7 @@ def train(task: Task, size: int, rate: float, seed: int, limit: int) -> dict[str
         reached = crossing.look(step, value)
         if reached is not None:
             return {"steps": reached, "limit": limit, "diverged": False}
-        if time.process_time() - started > LONGEST_SECONDS:
+        if time.process_time() - started > task.longest_seconds:
             limit = step
             break
     return {"steps": None, "limit": limit, "diverged": False}
@@ -166,7 +165,7 @@ def sweep(cells: Cells, task: Task) -> dict[int, tuple[float, float]]:
     middle = task.sizes.index(32)
     for size in (*task.sizes[middle:], *reversed(task.sizes[:middle])):
         if not table:
-            table[size] = explore(cells, task, size, task.first_rate, 3000)
+            table[size] = explore(cells, task, size, task.first_rate, task.longest_steps)
             continue
         near = min(table, key=lambda other: abs(math.log(other / size)))
         rate, steps = table[near]

@@ -36,7 +36,10 @@ class Task:
     target: float
     sizes: tuple[int, ...]
     first_rate: float
-    note: str = ""
+    longest_steps: int = 3000
+    """The most steps after which the target is given up, at a batch of 32."""
+    longest_seconds: float = 20.0
+    """The most processor time of one training."""
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         if self.family == "adam":

@@ -312,13 +312,11 @@ def test_data_too_small_to_leave_any_out_is_refused_before_a_step():
     assert (found.learning_rate, found.best_rate, found.factor) == (0.1, None, 1.0)
 
 
-def test_several_passes_over_little_data_are_said_and_arms_are_cut_to_three_but_not_below_50():
+def test_several_passes_over_little_data_are_said():
     found = raced(Slow(), Numbered(300), rate=0.4)
-    assert found.steps == 100
     assert found.held_out_samples == 64
     assert [each.code for each in found.caveats] == ["race.passes", "race.length_unknown"]
-    assert raced(Slow(), Numbered(160), rate=0.4).steps == 90  # 3 passes of 30 batches
-    assert raced(Slow(), Numbered(60), rate=0.4).steps == 50
+    assert found.caveats[0].numbers["passes"] == pytest.approx(100 / 59)
 
 
 def test_where_every_rate_runs_away_the_rules_rate_is_kept():
