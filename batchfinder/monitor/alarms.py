@@ -82,6 +82,8 @@ class Alarms:
         return True
 
     def _say(self, finding: Finding, step: int) -> None:
+        if finding.kind is Kind.SPIKE and self._episodes.lasts(Kind.DIVERGING, step):
+            return
         if self._episodes.begins(finding.kind, step):
             self._tell(Instability(finding.kind, step, finding.said))
 

@@ -20,13 +20,13 @@ __all__ = ["Finding", "LossWatch", "Reference", "reference"]
 
 RECENT, WINDOW = 32, 128
 """Losses that give the level, and those whose largest excursion counts as usual."""
-SPIKE_SCATTERS, ELEVATED_SCATTERS = 8.0, 4.0
-"""Scatters above the level from which one loss is a spike, and a row of losses is elevated."""
+SPIKE_SCATTERS, ROW_SCATTERS = 8.0, 2.5
+"""Scatters above the level from which one loss is a spike, and the median of a row divergence."""
 MATTERS = 0.1
 """A rise below this share of the level, or of what the loss has fallen so far, is no instability:
 near zero a loss may well double."""
-ROW, ELEVATED_OF_ROW = 10, 8
-"""The loss diverges where this many of the last losses are elevated."""
+ROW = 10
+"""The loss diverges where the median of so many is elevated."""
 SMOOTH = 100
 """Losses averaged to tell a slow rise."""
 PATIENCE = 1000
@@ -60,8 +60,8 @@ class Reference:
         return self.level + max(SPIKE_SCATTERS * self.scatter, 2 * self.excursion, floor)
 
     def elevated(self, floor: float) -> float:
-        """The loss above which a row of them is a divergence."""
-        return self.level + max(ELEVATED_SCATTERS * self.scatter, self.excursion, floor / 2)
+        """The loss above which the median of a row of them is a divergence."""
+        return self.level + max(ROW_SCATTERS * self.scatter, self.excursion / 2, floor)
 
 
 def reference(losses: Sequence[float]) -> Reference:
@@ -77,7 +77,7 @@ class LossWatch:
     """Sees every loss in turn; each call says what it gave reason to say."""
 
     _window: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    _row: deque[bool] = field(default_factory=lambda: deque(maxlen=ROW))
+    _row: deque[float] = field(default_factory=lambda: deque(maxlen=ROW))
     _smooth: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))
     _sum: float = 0.0
     _early: list[float] = field(default_factory=list)
@@ -95,7 +95,7 @@ class LossWatch:
             said = Caveat("monitor.not_finite_loss", loss=loss, step=step)
             return [Finding(Kind.NOT_FINITE, said)]
         if part:
-            return []
+            return self._of_part(loss)
         self._seen += 1
         if self._usual is None:
             found = self._at_first(loss)
@@ -114,7 +114,10 @@ class LossWatch:
     @property
     def suspicious(self) -> bool:
         """Whether losses are high enough for a closer look at the updates."""
-        return sum(self._row) >= _FEWEST
+        if self._usual is None or len(self._row) < _FEWEST:
+            return False
+        last = sorted(list(self._row)[-_FEWEST:])[_FEWEST // 2]
+        return last > self._usual.elevated(self._floor(self._usual))
 
     def _at_first(self, loss: float) -> list[Finding]:
         """Too few losses for a scatter: only a large rise in a row is told."""
@@ -135,30 +138,43 @@ class LossWatch:
         )
         return [Finding(Kind.DIVERGING, said)]
 
+    def _floor(self, usual: Reference) -> float:
+        return MATTERS * max(abs(usual.level), abs(self._first - usual.level))
+
+    def _of_part(self, loss: float) -> list[Finding]:
+        """A part of n/2 samples scatters by √2 more; it counts for spikes alone."""
+        if self._usual is not None:
+            level = self._usual.level
+            nearer = level + (loss - level) / math.sqrt(2)
+            if nearer > self._usual.spike(self._floor(self._usual)):
+                self._above += 1
+                self._peak = max(self._peak, loss)
+        return []
+
     def _against(self, usual: Reference, loss: float) -> list[Finding]:
-        floor = MATTERS * max(abs(usual.level), abs(self._first - usual.level))
-        self._row.append(loss > usual.elevated(floor))
+        floor = self._floor(usual)
+        self._row.append(loss)
         found = []
         if loss > usual.spike(floor):
             self._above += 1
             self._peak = max(self._peak, loss)
         else:
-            if 0 < self._above < ELEVATED_OF_ROW and not self._row[-1]:
+            if 0 < self._above < ROW and loss < usual.elevated(floor):
                 found.append(self._spike(usual))
             self._above, self._peak = 0, -math.inf
             self._window.append(loss)
         if self._above > WINDOW:  # this is where losses are now
             self._window.append(loss)
-        if sum(self._row) >= ELEVATED_OF_ROW:
-            said = Caveat(
-                "monitor.diverging",
-                loss=loss,
-                level=usual.level,
-                scatter=usual.scatter,
-                steps=sum(self._row),
-            )
-            found.append(Finding(Kind.DIVERGING, said))
+        if loss > usual.elevated(floor) and len(self._row) == ROW:
+            found.extend(self._diverging(usual, floor))
         return found
+
+    def _diverging(self, usual: Reference, floor: float) -> list[Finding]:
+        row = sorted(self._row)[ROW // 2]
+        if row <= usual.elevated(floor):
+            return []
+        numbers = {"level": usual.level, "scatter": usual.scatter, "steps": ROW}
+        return [Finding(Kind.DIVERGING, Caveat("monitor.diverging", loss=row, **numbers))]
 
     def _spike(self, usual: Reference) -> Finding:
         said = Caveat(

@@ -81,6 +81,11 @@ class Episodes:
 
     def begins(self, kind: Kind, step: int) -> bool:
         """Note ``kind`` at ``step``; whether that begins an episode."""
-        before = self._last.get(kind)
+        lasts = self.lasts(kind, step)
         self._last[kind] = step
-        return before is None or step - before > self.calm
+        return not lasts
+
+    def lasts(self, kind: Kind, step: int) -> bool:
+        """Whether an episode of ``kind`` is not over yet."""
+        before = self._last.get(kind)
+        return before is not None and step - before <= self.calm
