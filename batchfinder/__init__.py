@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from batchfinder.evaluation import Evaluation, eval_batch_size
     from batchfinder.find import find_batch_size
     from batchfinder.max_batch import max_batch_size
-    from batchfinder.monitor import TrainingMonitor
+    from batchfinder.monitor import BatchSizeScheduler, TrainingMonitor
     from batchfinder.noise import MicroBatchVariance, PerExample
     from batchfinder.noise_scale import gradient_noise_scale
     from batchfinder.predict import estimate_memory, predict_max_batch_size
@@ -103,7 +103,7 @@ _ROOMS = {
     "max_batch": ("max_batch_size",),
     "noise": ("MicroBatchVariance", "PerExample"),
     "noise_scale": ("gradient_noise_scale",),
-    "monitor": ("TrainingMonitor",),
+    "monitor": ("BatchSizeScheduler", "TrainingMonitor"),
     "predict": ("estimate_memory", "predict_max_batch_size"),
     "report": ("Report",),
     "results": (
@@ -122,13 +122,14 @@ _ROOMS = {
     "testing": ("assert_fits",),
     "training": ("Search", "Training"),
 }
-_STRATEGIES = ("noise", "probe", "progress", "recommend", "scaling")
+_STRATEGIES = ("monitor", "noise", "probe", "progress", "recommend", "scaling")
 
 __all__ = [
     "AssumptionWarning",
     "BatchFinderError",
     "BatchFinderWarning",
     "BatchPlan",
+    "BatchSizeScheduler",
     "Candidate",
     "CannotBuildBatch",
     "CannotPredict",

@@ -1,11 +1,40 @@
 """The same eyes during the real training: a monitor, and batch sizes that change.
 
 ``training_monitor`` looks at some steps of a training (``look``, ``gradients``, ``movement``) and
-at every loss (``losses``); ``alarms`` names what is unstable, ``pricing`` what would be faster.
-``record`` holds what was seen, as frozen data.
+at every loss (``losses``, ``updates``); ``alarms`` names what is unstable, ``pricing`` what would
+be faster. ``record`` holds what was seen, as frozen data. ``batch_size_scheduler`` changes the
+batch size by one of the ``schedules``, through the user's loader (``growing``) and with its
+learning rate (``rate``).
 """
 
+from batchfinder.monitor.batch_size_scheduler import BatchSizeScheduler
 from batchfinder.monitor.record import History, Instability, Kind, Reading, Suggestion
+from batchfinder.monitor.schedules import (
+    Doubling,
+    FollowMonitor,
+    GrowInsteadOfDecay,
+    Linear,
+    Milestones,
+    Progress,
+    Schedule,
+    Target,
+)
 from batchfinder.monitor.training_monitor import TrainingMonitor
 
-__all__ = ["History", "Instability", "Kind", "Reading", "Suggestion", "TrainingMonitor"]
+__all__ = [
+    "BatchSizeScheduler",
+    "Doubling",
+    "FollowMonitor",
+    "GrowInsteadOfDecay",
+    "History",
+    "Instability",
+    "Kind",
+    "Linear",
+    "Milestones",
+    "Progress",
+    "Reading",
+    "Schedule",
+    "Suggestion",
+    "Target",
+    "TrainingMonitor",
+]

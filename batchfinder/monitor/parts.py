@@ -48,7 +48,16 @@ def why_whole(batch: Batch, parts: int) -> str:
 
 
 def cut(batch: Batch, parts: int) -> list[tuple[Batch, int]]:
-    """``parts`` nearly equal parts with their counts; views, not copies, of tensors and arrays."""
+    """``parts`` nearly equal parts with their counts; views, not copies, of tensors and arrays.
+
+    Raises:
+        CannotBuildBatch: where ``why_whole`` has a reason against it.
+    """
+    if why := why_whole(batch, parts):
+        raise CannotBuildBatch(
+            f"expected a batch that can be cut into {parts} micro-batches; {why}: cut it yourself "
+            "from what the loader yields"
+        )
     count = rows_in(batch)
     edges = [count * index // parts for index in range(parts + 1)]
 

@@ -89,6 +89,8 @@ class TrainingMonitor:
                 raise InvalidArgument(f"expected {name} of at least 1; found {count}")
         self.batch_size = batch_size
         self.every = every
+        self.rate_factor = 1.0
+        """What updates multiply the optimizer's learning rate by, beyond its own knowledge."""
         self.noise_scale: NoiseScale | None = None
         """The noise scale over the last ``window`` looks; ``None`` before there are enough."""
         self.steps = 0
@@ -241,7 +243,7 @@ class TrainingMonitor:
         return list(held.values())
 
     def _rate(self) -> float:
-        return float(self._optimizers[0].param_groups[0]["lr"])
+        return float(self._optimizers[0].param_groups[0]["lr"]) * self.rate_factor
 
     def _tell(self, told: Told) -> None:
         self._told.append(told)

@@ -1,0 +1,206 @@
+"""BatchSizeScheduler: batches that grow while one trains, and a learning rate that goes along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.monitor.growing import Drawn, GrowingLoader, devices_of
+from batchfinder.monitor.parts import count_of, cut
+from batchfinder.monitor.rate import RateFactor
+from batchfinder.monitor.schedules import FollowMonitor, Progress, Schedule, Target
+from batchfinder.monitor.training_monitor import TrainingMonitor
+from batchfinder.protocols import Batch, LearningRateRule
+from batchfinder.results import NoiseScale
+from batchfinder.run.step import family_of
+from batchfinder.scaling import rule_for
+
+__all__ = ["BatchSizeScheduler"]
+
+
+class BatchSizeScheduler:
+    """Changes the batch size along a training, and the learning rate with it.
+
+        growth = BatchSizeScheduler(loader, optimizer, Doubling(200_000, at_most=1024))
+        for epoch in range(epochs):
+            for batch in growth.loader:
+                optimizer.zero_grad()
+                for part, share in growth.parts(batch):      # micro-batches that fit
+                    (loss_fn(model(part[0]), part[1]) * share).backward()
+                optimizer.step()
+                growth.step()
+
+    ``loader`` is the user's own with another batch sampler: its sampler (``DistributedSampler``
+    too: call its ``set_epoch`` as before), ``drop_last``, workers and collation are kept. The size
+    of a batch is settled when it is drawn: a schedule over samples takes effect exactly where it
+    says, with any number of workers; ``FollowMonitor`` as many batches later as workers prefetch
+    (``num_workers × prefetch_factor``).
+
+    The learning rate is multiplied during updates only: ``optimizer.param_groups`` and
+    learning-rate schedulers hold the rates for the loader's own batch size throughout. It rises
+    over ``ramp_steps`` steps and falls at once.
+
+    Args:
+        loader: a ``DataLoader`` with a ``batch_size``, at the size that the training starts with.
+        optimizer: the optimizer, or several.
+        schedule: one of ``batchfinder.monitor``'s, or a function from ``Progress`` to ``Target``.
+        accumulate: go beyond ``largest`` by cutting batches in ``parts``; else stop there.
+        largest: the largest micro-batch that fits (``report.max_batch_size``).
+        learning_rate_rule: in place of the rule for the optimizer's family; ``scaling.fixed`` for
+            a rate that stays.
+        noise_scale: what the rule is capped by (``report.noise_scale``); with a monitor, its own.
+        monitor: told of every change; ``FollowMonitor`` needs it.
+        ramp_steps: steps over which the learning rate rises.
+
+    Raises:
+        CannotBuildBatch: where the loader makes its batches in a way of its own.
+        InvalidArgument: where ``FollowMonitor`` has no monitor, or ``largest`` is below 1.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        schedule: Schedule,
+        *,
+        accumulate: bool = True,
+        largest: int | None = None,
+        learning_rate_rule: LearningRateRule | None = None,
+        noise_scale: NoiseScale | None = None,
+        monitor: TrainingMonitor | None = None,
+        ramp_steps: int = 20,
+    ) -> None:
+        if isinstance(schedule, FollowMonitor) and monitor is None:
+            raise InvalidArgument("expected monitor= for FollowMonitor; found none")
+        if largest is not None and largest < 1:
+            raise InvalidArgument(f"expected largest of at least 1; found {largest}")
+        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else [*optimizer]
+        self.steps = 0
+        self.samples = 0
+        """Samples of the steps that were made, on this device."""
+        self._schedule, self._monitor = schedule, monitor
+        self._accumulate, self._largest = accumulate, largest
+        self._family = family_of(optimizers)
+        self._rule = learning_rate_rule or rule_for(self._family).rule
+        self._noise = noise_scale
+        self._optimizers = optimizers
+        self._rate = RateFactor(optimizers, ramp_steps)
+        self._in_step: list[Drawn] = []
+        self.loader = GrowingLoader(loader, self._next, self._epoch_begins, self._hand_out)
+        """The user's loader, to be iterated in its place."""
+        self._base = self.loader.base_batch_size
+        self._devices = devices_of(self.loader.sampler.sampler)
+        self._drawing = self._base
+        self.last_batch_size = self._base
+        """Samples per optimizer step and device at the batch that was handed out last."""
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rate is multiplied by in the next update."""
+        return self._rate.value
+
+    @property
+    def last_learning_rate(self) -> float:
+        """The first group's learning rate in the next update."""
+        return float(self._optimizers[0].param_groups[0]["lr"]) * self._rate.value
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """``batch`` as (part, share) pairs, none larger than ``largest``.
+
+        With a monitor these are its parts too. For a loss that is a mean over samples.
+
+        Raises:
+            CannotBuildBatch: where it must be cut and cannot be.
+        """
+        pieces = 1
+        if self._accumulate and self._largest is not None:
+            pieces = -(-(count_of(batch) or self._largest) // self._largest)
+        if self._monitor is not None:
+            yield from self._monitor.parts(batch, at_least=pieces)
+        elif pieces == 1:
+            yield batch, 1.0
+        else:
+            parts = cut(batch, pieces)
+            total = sum(count for _, count in parts)
+            yield from ((part, count / total) for part, count in parts)
+
+    def step(self) -> None:
+        """Call once after every optimizer step."""
+        self.steps += 1
+        self.samples += sum(len(drawn.indices) for drawn in self._in_step)
+        self._in_step.clear()
+        self._rate.advance()
+        self._tell_monitor()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resume needs; within an epoch also the indices not trained on yet."""
+        rest = self.loader.sampler.remaining()
+        unfinished = [index for drawn in self._in_step for index in drawn.indices]
+        return {
+            "steps": self.steps,
+            "samples": self.samples,
+            "base_batch_size": self._base,
+            "batch_size": self.last_batch_size,
+            "rate": self._rate.state_dict(),
+            "remaining": None if rest is None else unfinished + rest,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken: the next epoch is what remained of that one."""
+        self.steps, self.samples = state_dict["steps"], state_dict["samples"]
+        self._base = state_dict["base_batch_size"]
+        self.last_batch_size = self._drawing = state_dict["batch_size"]
+        self._rate.load_state_dict(state_dict["rate"])
+        self._in_step.clear()
+        rest = state_dict["remaining"]
+        self.loader.sampler.resume(None if rest is None else list(rest))
+        self._tell_monitor()
+
+    def close(self) -> None:
+        """Take the hooks off the optimizer: from here on the rate is the user's own."""
+        self._rate.close()
+
+    def _next(self) -> Target:
+        """The size of the batch that is drawn next."""
+        drawn = [*self._in_step, *self.loader.sampler.ahead]
+        progress = Progress(
+            samples=self.samples + sum(len(each.indices) for each in drawn),
+            batch_size=self._drawing,
+            base_batch_size=self._base,
+            family=self._family,
+            noise_scale=self._noise_now(),
+            devices=self._devices,
+        )
+        target = self._schedule(progress)
+        if self._largest is not None and not self._accumulate:
+            target = Target(min(target.batch_size, self._largest), target.rate_factor)
+        self._drawing = target.batch_size
+        return target
+
+    def _epoch_begins(self) -> None:
+        self._in_step.clear()
+
+    def _hand_out(self, drawn: Drawn) -> None:
+        """A batch leaves the loader: its size and rate are those of the next update."""
+        self._in_step.append(drawn)
+        target = drawn.target
+        factor = target.rate_factor
+        if target.batch_size != self.last_batch_size or factor is not None:
+            if factor is None:
+                sizes = (self._base * self._devices, target.batch_size * self._devices)
+                factor = self._rule(1.0, *sizes, self._noise_now())
+            self._rate.move_to(factor)
+            self.last_batch_size = target.batch_size
+            self._tell_monitor()
+
+    def _noise_now(self) -> NoiseScale | None:
+        return self._noise if self._monitor is None else self._monitor.noise_scale or self._noise
+
+    def _tell_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.batch_size = self.last_batch_size
+            self._monitor.rate_factor = self._rate.value

@@ -1,0 +1,174 @@
+"""Batch-size schedules as values: from how far a training has come to the size of its next batch.
+
+All sizes count samples per optimizer step and device, all positions samples per device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.results import NoiseScale
+
+__all__ = [
+    "Doubling",
+    "FollowMonitor",
+    "GrowInsteadOfDecay",
+    "Linear",
+    "Milestones",
+    "Progress",
+    "Schedule",
+    "Target",
+]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the training has come when a batch is drawn.
+
+    ``samples`` were drawn before it. ``noise_scale`` is the monitor's latest, in samples over all
+    ``devices``; ``None`` without a monitor, and where it abstains. ``family`` is the optimizer's:
+    "sgd", "sgd-momentum", "adam", ….
+    """
+
+    samples: int
+    batch_size: int
+    base_batch_size: int
+    family: str = "unknown"
+    noise_scale: NoiseScale | None = None
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """The size of the next batch.
+
+    ``rate_factor`` is what the learning rate is multiplied by, ``None`` to leave that to the rule
+    of the optimizer's family.
+    """
+
+    batch_size: int
+    rate_factor: float | None = None
+
+
+class Schedule(Protocol):
+    """What a schedule is: any callable like this."""
+
+    def __call__(self, progress: Progress) -> Target: ...
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """Given sizes from given positions on: ``Milestones({100_000: 128, 400_000: 512})``."""
+
+    sizes: Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        for at, size in self.sizes.items():
+            _at_least(0, at, "a milestone")
+            _at_least(1, size, "a batch size")
+
+    def __call__(self, progress: Progress) -> Target:
+        passed = [at for at in self.sizes if at <= progress.samples]
+        return Target(self.sizes[max(passed)] if passed else progress.base_batch_size)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From the loader's own size to ``to``, in proportion to the samples seen.
+
+    Source: the batch-size warm-up of Brown et al. 2020, arXiv:2005.14165, section 2.3.
+    """
+
+    to: int
+    over_samples: int
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("to", "over_samples", "multiple_of"):
+            _at_least(1, getattr(self, name), name)
+
+    def __call__(self, progress: Progress) -> Target:
+        share = min(1.0, progress.samples / self.over_samples)
+        size = progress.base_batch_size + share * (self.to - progress.base_batch_size)
+        steps = round(size / self.multiple_of)
+        return Target(self.to if share == 1 else max(1, steps * self.multiple_of))
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """Twice the size after every ``every_samples`` samples, up to ``at_most``."""
+
+    every_samples: int
+    at_most: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, self.every_samples, "every_samples")
+        _at_least(1, self.at_most, "at_most")
+
+    def __call__(self, progress: Progress) -> Target:
+        times = min(progress.samples // self.every_samples, 62)
+        size = progress.base_batch_size * 2**times
+        return Target(max(min(size, self.at_most), progress.base_batch_size))
+
+
+@dataclass(frozen=True)
+class GrowInsteadOfDecay:
+    """Where the learning rate would be divided by ``factor``, the batch grows instead.
+
+    By ``factor`` for SGD (Smith et al. 2018, arXiv:1711.00489); by its square for the Adam family,
+    whose rate goes with the square root of the batch (Malladi et al. 2022, arXiv:2205.10287).
+    The rate itself stays, until the batch reaches ``at_most``: what is missing from there on is
+    taken from the rate. Leave the decay out of the learning-rate scheduler.
+    """
+
+    at_samples: tuple[int, ...]
+    at_most: int
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        _at_least(1, self.at_most, "at_most")
+        if self.factor <= 1:
+            raise InvalidArgument(f"expected a factor above 1; found {self.factor}")
+
+    def __call__(self, progress: Progress) -> Target:
+        decays = sum(at <= progress.samples for at in self.at_samples)
+        power = 2 if progress.family == "adam" else 1
+        most = max(self.at_most, progress.base_batch_size) / progress.base_batch_size
+        grown = min(self.factor ** (power * decays), most)
+        size = round(progress.base_batch_size * grown)
+        return Target(size, grown ** (1 / power) / self.factor**decays)
+
+
+@dataclass(frozen=True)
+class FollowMonitor:
+    """Twice the size wherever the noise scale is surely beyond it, up to ``at_most``.
+
+    The batch doubles once the lower end of the monitor's interval is at least ``margin`` times the
+    doubled batch, so that at ``margin=1`` it stays at or below the noise scale, where a step more
+    still buys nearly as much as its samples (McCandlish et al. 2018, arXiv:1812.06162). It never
+    shrinks. Give the scheduler the monitor.
+    """
+
+    at_most: int
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least(1, self.at_most, "at_most")
+        if self.margin <= 0:
+            raise InvalidArgument(f"expected a margin above 0; found {self.margin}")
+
+    def __call__(self, progress: Progress) -> Target:
+        now, noise = progress.batch_size, progress.noise_scale
+        doubled = 2 * now
+        if noise is None or doubled > self.at_most:
+            return Target(now)
+        surely = noise.low >= self.margin * doubled * progress.devices
+        return Target(doubled if surely else now)
+
+
+def _at_least(least: int, found: int, name: str) -> None:
+    if found < least:
+        raise InvalidArgument(f"expected {name} of at least {least}; found {found}")
