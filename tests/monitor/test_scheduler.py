@@ -48,7 +48,8 @@ class Numbers(Dataset):
 def growing(
     schedule: Any, count: int = 100, loader: DataLoader | None = None, **options: Any
 ) -> BatchSizeScheduler:
-    loader = loader or DataLoader(Numbers(count), batch_size=4, shuffle=True)
+    if loader is None:
+        loader = DataLoader(Numbers(count), batch_size=4, shuffle=True)
     optimizer = torch.optim.SGD(mlp().parameters(), lr=0.1)
     return BatchSizeScheduler(loader, optimizer, schedule, **options)
 
@@ -436,8 +437,9 @@ def test_the_monitor_is_followed_and_told() -> None:
     sizes = [reading.batch_size for reading in monitor.history.readings]
     assert sizes[0] == 4
     assert sizes[-2] == 16
-    assert monitor.noise_scale is not None
-    assert monitor.noise_scale.micro_batch == 8
+    noise = monitor.history.readings[-2].noise_scale
+    assert noise is not None
+    assert noise.micro_batch == 8
 
 
 def test_a_schedule_of_ones_own_is_a_function() -> None:
