@@ -25,6 +25,7 @@ from batchfinder.run.recover import recover
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
 from batchfinder.training import Training, as_list
+from batchfinder.wording import Caveat
 
 __all__ = ["Bench", "open_bench"]
 
@@ -130,7 +131,9 @@ class Bench:
 
     def assumptions(self) -> tuple[str, ...]:
         """What had to be inferred from the model and the loader, as sentences."""
-        return (*self.step.assumptions, *getattr(self.source, "notes", ()))
+        is_counted = self.memory.is_simulated or self.step.device.type == "cpu"
+        said = (Caveat("step.counted_uncompiled"),) if is_counted and self.step.is_compiled else ()
+        return (*self.step.assumptions, *said, *getattr(self.source, "notes", ()))
 
     def environment(self) -> Environment:
         """Where the figures come from."""

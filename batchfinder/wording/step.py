@@ -18,6 +18,19 @@ def _peak(now: float, peak: float) -> str:
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "step.peak": _peak,
+    "step.recompile_limit": (
+        "The compiled model met torch's recompile limit: larger or later sizes ran uncompiled, and "
+        "their times are those of another program. Compile with dynamic=None or dynamic=True."
+    ),
+    "step.graphs_stay": (
+        "The graphs compiled for the sizes that were tried stay in torch's cache and count towards "
+        "its recompile limit; torch._dynamo.reset() clears them."
+    ),
+    "step.counted_uncompiled": (
+        "Parts of the training are compiled: memory was counted with them run uncompiled, since "
+        "their graphs cannot be seen into, and compiled they usually take less; they were timed "
+        "as compiled."
+    ),
     "step.optimizer_unseen": (
         "train_step updates with an optimizer that was not passed, so its learning rate could be "
         f"neither read nor set: {_NO_RATE}. Pass it as optimizer="

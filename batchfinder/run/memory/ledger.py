@@ -4,8 +4,8 @@ A dispatch mode sees every operator, forward and backward, before autograd's own
 undone, so that saved activations, gradients and temporaries between operators are all counted.
 A storage is counted once, however many views it has, until it is freed.
 
-Not seen: memory that a kernel takes and frees inside one operator, work in other Python threads,
-and what a compiled region allocates inside itself.
+Not seen: memory that a kernel takes and frees inside one operator, and work in other Python
+threads. Compiled code is counted as it was written: it runs uncompiled meanwhile.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from batchfinder.run.torch_internals import resizes_followed, uncompiled
 from batchfinder.units import format_bytes
 
 __all__ = ["Ledger", "dense_parts"]
@@ -63,7 +65,7 @@ class Ledger(TorchDispatchMode):
         self._charge_found = charge_found
         self._entries: dict[int, _Entry] = {}
         self._freed = _when_freed(self)
-        self._resizing: list[tuple[bool, Any]] = []
+        self._entered: list[ExitStack] = []
 
     @property
     def limit(self) -> int | None:
@@ -134,24 +136,17 @@ class Ledger(TorchDispatchMode):
                 raise torch.OutOfMemoryError(message)
         return result
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # else the compiler would give up what it meets under this mode
+
     def __enter__(self) -> Ledger:
-        # Resizing a storage is no operator, and sharded training frees and refills storages so.
-        own = "resize_" in vars(torch.UntypedStorage)
-        original = torch.UntypedStorage.resize_
-        self._resizing.append((own, original))
-
-        def resize_(storage: Any, size: int) -> Any:
-            entry = self._entries.get(storage._cdata) if self.listening else None
-            if entry is not None:
-                asked = size - entry.charged
-                self._check("resize_ of a storage", self.current + asked, asked)
-            result = original(storage, size)
-            if entry is not None:
-                self._recharge(entry, storage.nbytes())
-            return result
-
-        torch.UntypedStorage.resize_ = resize_  # type: ignore  # a method of C, replaced by ours
-        super().__enter__()  # type: ignore[no-untyped-call]  # as above
+        # Compiled code runs as it was written, operator by operator, so that it can be counted.
+        with ExitStack() as stack:
+            stack.enter_context(uncompiled())
+            stack.enter_context(resizes_followed(self))
+            super().__enter__()  # type: ignore[no-untyped-call]  # as above
+            self._entered.append(stack.pop_all())
         return self
 
     def __exit__(
@@ -161,11 +156,18 @@ class Ledger(TorchDispatchMode):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # as above
-        own, original = self._resizing.pop()
-        if own:
-            torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]
-        else:
-            del torch.UntypedStorage.resize_
+        self._entered.pop().close()
+
+    def before_resize(self, storage: Any, size: int) -> None:
+        entry = self._entries.get(storage._cdata) if self.listening else None
+        if entry is not None:
+            asked = size - entry.charged
+            self._check("resize_ of a storage", self.current + asked, asked)
+
+    def after_resize(self, storage: Any) -> None:
+        entry = self._entries.get(storage._cdata) if self.listening else None
+        if entry is not None:
+            self._recharge(entry, storage.nbytes())
 
     def _look(self, value: Any, how: int) -> None:
         """Count what ``value`` is made of. Runs for every operator: the usual case comes first."""

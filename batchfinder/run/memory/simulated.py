@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import torch
 
 from batchfinder.run.memory.ledger import Ledger
+from batchfinder.run.torch_internals import compiled_again, uncompiled
 from batchfinder.units import format_bytes
 
 __all__ = ["SimulatedMemory", "active_limit", "simulated_limit"]
@@ -115,7 +116,8 @@ class SimulatedMemory:
         before = self._ledger.listening
         self._ledger.listening = now
         try:
-            yield
+            with uncompiled() if now else compiled_again():
+                yield
         finally:
             self._ledger.listening = before
 

@@ -9,6 +9,7 @@ import torch
 
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.protocols import Batch
+from batchfinder.run.reachable import reached_from
 from batchfinder.run.step.call import call_for
 from batchfinder.run.step.checks import check_loss_device, check_modules, device_of
 from batchfinder.run.step.loss import LossInference, own_loss, require_scalar
@@ -75,6 +76,7 @@ def step_from(
     compute = _compute(model, loss_fn, train_step)
     if isinstance(compute, _ModelLoss):
         compute.look_at(sample_batch)
+    held = reached_from([models, loss_fn, train_step, optimizers, backward, clip])
     return Step(
         compute,
         modules,
@@ -86,6 +88,7 @@ def step_from(
         scaler=grad_scaler,
         clip=clip,
         rate_is_known=bool(optimizers) or base_learning_rate is not None,
+        compiled=held.compiled,
         assumptions=lambda: _assumptions(compute, optimizers, models, base_learning_rate),
     )
 

@@ -7,9 +7,18 @@ from contextlib import contextmanager
 
 import torch
 
-from batchfinder.errors import DeviceMismatch, NothingToTrain, UnknownLoss
+from batchfinder.errors import DeviceMismatch, LossIsNotFinite, NothingToTrain, UnknownLoss
 
-__all__ = ["devices_named", "refuse_detached", "second_backward_named"]
+__all__ = ["devices_named", "refuse_detached", "refuse_not_finite", "second_backward_named"]
+
+
+def refuse_not_finite(loss: torch.Tensor) -> None:
+    """Raises ``LossIsNotFinite`` for NaN and infinity."""
+    if not bool(torch.isfinite(loss)):
+        raise LossIsNotFinite(
+            f"expected a finite loss; found {float(loss)}: check the data and the learning "
+            "rate, and train a few steps by hand first"
+        )
 
 
 def refuse_detached(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import torch
 
-from batchfinder.errors import LossIsNotFinite
 from batchfinder.protocols import Batch
 from batchfinder.rates import GroupRate
 from batchfinder.run.step import faults
@@ -51,6 +50,7 @@ class Step:
         clip: Clip = None,
         rate_is_known: bool = True,
         assumptions: Callable[[], Iterable[str]] = tuple,
+        compiled: Sequence[Any] = (),
     ) -> None:
         self._compute = compute
         self._modules = list(modules)
@@ -69,7 +69,7 @@ class Step:
         self._updates_itself = False
         self.has_looked = False
         self._reached: list[torch.nn.Parameter] | None = None
-        self._compilation = Compilation(self._modules)
+        self._compilation = Compilation(self._modules, compiled)
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +90,11 @@ class Step:
         )
         caveat = scaler_caveat(self._context, self._device, self._scaler)
         return (*self._assumed(), *own, *caveat, *self._compilation.notes)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether ``torch.compile`` is at work anywhere that the step reaches."""
+        return self._compilation.is_any
 
     @property
     def optimizer_name(self) -> str:
@@ -289,8 +294,4 @@ class Step:
         Raises:
             LossIsNotFinite: for NaN and infinity.
         """
-        if not bool(torch.isfinite(loss)):
-            raise LossIsNotFinite(
-                f"expected a finite loss; found {float(loss)}: check the data and the learning "
-                "rate, and train a few steps by hand first"
-            )
+        faults.refuse_not_finite(loss)

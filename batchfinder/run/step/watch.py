@@ -10,10 +10,10 @@ import torch
 
 from batchfinder.rates import UpdateEffect
 from batchfinder.run.fingerprint import fingerprint
-from batchfinder.run.step.compiled import is_compiled_function
 from batchfinder.run.step.optimizers import inner_optimizer, state_tensors
 from batchfinder.run.step.rates import Rates
 from batchfinder.run.step.update import Updates
+from batchfinder.run.torch_internals import is_compiled_function
 
 __all__ = ["Watch"]
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import batchfinder as bf
 from batchfinder.run.step import step_from
-from batchfinder.run.step.compiled import is_compiled
+from batchfinder.run.step.compiled import Compilation
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +61,7 @@ def test_a_search_leaves_the_user_s_graphs_and_their_limit(
     build: Callable[..., nn.Module], dynamic: bool | None, searched: int, later: int
 ) -> None:
     model = build(dynamic=dynamic)
-    assert is_compiled([model])
+    assert Compilation([model]).is_any
     with torch._dynamo.config.patch(recompile_limit=3):
         model(batch(5)[0]).sum().backward()
         mine = graphs()
@@ -90,14 +92,14 @@ def test_the_recompile_limit_is_noticed_and_said(monkeypatch: pytest.MonkeyPatch
 
 def test_without_regions_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a torch that cannot keep graphs apart."""
-    monkeypatch.setattr("batchfinder.run.step.compiled._REGION", "_no_such_attribute")
+    monkeypatch.setattr("batchfinder.run.torch_internals._REGION", "_no_such_attribute")
     step = step_from(wrapped())
     step.forward_backward(batch(3))
     assert any("count towards its recompile limit" in said for said in step.assumptions)
 
 
 def test_a_plain_model_is_not_compiled() -> None:
-    assert not is_compiled([Small()])
+    assert not Compilation([Small()]).is_any
     assert not any("compile" in said.lower() for said in step_from(Small()).assumptions)
 
 
@@ -112,3 +114,136 @@ def test_a_compiled_step_computes_what_the_plain_one_does() -> None:
     torch.testing.assert_close(compiled, plain)
     for p, grad in zip(model.parameters(), wanted, strict=True):
         torch.testing.assert_close(p.grad, grad)
+
+
+class Counted:
+    """A backend that counts how often its graphs run."""
+
+    def __init__(self) -> None:
+        self.compiled = self.ran = 0
+
+    def __call__(self, graph: Any, example: Any) -> Callable[..., Any]:
+        self.compiled += 1
+
+        def run(*inputs: Any) -> Any:
+            self.ran += 1
+            return graph.forward(*inputs)
+
+        return run
+
+
+class Outer(nn.Module):
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.core(x)
+
+
+def trainings(kind: str, fullgraph: bool, backend: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """A training in which one part is compiled, and how batchfinder is told of it."""
+    torch.manual_seed(0)
+    model: nn.Module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    compiled: dict[str, Any] = {"backend": backend, "fullgraph": fullgraph}
+    if kind == "model":
+        return torch.compile(model, **compiled), {"loss_fn": nn.CrossEntropyLoss()}
+    if kind == "blocks":
+        model = nn.Sequential(Small())
+        model[0].compile(**compiled)
+        return model, {"loss_fn": nn.CrossEntropyLoss()}
+    if kind == "inner":
+        return Outer(torch.compile(model, **compiled)), {"loss_fn": nn.CrossEntropyLoss()}
+    if kind == "loss":
+        loss = torch.compile(nn.functional.cross_entropy, **compiled)
+        return model, {"loss_fn": loss}
+
+    @torch.compile(**compiled)
+    def loss_of(m: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(m(x), y)
+
+    return model, {"train_step": lambda m, b: loss_of(m, *b)}
+
+
+def whole(training: bf.Training) -> None:
+    bf.find_batch_size(training, memory_limit="1MiB", at_most=64, budget_seconds=5)
+
+
+def probing(training: bf.Training) -> None:
+    bf.max_batch_size(training, at_most=64)
+
+
+def limited(training: bf.Training) -> None:
+    with bf.memory_limit("1MiB"):
+        bf.max_batch_size(training, at_most=64)
+
+
+def predicting(training: bf.Training) -> None:
+    bf.predict_max_batch_size(training, memory="1MiB")
+
+
+@pytest.mark.parametrize("call", [whole, probing, limited, predicting])
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize("kind", ["model", "blocks", "inner", "loss", "step"])
+def test_what_is_compiled_is_afterwards_as_it_was(
+    kind: str, fullgraph: bool, call: Callable[[bf.Training], None]
+) -> None:
+    backend = Counted()
+    model, members = trainings(kind, fullgraph, backend)
+    optimizer = torch.optim.AdamW(model.parameters())
+    data = TensorDataset(*batch(64))
+
+    run = members.get("train_step") or (lambda m, b: members["loss_fn"](m(b[0]), b[1]))
+    run(model, batch(16)).backward()
+    ran = backend.ran
+    assert ran > 0
+    call(bf.Training(model, DataLoader(data, 16), optimizer=optimizer, **members))
+    backend.compiled = backend.ran = 0
+    run(model, batch(16)).backward()
+    assert (backend.compiled, backend.ran) == (0, ran)
+
+
+@pytest.mark.parametrize("kind", ["model", "loss", "step"])
+def test_what_is_compiled_is_timed_as_compiled_and_counted_as_written(kind: str) -> None:
+    backend = Counted()
+    model, members = trainings(kind, True, backend)
+    timed: list[int] = []
+    report = bf.find_batch_size(
+        bf.Training(model, DataLoader(TensorDataset(*batch(64)), 16), **members),
+        memory_limit="1MiB",
+        at_most=32,
+        budget_seconds=6,
+        noise=None,
+        observe=lambda event: timed.append(backend.ran),
+    )
+    visits = sum(measured.repeats for measured in report.measurements)
+    assert backend.ran >= visits
+    assert any("counted with them run uncompiled" in caveat for caveat in report.caveats)
+
+
+def test_a_compiled_update_runs_and_is_left_as_it_is() -> None:
+    backend = Counted()
+    model = Small()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(1e-3))
+
+    @torch.compile(backend=backend)
+    def update() -> None:
+        optimizer.step()
+
+    def train_step(m: nn.Module, b: Any) -> float:
+        m.zero_grad()
+        loss = nn.functional.cross_entropy(m(b[0]), b[1])
+        loss.backward()
+        update()
+        return loss.item()
+
+    train_step(model, batch(16))
+    ran = backend.ran
+    data = DataLoader(TensorDataset(*batch(64)), 16)
+    found = bf.max_batch_size(
+        model, data, train_step=train_step, optimizer=optimizer, memory_limit="1MiB", at_most=32
+    )
+    assert found.max_batch_size == 32
+    before = backend.ran
+    train_step(model, batch(16))
+    assert backend.ran - before == ran > 0

@@ -1,0 +1,205 @@
+"""What is used of torch that is no part of its public interface, all in one place.
+
+Each function looks whether this torch has what it needs; its docstring says what is lost where
+it has not.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "compile_contexts",
+    "compile_region",
+    "compiled_again",
+    "compiled_from",
+    "inner_tensors",
+    "is_compiled_function",
+    "is_compiled_module",
+    "new_compile_region",
+    "recompile_limit_met",
+    "resizes_followed",
+    "uncompiled",
+    "wider_recompile_limit",
+]
+
+_REGION = "_isolate_recompiles_id"
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, what ``torch.compile`` compiled runs as it was written; nothing compiled is touched.
+
+    Under a dispatch mode the compiler would give up code objects for good. Nothing happens where
+    the compiler was not loaded; there, code that is compiled for the first time inside runs
+    compiled, and a mode does not see into it.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def compiled_again() -> AbstractContextManager[Any]:
+    """Inside ``uncompiled``, for work that is not counted: compiled code runs compiled again.
+
+    Not where this torch's compiler would give code up under a dispatch mode: it stays uncompiled.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None or not hasattr(TorchDispatchMode, "ignore_compile_internals"):
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("default")
+    return stance
+
+
+def is_compiled_module(module: torch.nn.Module) -> bool:
+    """Whether it was handed to ``torch.compile``, or told to ``.compile()``."""
+    return _runs_compiled(module) is not None
+
+
+def is_compiled_function(function: Any) -> bool:
+    """Whether ``torch.compile`` has wrapped a function or a method."""
+    return compiled_from(function) is not None
+
+
+def compiled_from(function: Any) -> Any:
+    """The function as it was written; ``None`` where it is not compiled."""
+    return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+def _runs_compiled(module: torch.nn.Module) -> Any:
+    """What runs a module compiled: its context or its function; ``None`` where it is not."""
+    context = vars(module).get("dynamo_ctx")
+    return context if context is not None else vars(module).get("_compiled_call_impl")
+
+
+def compile_contexts(things: Iterable[Any]) -> list[Any]:
+    """The compiler's contexts behind compiled modules and functions, each once.
+
+    Those whose graphs can be kept in a region of their own (torch 2.13); none before.
+    """
+    found: dict[int, Any] = {}
+    for thing in things:
+        compiled = _runs_compiled(thing) if isinstance(thing, torch.nn.Module) else thing
+        cells = [cell.cell_contents for cell in getattr(compiled, "__closure__", None) or ()]
+        for candidate in (compiled, *cells):
+            if hasattr(candidate, _REGION) and hasattr(candidate, "callback"):
+                found[id(candidate)] = candidate
+    return list(found.values())
+
+
+def new_compile_region() -> int | None:
+    """A region for graphs (``isolate_recompiles``); ``None`` before torch 2.13.
+
+    Without one, graphs count towards the user's own recompile limit.
+    """
+    counter = getattr(sys.modules.get("torch._dynamo.eval_frame"), "_next" + _REGION, None)
+    return None if counter is None else next(counter)
+
+
+@contextmanager
+def compile_region(contexts: Iterable[Any], region: int | None) -> Iterator[None]:
+    """Inside, the graphs that ``contexts`` compile go to ``region``."""
+    contexts = list(contexts)
+    own = [getattr(context, _REGION) for context in contexts]
+    try:
+        for context in contexts:
+            setattr(context, _REGION, region)
+        yield
+    finally:
+        for context, before in zip(contexts, own, strict=True):
+            setattr(context, _REGION, before)
+
+
+def wider_recompile_limit(most: int) -> AbstractContextManager[Any]:
+    """Room for as many graphs of one function inside; the user's own limit where none is kept."""
+    config: Any = getattr(sys.modules.get("torch._dynamo"), "config", None)
+    if config is None or not hasattr(config, "recompile_limit"):
+        return nullcontext()
+    patched: AbstractContextManager[Any] = config.patch(
+        recompile_limit=max(config.recompile_limit, most)
+    )
+    return patched
+
+
+def recompile_limit_met() -> int:
+    """How often the recompile limit was met so far in this process; 0 where it is not counted."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})
+    reasons = counters.get("unimplemented", {})
+    return sum(
+        count for reason, count in reasons.items() if "recompile" in reason and "limit" in reason
+    )
+
+
+def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors that a subclass keeps its data in, by attribute; empty for a plain tensor.
+
+    A ``DTensor``'s is its local one. A subclass that does not tell is taken for a plain tensor.
+    """
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return {}
+    names, _ = tensor.__tensor_flatten__()
+    return {name: getattr(tensor, name) for name in names}
+
+
+class Resizing(Protocol):
+    """What hears of storages that are resized, which is no operator."""
+
+    def before_resize(self, storage: Any, size: int) -> None: ...
+    def after_resize(self, storage: Any) -> None: ...
+
+
+_PATCHING = threading.Lock()
+
+
+@contextmanager
+def resizes_followed(listener: Resizing) -> Iterator[None]:
+    """``UntypedStorage.resize_`` tells ``listener`` inside; afterwards it is as it was.
+
+    Sharded training frees and refills storages so. Any number of listeners, of any threads, may
+    come and go in any order: the last to go takes the patch away.
+    """
+    with _PATCHING:
+        listeners = _listeners()
+        if listeners is None:
+            listeners = _patch_resize()
+        listeners.append(listener)
+    try:
+        yield
+    finally:
+        with _PATCHING:
+            listeners.remove(listener)
+            if not listeners and _listeners() is listeners:
+                del torch.UntypedStorage.resize_
+
+
+def _listeners() -> list[Resizing] | None:
+    own: Any = vars(torch.UntypedStorage).get("resize_")
+    found: list[Resizing] | None = getattr(own, "listeners", None)
+    return found
+
+
+def _patch_resize() -> list[Resizing]:
+    # A method of the base class in C; a patch of somebody else's stays below ours.
+    original: Any = torch.UntypedStorage.resize_
+    listeners: list[Resizing] = []
+
+    def resize_(storage: Any, size: int) -> Any:
+        now = list({id(each): each for each in list(listeners)}.values())
+        for each in now:
+            each.before_resize(storage, size)
+        result = original(storage, size)
+        for each in now:
+            each.after_resize(storage)
+        return result
+
+    resize_.listeners = listeners  # type: ignore[attr-defined]  # found again through the patch
+    torch.UntypedStorage.resize_ = resize_  # type: ignore  # a method of C, replaced by ours
+    return listeners
