@@ -15,6 +15,7 @@ from batchfinder.progress import default_observer
 from batchfinder.protocols import Batch, MemoryBackend, Observer
 from batchfinder.results import Measurement, Trial
 from batchfinder.run.batches import Source, source_from
+from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.state import preserved
 from batchfinder.run.step import EvaluationStep
@@ -22,6 +23,7 @@ from batchfinder.run.trial import run_trial
 from batchfinder.timing import sizes_worth_measuring
 from batchfinder.training import Autocast, Loader, Model, Search, Training, training_of
 from batchfinder.units import format_bytes
+from batchfinder.wording import summary
 
 __all__ = ["Evaluation", "eval_batch_size"]
 
@@ -42,6 +44,25 @@ class Evaluation:
     limit_bytes: int
     unit: str = "samples"
     caveats: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return summary.evaluated(
+            [
+                (
+                    each.batch_size,
+                    each.samples_per_second,
+                    each.samples_per_second_low,
+                    each.samples_per_second_high,
+                    each.peak_bytes,
+                )
+                for each in self.measurements
+            ],
+            chosen=self.batch_size,
+            largest=self.max_batch_size,
+            limit_bytes=self.limit_bytes,
+            unit=self.unit,
+            caveats=self.caveats,
+        )
 
     @property
     def max_batch_size(self) -> int:
@@ -202,6 +223,7 @@ def _workplace(
 ) -> Iterator[_Place]:
     """Everything put back on the way out; an enclosing memory limit taken as the limit."""
     with ExitStack() as stack:
+        stack.enter_context(gradients_on())
         outer = active_limit() if limit is None else None
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
         stack.enter_context(preserved(*kept, loader=loader))

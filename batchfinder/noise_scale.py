@@ -8,6 +8,7 @@ from batchfinder.arguments import check
 from batchfinder.errors import BatchFinderError
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_here
+from batchfinder.probe import SearchSpace
 from batchfinder.protocols import NoiseEstimator, Observer
 from batchfinder.results import NoiseScale
 from batchfinder.session import not_restored, opened
@@ -58,7 +59,8 @@ def gradient_noise_scale(
         ``clip`` (in the warm-up), ``autocast``, ``grad_scaler``.
 
     How it runs:
-        micro_batch: samples per backward pass. Left out: the loader's batch size.
+        micro_batch: samples per backward pass; no batch that is not a multiple of it reaches the
+            step. Left out: the loader's batch size.
         noise: how it is estimated, with its ``samples`` and ``warmup_steps``.
         seed: which samples are drawn.
         observe: gets every event. Left out: rows on stderr.
@@ -80,7 +82,8 @@ def gradient_noise_scale(
         autocast=autocast,
         grad_scaler=grad_scaler,
     )
-    with opened(training, seed=seed, observe=observe) as call:
+    space = SearchSpace(multiple_of=micro_batch or 1)
+    with opened(training, space=space, seed=seed, observe=observe) as call:
         found = estimate_here(call, noise, micro_batch=micro_batch)
     not_restored(call)
     if found.training is None:

@@ -21,6 +21,7 @@ from batchfinder.races import RaceResult as RaceResult
 from batchfinder.trials import MemoryBreakdown as MemoryBreakdown
 from batchfinder.trials import ProbeResult as ProbeResult
 from batchfinder.trials import Trial as Trial
+from batchfinder.wording import summary
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,20 @@ class NoiseScale:
     def is_bounded(self) -> bool:
         """Whether the interval is closed above."""
         return math.isfinite(self.high)
+
+    def __str__(self) -> str:
+        return summary.noise_scale(
+            value=self.value,
+            low=self.low,
+            high=self.high,
+            confidence=self.confidence,
+            unit=self.unit,
+            estimator=self.estimator,
+            samples=self.samples,
+            micro_batch=self.micro_batch,
+            after_steps=self.after_steps,
+            caveats=self.caveats,
+        )
 
 
 @dataclass(frozen=True)

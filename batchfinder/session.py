@@ -19,6 +19,7 @@ from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.batches import workers_of
 from batchfinder.run.bench import Bench, open_bench
+from batchfinder.run.grad_mode import gradients_on
 from batchfinder.training import Training
 
 __all__ = [
@@ -142,7 +143,8 @@ def stage(
 
 def not_restored(call: Call) -> tuple[str, ...]:
     """What is not, or cannot be shown to be, as it was before the call; a warning names it."""
-    lost = call.bench.snapshot.differences()
+    with gradients_on():  # as they were when the snapshot was taken
+        lost = call.bench.snapshot.differences()
     if call.bench.step.updates_itself and not call.bench.has_own_optimizer:
         lost = (*lost, _UNSEEN)
     if lost:

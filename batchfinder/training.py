@@ -139,6 +139,15 @@ class Training:
                 "expected a torch.nn.Module (or a list or dict of them) as the model; "
                 f"found {type(self.model).__qualname__}"
             )
+        if any(
+            tensor.is_inference()
+            for module in self.modules()
+            for tensor in (*module.parameters(), *module.buffers())
+        ):
+            raise InvalidArgument(
+                "expected a model that can be trained; found one whose tensors were made under "
+                "torch.inference_mode(): build or load it outside of it"
+            )
         if self.loader is None and self.make_loader is None:
             raise InvalidArgument(
                 "expected a loader beside the model; found none: pass a DataLoader, a dataset, or "

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from batchfinder.outcomes import Limit, Outcome
+from batchfinder.wording import summary
 
 __all__ = ["MemoryBreakdown", "ProbeResult", "Trial"]
 
@@ -90,6 +91,20 @@ class ProbeResult:
         """The largest micro-batch that was run and fitted, at its last trial; 0 if none did."""
         last = {trial.batch_size: trial for trial in self.trials}
         return max((trial.batch_size for trial in last.values() if trial.fits), default=0)
+
+    def __str__(self) -> str:
+        return summary.searched(
+            [
+                (trial.batch_size, trial.outcome.value, trial.peak_bytes, trial.seconds)
+                for trial in self.trials
+            ],
+            largest=self.max_batch_size,
+            limited_by=self.limited_by.value,
+            limit_bytes=self.memory.limit_bytes,
+            fixed_bytes=self.memory.fixed_bytes,
+            per_sample_bytes=self.memory.per_sample_bytes,
+            caveats=self.caveats,
+        )
 
     @property
     def max_batch_size_with_ddp(self) -> int | None:

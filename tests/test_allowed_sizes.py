@@ -62,7 +62,7 @@ def test_the_whole_call(limits: dict[str, Any], allowed: Any) -> None:
         train_step=step,
         optimizer=torch.optim.SGD(model.parameters(), 0.1),
         memory_limit="2MiB",
-        noise=None,
+        noise=bf.MicroBatchVariance(samples=256, warmup_steps=8),
         budget_seconds=6,
         observe=quiet,
         **limits,
@@ -106,3 +106,17 @@ def test_evaluation(limits: dict[str, int]) -> None:
     )
     assert min(sizes) >= limits.get("at_least", 1)
     assert all(size % limits.get("multiple_of", 1) == 0 for size in sizes)
+
+
+def test_the_noise_scale_of_one_micro_batch() -> None:
+    step = Recorded(lambda size: size % 24 == 0)
+    found = bf.gradient_noise_scale(
+        network(),
+        loader(),
+        train_step=step,
+        micro_batch=24,
+        noise=bf.MicroBatchVariance(samples=240, warmup_steps=2),
+        observe=quiet,
+    )
+    assert found.micro_batch == 24
+    assert all(size % 24 == 0 for size in step.sizes), sorted(step.sizes)

@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "batchfinder"
 # Each layer imports only from layers above it (or from its own package for a split room).
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"units"},
+    {"units", "table"},
     {"wording"},
     {"outcomes", "races", "rates"},
     {"events", "trials"},
     {"results"},
-    {"protocols", "table"},
+    {"protocols"},
     {"probe", "devices", "scaling", "formulas", "timing", "html", "meter"},
     {"training"},
     {"run"},

@@ -21,6 +21,7 @@ from batchfinder.compare.training import Rules, train_cell
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Batch, Clock, LearningRateRule, Observer
 from batchfinder.results import NoiseScale, Note, Outcome
+from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state import preserved
 from batchfinder.scaling import rule_for
 from batchfinder.units import format_size
@@ -122,7 +123,7 @@ def compare_batch_sizes(
     )
     sizes, which_seeds = _checked(sizes, seeds, rate_factors)
     base = base_batch_size or (32 if 32 in sizes else sizes[0])
-    with preserved():
+    with gradients_on(), preserved():
         length = _length(make_loader(sizes[0]))
         rules = Rules(
             samples=_samples(samples, epochs, length),

@@ -56,6 +56,7 @@ def estimate_noise(
             observe=call.observe,
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
+            allowed=bench.sizes.allows,
             advance=Meter(
                 Stage.NOISE, call.observe, of=steps, seconds=seconds, clock=call.budget.clock
             ),
@@ -105,6 +106,7 @@ def estimate_here(
                 micro_batch=fitting,
                 steps=warmup_steps,
                 seed=bench.seed,
+                allowed=bench.sizes.allows,
                 advance=Meter(Stage.NOISE, call.observe, of=warmup_steps, clock=call.budget.clock),
             )
         except NoRoom as error:
@@ -118,6 +120,7 @@ def estimate_here(
             estimator=estimator,
             observe=call.observe,
             seed=bench.seed,
+            allowed=bench.sizes.allows,
             advance=Meter(Stage.NOISE, call.observe, clock=call.budget.clock),
         )
     return found if fitting == size else _with_smaller(found, size, fitting)

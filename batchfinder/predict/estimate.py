@@ -21,6 +21,7 @@ from batchfinder.predict.answers import (
 )
 from batchfinder.predict.rehearsal import Footprint, Rehearsal, rehearsing
 from batchfinder.run.batches import source_from
+from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state.randomness import GeneratorState, RandomState, generators_of
 from batchfinder.run.step import step_from
 from batchfinder.training import (
@@ -220,22 +221,26 @@ def _stage(training: Training, kind: torch.device | None) -> Iterator[tuple[Rehe
     """The rehearsal, and how many samples the loader can fill a batch with."""
     random, generators = RandomState(), GeneratorState(generators_of(training.loader))
     try:
-        source = source_from(
-            training.loader, make_loader=training.make_loader, batch_dim=training.batch_dim
-        )
-        step = step_from(
-            training.model,
-            loss_fn=training.loss_fn,
-            train_step=training.train_step,
-            optimizer=training.optimizer,
-            autocast=_autocast_anywhere(training.autocast),
-            grad_scaler=training.grad_scaler,
-            clip=training.clip,
-            backward=training.backward,
-            sample_batch=source.take(min(2, source.ceiling or 2)),
-        )
-        with rehearsing(step, source, as_on=kind) as rehearsal:
-            yield rehearsal, source.ceiling
+        with gradients_on():
+            source = source_from(
+                training.loader,
+                make_loader=training.make_loader,
+                batch_dim=training.batch_dim,
+                count=training.count,
+            )
+            step = step_from(
+                training.model,
+                loss_fn=training.loss_fn,
+                train_step=training.train_step,
+                optimizer=training.optimizer,
+                autocast=_autocast_anywhere(training.autocast),
+                grad_scaler=training.grad_scaler,
+                clip=training.clip,
+                backward=training.backward,
+                sample_batch=source.take(min(2, source.ceiling or 2)),
+            )
+            with rehearsing(step, source, as_on=kind) as rehearsal:
+                yield rehearsal, source.ceiling
     finally:
         generators.restore()
         random.restore()

@@ -20,6 +20,7 @@ from batchfinder.protocols import BatchSource, MemoryBackend
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
 from batchfinder.run.batches.randomness import reseed
+from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.recover import recover
 from batchfinder.run.state import Snapshot, preserved
@@ -178,6 +179,7 @@ def open_bench(
         NothingToTrain: where no parameter would be trained.
     """
     with ExitStack() as stack:
+        stack.enter_context(gradients_on())
         outer = active_limit() if memory_limit is None else None
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
         snapshot = stack.enter_context(preserved(*training.kept(), loader=training.loader))
@@ -201,6 +203,7 @@ def open_bench(
             grad_scaler=training.grad_scaler,
             clip=training.clip,
             backward=training.backward,
+            scheduler=training.scheduler,
             sample_batch=source.take(min(2, source.ceiling or 2)),
             base_learning_rate=base_learning_rate,
         )

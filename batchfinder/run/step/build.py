@@ -39,6 +39,7 @@ def step_from(
     grad_scaler: Any = None,
     clip: Clip = None,
     backward: Backward | None = None,
+    scheduler: Any = None,
     sample_batch: Batch = None,
     base_learning_rate: float | None = None,
 ) -> Step:
@@ -54,6 +55,7 @@ def step_from(
         grad_scaler: used as in the real training.
         clip: the largest norm of the gradients, or ``(parameters) -> None``; before every update.
         backward: ``(loss) -> None`` in place of ``loss.backward()``.
+        scheduler: one learning-rate scheduler or several, whose peak is the base rate.
         sample_batch: a batch to look at for what cannot work, before anything runs.
         base_learning_rate: the assumed optimizer's rate.
 
@@ -87,6 +89,7 @@ def step_from(
         backward=backward,
         scaler=grad_scaler,
         clip=clip,
+        schedulers=as_list(scheduler),
         rate_is_known=bool(optimizers) or base_learning_rate is not None,
         compiled=held.compiled,
         assumptions=lambda: _assumptions(compute, optimizers, models, base_learning_rate),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from batchfinder.rates import GroupRate
@@ -19,12 +19,16 @@ class Rates:
     """Every group's rate; the rate of all is that of the first one whose base is not zero.
 
     A group's base is its peak where a scheduler made the rate smaller: the largest of ``lr``,
-    ``initial_lr`` (which every scheduler of torch leaves in the group) and ``max_lr`` (one-cycle).
+    ``initial_lr`` (which every scheduler of torch leaves in the group), ``max_lr`` (one-cycle) and
+    the maxima that ``schedulers`` keep to themselves (cyclic).
     """
 
-    def __init__(self, optimizers: Sequence[Any]) -> None:
+    def __init__(self, optimizers: Sequence[Any], schedulers: Sequence[Any] = ()) -> None:
         self._optimizers = list(optimizers)
-        self._bases = [_peak(group) for group in group_rates(self._optimizers)]
+        kept = dict(_maxima(schedulers))
+        self._bases = [
+            max(_peak(group), kept.get(id(group), 0.0)) for group in group_rates(self._optimizers)
+        ]
         self._written = self.now()
         self.overwritten = False
 
@@ -84,6 +88,15 @@ class Rates:
                 factor = recommended / base if recommended is not None and base else None
                 recommend = None if factor is None else own * factor
                 yield GroupRate(place, number, name, own, factor, recommend)
+
+
+def _maxima(schedulers: Iterable[Any]) -> Iterator[tuple[int, float]]:
+    """The maxima of each group's rate that schedulers, those inside others too, hold themselves."""
+    for scheduler in schedulers:
+        yield from _maxima(getattr(scheduler, "_schedulers", ()))
+        groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", ())
+        for group, rate in zip(groups, getattr(scheduler, "max_lrs", ()), strict=False):
+            yield id(group), float(rate)
 
 
 def _peak(group: dict[str, Any]) -> float:

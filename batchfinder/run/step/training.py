@@ -48,6 +48,7 @@ class Step:
         backward: Backward | None = None,
         scaler: Any = None,
         clip: Clip = None,
+        schedulers: Sequence[Any] = (),
         rate_is_known: bool = True,
         assumptions: Callable[[], Iterable[str]] = tuple,
         compiled: Sequence[Any] = (),
@@ -62,7 +63,7 @@ class Step:
         self._scaler = scaler
         self._rate_is_known = rate_is_known
         self._assumed = assumptions
-        self._rates = Rates(self._optimizers)
+        self._rates = Rates(self._optimizers, schedulers)
         self._updates = Updates(self._parameters, self._optimizers, scaler, clip)
         self._weights = Weights()
         self._watch: Watch | None = None

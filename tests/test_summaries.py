@@ -1,0 +1,90 @@
+"""What ``print`` shows of the results of single functions."""
+
+from __future__ import annotations
+
+import math
+
+from batchfinder.evaluation import Evaluation
+from batchfinder.results import (
+    Limit,
+    Measurement,
+    MemoryBreakdown,
+    NoiseScale,
+    Outcome,
+    ProbeResult,
+    Trial,
+)
+
+MIB = 2**20
+
+
+def memory(limit: int = 64 * MIB) -> MemoryBreakdown:
+    return MemoryBreakdown(
+        parameter_bytes=MIB,
+        buffer_bytes=0,
+        gradient_bytes=MIB,
+        optimizer_bytes=2 * MIB,
+        activation_bytes_per_sample=0.0,
+        other_bytes=0,
+        limit_bytes=limit,
+        fixed_bytes=4 * MIB,
+        per_sample_bytes=0.25 * MIB,
+    )
+
+
+def test_a_search_is_a_table_with_the_answer_above_it() -> None:
+    found = ProbeResult(
+        trials=(
+            Trial(1, Outcome.FITS, 5 * MIB, 0.25),
+            Trial(256, Outcome.OUT_OF_MEMORY, None, 0.5),
+            Trial(128, Outcome.FITS, 36 * MIB, 0.5),
+        ),
+        memory=memory(),
+        limited_by=Limit.MEMORY,
+        caveats=("One thing to know.",),
+    )
+    assert str(found).splitlines() == [
+        "Largest batch size that fits: 128, limited by memory: a larger batch would not fit.",
+        "  batch size  peak memory   trial  outcome",
+        "  ──────────  ───────────  ──────  " + "─" * len(Outcome.OUT_OF_MEMORY.value),
+        "           1     5.00 MiB  250 ms  " + Outcome.FITS.value,
+        "→        128     36.0 MiB  500 ms  " + Outcome.FITS.value,
+        "         256            -  500 ms  " + Outcome.OUT_OF_MEMORY.value,
+        "Limit: 64.0 MiB. Memory: 4.00 MiB + 256 KiB per sample.",
+        "- One thing to know.",
+    ]
+
+
+def test_an_evaluation_is_a_table_of_throughputs() -> None:
+    def measured(size: int, rate: float) -> Measurement:
+        return Measurement(size, rate, 0.9 * rate, 1.1 * rate, size / rate, size / rate, 0.0)
+
+    found = Evaluation(
+        batch_size=64,
+        trials=(Trial(256, Outcome.FITS, 36 * MIB),),
+        measurements=(measured(64, 1000.0), measured(256, 1020.0)),
+        limit_bytes=64 * MIB,
+    )
+    assert str(found).splitlines() == [
+        "Batch size for evaluation: 64; largest that fits: 256.",
+        "  batch size  samples/s   interval  peak memory",
+        "  ──────────  ─────────  ─────────  ───────────",
+        "→         64      1,000  900-1,100  -",
+        "         256      1,020  918-1,120  -",
+        "Limit: 64.0 MiB.",
+    ]
+
+
+def test_a_noise_scale_names_its_interval_and_its_samples() -> None:
+    found = NoiseScale(940.0, 610.0, 1500.0, samples=4096, estimator="by hand", micro_batch=32)
+    assert str(found).splitlines() == [
+        "Gradient noise scale: 940 samples",
+        "  interval      610 to 1,500 (90%)",
+        "  samples spent 4,096",
+        "  micro-batch   32",
+        "  warm-up       0 steps",
+        "  estimator     by hand",
+    ]
+    unbounded = NoiseScale(5000.0, 610.0, math.inf, samples=128, estimator="by hand")
+    assert "Gradient noise scale: at least 610 samples" in str(unbounded)
+    assert "610 to inf" in str(unbounded)
