@@ -68,7 +68,7 @@ def test_an_evaluation_is_a_table_of_throughputs() -> None:
     assert str(found).splitlines() == [
         "Batch size for evaluation: 64; largest that fits: 256.",
         "  batch size  samples/s   interval  peak memory",
-        "  ──────────  ─────────  ─────────  ───────────",
+        "  ──────────  ─────────  ─────────  ────────────",
         "→         64      1,000  900-1,100  -",
         "         256      1,020  918-1,120  -",
         "Limit: 64.0 MiB.",
