@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["Interval", "half_steps_around_knee", "median_interval", "sizes_worth_measuring"]
+__all__ = [
+    "Interval",
+    "half_steps_around_knee",
+    "median_interval",
+    "outward",
+    "sizes_worth_measuring",
+    "unbeaten",
+]
+
+SAME = 0.05
+"""Times that differ by less than this share are the same."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,14 @@ def _coverage(count: int, rank: int) -> float:
 def sizes_worth_measuring(largest: int, *also: int | None, most: int = 14) -> tuple[int, ...]:
     """Powers of two up to ``largest``, ``largest`` itself, and what else is asked for.
 
-    Where there are more than ``most``, the smallest go first: they are the cheapest to guess and
-    the least likely to be recommended.
+    A power of two within 5% of a size that is asked for says nothing more than that one. Where
+    there are more than ``most``, the smallest go first: they are the cheapest to guess and the
+    least likely to be recommended.
     """
     powers = [2**exponent for exponent in range(max(1, largest).bit_length())]
     asked = {size for size in also if size is not None and 1 <= size <= largest} | {largest}
-    kept = sorted(set(powers) | asked)
+    told_apart = {p for p in powers if all(abs(p - size) > SAME * size for size in asked)}
+    kept = sorted(told_apart | asked)
     while len(kept) > most:
         spare = next((size for size in kept if size not in asked), None)
         if spare is None:
@@ -75,3 +87,32 @@ def half_steps_around_knee(throughputs: Mapping[int, float], share: float = 0.9)
         for size in wanted
         if sizes[0] < size < sizes[-1] and all(abs(size - near) > 0.15 * near for near in sizes)
     )
+
+
+def outward(sizes: Sequence[int], first: int) -> list[int]:
+    """``sizes``, the nearest to ``first`` by ratio before the others; of two, the larger."""
+    return sorted(set(sizes), key=lambda size: (abs(math.log(size / first)), -size))
+
+
+def unbeaten(seconds: Mapping[int, float]) -> frozenset[int]:
+    """The batches that some noise scale lets beat the others, by more than ``SAME``.
+
+    The time to a target is s · (1 + φ / B): at φ = 0 it goes by the seconds s of a step, at φ = ∞
+    by the seconds s / B of a sample, in between by a mean of both. So a batch that is no slower by
+    either measure is no slower at any φ: one at least twice as large whose step takes no longer, or
+    a smaller one whose samples take no longer.
+
+    Args:
+        seconds: of one step, by batch.
+    """
+    kept: list[int] = []
+    for size in sorted(seconds, reverse=True):
+        as_quick = (other for other in kept if seconds[other] <= (1 + SAME) * seconds[size])
+        if not any(other >= 2 * size for other in as_quick):
+            kept.append(size)
+    frugal: list[int] = []
+    for size in sorted(kept):
+        a_sample = (1 + SAME) * seconds[size] / size
+        if not any(seconds[other] / other <= a_sample for other in frugal):
+            frugal.append(size)
+    return frozenset(frugal)

@@ -7,8 +7,10 @@ import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
 from batchfinder.measure import Effort, measure
-from batchfinder.results import Measurement
+from batchfinder.results import Measurement, Note
 from batchfinder.run import attempt as attempting
+from batchfinder.timing import unbeaten
+from batchfinder.wording import Caveat
 
 
 def affine(size: int) -> float:
@@ -144,7 +146,7 @@ def test_a_bug_while_a_size_is_timed_is_raised_as_itself() -> None:
 
 def test_the_budget_is_kept_once_every_size_was_seen() -> None:
     clock = FakeClock()
-    step = FakeStep(clock, lambda size: 1.0)
+    step = FakeStep(clock, lambda size: 0.6 + 0.2 * size)
     found = measure(
         step, FakeSource(), FakeMemory(), (1, 2, 4), clock=clock, effort=Effort(budget_seconds=5)
     )
@@ -166,17 +168,154 @@ def test_every_measurement_is_told_to_the_observer() -> None:
     clock, seen = FakeClock(), []
     step = FakeStep(clock, affine)
     found = measure(step, FakeSource(), FakeMemory(), (4, 8), clock=clock, observe=seen.append)
-    assert tuple(seen) == found
-    assert all(isinstance(event, Measurement) for event in seen)
+    why, *measured = seen
+    assert tuple(measured) == found
+    assert all(isinstance(event, Measurement) for event in measured)
+    assert isinstance(why, Note) and isinstance(why.text, Caveat)
+    assert why.text.code == "measure.settled"
     assert step.rate == 0.0
 
 
 def test_a_short_budget_leaves_the_largest_sizes_untimed_but_never_fewer_than_three() -> None:
     clock = FakeClock()
     step = FakeStep(clock, lambda size: 0.1 * size)
-    effort = Effort(budget_seconds=2.0, may_leave_out=True)
+    effort = Effort(budget_seconds=2.0)
     sizes = (1, 2, 4, 8, 16, 32, 64)
     found = measure(step, FakeSource(), FakeMemory(), sizes, clock=clock, effort=effort)
     measured = {m.batch_size for m in found}
     assert {1, 2, 4} <= measured
     assert 64 not in measured
+
+
+# Which sizes are timed, and how often ------------------------------------------------------------
+
+LAUNCHES = 0.007
+"""Seconds that a step takes at the least on an H200."""
+
+
+def flat_then_line(size: int) -> float:
+    """A step of a ResNet-50 on an H200: bound by launches up to 32, then 0.22 ms a sample."""
+    return max(LAUNCHES, 0.00022 * size)
+
+
+POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+def test_sizes_that_cannot_win_are_not_timed_and_are_said_in_one_line() -> None:
+    clock, said = FakeClock(), []
+    step = FakeStep(clock, flat_then_line)
+    found = measure(
+        step, FakeSource(), FakeMemory(), POWERS, first=64, clock=clock, say=said.append
+    )
+    assert min(m.batch_size for m in found) == 32
+    assert {32, 64, 128, 256, 512} <= {m.batch_size for m in found}
+    (line,) = said
+    assert line.code == "measure.floor"
+    assert line == (
+        "batches of 1, 2, 4, 8, 16 cannot win at any noise scale: a step takes no less than 7 ms, "
+        "as long as at 32"
+    )
+
+
+@pytest.mark.parametrize("noise_scale", [0.0, 1.0, 60.0, 4000.0, 10.0**9])
+def test_no_noise_scale_lets_a_beaten_size_win(noise_scale: float) -> None:
+    seconds = {size: flat_then_line(size) for size in POWERS}
+    times = {size: taken * (1 + noise_scale / size) for size, taken in seconds.items()}
+    kept = unbeaten(seconds)
+    assert kept == {32}  # then samples take as long at every size: no larger one gains anything
+    assert min(times[size] for size in kept) <= 1.05 * min(times.values())
+
+
+@pytest.mark.parametrize("noise_scale", [0.01, 1.0, 30.0, 1000.0, 10.0**9])
+@pytest.mark.parametrize("efficiency", [0.5, 0.8, 0.95])
+def test_what_is_left_holds_the_best_at_every_noise_scale(
+    noise_scale: float, efficiency: float
+) -> None:
+    seconds = {size: 0.002 + 0.0001 * size**efficiency for size in POWERS}
+    times = {size: taken * (1 + noise_scale / size) for size, taken in seconds.items()}
+    kept = unbeaten(seconds)
+    assert min(times[size] for size in kept) <= 1.05 * min(times.values())
+
+
+def test_the_users_own_size_is_timed_though_it_cannot_win() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, flat_then_line)
+    found = measure(step, FakeSource(), FakeMemory(), POWERS, first=8, clock=clock)
+    assert [m.batch_size for m in found][:3] == [8, 23, 32]  # 23 is a half-step below the knee
+
+
+def test_timing_begins_at_the_users_own_size_and_works_outward() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, affine)
+    measure(step, FakeSource(), FakeMemory(), POWERS, first=64, clock=clock)
+    order = list(dict.fromkeys(step.sizes))
+    assert order[:6] == [64, 1, 128, 32, 256, 16]  # the smallest shows the least that a step takes
+
+
+def test_a_hopeless_size_never_starves_a_likely_one() -> None:
+    """4,096 and more take 11 to 17 s a step: they are left out, and the own size is timed often."""
+    clock, said = FakeClock(), []
+
+    def seconds(size: int) -> float:
+        return 0.004 + 0.003 * size
+
+    step = FakeStep(clock, seconds, jitter=0.1)
+    sizes = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    found = {
+        m.batch_size: m
+        for m in measure(
+            step,
+            FakeSource(),
+            FakeMemory(),
+            sizes,
+            first=64,
+            expected=seconds,
+            clock=clock,
+            say=said.append,
+        )
+    }
+    assert found[64].repeats >= 5
+    assert max(found) == 256
+    assert [each.code for each in said] == ["measure.slow"]
+    assert said[0] == "batches of 512 and more were not timed: a step would take 1.54 s"
+    assert clock.now <= 20
+
+
+def test_a_size_that_cannot_win_is_not_visited_again() -> None:
+    """Samples take no less time from 64 on: larger batches have their time, and no more."""
+    clock = FakeClock()
+    step = FakeStep(clock, lambda size: max(0.05, 0.001 * size), jitter=0.02)
+    found = {
+        m.batch_size: m.repeats
+        for m in measure(step, FakeSource(), FakeMemory(), (16, 32, 64, 128, 256), clock=clock)
+    }
+    assert found[256] == 2 < found[64]
+
+
+def test_a_time_taken_once_is_not_believed_to_be_exact() -> None:
+    clock = FakeClock()
+    step = FakeStep(clock, affine)
+    effort = Effort(budget_seconds=0.01)
+    found = measure(step, FakeSource(), FakeMemory(), (8, 16, 32), clock=clock, effort=effort)
+    assert {m.repeats for m in found} == {1, 2}
+    for each in found:
+        if each.repeats == 1:
+            assert each.samples_per_second_high / each.samples_per_second >= 1.1
+            assert each.samples_per_second / each.samples_per_second_low >= 1.1
+
+
+def test_it_is_said_why_timing_stopped() -> None:
+    clock, seen = FakeClock(), []
+    step = FakeStep(clock, affine, jitter=0.9)
+    effort = Effort(budget_seconds=2.0, visit_seconds=0.0)
+    measure(
+        step,
+        FakeSource(),
+        FakeMemory(),
+        (8, 16, 32),
+        clock=clock,
+        effort=effort,
+        observe=seen.append,
+    )
+    assert seen[0].text.code in ("measure.stopped", "measure.settled")
+    assert seen[0].text.numbers["of"] == len(seen) - 1

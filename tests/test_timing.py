@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchfinder.timing import half_steps_around_knee, median_interval, sizes_worth_measuring
+from batchfinder.timing import (
+    half_steps_around_knee,
+    median_interval,
+    outward,
+    sizes_worth_measuring,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +55,11 @@ def test_half_steps_lie_around_the_knee() -> None:
     # 90% of the best is first reached at 512
     assert half_steps_around_knee(throughputs) == (362, 724)
     assert half_steps_around_knee({8: 1.0}) == ()
+
+
+def test_a_power_of_two_near_a_size_asked_for_says_nothing_more() -> None:
+    assert sizes_worth_measuring(1045, 1003, 32)[-3:] == (512, 1003, 1045)
+
+
+def test_outward_from_a_size() -> None:
+    assert outward([1, 2, 4, 8, 16, 32, 90], 8) == [8, 16, 4, 32, 2, 1, 90]

@@ -6,11 +6,15 @@ from dataclasses import replace
 
 from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
+from batchfinder.probe import step_seconds_at
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
 from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
 
 __all__ = ["measure_sizes"]
+
+OWN_STEPS = 60
+"""Where the user's own steps are slow, as much time as so many of them take."""
 
 
 def measure_sizes(
@@ -27,7 +31,7 @@ def measure_sizes(
     allowed = bench.sizes
     worth = sizes_worth_measuring(largest, allowed.at_most(inside), base)
     sizes = [size for size in worth if allowed.allows(size)]
-    effort = _effort(call)
+    effort = _effort(call, step_seconds_at(probed.trials, base))
     detail = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
     with stage(call, Stage.MEASURE, detail, effort.budget_seconds):
         bench.fresh()
@@ -36,6 +40,8 @@ def measure_sizes(
             bench.source,
             bench.memory,
             sizes,
+            first=base,
+            expected=lambda size: step_seconds_at(probed.trials, size),
             effort=effort,
             allowed=allowed.allows,
             observe=call.observe,
@@ -54,11 +60,16 @@ def largest_within(memory: MemoryBreakdown, largest: int, headroom: float) -> in
     return max(1, min(largest, int(room / memory.per_sample_bytes)))
 
 
-def _effort(call: Call) -> Effort:
+def _effort(call: Call, own_step_seconds: float | None) -> Effort:
+    """As much time as ``OWN_STEPS`` of the user's own steps take, within the budget's share."""
     effort, share = Effort(), call.budget.share(0.4)
-    if share is None or share >= effort.budget_seconds:
-        return effort
-    call.cut.append(f"throughput was timed for {share:.1f} s only")
+    patient = max(effort.budget_seconds, OWN_STEPS * (own_step_seconds or 0.0))
+    if share is None or share >= patient:
+        return replace(effort, budget_seconds=patient)
+    if share < effort.budget_seconds:
+        call.cut.append(f"throughput was timed for {share:.1f} s only")
     return replace(
-        effort, budget_seconds=share, loader_budget_seconds=0.2 * share, may_leave_out=True
+        effort,
+        budget_seconds=share,
+        loader_budget_seconds=min(effort.loader_budget_seconds, 0.2 * share),
     )

@@ -1,0 +1,265 @@
+"""Runs and times the user's step at one size after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+
+from batchfinder.protocols import BatchSource, Clock, MemoryBackend, TrainStep
+from batchfinder.results import Outcome, Trial
+from batchfinder.run.attempt import Shortage, attempt
+from batchfinder.run.trial import run_trial
+from batchfinder.timing import SAME, median_interval, unbeaten
+from batchfinder.wording import Caveat
+
+__all__ = ["Effort", "Record", "Timer"]
+
+ONE_SIZE = 0.25
+"""Share of the time that one size may take before it is left out, the user's own excepted."""
+STEPS_A_SIZE = 4
+"""Steps that a size takes at the least: a trial's and two visits'."""
+FEWEST_SIZES = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on timing. The interval is tight once it is within ``tight`` of itself.
+
+    A size that cannot win is visited ``fewest_visits`` times; half of the time is for warming up.
+    """
+
+    budget_seconds: float = 15.0
+    fewest_visits: int = 2
+    least_visits: int = 5
+    most_visits: int = 30
+    visit_seconds: float = 0.05
+    tight: float = 0.05
+    loader_batches: int = 6
+    loader_budget_seconds: float = 4.0
+
+
+@dataclass
+class Record:
+    """The visits to one size so far: seconds per step, in its two parts."""
+
+    batch_size: int
+    peak_bytes: int | None
+    counted: int
+    """Samples or tokens that a batch really holds: a token budget is rarely filled whole."""
+    forward_backward: list[float] = field(default_factory=list)
+    update: list[float] = field(default_factory=list)
+
+    def throughputs(self) -> list[float]:
+        pairs = zip(self.forward_backward, self.update, strict=True)
+        return [self.counted / max(sum(pair), 1e-12) for pair in pairs]
+
+    def seconds(self) -> float:
+        """The median seconds of a whole step."""
+        return median(map(sum, zip(self.forward_backward, self.update, strict=True)))
+
+    def is_settled(self, effort: Effort, *, matters: bool) -> bool:
+        visits = len(self.update)
+        if visits < (effort.least_visits if matters else effort.fewest_visits):
+            return False
+        tight = median_interval(self.throughputs()).relative_width <= 2 * effort.tight
+        return tight or not matters or visits >= effort.most_visits
+
+
+class Timer:
+    """Runs and times the user's step at one size after another."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        source: BatchSource,
+        memory: MemoryBackend,
+        effort: Effort,
+        *,
+        own: int,
+        clock: Clock,
+        say: Callable[[str], None],
+    ) -> None:
+        self._step, self._source, self._memory = step, source, memory
+        self._effort, self._own, self._clock, self._say = effort, own, clock, say
+
+    def affordable(
+        self, sizes: Sequence[int], expected: Callable[[int], float | None]
+    ) -> list[int]:
+        """``sizes`` but for those whose steps would take too much of the time; never the first."""
+        most = ONE_SIZE * self._effort.budget_seconds / STEPS_A_SIZE
+        taking = {size: expected(size) or 0.0 for size in sizes}
+        slow = [size for size in sizes[1:] if taking[size] > most]
+        if slow:
+            self._say(Caveat("measure.slow", size=min(slow), seconds=taking[min(slow)]))
+        return [size for size in sizes if size not in slow]
+
+    def warm_up(
+        self,
+        sizes: Sequence[int],
+        deadline: float,
+        *,
+        at_least: int = FEWEST_SIZES,
+        smallest: int | None = None,
+    ) -> list[Record]:
+        """One watched trial and one visit a size, in the order given.
+
+        The trial gives the peak, and leaves compilation out of the times. Sizes not begun by the
+        deadline are left out, but for ``at_least``. The smallest size, where one is named, shows
+        how long any step takes at the least.
+        """
+        order = list(sizes)
+        if smallest in order[2:]:
+            order.remove(smallest)
+            order.insert(1, smallest)
+        records: list[Record] = []
+        skipped, late = [], []
+        floor: Record | None = None
+        for count, size in enumerate(order):
+            if floor is not None and _is_below_floor(size, floor, records):
+                skipped.append(size)
+            elif count >= at_least and self._clock() > deadline:
+                late.append(size)
+            elif (record := self._warmed(size)) is not None:
+                records.append(record)
+                if size == smallest and self._visited(record):
+                    floor = record
+        if late and at_least:
+            self._say(Caveat("measure.late", sizes=tuple(sorted(late))))
+        if floor is not None:
+            records = self._above_floor(floor, records, skipped)
+        return records
+
+    def _above_floor(
+        self, floor: Record, records: list[Record], skipped: Sequence[int]
+    ) -> list[Record]:
+        """Without what cannot win since a step takes as long as at a much larger size."""
+        as_quick = [each.batch_size for each in records if _is_as_quick(each, floor)]
+        below = [
+            record.batch_size
+            for record in records
+            if record.batch_size != self._own and 2 * record.batch_size <= max(as_quick, default=0)
+        ]
+        left_out = tuple(sorted({*below, *skipped}))
+        if left_out:
+            self._say(
+                Caveat("measure.floor", sizes=left_out, like=max(as_quick), seconds=floor.seconds())
+            )
+        return [record for record in records if record.batch_size not in left_out]
+
+    def _warmed(self, size: int) -> Record | None:
+        trial = self._trial(size)
+        if not trial.fits:
+            self._say(_left_out(size, trial.outcome))
+            return None
+        record = Record(size, trial.peak_bytes, self._counted(size))
+        if self._visited(record) or self._visited(record):
+            return record
+        self._say(_left_out(size, Outcome.OUT_OF_MEMORY))
+        return None
+
+    def _trial(self, size: int) -> Trial:
+        """Run once more where it failed, since memory in fragments is whole after a clean-up.
+
+        And where another process disturbed it, since its peak may be that one's too.
+        """
+        trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+        if trial.fits and not trial.disturbed:
+            return trial
+        return run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+
+    def _counted(self, size: int) -> int:
+        return self._source.count(self._source.ordinary(size))
+
+    def settle(self, records: list[Record], deadline: float) -> list[Record]:
+        """Visit sizes in rotated order until each is settled or the time is up.
+
+        One that runs out of memory twice in a row is left out.
+        """
+        turn = 0
+        while self._clock() < deadline and (waiting := self.unsettled(records)):
+            offset = turn % len(waiting)
+            for record in waiting[offset:] + waiting[:offset]:
+                if self._clock() >= deadline:
+                    break
+                if not (self._visited(record) or self._visited(record)):
+                    records.remove(record)
+                    self._say(_left_out(record.batch_size, Outcome.OUT_OF_MEMORY))
+            turn += 1
+        return records
+
+    def unsettled(self, records: Sequence[Record]) -> list[Record]:
+        """Those whose time is not known well enough for what they can still win.
+
+        The user's own is to be known well in any case: prices are told against it.
+        """
+        can_win = unbeaten({record.batch_size: record.seconds() for record in records})
+        return [
+            record
+            for record in records
+            if not record.is_settled(
+                self._effort, matters=record.batch_size in can_win | {self._own}
+            )
+        ]
+
+    def why_it_stopped(self, records: Sequence[Record], seconds: float) -> Caveat:
+        """A sentence for the observer."""
+        left = len(self.unsettled(records))
+        if left:
+            return Caveat("measure.stopped", seconds=seconds, left=left, of=len(records))
+        return Caveat("measure.settled", seconds=seconds, of=len(records))
+
+    def _visited(self, record: Record) -> bool:
+        """Whether memory lasted; where it did not, nothing of the visit is left."""
+        try:
+            attempt(
+                partial(self._visit, record),
+                step=self._step,
+                memory=self._memory,
+                size=record.batch_size,
+                doing="timing",
+            )
+        except Shortage:
+            return False
+        return True
+
+    def _visit(self, record: Record) -> None:
+        """A few steps at one size; their mean is one value of the sample."""
+        batch = self._source.ordinary(record.batch_size)
+        forward_backward = update = 0.0
+        steps = 0
+        while steps == 0 or forward_backward + update < self._effort.visit_seconds:
+            self._step.zero_grad()
+            start = self._now()
+            self._step.forward_backward(batch)
+            middle = self._now()
+            self._step.update()
+            forward_backward += middle - start
+            update += self._now() - middle
+            steps += 1
+            if steps >= 64:
+                break
+        self._step.zero_grad()
+        record.forward_backward.append(forward_backward / steps)
+        record.update.append(update / steps)
+
+    def _now(self) -> float:
+        self._memory.synchronize()
+        return self._clock()
+
+
+def _is_as_quick(record: Record, floor: Record) -> bool:
+    """Whether a step takes as long as at the smallest size, by all that was seen of both."""
+    slowest = max(map(sum, zip(record.forward_backward, record.update, strict=True)))
+    quickest = min(map(sum, zip(floor.forward_backward, floor.update, strict=True)))
+    return slowest <= (1 + SAME) * quickest
+
+
+def _is_below_floor(size: int, floor: Record, records: Sequence[Record]) -> bool:
+    """Whether a batch at least twice as large takes no longer than any step does."""
+    return any(each.batch_size >= 2 * size and _is_as_quick(each, floor) for each in records)
+
+
+def _left_out(size: int, outcome: Outcome) -> Caveat:
+    return Caveat("measure.ran_out", size=size, outcome=outcome.value)
