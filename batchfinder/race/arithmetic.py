@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 __all__ = [
+    "ALIKE",
     "BAND",
     "EXPONENT",
     "FARTHEST",
@@ -19,6 +20,7 @@ __all__ = [
     "clipped",
     "exponent_of",
     "held_out_batches",
+    "kept_if_alike",
     "next_arm",
     "offset_of",
     "passes_of",
@@ -35,6 +37,8 @@ _SHORT, FARTHEST = 10.0, 40.0
 """Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""
 BAND = 4.0
 """Where the length of the run is not known, the rule's rate is kept this far below the best one."""
+ALIKE = 1.5
+"""A race does not tell rates apart that are no further from each other than this."""
 FEWEST_STEPS, MOST_STEPS = 50, 400
 _USUAL_STEPS = 100
 _SHARE_OF_THE_RUN = 60
@@ -92,6 +96,11 @@ def carried(best: float, run_steps: float, steps: int, *, decays: bool) -> float
     """``best``, found in runs of ``steps``, as the rate of a run of ``run_steps``; never higher."""
     ratio = max(1.0, run_steps / steps)
     return float(best * ratio ** -exponent_of(ratio, decays=decays))
+
+
+def kept_if_alike(rate: float, found: float) -> float:
+    """``rate``, where ``found`` cannot be told from it; else ``found``."""
+    return rate if found / ALIKE <= rate <= found * ALIKE else found
 
 
 def clipped(rate: float, best: float) -> float:

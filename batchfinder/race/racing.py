@@ -15,6 +15,7 @@ from batchfinder.race.arithmetic import (
     carried,
     clipped,
     held_out_batches,
+    kept_if_alike,
     passes_of,
     race_steps,
 )
@@ -155,7 +156,7 @@ def _for_the_run(
 ) -> float:
     if run_steps is None:
         return clipped(rule, best)
-    return carried(best, run_steps, steps, decays=decays)
+    return kept_if_alike(rule, carried(best, run_steps, steps, decays=decays))
 
 
 def _said(finish: Finish, length: Length, run_steps: float | None) -> list[Caveat]:

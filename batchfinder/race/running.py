@@ -32,8 +32,9 @@ def run_arms(
 ) -> Finish:
     """Walk from ``start`` by factors of two to the best rate, and repeat that on another order.
 
-    Where the repeat runs away, the next lower rate is repeated, and so on: a rate may diverge on
-    one order of the data and be the fastest on another.
+    Where the repeat runs away, or makes the mean of both orders worse than the next lower rate,
+    that one takes its place and is repeated, and so on: a rate may diverge on one order of the data
+    and be the fastest on another, and the best of many is so by luck too.
 
     Args:
         loss_at: runs one arm.
@@ -60,7 +61,9 @@ def run_arms(
     for _ in range(most):
         if enough():
             return Finish(tuple(arms), _rate(start, kept), at_edge, repeated=False)
-        if math.isfinite(run(kept, 2)):
+        again = run(kept, 2)
+        both = (losses.get(kept, again) + again) / 2
+        if math.isfinite(both) and both <= losses.get(kept - 1, math.inf):
             offset = offset_of(losses, best) if kept == best else 0.0
             return Finish(tuple(arms), _rate(start, kept + offset), at_edge)
         kept -= 1

@@ -13,6 +13,7 @@ from batchfinder.race.arithmetic import (
     best_of,
     exponent_of,
     held_out_batches,
+    kept_if_alike,
     next_arm,
     offset_of,
     runs_within,
@@ -104,6 +105,13 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
     assert clipped(3.0, 0.4) == 0.4
 
 
+def test_a_rate_that_the_race_cannot_tell_from_the_best_is_kept():
+    assert kept_if_alike(0.14, 0.2) == 0.14
+    assert kept_if_alike(0.29, 0.2) == 0.29
+    assert kept_if_alike(0.1, 0.2) == 0.2
+    assert kept_if_alike(0.8, 0.2) == 0.2
+
+
 def test_steps_at_another_batch_follow_the_noise_scale():
     at = {"base_batch": 32, "base_steps": 6000}
     assert steps_at(32, **at, critical=100) == 6000
@@ -144,11 +152,12 @@ def test_the_share_of_the_average_weights_late_steps_most():
 # --- a whole race --------------------------------------------------------------------------------
 
 
-def arms_of(loss_of, second=lambda rate: 1.0):
+def arms_of(loss_of, second=None):
     """An arm function that takes 100 steps, ``second`` being the loss on the second order."""
+    by_order = {1: loss_of, 2: second or loss_of}
 
     def arm(rate, order):
-        return RaceArm(rate, loss_of(rate) if order == 1 else second(rate), 100, order)
+        return RaceArm(rate, by_order[order](rate), 100, order)
 
     return arm
 
@@ -171,6 +180,19 @@ def test_a_winner_that_runs_away_on_a_second_order_is_stepped_down_from_and_not_
         return INF if rate > 0.06 else 1.0
 
     finish = run_arms(arms_of(log_bowl(0.12), second), 0.1, most=8)
+    assert finish.best_rate == pytest.approx(0.05)
+    assert [(arm.learning_rate, arm.order) for arm in finish.arms[-2:]] == [(0.1, 2), (0.05, 2)]
+
+
+def test_a_winner_by_luck_is_stepped_down_from():
+    """On another order it is so bad that the mean of both is worse than the next lower rate."""
+    losses = {0.05: 1.2, 0.1: 1.0, 0.2: 3.0}
+
+    def second(rate):
+        return 1.6 if rate == 0.1 else 1.25
+
+    arms = arms_of(lambda rate: losses.get(round(rate, 4), 4.0), second)
+    finish = run_arms(arms, 0.1, most=8)
     assert finish.best_rate == pytest.approx(0.05)
     assert [(arm.learning_rate, arm.order) for arm in finish.arms[-2:]] == [(0.1, 2), (0.05, 2)]
 
