@@ -16,7 +16,8 @@ that is not there. ``compare_batch_sizes`` trains at several sizes, to check the
 ``memory_limit`` and ``assert_fits`` simulate a small device, in your own tests too.
 
 Every strategy is a value that you can pass: see ``batchfinder.recommend`` (objectives),
-``batchfinder.scaling`` (learning-rate rules) and ``batchfinder.noise`` (estimators).
+``batchfinder.scaling`` (learning-rate rules), ``batchfinder.race`` (a rate that is measured) and
+``batchfinder.noise`` (estimators).
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ _ROOMS = {
     "testing": ("assert_fits",),
     "training": ("Search", "Training"),
 }
-_STRATEGIES = ("monitor", "noise", "probe", "progress", "recommend", "scaling")
+_STRATEGIES = ("monitor", "noise", "probe", "progress", "race", "recommend", "scaling")
 
 __all__ = [
     "AssumptionWarning",

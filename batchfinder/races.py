@@ -32,11 +32,10 @@ class RaceResult:
 
     Where no rate was found ``refusal`` says why, ``best_rate`` is ``None`` and ``learning_rate``
     that of the rule. ``rule_rate`` is where the rule would have put the rate, ``best_rate`` what
-    trained fastest over ``steps`` steps, and ``learning_rate`` what that comes to for a run of
-    ``run_steps`` at this batch, or the rule's rate where that is within a factor of 1.5. Where
-    ``run_steps`` is ``None`` it is the rule's, moved no further than into [``best_rate`` / 4,
-    ``best_rate``]. ``averaged``: the arms were judged by a running average of the weights, as suits
-    a decaying rate.
+    trained fastest over ``steps`` steps, and ``learning_rate`` the rule's, moved as far as the race
+    gives reason to for a run of ``run_steps`` at this batch; where ``run_steps`` is ``None``, no
+    further than into [``best_rate`` / 4, ``best_rate``]. ``averaged``: the arms were judged by a
+    running average of the weights, as suits a decaying rate.
     """
 
     batch: int

@@ -5,6 +5,7 @@ grey. Matplotlib is imported when something is drawn.
 
 ``drawing``  the figure, a single panel, SVG
 ``panels``   the four panels
+``race``     a fifth, where learning rates were raced
 ``marks``    what they are made of
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.plot.marks import matplotlib
-from batchfinder.plot.panels import PANELS
+from batchfinder.plot.panels import MAIN_PANELS, PANELS
 
 if TYPE_CHECKING:
     from batchfinder.report import Report
@@ -18,13 +18,13 @@ _INCHES = (10.0, 7.2)
 
 
 def figure(report: Report) -> Any:
-    """A new matplotlib ``Figure`` with all four panels, known to no window and no notebook.
+    """A new matplotlib ``Figure`` with all panels, known to no window and no notebook.
 
     Raises:
         MissingDependency: where matplotlib is not installed.
     """
-    made = matplotlib("figure").Figure(figsize=_INCHES, layout="constrained")
-    _draw_all(report, made.subplots(2, 2))
+    made = matplotlib("figure").Figure(figsize=_inches(report), layout="constrained")
+    _draw_all(report, made.subplots(2, _columns(report)))
     return made
 
 
@@ -41,14 +41,19 @@ def svg(report: Report) -> str:
 
 
 def plot(report: Report) -> Any:
-    """The four panels in a pyplot figure; its axes, shape ``(2, 2)``. Nothing is shown."""
-    _, axes = matplotlib("pyplot").subplots(2, 2, figsize=_INCHES, layout="constrained")
+    """The panels in a pyplot figure; its axes, shape ``(2, 2)``, or ``(2, 3)`` with a race.
+
+    Nothing is shown.
+    """
+    _, axes = matplotlib("pyplot").subplots(
+        2, _columns(report), figsize=_inches(report), layout="constrained"
+    )
     _draw_all(report, axes)
     return axes
 
 
 def panel(report: Report, name: str, ax: Any) -> Any:
-    """Draw one panel ("memory", "throughput", "noise", "time") into ``ax`` and return it.
+    """Draw one panel ("memory", "throughput", "noise", "time", "race") into ``ax``; that axes.
 
     Raises:
         InvalidArgument: where there is no such panel.
@@ -72,9 +77,26 @@ def require() -> None:
     matplotlib("figure")
 
 
+def _has_race(report: Report) -> bool:
+    return report.race is not None and bool(report.race.arms)
+
+
+def _columns(report: Report) -> int:
+    return 3 if _has_race(report) else 2
+
+
+def _inches(report: Report) -> tuple[float, float]:
+    width, height = _INCHES
+    return width * _columns(report) / 2, height
+
+
 def _draw_all(report: Report, axes: Any) -> None:
-    for name, ax in zip(PANELS, axes.flat, strict=True):
+    """The four panels in the first two columns; the race, where there was one, in a third."""
+    for name, ax in zip(MAIN_PANELS, axes[:, :2].flat, strict=True):
         panel(report, name, ax)
+    if _has_race(report):
+        panel(report, "race", axes[0, 2])
+        axes[1, 2].set_axis_off()
     axes.flat[0].figure.suptitle(_headline(report), x=0.01, ha="left", weight="bold")
 
 

@@ -1,4 +1,4 @@
-"""The four panels. Each takes a report and the axes to draw into."""
+"""The four panels of every figure. Each takes a report and the axes to draw into."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from batchfinder.plot import marks
+from batchfinder.plot.race import race
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from batchfinder.report import Report
 
-__all__ = ["PANELS"]
+__all__ = ["MAIN_PANELS", "PANELS"]
 
 _WITHIN = 1.10
 _ABOVE = 1.15  # where a trial that did not fit is drawn: above the limit, its need being unknown
@@ -179,9 +180,11 @@ def _candidate(ax: Any, each: Candidate, top: float, *, within: bool) -> None:
     ax.plot(size, each.relative_time, "o", color=marks.BLUE, markerfacecolor=face, markersize=6)
 
 
+MAIN_PANELS = ("memory", "throughput", "noise", "time")
 PANELS: dict[str, Callable[[Any, Any], None]] = {
     "memory": _memory,
     "throughput": _throughput,
     "noise": _noise,
     "time": _time,
+    "race": race,
 }

@@ -12,10 +12,9 @@ import torch
 from batchfinder.protocols import BatchSource, MemoryBackend, Observer, TrainStep
 from batchfinder.race.arithmetic import (
     FARTHEST,
-    carried,
     clipped,
+    for_the_run,
     held_out_batches,
-    kept_if_alike,
     passes_of,
     race_steps,
 )
@@ -156,7 +155,7 @@ def _for_the_run(
 ) -> float:
     if run_steps is None:
         return clipped(rule, best)
-    return kept_if_alike(rule, carried(best, run_steps, steps, decays=decays))
+    return for_the_run(rule, best, run_steps, steps, decays=decays)
 
 
 def _said(finish: Finish, length: Length, run_steps: float | None) -> list[Caveat]:

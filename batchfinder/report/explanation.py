@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchfinder.report.checklist import checklist
 from batchfinder.report.memory import memory_sentences
+from batchfinder.report.race import race_sentences
 from batchfinder.report.rows import candidate_table, format_rate
 from batchfinder.report.text import (
     caveat_list,
@@ -69,6 +70,8 @@ def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     if others := [alternatives(report, each) for each in interesting(report)]:
         yield "Alternatives", [*others, _how_to_read(report)]
     yield "The learning rate", list(_learning_rate(report))
+    if report.race is not None:
+        yield "The race of learning rates", list(race_sentences(report.race))
     yield "Where the memory goes", list(memory_sentences(report))
     yield "What was measured", list(_measured(report))
 

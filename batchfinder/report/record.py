@@ -160,11 +160,11 @@ class Report:
         return TrainingMonitor(model, optimizer, **given)
 
     def plot(self, ax: Any = None, *, panel: str = "time") -> Any:
-        """The figure: memory, throughput, noise scale and predicted time.
+        """The figure: memory, throughput, noise scale, predicted time; the race if there was one.
 
-        Without ``ax`` all four panels are drawn and the array of axes, shape ``(2, 2)``, is
-        returned. With ``ax`` only ``panel`` ("memory", "throughput", "noise" or "time") is drawn,
-        into it, and ``ax`` is returned. Nothing is shown.
+        Without ``ax`` all panels are drawn and the array of axes, shape ``(2, 2)`` or with a race
+        ``(2, 3)``, is returned. With ``ax`` only ``panel`` ("memory", "throughput", "noise", "time"
+        or "race") is drawn, into it, and ``ax`` is returned. Nothing is shown.
 
         Raises:
             MissingDependency: where matplotlib is not installed.

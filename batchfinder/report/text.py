@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from batchfinder.report.race import race_sentence
 from batchfinder.report.rows import format_noise, format_rate, legend, measurement_table
 from batchfinder.results import BatchPlan, Confirmation, Environment, Limit
 from batchfinder.table import render, wrap
@@ -73,6 +74,8 @@ def findings(report: Report) -> Iterator[tuple[str, str]]:
     if report.noise_scale is not None:
         yield "Noise scale", noise_sentence(report)
     yield "Memory", memory_sentence(report)
+    if report.race is not None and report.race.arms:
+        yield "Race", race_sentence(report.race)
     if report.confirmation is not None:
         yield "Confirmed" if report.confirmation.held else "NOT HELD", _held(report.confirmation)
     yield "Put back", restored_sentence(report)

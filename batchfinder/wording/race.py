@@ -19,6 +19,37 @@ def _moved(*, factor: float, batch: int, rule_rate: float, rate: float, at_least
     )
 
 
+def _result(
+    *,
+    rates: int,
+    taken: int,
+    batch: int,
+    best: float,
+    steps: int,
+    held: int,
+    averaged: bool,
+    run_steps: float | None,
+    rate: float,
+    rule_rate: float,
+) -> str:
+    judged = "the average of the weights" if averaged else "the weights"
+    said = (
+        f"of {rates} learning rates tried at a batch of {batch:,} for {steps:,} optimizer steps "
+        f"each ({taken:,} in all), {best:.3g} had the lowest loss, that of {judged} on {held:,} "
+        "samples left out"
+    )
+    if run_steps is None:
+        return f"{said}; {rate:.3g} allows for a run that is longer"
+    if rate == rule_rate:
+        return f"{said}; for a run of {run_steps:,.0f} steps that is no reason to leave {rate:.3g}"
+    return f"{said}; for a run of {run_steps:,.0f} steps that comes to {rate:.3g}"
+
+
+def _arm(*, rate: float, loss: float, steps: int, again: bool, ran_away: bool) -> str:
+    outcome = f"ran away after {steps:,} steps" if ran_away else f"{loss:.4g}"
+    return f"{rate:.3g}: {outcome}{' (another order of the data)' if again else ''}"
+
+
 def _passes(*, passes: float, steps: int) -> str:
     return (
         f"the {steps:,} steps of each rate in the race went {passes:.2g} times over the data that "
@@ -29,9 +60,12 @@ def _passes(*, passes: float, steps: int) -> str:
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "race.moved": _moved,
     "race.passes": _passes,
+    "race.result": _result,
+    "race.arm": _arm,
+    "race.arms": "Loss on samples left out, by learning rate: {arms}.",
     "race.longer": (
-        "training {times}x as long wants {lower:.2g}x lower a learning rate, and shorter a higher "
-        "one: the best rate falls with the cube root of the steps (arXiv:2409.19913)"
+        "Should the training become k times as long, divide the learning rate by the cube root of "
+        "k: by 2 for 8 times the steps (found on small networks; arXiv:2409.19913)."
     ),
     "race.remeasured": (
         "the learning rate moved by {factor:.2g}x in the race: the noise scale was measured and "

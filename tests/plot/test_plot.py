@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.figure
 import pytest
 from report_cases import NOISE, accumulated, bare, plain
 
 from batchfinder import plot
 from batchfinder.errors import InvalidArgument, MissingDependency
 from batchfinder.report import Report
-from batchfinder.results import BatchPlan
+from batchfinder.results import BatchPlan, RaceArm, RaceResult
 
 mpl.use("Agg")
 
@@ -229,3 +231,41 @@ def test_importing_loads_no_matplotlib() -> None:
         "import sys, batchfinder.plot, batchfinder.report; assert 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- the race ------------------------------------------------------------------------------------
+
+ARMS = (
+    RaceArm(0.01, 1.5, 100),
+    RaceArm(0.02, 1.2, 100),
+    RaceArm(0.04, math.inf, 12),
+    RaceArm(0.02, 1.25, 100, order=2),
+)
+
+
+def raced() -> Any:
+    return replace(plain(), race=RaceResult(128, ARMS, 100, 0.01, 0.02, 0.015, 2000.0))
+
+
+def test_a_race_adds_a_panel_and_nothing_else_changes() -> None:
+    axes = plot.figure(raced()).axes
+    assert [ax.get_title(loc="left") for ax in axes[:2]] == [
+        ax.get_title(loc="left") for ax in plot.figure(plain()).axes[:2]
+    ]
+    assert len([ax for ax in axes if ax.axison]) == 5
+
+
+def test_every_arm_is_drawn_and_one_that_ran_away_above_the_others() -> None:
+    ax = mpl.figure.Figure().subplots()
+    assert raced().plot(ax, panel="race") is ax
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert list(lines["first order of the data"].get_xdata()) == [0.01, 0.02]
+    assert list(lines["another order"].get_ydata()) == [1.25]
+    assert lines["ran away"].get_ydata()[0] > 1.5
+    assert lines["for this run"].get_xdata()[0] == 0.015
+
+
+def test_without_a_race_its_panel_says_so() -> None:
+    ax = mpl.figure.Figure().subplots()
+    plain().plot(ax, panel="race")
+    assert [text.get_text() for text in ax.texts] == ["no race was run"]

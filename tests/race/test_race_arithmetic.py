@@ -12,8 +12,8 @@ from batchfinder.race.arithmetic import (
     averaged_share,
     best_of,
     exponent_of,
+    for_the_run,
     held_out_batches,
-    kept_if_alike,
     next_arm,
     offset_of,
     runs_within,
@@ -105,11 +105,31 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
     assert clipped(3.0, 0.4) == 0.4
 
 
-def test_a_rate_that_the_race_cannot_tell_from_the_best_is_kept():
-    assert kept_if_alike(0.14, 0.2) == 0.14
-    assert kept_if_alike(0.29, 0.2) == 0.29
-    assert kept_if_alike(0.1, 0.2) == 0.2
-    assert kept_if_alike(0.8, 0.2) == 0.2
+def run_rate(rule, ratio=16, best=1.0, decays=False):
+    return for_the_run(rule, best, 100 * ratio, 100, decays=decays)
+
+
+def test_a_rate_that_the_race_gives_no_reason_to_leave_is_kept():
+    found = 16 ** (-1 / 3)
+    for rule in (0.5 * found, 0.8 * found, found, 1.5 * found):
+        assert run_rate(rule) == rule
+
+
+def test_too_high_a_rate_is_lowered_to_what_the_race_comes_to():
+    assert run_rate(1.0) == pytest.approx(16 ** (-1 / 3))
+
+
+def test_too_low_a_rate_is_raised_no_further_than_the_least_that_the_race_allows():
+    assert run_rate(0.001) == pytest.approx(16 ** (-7 / 12))
+    assert run_rate(0.001, ratio=1) == 1.0  # a run as short as an arm: nothing is carried
+    assert run_rate(0.001, decays=True) < run_rate(1.0, decays=True)
+
+
+@given(st.floats(0.001, 100), st.floats(1, 400), st.booleans())
+def test_no_rate_is_moved_away_from_what_the_race_comes_to(rule, ratio, decays):
+    found = carried(1.0, 100 * ratio, 100, decays=decays)
+    moved = run_rate(rule, ratio, decays=decays)
+    assert min(rule, found) * (1 - 1e-9) <= moved <= max(rule, found) * (1 + 1e-9)
 
 
 def test_steps_at_another_batch_follow_the_noise_scale():

@@ -204,3 +204,21 @@ def test_how_far_the_rate_was_moved_and_what_that_cost():
     race = RaceResult(64, arms, 100, 0.1, 0.1, 0.4)
     assert race.factor == pytest.approx(4)
     assert race.steps_taken == 131
+
+
+def test_the_report_tells_of_the_race():
+    arms = (RaceArm(0.1, 0.5, 100), RaceArm(0.2, math.inf, 31), RaceArm(0.1, 0.6, 100, order=2))
+    race = RaceResult(64, arms, 100, 0.2, 0.1, 0.05, 800.0, held_out_samples=512)
+    said = " ".join(replace(plain(), race=race).text().split())
+    assert "of 2 learning rates tried at a batch of 64 for 100 optimizer steps each" in said
+    assert "for a run of 800 steps that comes to 0.05" in said
+    explained = " ".join(replace(plain(), race=race).explain().split())
+    assert "0.1: 0.5; 0.2: ran away after 31 steps; 0.1: 0.6 (another order" in explained
+    assert "divide the learning rate by the cube root of k" in explained
+
+
+def test_a_race_that_was_refused_says_why_in_the_explanation():
+    refusal = Caveat("race.ranks")
+    race = RaceResult(64, (), 100, 0.2, None, 0.2, refusal=refusal)
+    assert str(refusal) in " ".join(replace(plain(), race=race).explain().split())
+    assert "Race " not in replace(plain(), race=race).text()
