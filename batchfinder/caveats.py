@@ -54,6 +54,5 @@ def caveats_of(
     if confirmation is not None and not confirmation.held:
         said.append(f"no plan that was tried held in the confirmation: {confirmation.reason}")
     said.extend(f"not shown to be as it was before the call: {each}" for each in lost)
-    if call.cut:
-        said.append("budget_seconds ran short: " + "; ".join(call.cut))
+    said.extend(call.cut)
     return tuple(dict.fromkeys(said))

@@ -168,6 +168,7 @@ def find_batch_size(
         memory_limit=memory_limit,
         base_learning_rate=base_learning_rate,
         budget_seconds=budget_seconds,
+        has_default_budget=True,
         seed=seed,
         observe=observe,
     ) as call:
@@ -175,7 +176,6 @@ def find_batch_size(
         probed = probe_sizes(call, search, step_seconds=_LONGEST_STEP)
         base = base_of(call, probed, base_batch_size, base_learning_rate)
         measurements = measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
-        findings = estimate_noise(call, noise, probed, base, measured=measurements)
         choose = partial(
             recommend,
             measurements,
@@ -193,6 +193,7 @@ def find_batch_size(
             can_accumulate=not bench.step.updates_itself,
             loader_overlaps=loader_overlaps(training.loader),
         )
+        findings = estimate_noise(call, noise, probed, base, measured=measurements, choose=choose)
         settled = settled_by_race(
             call,
             training,

@@ -21,6 +21,7 @@ from batchfinder.run.batches import workers_of
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.training import Training
+from batchfinder.wording import Caveat
 
 __all__ = [
     "Budget",
@@ -34,6 +35,10 @@ __all__ = [
 
 _ANY_SIZE = SearchSpace()
 
+DEFAULT_SECONDS = 60.0
+DEFAULT_STEPS = 20
+"""Without a budget from the caller: a minute, and so many of the user's own steps more."""
+
 _LOOKING = 0.1
 """Share of the budget in which samples are looked at before the first trial."""
 
@@ -43,18 +48,31 @@ _UNSEEN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Budget:
-    """The seconds that the whole call may take, softly; ``None`` is no limit."""
+    """The seconds that the whole call may take, softly.
+
+    ``total_seconds`` is what the caller gave. Where that is nothing, a call that ``has_default``
+    keeps to a minute, and to 20 of the user's own steps more; any other has no limit.
+    """
 
     total_seconds: float | None = None
     clock: Clock = time.perf_counter
     started: float = field(default_factory=time.perf_counter)
+    has_default: bool = False
+    own_step_seconds: float = 0.0
+    """One step of the user's own batch size, as far as it is known."""
+
+    @property
+    def limit_seconds(self) -> float | None:
+        """What the call keeps to; ``None`` where it has no limit."""
+        if self.total_seconds is not None or not self.has_default:
+            return self.total_seconds
+        return DEFAULT_SECONDS + DEFAULT_STEPS * self.own_step_seconds
 
     def left(self) -> float | None:
-        if self.total_seconds is None:
-            return None
-        return max(0.0, self.total_seconds - (self.clock() - self.started))
+        limit = self.limit_seconds
+        return None if limit is None else max(0.0, limit - (self.clock() - self.started))
 
     def seconds_left(self) -> float:
         """As ``left``; infinite without a limit."""
@@ -68,17 +86,15 @@ class Budget:
 
     def is_spent(self, part: float = 1.0) -> bool:
         """Whether ``part`` of the whole budget has been used."""
-        left = self.left()
-        if left is None or self.total_seconds is None:
-            return False
-        return left <= (1 - part) * self.total_seconds
+        left, limit = self.left(), self.limit_seconds
+        return left is not None and limit is not None and left <= (1 - part) * limit
 
 
 @dataclass(frozen=True)
 class Call:
     """What every stage of one call shares. ``spent``, ``cut`` and ``said`` fill up on the way.
 
-    ``cut`` is what the budget left out; ``said`` are caveats of stages that return none.
+    ``cut`` are caveats on what time left out; ``said`` those of stages that return none.
     """
 
     bench: Bench
@@ -95,6 +111,20 @@ class Call:
         self.said.append(text)
         self.observe(Note(text))
 
+    def cut_short(self, code: str, **numbers: Any) -> None:
+        """Keep ``Caveat(code, **numbers)``: what was left out as the time ran out."""
+        seconds = self.budget.limit_seconds or 0.0
+        given = self.budget.total_seconds is not None
+        self.cut.append(Caveat(code, seconds=seconds, given=given, **numbers))
+
+    def own_step_takes(self, seconds: float) -> None:
+        """Plan with ``seconds`` for one step of the user's own, and say so where that is long."""
+        before = self.budget.limit_seconds or 0.0
+        self.budget.own_step_seconds = seconds
+        after = self.budget.limit_seconds or 0.0
+        if after > 1.2 * max(before, DEFAULT_SECONDS) and self.budget.total_seconds is None:
+            self.observe(Note(Caveat("session.longer", seconds=after, step_seconds=seconds)))
+
 
 @contextmanager
 def opened(
@@ -104,14 +134,19 @@ def opened(
     memory_limit: int | str | None = None,
     base_learning_rate: float | None = None,
     budget_seconds: float | None = None,
+    has_default_budget: bool = False,
     seed: int = 0,
     observe: Observer | None = None,
 ) -> Iterator[Call]:
     """What the user handed in, set up for one call; put back on the way out.
 
-    The budget runs from here on: to look at the samples takes time too.
+    The budget runs from here on: to look at the samples takes time too. With
+    ``has_default_budget`` there is one even where ``budget_seconds`` is left out.
     """
-    budget = Budget(budget_seconds)
+    budget = Budget(budget_seconds, has_default=has_default_budget)
+    observe = observe or default_observer()
+    if budget.limit_seconds is not None and budget_seconds is None:
+        observe(Note(Caveat("session.plan", seconds=budget.limit_seconds)))
     with open_bench(
         training,
         space=space,
@@ -121,7 +156,7 @@ def opened(
         patience_seconds=budget.share(_LOOKING),
         seconds_left=budget.seconds_left,
     ) as bench:
-        yield Call(bench, observe or default_observer(), training.loader, budget)
+        yield Call(bench, observe, training.loader, budget)
 
 
 @contextmanager

@@ -57,6 +57,42 @@ def test_without_a_budget_nothing_is_ever_spent() -> None:
     assert (budget.left(), budget.share(0.5), budget.is_spent()) == (None, None, False)
 
 
+def test_by_default_there_is_a_minute_and_some_of_the_users_own_steps() -> None:
+    clock = FakeClock()
+    budget = Budget(None, clock, clock(), has_default=True)
+    assert budget.left() == 60.0
+    budget.own_step_seconds = 2.0
+    clock.pass_by(40.0)
+    assert (budget.left(), budget.is_spent(0.5)) == (60.0, False)
+
+
+def test_what_a_call_may_take_is_said_at_its_start_and_again_where_steps_are_slow() -> None:
+    events: list[Any] = []
+    training = bf.Training(network(), loader())
+    with opened(training, observe=events.append, has_default_budget=True) as call:
+        assert [each.text for each in events] == [
+            "this call takes up to about 60 s; budget_seconds= sets its time"
+        ]
+        call.own_step_takes(0.1)
+        assert len(events) == 1
+        call.own_step_takes(3.0)
+        assert events[-1].text.code == "session.longer"
+        assert "takes about 3 s, so this call takes up to about 2 min 00 s" in events[-1].text
+        call.cut_short("session.search", largest=64)
+    assert call.cut[0].startswith("the default time of about 2 min 00 s ran out")
+
+
+def test_a_call_of_which_the_caller_sets_the_time_says_nothing_of_it() -> None:
+    events: list[Any] = []
+    training = bf.Training(network(), loader())
+    with opened(
+        training, observe=events.append, budget_seconds=5.0, has_default_budget=True
+    ) as call:
+        call.own_step_takes(3.0)
+        assert call.budget.limit_seconds == 5.0
+    assert events == []
+
+
 def test_a_short_budget_is_kept_and_what_it_cut_is_said() -> None:
     events: list[Any] = []
     report = bf.find_batch_size(
@@ -67,8 +103,10 @@ def test_a_short_budget_is_kept_and_what_it_cut_is_said() -> None:
         budget_seconds=0.01,
         observe=events.append,
     )
-    (cut,) = [caveat for caveat in report.caveats if caveat.startswith("budget_seconds")]
-    assert "not confirmed" in cut
+    cut = {each.code: each for each in report.caveats if each.startswith("budget_seconds=0.01 ran")}
+    assert "session.not_confirmed" in cut
+    assert all(code.startswith("session.") for code in cut)
+    assert not any("memory" in each or "dataset" in each for each in cut.values())
     assert report.confirmation is None
     assert report.max_batch_size in {trial.batch_size for trial in report.trials if trial.fits}
     assert report.state_restored
@@ -173,26 +211,6 @@ def test_a_model_left_in_evaluation_mode_is_trained_in_training_mode() -> None:
     bf.max_batch_size(model, loader(), memory_limit="200KiB", at_most=8)
     assert modes == {True}
     assert not model.training
-
-
-@pytest.mark.parametrize(("steps_before", "warm_up"), [(0, "200 warm-up"), (1, "50 warm-up")])
-def test_the_middle_of_a_training_needs_a_shorter_warm_up(steps_before: int, warm_up: str) -> None:
-    model = network()
-    optimizer = torch.optim.Adam(model.parameters())
-    for _ in range(steps_before):
-        model(torch.randn(4, 8)).sum().backward()
-        optimizer.step()
-    events: list[Any] = []
-    bf.find_batch_size(
-        model,
-        loader(),
-        optimizer=optimizer,
-        memory_limit="16MiB",
-        budget_seconds=2,
-        observe=events.append,
-    )
-    (noise,) = [e for e in events if isinstance(e, StageStarted) and e.stage.name == "NOISE"]
-    assert noise.detail.startswith(warm_up)
 
 
 def test_where_batch_norm_cannot_have_its_two_samples_the_error_is_about_memory() -> None:

@@ -46,10 +46,10 @@ def confirm_choice(
     bench = call.bench
     steps = _affordable_steps(call, recommendation)
     if steps < _FEWEST_STEPS:
-        call.cut.append("the recommended plan was not confirmed by training with it")
+        call.cut_short("session.not_confirmed")
         return recommendation, None
     if steps < _STEPS:
-        call.cut.append(f"the confirmation took {steps} steps in place of {_STEPS}")
+        call.cut_short("session.confirmed_short", steps=steps, of=_STEPS)
 
     def run(plan: BatchPlan, rate: float | None) -> Confirmation:
         return confirm(

@@ -67,7 +67,7 @@ def _effort(call: Call, own_step_seconds: float | None) -> Effort:
     if share is None or share >= patient:
         return replace(effort, budget_seconds=patient)
     if share < effort.budget_seconds:
-        call.cut.append(f"throughput was timed for {share:.1f} s only")
+        call.cut_short("session.timing", spent=share)
     return replace(
         effort,
         budget_seconds=share,

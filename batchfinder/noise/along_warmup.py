@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -46,6 +46,8 @@ def noise_along_warmup(
     seed: int = 0,
     advance: Advance = unmetered,
     allowed: Allowed = any_size,
+    usual_steps: int | None = None,
+    is_enough: Callable[[NoiseScale], bool] | None = None,
 ) -> NoiseFindings:
     """Train ``warmup_steps`` at ``base_batch``, and predict the noise scale of the whole run.
 
@@ -59,7 +61,9 @@ def noise_along_warmup(
     ``warmup_steps=0`` the estimate at the weights as they are is given as it is. ``sizes`` are
     micro-batches to measure one by one at the last weights. ``allowed``
     says which micro-batches may reach the step, beside the user's own; ``advance`` is told of every
-    step.
+    step. From the middle of the warm-up on, ``is_enough`` is asked whether a prediction, with twice
+    its upper end for the growth still to come, decides what is to be decided; then it ends there.
+    ``usual_steps`` are what it would take with more time, to be said where it took fewer.
 
     Raises:
         LossIsNotFinite: where the training itself has no finite loss.
@@ -81,7 +85,17 @@ def noise_along_warmup(
         return NoiseFindings(None, caveats=(hazards.refusal,))
     method = warmup_estimator(estimator)
     context = WarmupContext(
-        step, source, base_batch, micro_batch, method, hazards, deadline, seed, advance, allowed
+        step,
+        source,
+        base_batch,
+        micro_batch,
+        method,
+        hazards,
+        deadline,
+        seed,
+        advance,
+        allowed,
+        is_enough,
     )
     try:
         context, record = run_warmup(context, warmup_steps)
@@ -95,7 +109,7 @@ def noise_along_warmup(
         points=tuple(_windows(context, record)) or tuple(record.estimates),
         per_size=tuple(_per_size(context, sizes, record, warmup_steps)),
         caveats=(
-            *_said(context, record, warmup_steps, training is not None),
+            *_said(context, record, usual_steps or warmup_steps, training is not None),
             *_said_of(training),
         ),
     )
@@ -115,10 +129,10 @@ def _conclude(context: WarmupContext, record: WarmupRecord, steps: int) -> Noise
 
 
 def _concluded(context: WarmupContext, record: WarmupRecord, steps: int) -> NoiseScale:
+    predicted = context.predict(record)
+    if predicted is not None:
+        return predicted
     predict = PRECONDITIONED_FACTOR if record.preconditioned else EUCLIDEAN_FACTOR
-    half = record.since(record.steps / 2)
-    if len(half) >= FEWEST_GROUPS:
-        return predict(context.pooling(record)(half, context.size))
     if record.estimates:
         ordered = sorted(record.estimates, key=lambda each: each.value)
         return predict(ordered[len(ordered) // 2])
@@ -180,6 +194,8 @@ def _said(context: WarmupContext, record: WarmupRecord, steps: int, measured: bo
     said = list(dict.fromkeys(record.caveats))
     if measured:
         said.extend(context.hazards.said(context.size))
+    if record.enough:
+        return [*said, Caveat("noise.enough", taken=record.steps, of=steps)]
     return [*said, *_about_steps(record.steps, steps, measured)]
 
 

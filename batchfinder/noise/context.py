@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -155,6 +155,8 @@ class WarmupContext:
     advance: Advance = unmetered
     allowed: Allowed = any_size
     """Which micro-batches may reach the step, beside the user's own."""
+    is_enough: Callable[[NoiseScale], bool] | None = None
+    """Whether a prediction as uncertain as this one decides what is to be decided."""
     largest: float = math.inf
     """The largest micro-batch for which memory may last beside gradients and their sketches."""
 
@@ -204,6 +206,18 @@ class WarmupContext:
         population = samples_in(self.source)
         return Pooling(name, self.estimator.confidence, self.source.unit, population)
 
+    def predict(self, record: WarmupRecord) -> NoiseScale | None:
+        """The run's noise scale from what is pooled so far; ``None`` where that is too little.
+
+        Raises:
+            NoiseNotMeasured: where every gradient was zero.
+        """
+        factor = PRECONDITIONED_FACTOR if record.preconditioned else EUCLIDEAN_FACTOR
+        half = record.since(record.steps / 2)
+        if len(half) < FEWEST_GROUPS:
+            return None
+        return factor(self.pooling(record)(half, self.size))
+
     def out_of_time(self) -> bool:
         return self.deadline is not None and self.deadline[0]() > self.deadline[1]
 
@@ -233,6 +247,8 @@ class WarmupRecord:
     estimates: list[NoiseScale] = field(default_factory=list)
     """Made with the weights held still, on samples beyond those trained on."""
     steps: int = 0
+    enough: bool = False
+    """Whether the warm-up ended as its interval was narrow enough for the choice."""
     metric: Metric = EUCLIDEAN
     caveats: list[str] = field(default_factory=list)
 

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from batchfinder.base_pair import Base, check_loss
 from batchfinder.meter import Meter
 from batchfinder.noise import NoRoom, noise_along_warmup, train_steps, warmup_estimator
 from batchfinder.protocols import NoiseEstimator
-from batchfinder.results import Measurement, NoiseFindings, Note, ProbeResult, Stage
+from batchfinder.results import (
+    Measurement,
+    NoiseFindings,
+    NoiseScale,
+    Note,
+    ProbeResult,
+    Recommendation,
+    Stage,
+)
 from batchfinder.run.bench import Bench
 from batchfinder.session import Call, stage
 from batchfinder.wording import Caveat
 
 __all__ = ["estimate_here", "estimate_noise", "with_noise"]
+
+_SHARE = 0.5
+"""Of the time left, for the warm-up; the rest is the confirmation's."""
+
+_FEWEST_STEPS = 12
+"""No warm-up is planned shorter; the time may end it earlier."""
+
+_OVERHEAD = 1.15
+"""A step of the warm-up, measured, over a plain one."""
+
+_VERY_FAR = 1000.0
+_SAME_RATE = 1.1
 
 _STEPS, _STEPS_MID_TRAINING = 200, 50
 """Weights at initialisation need a way to go before their noise tells of the training."""
@@ -27,8 +48,13 @@ def estimate_noise(
     base: Base,
     *,
     measured: Sequence[Measurement] = (),
+    choose: Callable[[NoiseScale | None], Recommendation] | None = None,
 ) -> NoiseFindings:
-    """Train a short way for real, look at the noise along it; the caller puts all back."""
+    """The noise scale along a short warm-up of real training; the caller puts everything back.
+
+    The warm-up is as long as usual (200 steps, or 50 in the middle of a training) where there is
+    time for it, and ends earlier once ``choose`` recommends the same at both ends of its interval.
+    """
     bench = call.bench
     if estimator is None:
         return NoiseFindings(training=None)
@@ -36,14 +62,16 @@ def estimate_noise(
         absent = Caveat("noise.updates_itself")
         call.observe(Note(absent))
         return NoiseFindings(training=None, caveats=(absent,))
-    steps = warmup_estimator(estimator).warmup_steps
-    if steps is None:
-        steps = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
+    seconds = call.budget.share(_SHARE)
+    one_step = _step_seconds_at(base.batch_size, measured)
+    steps = usual = warmup_estimator(estimator).warmup_steps
+    if usual is None:
+        usual = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
+        steps = _affordable(usual, seconds, one_step)
     detail = f"{steps} warm-up steps at batch {base.batch_size}"
-    with stage(call, Stage.NOISE, detail, _seconds_at(base.batch_size, measured, steps)):
+    with stage(call, Stage.NOISE, detail, one_step and one_step * steps):
         bench.training()
         bench.set_learning_rate(base.learning_rate)
-        seconds = call.budget.share(0.6)
         return noise_along_warmup(
             bench.step,
             bench.source,
@@ -54,6 +82,9 @@ def estimate_noise(
             budget_seconds=seconds,
             clock=call.budget.clock,
             observe=call.observe,
+            allowed=bench.sizes.allows,
+            usual_steps=usual,
+            is_enough=None if choose is None else partial(_decides, choose),
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
             allowed=bench.sizes.allows,
@@ -63,12 +94,33 @@ def estimate_noise(
         )
 
 
-def _seconds_at(batch: int, measured: Sequence[Measurement], steps: int) -> float | None:
-    """What so many steps of ``batch`` will take, by the measurement nearest to it."""
+def _step_seconds_at(batch: int, measured: Sequence[Measurement]) -> float | None:
+    """What one step of ``batch`` will take, reading included, by the measurement nearest to it."""
     if not measured:
         return None
     nearest = min(measured, key=lambda each: abs(each.batch_size - batch))
-    return steps * nearest.step_seconds * batch / nearest.batch_size
+    one = max(nearest.step_seconds, nearest.loader_seconds or 0.0)
+    return one * batch / nearest.batch_size
+
+
+def _affordable(usual: int, seconds: float | None, one_step: float | None) -> int:
+    """As many steps as there is time for, planned so that the second half is seen."""
+    if seconds is None or not one_step:
+        return usual
+    return max(min(usual, _FEWEST_STEPS), min(usual, int(seconds / (_OVERHEAD * one_step))))
+
+
+def _decides(choose: Callable[[NoiseScale | None], Recommendation], found: NoiseScale) -> bool:
+    """Whether the same batch, at nearly the same rate, is recommended at both ends of the interval.
+
+    An end that is open is taken to lie very far out.
+    """
+    ends = (found.low, min(found.high, _VERY_FAR * found.value))
+    low, high = (choose(replace(found, value=end, low=end, high=end)) for end in ends)
+    one, other = low.learning_rate, high.learning_rate
+    if low.plan != high.plan or (one is None) != (other is None):
+        return False
+    return one is None or other is None or max(one, other) <= _SAME_RATE * min(one, other)
 
 
 def _sizes_to_measure(bench: Bench, base: Base, sizes: Sequence[int]) -> list[int]:

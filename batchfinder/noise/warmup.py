@@ -24,6 +24,9 @@ STRIDE = 4
 ESTIMATES = 8
 """Moments in the second half at which samples beyond those trained on are measured."""
 
+FEWEST_STEPS = 20
+"""No warm-up is ended before."""
+
 WANTED = 8.0
 """Samples wanted in the second half, as a multiple of the noise scale in the first: three times
 the noise scale gives ±40%, and it may have more than doubled by then."""
@@ -61,6 +64,19 @@ class _Warmup:
         half = self.steps / 2
         self.moments = {self.steps - round(index * half / ESTIMATES) for index in range(ESTIMATES)}
 
+        self.checks = {round(self.steps * share / 10) for share in range(5, 10)}
+
+    def _is_enough(self, number: int) -> bool:
+        """Whether a prediction from here decides, though the noise scale goes on to grow."""
+        if self.context.is_enough is None or number < FEWEST_STEPS:
+            return False
+        try:
+            found = self.context.predict(self.record)
+        except NoiseNotMeasured:
+            return False
+        grown = None if found is None else replace(found, high=found.high * self.steps / number)
+        return grown is not None and self.context.is_enough(grown)
+
     def _cut(self) -> None:
         self.whole = self.context.parts(1)
         self.pieces = self.context.parts(PIECES)
@@ -79,6 +95,9 @@ class _Warmup:
                 self._plan_second_half()
             if self.extra and number in self.moments:
                 self._estimate()
+            if number in self.checks and self._is_enough(number):
+                self.record.enough = number < self.steps
+                break
         self.context.step.zero_grad()
         self.record.caveats.extend(self.loop.caveats())
         return self.record

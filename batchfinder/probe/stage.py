@@ -80,7 +80,7 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
     largest = max(trial.batch_size for trial in evidence if trial.fits)
     slow = None
     if not recalled.ended:
-        call.cut.append(f"the search ended at {largest}; larger batches were not tried")
+        call.cut_short("session.search", largest=largest)
     elif patience is not None:
         slow = not_tried_for_time(evidence, searched, search.propose, patience)
     limit = limit_met(evidence, searched, bench.space.ceiling)
@@ -117,6 +117,15 @@ def _patience(call: Call, step_seconds: float | None) -> float | None:
     return min((each for each in shares if each is not None), default=None)
 
 
+def _tell_own_step(call: Call, trials: Sequence[Trial]) -> None:
+    """What a step of the user's own size takes, once a size near it or none larger has run."""
+    own = call.bench.source.base_batch_size
+    near = own is not None and any(2 * trial.batch_size >= own for trial in trials)
+    seconds = step_seconds_at(trials, own) if own is not None and near else None
+    if seconds is not None:
+        call.own_step_takes(seconds)
+
+
 def _search(call: Call, search: Search, space: SearchSpace, patience: float | None) -> Recalled:
     """Search, each trial announced before it runs."""
     bench = call.bench
@@ -124,6 +133,7 @@ def _search(call: Call, search: Search, space: SearchSpace, patience: float | No
     def announce(size: int, trials: Sequence[Trial]) -> None:
         step = step_seconds_at(trials, size)
         call.observe(TrialStarted(size, None if step is None else _STEPS * step))
+        _tell_own_step(call, trials)
 
     run: Callable[[int], Trial] = _trial_runner(bench)
     if search.isolate is not None:
@@ -137,6 +147,7 @@ def _search(call: Call, search: Search, space: SearchSpace, patience: float | No
     }
     if search.cache is None:
         trials = probe(run, space, **conduct)
+        _tell_own_step(call, trials)
         return Recalled(trials, trials, has_ended(trials, space, propose))
     return probe_remembering(
         run,

@@ -18,8 +18,8 @@ def _wide(ended: str, samples: int, unit: str) -> str:
 def _at_start(of: int) -> str:
     if of:
         return (
-            f"the time ran out before the first of {of} warm-up steps, so the noise scale is that "
-            "of the current weights; this usually underestimates the noise scale of the full run"
+            f"there was time for none of {of} warm-up steps, so the noise scale is that of the "
+            "current weights; this usually underestimates the noise scale of the full run"
         )
     return (
         "the noise scale was measured at the current weights; early in training this usually "
@@ -29,7 +29,7 @@ def _at_start(of: int) -> str:
 
 def _short(taken: int, of: int) -> str:
     stopped = (
-        f"the time ran out after {taken} of {of} warm-up steps"
+        f"there was time for {taken} of {of} warm-up steps"
         if taken < of
         else f"the warm-up of {taken} steps is short"
     )
@@ -101,10 +101,14 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "noise.sizes_left_out": "the time ran out before the noise scale of each size was measured",
     "noise.absent": "no noise scale: {why}",
     "noise.no_time": (
-        "the time ran out after {taken} of {of} warm-up steps, too early for a noise scale; "
+        "there was time for {taken} of {of} warm-up steps, too few for a noise scale; "
         "raise budget_seconds"
     ),
     "noise.at_start": _at_start,
     "noise.short": _short,
-    "noise.cut": "the time ran out after {taken} of {of} warm-up steps",
+    "noise.enough": (
+        "the warm-up ended after {taken} of {of} steps: the recommended batch size is the same at "
+        "both ends of the noise scale's interval, so measuring longer would not change it"
+    ),
+    "noise.cut": "there was time for {taken} of {of} warm-up steps",
 }

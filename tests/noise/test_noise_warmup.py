@@ -206,8 +206,8 @@ def test_the_time_being_up_ends_the_walk_and_is_said() -> None:
     ticks = iter(range(10_000))
     few = MicroBatchVariance(samples=16)
     found = look(training(), estimator=few, budget_seconds=60, clock=lambda: float(next(ticks)))
-    assert any("time ran out after 60 of 100 warm-up steps" in said for said in found.caveats)
-    assert found.training.after_steps == 58
+    assert any("there was time for 56 of 100 warm-up steps" in said for said in found.caveats)
+    assert found.training.after_steps == 54
 
 
 def test_no_time_at_all_still_gives_an_answer_or_says_why_not() -> None:
@@ -215,7 +215,7 @@ def test_no_time_at_all_still_gives_an_answer_or_says_why_not() -> None:
     found = look(training(), budget_seconds=0, clock=lambda: float(next(ticks)))
     assert found.training is None
     (said,) = found.caveats
-    assert said.startswith("the time ran out after 0 of 100 warm-up steps, too early for a noise")
+    assert said.startswith("there was time for 0 of 100 warm-up steps, too few for a noise scale")
 
 
 @pytest.mark.parametrize("seconds", [3, 12, 40])
@@ -224,8 +224,8 @@ def test_a_short_time_is_said_once(seconds: int) -> None:
     ticks = iter(range(100_000))
     found = look(training(), budget_seconds=seconds, clock=lambda: next(ticks), sizes=(4, 16))
     (said,) = [c for c in found.caveats if "interval is wide" not in c and "at least" not in c]
-    assert said.startswith("the time ran out after")
-    assert ("too early" in said) is (found.training is None)
+    assert said.startswith("there was time for")
+    assert ("too few" in said) is (found.training is None)
 
 
 def test_a_step_that_updates_itself_has_no_noise_scale() -> None:
@@ -364,3 +364,32 @@ def test_a_whole_estimator_is_told_what_it_may_spend_and_in_which_metric() -> No
     look(step, estimator=own, base_batch=2, micro_batch=2)
     assert own.metric
     assert set(own.asked) == {(66, 33)}
+
+
+def test_a_warm_up_ends_once_its_interval_decides() -> None:
+    asked: list[NoiseScale] = []
+
+    def is_enough(found: NoiseScale) -> bool:
+        asked.append(found)
+        return len(asked) == 3
+
+    step = training()
+    found = look(step, warmup_steps=100, is_enough=is_enough)
+    assert (step.updates, found.training.after_steps) == (70, 70)
+    assert [each.after_steps for each in asked] == [50, 60, 70]
+    assert found.training.high == pytest.approx(asked[-1].high * 70 / 100)
+    (said,) = [each for each in found.caveats if "ended after" in each]
+    assert said.startswith("the warm-up ended after 70 of 100 steps: the recommended batch size")
+    assert not any("is short" in each or "there was time" in each for each in found.caveats)
+
+
+def test_a_warm_up_whose_interval_never_decides_is_taken_whole() -> None:
+    step = training()
+    found = look(step, warmup_steps=40, is_enough=lambda found: False)
+    assert step.updates == 40
+    assert not any("ended after" in each for each in found.caveats)
+
+
+def test_fewer_steps_than_usual_are_named_as_a_lack_of_time() -> None:
+    found = look(training(), warmup_steps=30, usual_steps=200)
+    assert any("there was time for 30 of 200 warm-up steps" in each for each in found.caveats)

@@ -1,0 +1,59 @@
+"""What is said of a call's time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from batchfinder.units import format_seconds
+
+__all__ = ["SENTENCES"]
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else format_seconds(seconds)
+
+
+def _ended(seconds: float, given: bool) -> str:
+    if given:
+        return f"budget_seconds={seconds:g} ran out"
+    return f"the default time of about {_about(seconds)} ran out (budget_seconds= sets it)"
+
+
+def _plan(seconds: float) -> str:
+    return f"this call takes up to about {_about(seconds)}; budget_seconds= sets its time"
+
+
+def _longer(seconds: float, step_seconds: float) -> str:
+    return (
+        f"a step at your batch size takes about {format_seconds(step_seconds)}, so this call takes "
+        f"up to about {_about(seconds)}"
+    )
+
+
+def _search(largest: int, seconds: float, given: bool) -> str:
+    return f"{_ended(seconds, given)}: batches larger than {largest} were not tried"
+
+
+def _timing(spent: float, seconds: float, given: bool) -> str:
+    return (
+        f"{_ended(seconds, given)}: throughput was timed for only {format_seconds(spent)}, so it "
+        "is less certain"
+    )
+
+
+def _not_confirmed(seconds: float, given: bool) -> str:
+    return f"{_ended(seconds, given)}: the recommendation was not confirmed by training"
+
+
+def _confirmed_short(steps: int, of: int, seconds: float, given: bool) -> str:
+    return f"{_ended(seconds, given)}: the confirmation took {steps} of {of} steps"
+
+
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "session.plan": _plan,
+    "session.longer": _longer,
+    "session.search": _search,
+    "session.timing": _timing,
+    "session.not_confirmed": _not_confirmed,
+    "session.confirmed_short": _confirmed_short,
+}

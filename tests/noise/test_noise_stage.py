@@ -1,0 +1,97 @@
+"""How long the warm-up is, and when it has told enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from recommend_cases import affine, line, noise, recommended
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import batchfinder as bf
+from batchfinder.base_pair import Base
+from batchfinder.noise import MicroBatchVariance
+from batchfinder.noise.stage import _affordable, _decides, estimate_noise
+from batchfinder.outcomes import Limit, Outcome
+from batchfinder.results import NoiseScale, ProbeResult, Recommendation, StageStarted, Trial
+from batchfinder.session import opened
+
+PROBED = ProbeResult((Trial(64, Outcome.FITS),), line(), Limit.MEMORY)
+
+
+def training(steps_before: int = 0) -> bf.Training:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(steps_before):
+        model(torch.randn(4, 8)).sum().backward()
+        optimizer.step()
+    data = TensorDataset(torch.randn(400, 8), torch.randint(2, (400,)))
+    return bf.Training(model, DataLoader(data, batch_size=16, shuffle=True), optimizer=optimizer)
+
+
+@pytest.mark.parametrize(("steps_before", "steps"), [(0, 200), (1, 50)])
+def test_the_middle_of_a_training_needs_a_shorter_warm_up(steps_before: int, steps: int) -> None:
+    events: list[Any] = []
+    with opened(training(steps_before), observe=events.append) as call:
+        found = estimate_noise(call, MicroBatchVariance(samples=512), PROBED, Base(16, 0.001))
+    (started,) = [event for event in events if isinstance(event, StageStarted)]
+    assert started.detail == f"{steps} warm-up steps at batch 16"
+    assert found.training is not None
+
+
+def test_the_estimator_knows_its_own_warm_up() -> None:
+    events: list[Any] = []
+    estimator = MicroBatchVariance(samples=512, warmup_steps=30)
+    with opened(training(), observe=events.append) as call:
+        found = estimate_noise(call, estimator, PROBED, Base(16, 0.001))
+    (started,) = [event for event in events if isinstance(event, StageStarted)]
+    assert started.detail.startswith("30 warm-up steps")
+    assert found.training is not None
+
+
+def test_a_warm_up_is_as_long_as_there_is_time_for() -> None:
+    assert _affordable(200, None, 1.0) == 200
+    assert _affordable(200, 30.0, None) == 200
+    assert _affordable(200, 1000.0, 1.0) == 200
+    assert _affordable(200, 115.0, 1.0) == 100
+    assert _affordable(200, 1.0, 1.0) == 12
+
+
+def choose(half_speed: float, **given: Any) -> Callable[[NoiseScale | None], Recommendation]:
+    def chosen(noise: NoiseScale | None) -> Recommendation:
+        return recommended(affine(half_speed=half_speed), noise=noise, **given)
+
+    return chosen
+
+
+def test_an_interval_decides_where_both_its_ends_recommend_the_same() -> None:
+    wide, narrow = noise(1000, 100, 10_000), noise(1000, 999, 1001)
+    assert not _decides(choose(100), wide)
+    assert _decides(choose(100), narrow)
+
+
+def test_where_memory_decides_the_noise_need_not() -> None:
+    small = partial(recommended, affine((1, 2, 4), half_speed=1000), base_batch=4)
+
+    def chosen(noise: NoiseScale | None) -> Recommendation:
+        return small(noise=noise, can_accumulate=False)
+
+    assert _decides(chosen, noise(1000, 300, 10_000))
+    assert _decides(chosen, noise(1000, 300, float("inf")))
+
+
+def test_a_rate_that_hangs_on_the_noise_is_not_decided() -> None:
+    one = choose(100)(noise(1000, 999, 1001))
+
+    def chosen(noise: NoiseScale | None) -> Recommendation:
+        assert noise is not None
+        return replace(one, learning_rate=noise.value)
+
+    assert not _decides(chosen, noise(1.0, 0.9, 1.1))
+    assert _decides(chosen, noise(1.0, 0.97, 1.03))
