@@ -64,10 +64,9 @@ def estimate_noise(
         return NoiseFindings(training=None, caveats=(absent,))
     seconds = call.budget.share(_SHARE)
     one_step = _step_seconds_at(base.batch_size, measured)
-    steps = usual = warmup_estimator(estimator).warmup_steps
-    if usual is None:
-        usual = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
-        steps = _affordable(usual, seconds, one_step)
+    wanted = warmup_estimator(estimator).warmup_steps
+    usual = _STEPS_MID_TRAINING if bench.is_mid_training else _STEPS
+    steps = _affordable(usual, seconds, one_step) if wanted is None else wanted
     detail = f"{steps} warm-up steps at batch {base.batch_size}"
     with stage(call, Stage.NOISE, detail, one_step and one_step * steps):
         bench.training()
@@ -83,7 +82,7 @@ def estimate_noise(
             clock=call.budget.clock,
             observe=call.observe,
             allowed=bench.sizes.allows,
-            usual_steps=usual,
+            usual_steps=usual if wanted is None else wanted,
             is_enough=None if choose is None else partial(_decides, choose),
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
