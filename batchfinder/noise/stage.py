@@ -86,7 +86,6 @@ def estimate_noise(
             is_enough=None if choose is None else partial(_decides, choose),
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
-            allowed=bench.sizes.allows,
             advance=Meter(
                 Stage.NOISE, call.observe, of=steps, seconds=seconds, clock=call.budget.clock
             ),
