@@ -133,6 +133,10 @@ def time_first(samples: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([s[0] for s in samples], dim=1), _classes(samples)
 
 
+def identity(batch: Any) -> Any:
+    return batch
+
+
 def popping(samples: list[Any]) -> dict[str, torch.Tensor]:
     """Changes its samples, as some collators do."""
     labels = torch.tensor([sample.pop("labels") for sample in samples])

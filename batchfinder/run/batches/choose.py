@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler, default_collate
 
 from batchfinder.errors import CannotBuildBatch
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, Clock
+from batchfinder.run.batches.counting import count_of
 from batchfinder.run.batches.factory import FactorySource
 from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.indexed import Indexed
+from batchfinder.run.batches.iterables import (
+    Options,
+    Whole,
+    empty_loader,
+    from_batches,
+    from_stream,
+    rebuilder,
+)
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.randomness import seeded
-from batchfinder.run.batches.reading import StreamedByWorkers, reader_for
+from batchfinder.run.batches.reading import reader_for
 from batchfinder.run.batches.rebuild import (
     check_iterable,
+    inner_loader,
     is_batched,
     is_dataset,
-    is_one_shot,
-    rebuild_loader,
+    loader_over,
+    unwrapped,
 )
 from batchfinder.run.batches.requests import Indexing, Served
 from batchfinder.run.batches.samplers import (
@@ -36,37 +45,13 @@ from batchfinder.run.batches.samplers import (
     token_budget,
 )
 from batchfinder.run.batches.source import SampleSource
-from batchfinder.run.batches.stores import Patience, Store
-from batchfinder.run.batches.streamed import Streamed, rows_of
-from batchfinder.run.batches.structure import MAKE_LOADER, join, rows_in
+from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.tables import Rows, table_behind
 from batchfinder.run.batches.tokens import TokenSource
 
 __all__ = ["Source", "source_from"]
 
 Source = SampleSource | TokenSource | FactorySource
-
-
-@dataclass(frozen=True)
-class _Options:
-    seed: int
-    allow_repeats: bool
-    batch_dim: int | None
-    count: Callable[[Batch], int] | None
-    patience: Patience
-    looking_seconds: float | None = None
-
-    def common(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "allow_repeats": self.allow_repeats,
-            "batch_dim": self.batch_dim,
-            "count": self.count,
-        }
-
-    def of_samples(self) -> dict[str, Any]:
-        """What sources of single samples also take."""
-        return {**self.common(), "patience_seconds": self.looking_seconds}
 
 
 def source_from(
@@ -80,6 +65,7 @@ def source_from(
     patience_seconds: float | None = None,
     seconds_left: Callable[[], float] = lambda: math.inf,
     on_read: Callable[[int, int], None] | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Source:
     """The user's loader as batches of any size; the loader itself is never read or changed.
 
@@ -94,52 +80,64 @@ def source_from(
         seconds_left: asked before samples are read. Once it is 0 fixed batches repeat the samples
             that were read, and ``draw`` raises ``OutOfTime``.
         on_read: called with the samples read so far and those under way, after every read.
+        clock: seconds; a fake one in tests.
 
     Raises:
         CannotBuildBatch: where the loader is empty, can be read only once, or is no loader.
     """
-    patience = Patience(seconds_left, on_read)
-    options = _Options(seed, allow_repeats, batch_dim, count, patience, patience_seconds)
+    patience = Patience(seconds_left, on_read, clock)
+    options = Options(seed, allow_repeats, batch_dim, count, patience, patience_seconds)
+    loader = unwrapped(loader)
     if make_loader is not None:
-        return FactorySource(make_loader, base_batch_size=_base_of(loader), **options.common())
+        base = _base_of(loader, options.count)
+        return FactorySource(make_loader, base_batch_size=base, **options.common())
     if isinstance(loader, DataLoader):
         return _from_data_loader(loader, options)
     if is_dataset(loader):
         return _from_dataset(loader, options)
     check_iterable(loader)
-    return _from_batches(loader, options, _base_of(loader), ())
+    return from_batches(loader, options, _named_size(loader), ())
 
 
-def _base_of(loader: Any) -> int | None:
-    size = getattr(loader, "batch_size", None)
-    return size if isinstance(size, int) and size > 0 else None
+def _base_of(loader: Any, count: Callable[[Batch], int] | None) -> int | None:
+    """The size that a loader names, or a loader inside it; else that of a list's first batch."""
+    named = _named_size(loader)
+    if named is not None or not isinstance(loader, (list, tuple)) or not loader:
+        return named
+    return int(count(loader[0])) if count is not None else count_of(loader[0], None)
 
 
-def _from_data_loader(loader: DataLoader[Any], options: _Options) -> Source:
+def _named_size(loader: Any) -> int | None:
+    for candidate in (loader, inner_loader(loader)):
+        size = getattr(candidate, "batch_size", None)
+        if isinstance(size, int) and size > 0:
+            return size
+    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
+        return batch_size_of(loader.batch_sampler) or observed_batch_size(loader.batch_sampler)
+    return None
+
+
+def _from_data_loader(loader: DataLoader[Any], options: Options) -> Source:
     if not is_batched(loader):
         note = (
             "The loader hands on batches that its dataset makes (batch_size=None); other sizes "
             "were cut and joined from those."
         )
         private = private_copy({"sampler": loader.sampler}, loader.dataset)["sampler"]
-        batches = _Whole(loader, private)
-        return _from_batches(batches, options, None, (note,), loader)
+        batches = Whole(loader, private)
+        return from_batches(batches, options, None, (note,), loader)
     if isinstance(loader.dataset, IterableDataset):
-        return _from_stream(loader, options)
+        return from_stream(loader, options)
     return _from_indexed(loader, options)
 
 
-def _rebuilder(loader: Any) -> Callable[[int], Iterable[Batch]]:
-    return lambda size: rebuild_loader(loader, size, private=True)
-
-
-def _from_indexed(loader: DataLoader[Any], options: _Options) -> Source:
+def _from_indexed(loader: DataLoader[Any], options: Options) -> Source:
     batching = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
     sampler = getattr(batching, "sampler", None)
     with seeded(options.seed):
         indices = indices_of(sampler if sampler is not None else batching, loader.dataset)
     if not len(indices):
-        raise CannotBuildBatch(_empty(loader))
+        raise CannotBuildBatch(empty_loader(loader))
     budget = token_budget(batching)
     base = budget[1] if budget else batch_size_of(batching) or observed_batch_size(batching)
     reads: dict[str, Any] = {
@@ -158,12 +156,12 @@ def _from_indexed(loader: DataLoader[Any], options: _Options) -> Source:
         if table is not None:
             rows = Rows(table, indices, options.seed, **reads)
             return SampleSource(
-                rows, default_collate, _rebuilder(loader), lengths=Lengths(), **common
+                rows, default_collate, rebuilder(loader), lengths=Lengths(), **common
             )
     served = Served(loader.dataset, loader.collate_fn, _indexing(loader))
     reader = reader_for(loader, served)
     store = Indexed(reader, indices, options.seed, base=None if budget else base, **reads)
-    source = SampleSource(store, loader.collate_fn, _rebuilder(loader), **common)
+    source = SampleSource(store, loader.collate_fn, rebuilder(loader), **common)
     if budget is None:
         return source
     return TokenSource(source, allow_repeats=options.allow_repeats)
@@ -181,11 +179,6 @@ def _weights(sampler: Any, indices: Sequence[int]) -> torch.Tensor | None:
     return sampler.weights[torch.as_tensor(indices)].double()
 
 
-def _empty(loader: Any) -> str:
-    dataset = type(getattr(loader, "dataset", loader)).__name__
-    return f"expected a loader with samples; found an empty one ({dataset}): {MAKE_LOADER}"
-
-
 def _drop_last_note(loader: Any, base: int | None, count: int) -> tuple[str, ...]:
     drops = getattr(loader.batch_sampler, "drop_last", loader.drop_last)
     if not drops or base is None or count >= base:
@@ -196,94 +189,11 @@ def _drop_last_note(loader: Any, base: int | None, count: int) -> tuple[str, ...
     )
 
 
-def _from_stream(loader: DataLoader[Any], options: _Options) -> SampleSource:
-    dataset: Any = loader.dataset
-    if is_one_shot(dataset) or iter(dataset) is iter(dataset):
-        raise CannotBuildBatch(
-            f"expected a dataset that can be read more than once; {type(dataset).__name__} gives "
-            f"the same iterator every time, which reading would use up: {MAKE_LOADER}"
-        )
-    start = StreamedByWorkers(loader) if loader.num_workers else lambda: dataset
-    store = Streamed(start, loader.collate_fn, options.seed, patience=options.patience)
-    _require_one(store, loader)
-    return SampleSource(
-        store,
-        loader.collate_fn,
-        _rebuilder(loader),
-        base_batch_size=loader.batch_size,
-        worker_copies=copies_of(loader),
-        ceiling=_stated_length(loader.dataset),
-        notes=(
-            "The dataset is a stream: samples were buffered from its start, and its length is "
-            "unknown."
-            if _stated_length(loader.dataset) is None
-            else "The dataset is a stream: samples were buffered from its start.",
-        ),
-        **options.of_samples(),
-    )
-
-
-def _stated_length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _require_one(store: Store, loader: Any) -> None:
-    if not store.available(1):
-        raise CannotBuildBatch(_empty(loader))
-
-
-def _from_dataset(dataset: Any, options: _Options) -> Source:
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=1, shuffle=not isinstance(dataset, IterableDataset)
-    )
-    source = _from_data_loader(loader, options)
+def _from_dataset(dataset: Any, options: Options) -> Source:
+    source = _from_data_loader(loader_over(dataset, 1), options)
     source.restate(
         base_batch_size=None,
         note="A dataset was given in place of a loader: batches are collated by default and "
         "shuffled.",
     )
     return source
-
-
-class _Whole:
-    """The batches that a dataset makes itself, read in this process without the loader."""
-
-    def __init__(self, loader: DataLoader[Any], sampler: Any) -> None:
-        self._loader = loader
-        self._sampler = sampler
-
-    def __iter__(self) -> Any:
-        convert = self._loader.collate_fn
-        if isinstance(self._loader.dataset, IterableDataset):
-            return (convert(batch) for batch in self._loader.dataset)
-        indices = private_copy({"s": self._sampler}, self._loader.dataset)["s"]
-        return (convert(self._loader.dataset[index]) for index in indices)
-
-
-def _from_batches(
-    batches: Iterable[Batch],
-    options: _Options,
-    base: int | None,
-    notes: tuple[str, ...],
-    loader: Any = None,
-) -> SampleSource:
-    axis = options.batch_dim or 0
-    store = Streamed(
-        rows_of(batches, axis), partial(join, axis=axis), options.seed, patience=options.patience
-    )
-    _require_one(store, loader if loader is not None else batches)
-    if base is None:
-        with seeded(options.seed):
-            base = rows_in(next(iter(batches)), axis)
-    return SampleSource(
-        store,
-        partial(join, axis=axis),
-        _rebuilder(loader if loader is not None else batches),
-        base_batch_size=base,
-        notes=notes
-        or ("The loader is an iterable of batches: other sizes were cut and joined from those.",),
-        **options.of_samples(),
-    )

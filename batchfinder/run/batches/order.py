@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Sampler
 
 from batchfinder.errors import CannotBuildBatch
 
-__all__ = ["EAGER", "Order", "Scattered", "shuffled"]
+__all__ = ["EAGER", "Order", "Scattered", "Shuffled", "shuffled"]
 
 EAGER = 1_000_000
 """Up to here an order is written down; above it is computed, entry by entry."""
 
 _ROUNDS = 4
+_AT_ONCE = 1024
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, as in Fibonacci hashing
 
 
@@ -68,6 +70,21 @@ def shuffled(count: int, seed: int) -> Sequence[int]:
     if count > EAGER:
         return Scattered(count, seed)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+class Shuffled(Sampler[int]):
+    """``RandomSampler`` for any number of samples: its own writes down every index first."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        order = Scattered(self.count, int(torch.empty((), dtype=torch.int64).random_()))
+        for first in range(0, self.count, _AT_ONCE):
+            yield from order.at(range(first, min(first + _AT_ONCE, self.count)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import worker as worker_module
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.run.batches.requests import (
@@ -34,6 +35,36 @@ from batchfinder.run.batches.workers import died, has_died, reading, stopped
 __all__ = ["StreamedByWorkers", "Workers", "reader_for"]
 
 _MOST_AT_ONCE = 32  # samples of a stream that a worker sends at once
+
+
+class _Asked:
+    """What a worker is told of itself; notes whether its share of the work was asked for."""
+
+    def __init__(self, info: Any) -> None:
+        self.info, self.asked = info, False
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked = self.asked or name in {"id", "num_workers"}
+        return getattr(self.info, name)
+
+
+class _Listen:
+    """The user's ``worker_init_fn``, after which ``get_worker_info`` says whether it is asked."""
+
+    def __init__(self, own: Callable[[int], None] | None) -> None:
+        self.own = own
+
+    def __call__(self, worker: int) -> None:
+        module: Any = worker_module
+        module._worker_info = _Asked(module._worker_info)
+        if self.own is not None:
+            self.own(worker)
+
+
+def _packed_stream(samples: list[Any]) -> tuple[bool, bytes | None]:
+    """Samples as bytes, and whether the stream has asked which worker reads it."""
+    info: Any = get_worker_info()
+    return bool(info.asked), packed(samples)
 
 
 class _Prepare:
@@ -195,19 +226,21 @@ class StreamedByWorkers:
         twin: DataLoader[Any] = DataLoader(
             user.dataset,
             batch_size=min(user.batch_size or 1, _MOST_AT_ONCE),
-            collate_fn=packed,
+            collate_fn=_packed_stream,
             num_workers=user.num_workers,
             prefetch_factor=user.prefetch_factor,
             timeout=user.timeout,
-            worker_init_fn=user.worker_init_fn,
+            worker_init_fn=_Listen(user.worker_init_fn),
             multiprocessing_context=user.multiprocessing_context,
             generator=torch.Generator().manual_seed(0),
         )
         with reading(twin) as answers:
             first = list(itertools.islice(answers, 2))
-            self.repeats = user.num_workers > 1 and len(first) == 2 and first[0] == first[1]
+            asked = all(told for told, _ in first)
+            alike = len(first) == 2 and first[0][1] == first[1][1]
+            self.repeats = user.num_workers > 1 and (alike or not asked)
             if not self.repeats:
-                for answer in itertools.chain(first, answers):
+                for _, answer in itertools.chain(first, answers):
                     if answer is None:
                         raise CannotBuildBatch(
                             "expected samples that worker processes can send; found some that "

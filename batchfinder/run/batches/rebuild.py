@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.protocols import Batch
+from batchfinder.run.batches.cutting import Rebatched
+from batchfinder.run.batches.order import EAGER, Shuffled
+from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.samplers import private_copy, resized
-from batchfinder.run.batches.structure import MAKE_LOADER, join, split
+from batchfinder.run.batches.structure import MAKE_LOADER, leaves
 
-__all__ = ["Rebatched", "is_batched", "is_dataset", "is_one_shot", "rebuild_loader"]
+__all__ = [
+    "checked_size",
+    "inner_loader",
+    "is_batched",
+    "is_dataset",
+    "is_one_shot",
+    "loader_over",
+    "rebuild_loader",
+    "unwrapped",
+]
 
 _NOT_BATCHING = {"sampler", "batch_sampler", "batch_size", "drop_last", "generator"}
+_HELD_AS = ("loader", "dataloader", "data_loader", "_loader", "_dataloader", "base_dataloader")
 _NEED_WORKERS = {"prefetch_factor", "persistent_workers", "multiprocessing_context"}
 
 
@@ -42,12 +56,19 @@ def rebuild_loader(
     size = checked_size(size)
     if make_loader is not None:
         return make_loader(size)
+    loader = unwrapped(loader)
     if isinstance(loader, DataLoader):
         return _rebuilt(loader, size, private)
     if is_dataset(loader):
-        return DataLoader(loader, batch_size=size, shuffle=not isinstance(loader, IterableDataset))
+        return loader_over(loader, size)
     check_iterable(loader)
     return Rebatched(loader, size)
+
+
+def unwrapped(loader: Any) -> Any:
+    """The loader inside one that only moves its batches to a device, as Fabric's."""
+    inner = getattr(loader, "_dataloader", None)
+    return inner if isinstance(inner, DataLoader) and not isinstance(loader, DataLoader) else loader
 
 
 def checked_size(size: int) -> int:
@@ -59,9 +80,58 @@ def checked_size(size: int) -> int:
     return int(size)
 
 
+def loader_over(dataset: Any, size: int) -> DataLoader[Any]:
+    """The loader of a dataset that was given by itself: shuffled, collated by default."""
+    if isinstance(dataset, IterableDataset):
+        return DataLoader(dataset, batch_size=size)
+    if len(dataset) > EAGER:
+        return DataLoader(dataset, batch_size=size, sampler=Shuffled(len(dataset)))
+    return DataLoader(dataset, batch_size=size, shuffle=True)
+
+
 def is_dataset(candidate: Any) -> bool:
     """Whether this is a dataset rather than a loader: samples, not batches."""
+    if isinstance(candidate, IterableDataset):
+        return not _yields_batches(candidate)
     return isinstance(candidate, Dataset) or hasattr(candidate, "__getitems__")
+
+
+def _yields_batches(stream: Any) -> bool:
+    """Whether an iterable dataset is itself a loader, as webdataset's is.
+
+    One that holds a ``DataLoader``, or whose first item is of parts that agree in their first
+    dimension, some of one dimension and some of more: inputs and targets of several samples.
+    """
+    if is_one_shot(stream) or inner_loader(stream) is not None:
+        return True
+    with seeded(0):
+        iterator = iter(stream)
+        if iterator is iter(stream):
+            return False
+        first = next(iterator, None)
+    shapes = [leaf.shape for _, leaf in leaves(first) if hasattr(leaf, "shape")]
+    sizes = {tuple(shape[:1]) for shape in shapes}
+    return len(sizes) == 1 and () not in sizes and len({len(shape) for shape in shapes}) > 1
+
+
+def inner_loader(wrapper: Any, depth: int = 3) -> DataLoader[Any] | None:
+    """The ``DataLoader`` that a wrapper holds, as timm's, Fabric's and webdataset's do."""
+    if isinstance(wrapper, DataLoader):
+        return wrapper
+    if not depth or isinstance(wrapper, (torch.nn.Module, torch.Tensor)):
+        return None
+    held = getattr(wrapper, "__dict__", None) or {}
+    inside = [
+        part
+        for value in held.values()
+        for part in (value if isinstance(value, (list, tuple)) and len(value) < 9 else [value])
+    ]
+    loaders = [part for part in inside if isinstance(part, DataLoader)]
+    if loaders:
+        return loaders[0]
+    named = (held.get(name) for name in _HELD_AS)
+    found = (inner_loader(each, depth - 1) for each in named if each is not None)
+    return next((each for each in found if each is not None), None)
 
 
 def is_one_shot(iterable: Any) -> bool:
@@ -92,7 +162,13 @@ def check_iterable(loader: Any) -> None:
             f"expected a loader that can be read more than once; found a "
             f"{type(loader).__name__}, which reading would use up: {MAKE_LOADER}"
         )
-    if not hasattr(loader, "__iter__") or isinstance(loader, (str, bytes, dict)):
+    if isinstance(loader, Mapping) or hasattr(loader, "iterables"):
+        raise CannotBuildBatch(
+            f"expected one loader; found several in one {type(loader).__name__}, whose batches "
+            "belong together in a way that cannot be seen: pass make_loader=lambda batch_size: "
+            "..., which builds them all, and count=lambda batch: ..., which counts the samples"
+        )
+    if not hasattr(loader, "__iter__") or isinstance(loader, (str, bytes)):
         raise CannotBuildBatch(
             "expected a DataLoader, a dataset or an iterable of batches; found "
             f"{type(loader).__name__}: {MAKE_LOADER}"
@@ -172,25 +248,3 @@ def _clone(
         if isinstance(inner, DataLoader):
             vars(twin)[name] = rebuild_loader(inner, size, private=private)
     return twin
-
-
-class Rebatched:
-    """Batches of ``size`` cut and joined from an iterable of other batches, in its order.
-
-    The last one may be smaller. Can be iterated as often as the iterable can.
-    """
-
-    def __init__(self, batches: Iterable[Batch], size: int, axis: int = 0) -> None:
-        self.batches = batches
-        self.batch_size = size
-        self._axis = axis
-
-    def __iter__(self) -> Iterator[Batch]:
-        waiting: list[Any] = []
-        for batch in self.batches:
-            waiting.extend(split(batch, self._axis))
-            while len(waiting) >= self.batch_size:
-                yield join(waiting[: self.batch_size], self._axis)
-                del waiting[: self.batch_size]
-        if waiting:
-            yield join(waiting, self._axis)

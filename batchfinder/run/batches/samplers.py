@@ -19,6 +19,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from batchfinder.run.batches.order import Shuffled
 from batchfinder.run.batches.randomness import kept
 
 __all__ = [
@@ -209,7 +210,7 @@ def length_of(sampler: Any, dataset_length: int) -> int:
 def indices_of(sampler: Any, dataset: Any) -> Sequence[int]:
     """The dataset's indices that ``sampler`` can yield, each once, in the dataset's order."""
     count = len(dataset)
-    if sampler is None or isinstance(sampler, (SequentialSampler, RandomSampler)):
+    if sampler is None or isinstance(sampler, (SequentialSampler, RandomSampler, Shuffled)):
         return range(count)
     if isinstance(sampler, SubsetRandomSampler):
         return list(sampler.indices)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -78,7 +77,7 @@ class SampleSource:
         self._reading_seconds = 0.0
         self._notes = tuple(notes)
         patience = math.inf if patience_seconds is None else patience_seconds
-        self._until = time.perf_counter() + patience
+        self._until = store.patience.clock() + patience
         self._lengths = lengths
 
     @property
@@ -99,8 +98,9 @@ class SampleSource:
     def _end(self) -> int | None:
         """How many samples there are, asked once: a stream that ends later repeats its samples."""
         if isinstance(self.store, Streamed):
-            until = min(self._until, time.perf_counter() + READING_AHEAD_SECONDS)
-            self.store.read_ahead(READ_AHEAD, lambda: time.perf_counter() < until)
+            clock = self.store.patience.clock
+            until = min(self._until, clock() + READING_AHEAD_SECONDS)
+            self.store.read_ahead(READ_AHEAD, lambda: clock() < until)
         return self.store.length
 
     @property
@@ -128,6 +128,7 @@ class SampleSource:
                     self.store.length,
                     self._extents,
                     lambda positions: self.build(self.samples(positions)),
+                    clock=self.store.patience.clock,
                     until=self._until,
                     block=self.store.block,
                 )

@@ -12,9 +12,9 @@ from batchfinder.protocols import Batch
 from batchfinder.run.batches.lengths import Extent, extent_of
 from batchfinder.run.batches.randomness import kept, reseed
 from batchfinder.run.batches.stores import Patience
-from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, fresh, split
+from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, fresh
 
-__all__ = ["CACHE_BYTES", "Streamed", "rows_of"]
+__all__ = ["CACHE_BYTES", "Streamed"]
 
 CACHE_BYTES = 256 * 1024**2
 """How much sample data is kept for fixed batches before samples are repeated."""
@@ -30,7 +30,6 @@ class Streamed:
 
     is_apart = True
     block = 1
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -40,16 +39,21 @@ class Streamed:
         *,
         cache_bytes: int = CACHE_BYTES,
         patience: Patience | None = None,
+        said: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self.patience = patience or Patience()
         self._start, self._collate, self._seed = start, collate, seed
-        self._cache_bytes = cache_bytes
+        self._cache_bytes, self._said = cache_bytes, said
         self._kept: list[Any] = []
         self._kept_bytes = 0
         self._reader: Iterator[Any] | None = None
         self._length: int | None = None
         self._draws: Iterator[Any] = iter(())
         self.rewind(seed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._said()
 
     @property
     def length(self) -> int | None:
@@ -189,13 +193,3 @@ class Streamed:
     def close(self) -> None:
         self._end_reader()
         self._draws = iter(())
-
-
-def rows_of(batches: Iterable[Any], axis: int = 0) -> Callable[[], Iterator[Any]]:
-    """What starts a stream of single rows over an iterable of batches."""
-
-    def start() -> Iterator[Any]:
-        for batch in batches:
-            yield from split(batch, axis)
-
-    return start

@@ -138,60 +138,13 @@ def rows_in(batch: Any, axis: int = 0) -> int:
     return counts.most_common(1)[0][0]
 
 
-def split(batch: Any, axis: int = 0) -> list[Any]:
-    """The batch as rows: batches of one sample each, sharing what has no batch dimension."""
-    count = rows_in(batch, axis)
-    return [_row(batch, index, count, axis) for index in range(count)]
-
-
-def _row(batch: Any, index: int, count: int, axis: int) -> Any:
-    def cut(leaf: Any) -> Any:
-        if size_along(leaf, axis) != count:
-            return leaf
-        if isinstance(leaf, torch.Tensor):
-            return leaf.narrow(axis, index, 1)
-        if isinstance(leaf, np.ndarray):
-            return np.take(leaf, [index], axis=axis)
-        return leaf[index : index + 1]
-
-    return map_leaves(cut, batch)
-
-
-def join(rows: Sequence[Any], axis: int = 0) -> Any:
-    """Rows of one structure as one batch; shorter tensors are padded at their ends.
-
-    Padding is zero, and -100 (ignored by cross-entropy) for whole-number leaves named "label…".
-    """
-    first = rows[0]
-    parts = children(first)
-    if parts is None:
-        return _join_leaves(rows, axis, padding=0)
-    columns = [[part for _, part in _same_children(first, row)] for row in rows]
-    joined = []
-    for position, (key, part) in enumerate(parts):
-        column = [parts_of_row[position] for parts_of_row in columns]
-        if children(part) is None:
-            joined.append(_join_leaves(column, axis, padding=_padding_for(key)))
-        else:
-            joined.append(join(column, axis))
-    return rebuilt(first, joined)
-
-
-def _same_children(first: Any, row: Any) -> list[tuple[Any, Any]]:
-    expected, found = children(first), children(row)
-    if found is None or expected is None or [k for k, _ in found] != [k for k, _ in expected]:
-        raise CannotBuildBatch(
-            f"expected batches of one structure; found {describe(first)} and {describe(row)}: "
-            f"{MAKE_LOADER}"
-        )
-    return found
-
-
-def _padding_for(key: Any) -> int:
+def padding_for(key: Any) -> int:
+    """What a part is padded with: -100, which cross-entropy ignores, for labels; else zero."""
     return IGNORED_LABEL if isinstance(key, str) and "label" in key.lower() else 0
 
 
-def _join_leaves(column: Sequence[Any], axis: int, padding: int) -> Any:
+def join_leaves(column: Sequence[Any], axis: int, padding: int) -> Any:
+    """Leaves as one along ``axis``; shorter tensors are padded at their ends."""
     first = column[0]
     if isinstance(first, torch.Tensor) and first.ndim > axis:
         fill = padding if not first.is_floating_point() else 0

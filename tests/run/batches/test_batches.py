@@ -214,10 +214,22 @@ def test_a_stream_that_can_be_read_once_is_refused_and_not_read() -> None:
     assert len(list(loader)) == 3
 
 
-@pytest.mark.parametrize("loader", [3, "abc", torch.zeros(3, 2), {"train": []}])
+@pytest.mark.parametrize("loader", [3, "abc", torch.zeros(3, 2)])
 def test_what_is_no_loader_is_refused(loader: Any) -> None:
     with pytest.raises(CannotBuildBatch, match="expected a DataLoader"):
         source_from(loader)
+
+
+def test_several_loaders_are_refused_with_a_way_that_works() -> None:
+    loaders = {"one": DataLoader(cases.Rows(), 4), "other": DataLoader(cases.Rows(), 2)}
+    with pytest.raises(CannotBuildBatch, match=r"several in one dict.*make_loader=.*count="):
+        source_from(loaders)
+
+    def make(size: int) -> list[Any]:
+        return [{"one": next(iter(DataLoader(cases.Rows(), size))), "other": torch.zeros(2)}] * 3
+
+    source = source_from(loaders, make_loader=make, count=lambda batch: len(batch["one"][1]))
+    assert source.count(source.take(5)) == 5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from batchfinder.run.batches import rebuild_loader, source_from
-from batchfinder.run.batches.structure import join, split
+from batchfinder.run.batches.cutting import Cutting
 from batchfinder.run.step import moved
 
 
@@ -38,7 +38,8 @@ def test_a_prepared_loader_is_rebuilt_as_one_prepared_at_that_size(size: int) ->
 def test_a_batch_encoding_is_split_joined_and_moved() -> None:
     transformers = pytest.importorskip("transformers")
     batch = transformers.BatchEncoding({"x": torch.rand(3, 2), "labels": torch.arange(3)})
-    joined = join(split(batch))
+    cutting = Cutting.of([batch])
+    joined = cutting.join(cutting.rows(batch))
     assert type(joined) is transformers.BatchEncoding
     assert torch.equal(joined["x"], batch["x"])
     assert moved(batch, torch.device("meta"))["x"].is_meta
