@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from batchfinder.errors import MissingDependency
+from batchfinder.errors import InvalidArgument, MissingDependency
 from batchfinder.report import document, encoding, explanation
 from batchfinder.report import settings as paste
 from batchfinder.report import text as terminal
@@ -24,6 +24,7 @@ from batchfinder.results import (
     Recommendation,
     Trial,
 )
+from batchfinder.scaling.applied import multiply_rates
 
 if TYPE_CHECKING:
     import pandas
@@ -86,6 +87,13 @@ class Report:
         return self.recommendation.learning_rate
 
     @property
+    def rate_factor(self) -> float | None:
+        """By how much every learning rate is multiplied; ``None`` where no rate is recommended."""
+        if self.learning_rate is None or not self.base_learning_rate:
+            return None
+        return self.learning_rate / self.base_learning_rate
+
+    @property
     def learning_rate_rule(self) -> str:
         """The name of the rule that gave the learning rate."""
         return self.recommendation.learning_rate_rule
@@ -133,6 +141,24 @@ class Report:
             InvalidArgument: where the framework is none of these.
         """
         return paste.settings(self, framework)
+
+    def apply_rate(self, optimizer: Any, scheduler: Any = None) -> None:
+        """Multiply every learning rate by :attr:`rate_factor`, in place.
+
+        Every group of ``optimizer`` (one, or several in a list or dict) keeps its share. A rate
+        written into an optimizer alone is undone by a scheduler that was made before: pass it, or
+        several, nested ones included, and the rates that it keeps are multiplied too.
+
+        Raises:
+            InvalidArgument: where the report recommends no learning rate.
+        """
+        factor = self.rate_factor
+        if factor is None:
+            raise InvalidArgument(
+                "expected a report that recommends a learning rate; found none: the caveats say "
+                "why, and base_learning_rate= names the rate that goes with the base batch size"
+            )
+        multiply_rates(optimizer, factor, scheduler)
 
     def make_loader(
         self, loader: Any, *, make_loader: Callable[[int], Any] | None = None

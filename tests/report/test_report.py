@@ -285,3 +285,22 @@ def test_explain_gives_the_reason_up_to_the_limit_which_has_its_own_section() ->
     said = moved.explain(80)
     assert "A batch of 8 held. At rate 0.2 it rose." in said
     assert "4 would take longer" not in said
+
+
+def test_the_rate_is_applied_as_a_factor_to_every_group() -> None:
+    import torch
+
+    report = plain()
+    groups = [{"params": torch.nn.Linear(2, 2).parameters(), "lr": rate} for rate in (1e-4, 1.6e-3)]
+    optimizer = torch.optim.AdamW(groups)
+    report.apply_rate(optimizer)
+    factor = report.learning_rate / report.base_learning_rate
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([1e-4 * factor, 1.6e-3 * factor])
+
+
+def test_a_report_without_a_rate_applies_none() -> None:
+    from batchfinder.errors import InvalidArgument
+
+    with pytest.raises(InvalidArgument, match="recommends a learning rate"):
+        bare().apply_rate(object())
