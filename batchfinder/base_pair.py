@@ -8,9 +8,9 @@ from functools import partial
 from typing import TypeVar
 
 from batchfinder.errors import InvalidArgument, NothingFits
+from batchfinder.learning_rate_range import LOWEST, range_test
 from batchfinder.measure import MEMORY_GONE
 from batchfinder.noise import NoRoom, attempt
-from batchfinder.range_test import LOWEST, range_test
 from batchfinder.rates import UpdateEffect
 from batchfinder.results import Note, ProbeResult
 from batchfinder.run.bench import Bench

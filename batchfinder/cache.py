@@ -20,7 +20,7 @@ from typing import Any
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe import Propose, SearchSpace, guided, has_ended, latest, probe
-from batchfinder.protocols import BatchSource, MemoryBackend, Observer
+from batchfinder.protocols import BatchSource, MemoryBackend, Observer, WholeStep
 from batchfinder.results import Outcome, Trial
 
 __all__ = ["Recalled", "described", "probe_remembering", "recheck"]
@@ -103,7 +103,7 @@ def recheck(size: int, *, then: Propose = guided) -> Propose:
 
 
 def described(
-    step: Any,
+    step: WholeStep,
     source: BatchSource,
     memory: MemoryBackend,
     *,
@@ -113,7 +113,7 @@ def described(
     """What the largest batch depends on, as text, one line per kind.
 
     Args:
-        step: a training step that also lists ``modules()`` and ``optimizers()``.
+        step: the training step.
         source: its batches.
         memory: the device's memory.
         functions: the user's loss and step functions, whose code counts.
@@ -124,7 +124,7 @@ def described(
         "model": _digest(line for module in step.modules() for line in _module_lines(module)),
         "code": _digest(_code(each) for each in functions),
         "optimizer": _digest(_optimizer_lines(step.optimizers())),
-        "precision": str(getattr(step, "precision", "")),
+        "precision": step.precision,
         "batch": _digest(_shapes(small)),
         "device": f"{step.device} {memory.name}",
         "limit": str(memory.limit_bytes()),

@@ -1,4 +1,4 @@
-"""The walls as types: what a value must offer to stand in for one of ours.
+"""Protocols: what a value must offer to stand in for one of ours.
 
 All are structural. Users pass values; nothing registers itself, nothing is subclassed.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
 
+from batchfinder.rates import GroupRate, UpdateEffect
 from batchfinder.results import BatchPlan, Candidate, Event, NoiseScale
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ class Advance(Protocol):
     """Told of every step of a stage: the samples that it took; 0 steps where it is part of one."""
 
     def __call__(self, samples: int, steps: int = 1) -> None: ...
+
+
+class DeviceProcess(Protocol):
+    """One process that holds memory on a device."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def bytes(self) -> int | None:
+        """``None`` where it is not told."""
+        ...
 
 
 class MemoryBackend(Protocol):
@@ -64,6 +78,28 @@ class MemoryBackend(Protocol):
 
     def other_processes_bytes(self) -> int:
         """Bytes that other processes hold on the device now; 0 where it cannot be told."""
+        ...
+
+    def other_processes(self) -> Sequence[DeviceProcess]:
+        """Who those are; empty where it cannot be told."""
+        ...
+
+    def non_torch_bytes(self) -> int:
+        """Bytes that this process holds on the device outside torch's allocator."""
+        ...
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Work inside is not counted, where anything is; the peak stays what it was."""
+        ...
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors made while it was paused, until they are freed.
+
+        Nothing where the device's own allocator counts.
+
+        Raises:
+            torch.OutOfMemoryError: where they pass the limit.
+        """
         ...
 
     def watch(self, held: Iterable[torch.Tensor] = ()) -> AbstractContextManager[None]:
@@ -128,8 +164,94 @@ class TrainStep(Protocol):
         """Multiply every parameter group's rate by ``factor``."""
         ...
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Give the first group this rate, and every other one its share of it."""
+        ...
+
+    @property
+    def optimizer_family(self) -> str:
+        """What decides the learning-rate rule: "sgd", "sgd-momentum", "adam", …, "unknown"."""
+        ...
+
     def zero_grad(self) -> None:
         """Set every gradient to ``None``."""
+        ...
+
+
+class UpdateWatch(Protocol):
+    """A look at what the updates of a step do, from when it began."""
+
+    @property
+    def updates(self) -> int:
+        """How many there have been."""
+        ...
+
+    def effect(self) -> UpdateEffect:
+        """Which of rate, parameters and optimizer state have moved since."""
+        ...
+
+
+class WholeStep(TrainStep, Protocol):
+    """A ``TrainStep`` with all that setting a call up, predicting and reporting ask of it."""
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What had to be inferred, as sentences; complete after the first ``forward_backward``."""
+        ...
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a part of it runs as compiled code."""
+        ...
+
+    @property
+    def optimizer_name(self) -> str:
+        """The classes of the optimizers, such as ``"Muon + AdamW"``."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """In which precision it computes, as text."""
+        ...
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether ``look`` has run."""
+        ...
+
+    def look(self, batch: Batch) -> None:
+        """See which parameters the gradients of ``batch`` reach; state is the caller's to put back.
+
+        Optimizer state is then laid out for those alone.
+        """
+        ...
+
+    def prime(self) -> None:
+        """Lay out the optimizer's state without moving a weight."""
+        ...
+
+    def reached(self) -> list[torch.nn.Parameter]:
+        """The trained parameters that have gradients, as far as is known."""
+        ...
+
+    def check_loss(self, loss: torch.Tensor) -> None:
+        """Refuse a loss that is no number.
+
+        Raises:
+            LossIsNotFinite: for NaN and infinity.
+        """
+        ...
+
+    def base_learning_rate(self) -> float | None:
+        """The peak of the first group's rate: what a scheduler started from or rises to."""
+        ...
+
+    def group_rates(self, recommended: float | None = None) -> tuple[GroupRate, ...]:
+        """Every group's base rate, and what it becomes where the first one's is ``recommended``."""
+        ...
+
+    def watched(self) -> AbstractContextManager[UpdateWatch]:
+        """What the updates inside do is looked at."""
         ...
 
 
@@ -181,6 +303,34 @@ class BatchSource(Protocol):
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         """The user's own loader at another batch size: same dataset, collate, workers, order."""
+        ...
+
+    @property
+    def smallest(self) -> int:
+        """The smallest batch that can be built: 1, or the longest sample of a token budget."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be assumed of the loader, as sentences."""
+        ...
+
+    @property
+    def varies(self) -> bool:
+        """Whether a batch of the longest samples is larger than an ordinary one."""
+        ...
+
+    def as_ordinary(self) -> BatchSource:
+        """The same source with ordinary batches in place of the longest."""
+        ...
+
+    @property
+    def worker_copies(self) -> int:
+        """Batches that the loader's workers hold in host memory at once."""
+        ...
+
+    def close(self) -> None:
+        """End the workers that read for it, if there are any."""
         ...
 
 
@@ -277,10 +427,3 @@ class WarmupEstimator(NoiseEstimator, Protocol):
     def in_optimizer_metric(self) -> Self:
         """The same over gradients as the optimizer scales them; itself where it cannot."""
         ...
-
-
-class Stateful(Protocol):
-    """Anything the user names in ``preserve=[...]``."""
-
-    def state_dict(self) -> Any: ...
-    def load_state_dict(self, state_dict: Any) -> Any: ...

@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"monitor", "race"},
     {"recommend", "report", "run.trial", "run.bench", "run.isolate"},
     {"arguments"},
-    {"measure", "predict", "cache", "confirm", "range_test"},
+    {"measure", "predict", "cache", "confirm", "learning_rate_range"},
     {"session"},
     {"base_pair"},
     {"probe.stage", "measure.stage", "noise.stage", "confirm.stage", "race.stage", "caveats"},

@@ -126,6 +126,7 @@ class _OneBatch:
     """A source whose only batch is the loader's first: for a trial of its memory."""
 
     unit, length, ceiling, base_batch_size = "samples", None, None, None
+    smallest, varies, worker_copies, notes = 1, False, 0, ()
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -142,6 +143,11 @@ class _OneBatch:
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         return [self._batch]
+
+    def as_ordinary(self) -> _OneBatch:
+        return self
+
+    def close(self) -> None: ...
 
 
 def peak_of(recipe: Recipe, size: int) -> tuple[Outcome, int | None]:

@@ -14,7 +14,6 @@ from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
 from batchfinder.results import BatchPlan
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.batches import endless
-from batchfinder.run.memory import charge, paused
 from batchfinder.run.trial import tensors_in
 
 __all__ = ["run_branch"]
@@ -114,9 +113,9 @@ class _Run:
 
 def _drawn(memory: MemoryBackend, draw: Callable[[], Batch]) -> Batch:
     """A batch as in a trial: its making is the loader's and not counted, itself is."""
-    with paused(memory):
+    with memory.paused():
         batch = draw()
-    charge(memory, tensors_in(batch))
+    memory.hold(tensors_in(batch))
     return batch
 
 

@@ -92,7 +92,7 @@ def _starts(step: TrainStep, fresh: Callable[[], None]) -> tuple[Callable[[], No
     Under an adaptive optimizer, whose steps do not grow with the slope, a rate that is doubled
     midway lifts the loss for a while even where it trains well from the start: only that is tried.
     """
-    if getattr(step, "optimizer_family", "unknown").startswith("sgd"):
+    if step.optimizer_family.startswith("sgd"):
         return _nothing, fresh
     return (fresh,)
 
@@ -105,10 +105,5 @@ def _reason(first: Trace, at_twice: str, steps: int) -> str:
 
 
 def _set_rate(step: TrainStep, rate: float | None, factor: float) -> None:
-    now = step.learning_rate()
-    if rate is None:
-        return
-    if now:
-        step.scale_learning_rate(rate * factor / now)
-    elif hasattr(step, "set_learning_rate"):
+    if rate is not None:
         step.set_learning_rate(rate * factor)

@@ -200,9 +200,9 @@ def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
 
 def _ordinary_peak(bench: Bench, size: int) -> int | None:
     """The peak of an ordinary batch, where the trials took the longest samples; else ``None``."""
-    if not getattr(bench.source, "varies", False):
+    if not bench.source.varies:
         return None
-    source = bench.source.as_ordinary()  # type: ignore[attr-defined]  # goes with ``varies``
+    source = bench.source.as_ordinary()
     return run_undisturbed(bench.step, source, bench.memory, size).peak_bytes
 
 
@@ -233,7 +233,7 @@ def _nothing_fits(trials: tuple[Trial, ...], memory: MemoryBreakdown) -> str:
 
 def _neighbours(bench: Bench) -> str:
     """Who else holds memory on the device, where the back-end can tell."""
-    told: Sequence[Any] = getattr(bench.memory, "other_processes", tuple)()
+    told = bench.memory.other_processes()
     if not told:
         return ""
     names = ", ".join(

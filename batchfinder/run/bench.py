@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from batchfinder.probe import SearchSpace
-from batchfinder.protocols import BatchSource, MemoryBackend
+from batchfinder.protocols import BatchSource, MemoryBackend, WholeStep
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
 from batchfinder.run.batches.randomness import reseed
@@ -37,7 +37,7 @@ _ANY_SIZE = SearchSpace()
 class Bench:
     """The training step, its batches, the device's memory, and the way back."""
 
-    step: Any  # a TrainStep that also says its assumptions and optimizer
+    step: WholeStep
     source: BatchSource
     memory: MemoryBackend
     snapshot: Snapshot
@@ -84,8 +84,7 @@ class Bench:
             for module in self.step.modules()
             for each in module.modules()
         )
-        least = int(getattr(self.source, "smallest", 1))  # a token budget must hold one sample
-        return max(least, 2 if needs_two and self.source.ceiling != 1 else 1)
+        return max(self.source.smallest, 2 if needs_two and self.source.ceiling != 1 else 1)
 
     def training(self) -> None:
         """Everything as the user left it, in training mode: a start for real training steps.
@@ -126,7 +125,7 @@ class Bench:
             activation_bytes_per_sample=0.0,
             other_bytes=0,
             limit_bytes=self.memory.limit_bytes(),
-            non_torch_bytes=getattr(self.memory, "non_torch_bytes", int)(),
+            non_torch_bytes=self.memory.non_torch_bytes(),
             other_processes_bytes=self.memory.other_processes_bytes(),
         )
 
@@ -134,7 +133,7 @@ class Bench:
         """What had to be inferred from the model and the loader, as sentences."""
         is_counted = self.memory.is_simulated or self.step.device.type == "cpu"
         said = (Caveat("step.counted_uncompiled"),) if is_counted and self.step.is_compiled else ()
-        return (*self.step.assumptions, *said, *getattr(self.source, "notes", ()))
+        return (*self.step.assumptions, *said, *self.source.notes)
 
     def environment(self) -> Environment:
         """Where the figures come from."""

@@ -194,7 +194,7 @@ def _unless_spilled(ending: _Ending, memory: MemoryBackend, used: int) -> _Endin
 
 def _crowded_host(source: BatchSource, memory: MemoryBackend, batch: Batch) -> _Ending | None:
     """The host's memory may end before the device's: every worker holds batches of its own."""
-    copies = int(getattr(source, "worker_copies", 0))
+    copies = source.worker_copies
     if memory.is_simulated or not copies:
         return None
     needed = copies * sum(part.numel() * part.element_size() for part in tensors_in(batch))

@@ -8,6 +8,7 @@ import torch
 
 from batchfinder.confirm import Trace, confirm, judge
 from batchfinder.results import BatchPlan
+from batchfinder.run.memory.defaults import Defaults
 
 CURVATURE = 4.0
 
@@ -17,6 +18,7 @@ class Bowl:
 
     device = torch.device("cpu")
     updates_itself = False
+    optimizer_family = "unknown"
 
     def __init__(self, rate=0.1, start=1.0):
         self.weight = torch.nn.Parameter(torch.tensor(float(start)))
@@ -56,6 +58,9 @@ class Bowl:
     def scale_learning_rate(self, factor):
         self.rate *= factor
 
+    def set_learning_rate(self, rate):
+        self.rate = rate
+
     def zero_grad(self):
         self.weight.grad = None
 
@@ -76,7 +81,7 @@ class Source:
         yield from [size] * (100 // size)
 
 
-class Memory:
+class Memory(Defaults):
     name, is_simulated = "by hand", True
     flushes, peak, released = 0, 123, 0
 

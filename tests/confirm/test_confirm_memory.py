@@ -12,7 +12,7 @@ from batchfinder.confirm import confirm
 from batchfinder.protocols import MemoryBackend
 from batchfinder.results import BatchPlan
 from batchfinder.run.batches import endless, source_from
-from batchfinder.run.memory import backend_for, charge, paused
+from batchfinder.run.memory import backend_for
 from batchfinder.run.memory.cpu import HostMemory
 from batchfinder.run.trial import run_trial
 
@@ -62,15 +62,15 @@ def test_a_batch_drawn_uncounted_counts_itself() -> None:
 )
 def test_paused_work_is_not_counted_and_charged_tensors_are(memory: MemoryBackend) -> None:
     with memory.watch():
-        with paused(memory):
+        with memory.paused():
             kept = [torch.zeros(10**6)]
         torch.zeros(10)
-        charge(memory, [torch.zeros(10)])
+        memory.hold([torch.zeros(10)])
         with pytest.raises(torch.OutOfMemoryError):
-            charge(memory, kept)
+            memory.hold(kept)
     kept.clear()
     with memory.watch():
-        with paused(memory):
+        with memory.paused():
             torch.zeros(10**6)
         torch.zeros(1000)
     assert memory.peak_bytes() == 4000

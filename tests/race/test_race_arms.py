@@ -19,6 +19,7 @@ class Bowl:
 
     device = torch.device("cpu")
     updates_itself = False
+    optimizer_family = "unknown"
 
     def __init__(self, start=1.0):
         self.weight = torch.nn.Parameter(torch.tensor(float(start), dtype=torch.float64))
@@ -56,6 +57,9 @@ class Bowl:
 
     def scale_learning_rate(self, factor):
         self.rate *= factor
+
+    def set_learning_rate(self, rate):
+        self.rate = rate
 
     def zero_grad(self):
         self.weight.grad, self.seen = None, []

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from batchfinder.run.memory.defaults import Defaults
+
 
 class FakeClock:
     """Seconds that pass only when told to."""
@@ -22,7 +24,7 @@ class FakeClock:
         self.now += seconds
 
 
-class FakeMemory:
+class FakeMemory(Defaults):
     """A device whose peak is a function of the batch, and which refuses above its limit."""
 
     name = "fake"
@@ -72,6 +74,7 @@ class FakeSource:
     """Batches are their own size."""
 
     unit = "samples"
+    smallest, varies, worker_copies, notes = 1, False, 0, ()
 
     def __init__(
         self,
@@ -91,6 +94,11 @@ class FakeSource:
 
     def rewind(self, seed: int) -> None: ...
 
+    def as_ordinary(self) -> FakeSource:
+        return self
+
+    def close(self) -> None: ...
+
     def count(self, batch: int) -> int:
         return batch
 
@@ -106,6 +114,7 @@ class FakeStep:
 
     device = torch.device("cpu")
     updates_itself = False
+    optimizer_family = "unknown"
     weight = 1.0
 
     def __init__(
@@ -149,5 +158,8 @@ class FakeStep:
 
     def scale_learning_rate(self, factor: float) -> None:
         self.rate *= factor
+
+    def set_learning_rate(self, rate: float) -> None:
+        self.rate = rate
 
     def zero_grad(self) -> None: ...

@@ -24,6 +24,7 @@ class PlainStep:
     optimizer: torch.optim.Optimizer
     device: torch.device = CPU
     updates_itself: bool = False
+    optimizer_family: str = "sgd"
     calls: list[str] = field(default_factory=list)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -56,6 +57,9 @@ class PlainStep:
         for group in self.optimizer.param_groups:
             group["lr"] *= factor
 
+    def set_learning_rate(self, rate: float) -> None:
+        self.scale_learning_rate(rate / self.learning_rate())
+
     def zero_grad(self) -> None:
         self.calls.append("zero_grad")
         for parameter in self.model.parameters():
@@ -71,6 +75,7 @@ class Made:
     length: int | None = None
     ceiling: int | None = None
     unit: str = "samples"
+    worker_copies: int = 0
 
     def take(self, size: int) -> Any:
         return self.make(size)

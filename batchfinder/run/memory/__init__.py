@@ -7,7 +7,7 @@
 - ``device``: devices with a caching allocator (CUDA, ROCm, XPU), through a ``driver``;
 - ``mps``: Apple's GPUs;
 - ``nvml``: who else is on an NVIDIA GPU;
-- ``pausing``: work that is not counted;
+- ``defaults``: what a back-end answers where there is nothing to say;
 - ``limits``: the public context manager.
 
 To add a device, write a class with ``MemoryBackend``'s methods and give it a row in ``BACKENDS``.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from batchfinder.run.memory.choice import BACKENDS, backend_for
 from batchfinder.run.memory.limits import memory_limit
-from batchfinder.run.memory.pausing import charge, paused
 from batchfinder.run.memory.simulated import active_limit
 
-__all__ = ["BACKENDS", "active_limit", "backend_for", "charge", "memory_limit", "paused"]
+__all__ = ["BACKENDS", "active_limit", "backend_for", "memory_limit"]

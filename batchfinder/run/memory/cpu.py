@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.memory.host import host_budget
 from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.memory.scratch import Scratch
@@ -14,7 +15,7 @@ from batchfinder.run.memory.scratch import Scratch
 __all__ = ["HostMemory"]
 
 
-class HostMemory:
+class HostMemory(Defaults):
     """What is held now plus a budget of what is free; kept by the ledger, before the kernel kills.
 
     The ledger does not see what a kernel takes inside one operator (convolutions and recurrent

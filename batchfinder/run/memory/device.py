@@ -21,13 +21,14 @@ from contextlib import contextmanager
 
 import torch
 
+from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.memory.driver import Driver
 from batchfinder.run.memory.nvml import GpuProcess, Neighbours, NoNeighbours
 
 __all__ = ["DeviceMemory"]
 
 
-class DeviceMemory:
+class DeviceMemory(Defaults):
     """One device, as much of it as this process may use.
 
     Args:

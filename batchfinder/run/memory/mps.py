@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.memory.ledger import Ledger
 
 __all__ = ["MpsMemory"]
@@ -21,7 +22,7 @@ _DEFAULT_WATERMARK = 1.7  # MPSAllocator.h, default_high_watermark_ratio
 _LARGEST_WATERMARK = 2.0
 
 
-class MpsMemory:
+class MpsMemory(Defaults):
     """One Apple GPU.
 
     Args:

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 import torch
 
+from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.torch_internals import compiled_again, uncompiled
 from batchfinder.units import format_bytes
@@ -18,7 +19,7 @@ __all__ = ["SimulatedMemory", "active_limit", "simulated_limit"]
 _ACTIVE: ContextVar[SimulatedMemory | None] = ContextVar("batchfinder_memory_limit", default=None)
 
 
-class SimulatedMemory:
+class SimulatedMemory(Defaults):
     """A limit in bytes on the tensors of one kind of device, kept exactly and on any machine.
 
     What kernels allocate inside one operator is not counted: the limit is defined by the ledger,

@@ -29,6 +29,7 @@ class EvaluationStep:
     """
 
     updates_itself = False
+    optimizer_family = "unknown"
     weight = 1.0
 
     def __init__(
@@ -76,6 +77,8 @@ class EvaluationStep:
         return None
 
     def scale_learning_rate(self, factor: float) -> None: ...
+
+    def set_learning_rate(self, rate: float) -> None: ...
 
     def zero_grad(self) -> None:
         """Gradients are the user's, and stay."""

@@ -47,8 +47,7 @@ def range_test(
     for number in range(QUIET + steps):
         share = max(0, number - QUIET) / max(1, steps - 1)
         rate = lowest * (highest / lowest) ** share
-        if not _set_rate(step, rate):
-            return None
+        step.set_learning_rate(rate)
         step.zero_grad()
         loss = float(step.forward_backward(next(feed)))
         step.update()
@@ -99,14 +98,3 @@ def _ran_away(losses: Sequence[float]) -> bool:
     start, low = fmean(losses[:QUIET]), min(losses)
     fallen = max(start - low, 3 * stdev(losses[:QUIET]))
     return all(loss > start + fallen for loss in losses[-2:])
-
-
-def _set_rate(step: TrainStep, rate: float) -> bool:
-    now = step.learning_rate()
-    if now:
-        step.scale_learning_rate(rate / now)
-        return True
-    if hasattr(step, "set_learning_rate"):
-        step.set_learning_rate(rate)
-        return True
-    return False
