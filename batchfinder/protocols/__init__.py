@@ -1,0 +1,42 @@
+"""Protocols: what a value must offer to stand in for one of ours.
+
+All are structural. Users pass values; nothing registers itself, nothing is subclassed.
+
+- ``step``: one training step of the user's;
+- ``source``: the user's loader, as batches of any size;
+- ``device``: a device's memory;
+- ``estimator``: how the gradient noise scale is estimated;
+- ``strategies``: functions, such as objectives, learning-rate rules and observers.
+"""
+
+from __future__ import annotations
+
+from batchfinder.protocols.device import DeviceProcess, MemoryBackend
+from batchfinder.protocols.estimator import NoiseEstimator, WarmupEstimator
+from batchfinder.protocols.source import Batch, BatchSource, MicroBatches
+from batchfinder.protocols.step import TrainStep, UpdateWatch, WholeStep
+from batchfinder.protocols.strategies import (
+    Advance,
+    Clock,
+    LearningRateRule,
+    Objective,
+    Observer,
+)
+
+__all__ = [
+    "Advance",
+    "Batch",
+    "BatchSource",
+    "Clock",
+    "DeviceProcess",
+    "LearningRateRule",
+    "MemoryBackend",
+    "MicroBatches",
+    "NoiseEstimator",
+    "Objective",
+    "Observer",
+    "TrainStep",
+    "UpdateWatch",
+    "WarmupEstimator",
+    "WholeStep",
+]
