@@ -131,23 +131,28 @@ def test_a_budget_without_time_for_it_is_said():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [0.0125, 0.05, 0.2])
-def test_a_rate_that_is_low_right_or_high_comes_to_the_same(rate):
-    report = called(rate=rate, learning_rate_rule=Race(), training_steps=3000)
-    assert report.learning_rate_rule == "race"
-    assert report.learning_rate == report.race.learning_rate
-    assert report.state_restored
-    assert report.confirmation.held
-    right = called(rate=0.05, learning_rate_rule="race", training_steps=3000)
-    assert report.learning_rate == pytest.approx(right.learning_rate, rel=0.5)
-    assert bf.Report.from_json(report.to_json()) == report
+def test_rates_sixteen_times_apart_come_close():
+    """What is left between them is what the race cannot tell at the run's length."""
+    settings = {"learning_rate_rule": Race(), "training_steps": 3000}
+    low, high = (called(rate=rate, **settings) for rate in (0.0125, 0.2))
+    for report in (low, high):
+        assert report.learning_rate_rule == "race"
+        assert report.learning_rate == report.race.learning_rate
+        assert report.state_restored
+        assert report.confirmation.held
+        assert bf.Report.from_json(report.to_json()) == report
+    assert low.race.best_rate == pytest.approx(high.race.best_rate, rel=0.5)
+    assert max(high.learning_rate, low.learning_rate) < 4 * min(
+        high.learning_rate, low.learning_rate
+    )
 
 
 @pytest.mark.slow
 def test_a_long_training_is_raced_for_by_itself_and_within_a_tenth_of_it():
-    report = called(rate=0.0005, training_steps=9000)
-    assert report.race.steps_taken <= 0.1 * report.race.run_steps
-    assert "race.moved" in codes(report)
+    report = called(rate=0.0125, training_steps=9000)
+    cost = sum(arm.steps for arm in report.race.arms) + 16 * len(report.race.arms)
+    assert cost <= 0.1 * report.race.run_steps
+    assert report.race.best_rate > 0.0125
 
 
 @pytest.mark.slow
@@ -162,7 +167,8 @@ def test_a_rate_that_moves_by_four_has_its_noise_scale_measured_again():
     stages = [event.stage.name for event in seen if isinstance(event, bf.results.StageStarted)]
     assert stages.count("NOISE") == 2
     assert stages.index("RACE") < len(stages) - 1 - stages[::-1].index("NOISE")
-    assert "race.remeasured" in codes(report)
+    assert {"race.moved", "race.remeasured"} <= set(codes(report))
+    assert "at least" in next(c for c in report.caveats if "what trains fastest here" in c)
 
 
 @pytest.mark.slow
