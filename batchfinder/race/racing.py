@@ -66,7 +66,7 @@ def race_rates(
     averaged: bool = False,
     average_on: torch.device | None = None,
     seed: int = 0,
-    most: int | None = None,
+    total: int | None = None,
     enough: Callable[[], bool] = lambda: False,
     observe: Observer | None = None,
 ) -> RaceResult:
@@ -84,7 +84,7 @@ def race_rates(
         averaged: whether the run's rate decays, so that averaged weights are judged.
         average_on: where the average is kept; ``None`` is beside the weights.
         seed: of the orders of the data.
-        most: arms at most, where that is fewer than ``race`` allows.
+        total: arms at most, repeats included.
         enough: asked before every arm but the first; true ends the race.
         observe: gets every arm.
 
@@ -124,7 +124,7 @@ def race_rates(
         return ran
 
     try:
-        finish = run_arms(arm, rate, most=min(race.arms, most or race.arms), enough=enough)
+        finish = run_arms(arm, rate, most=race.arms, total=total, enough=enough)
     except Shortage:
         return replace(none, refusal=Caveat("race.out_of_memory", micro_batch=plan.micro_batch))
     found = replace(

@@ -28,7 +28,12 @@ class Finish:
 
 
 def run_arms(
-    loss_at: LossAt, start: float, *, most: int, enough: Callable[[], bool] = lambda: False
+    loss_at: LossAt,
+    start: float,
+    *,
+    most: int,
+    total: int | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Finish:
     """Walk from ``start`` by factors of two to the best rate, and repeat that on another order.
 
@@ -40,6 +45,7 @@ def run_arms(
         loss_at: runs one arm.
         start: the first rate.
         most: arms on the first order, and repeats on the second, at most.
+        total: arms and repeats together, at most; at least one is left for a repeat.
         enough: asked before every arm but the first; true ends the race there.
     """
     losses: dict[int, float] = {}
@@ -49,17 +55,19 @@ def run_arms(
         arms.append(loss_at(start * 2.0**k, order))
         return arms[-1].loss
 
-    k = next_arm(losses, most)
+    total = 2 * most if total is None else total
+    first = min(most, total - 1)
+    k = next_arm(losses, first)
     while k is not None:
         losses[k] = run(k, 1)
-        k = None if enough() else next_arm(losses, most)
+        k = None if enough() else next_arm(losses, first)
     best = best_of(losses)
     if best is None:
         return Finish(tuple(arms), None)
     at_edge = not {best - 1, best + 1} <= losses.keys()
     kept = best
     for _ in range(most):
-        if enough():
+        if len(arms) >= total or enough():
             return Finish(tuple(arms), _rate(start, kept), at_edge, repeated=False)
         again = run(kept, 2)
         both = (losses.get(kept, again) + again) / 2

@@ -175,7 +175,7 @@ def _race(
             averaged=_decays(race, training, training_steps),
             average_on=_room_for_average(bench, recommendation),
             seed=bench.seed,
-            most=None if paid_for is None else paid_for - 1,
+            total=paid_for,
             enough=lambda: _too_little_time(call, length.cost * step_seconds, step_seconds),
             observe=call.observe,
         )

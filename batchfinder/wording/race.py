@@ -76,8 +76,8 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "lie beyond it"
     ),
     "race.not_repeated": (
-        "no time was left to repeat the best learning rate of the race, {rate:.3g}, on another "
-        "order of the data"
+        "the best learning rate of the race, {rate:.3g}, was not repeated on another order of the "
+        "data: what the race may cost was used up"
     ),
     "race.length_unknown": (
         "{rate:.3g} trains fastest over about {steps:,} steps, and longer runs want a lower rate: "

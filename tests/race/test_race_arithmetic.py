@@ -217,6 +217,16 @@ def test_a_winner_by_luck_is_stepped_down_from():
     assert [(arm.learning_rate, arm.order) for arm in finish.arms[-2:]] == [(0.1, 2), (0.05, 2)]
 
 
+def test_arms_and_repeats_together_are_no_more_than_paid_for():
+    finish = run_arms(arms_of(lambda rate: -rate), 0.1, most=8, total=5)
+    assert [arm.order for arm in finish.arms] == [1, 1, 1, 1, 2]
+    assert finish.at_edge
+    falling = run_arms(arms_of(log_bowl(0.12), lambda rate: INF), 0.1, most=8, total=5)
+    assert len(falling.arms) == 5
+    assert not falling.repeated
+    assert falling.best_rate == pytest.approx(0.025)
+
+
 def test_where_every_rate_runs_away_there_is_no_best():
     finish = run_arms(arms_of(lambda rate: INF), 0.1, most=5)
     assert finish.best_rate is None
