@@ -94,6 +94,7 @@ def objective_named(function: str, given: Objective | str | None) -> Objective |
         "fewest_samples": recommend.fewest_samples,
         "highest_throughput": recommend.highest_throughput,
         "largest": recommend.largest,
+        "least_energy": recommend.least_energy,
         "shortest_time": recommend.shortest_time,
     }
     return _named(f"{function}: expected objective", given, offered)

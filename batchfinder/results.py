@@ -112,6 +112,19 @@ class NoiseFindings:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What one micro-batch costs in energy: medians with a 90% interval, the whole device's draw.
+
+    ``idle_watts``, which it draws without any work, is contained in the joules.
+    """
+
+    joules_per_sample: float
+    joules_per_sample_low: float
+    joules_per_sample_high: float
+    idle_watts: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What one micro-batch costs: medians with a 90% interval on the throughput.
 
@@ -131,6 +144,8 @@ class Measurement:
     peak_bytes: int | None = None
     repeats: int = 0
     noise_scale: NoiseScale | None = None
+    energy: Energy | None = None
+    """``None`` where the device does not tell what it draws."""
 
     @property
     def unstable(self) -> bool:
@@ -154,6 +169,8 @@ class Candidate:
     relative_time_high: float = math.nan
     roles: tuple[str, ...] = ()
     """Why it is of interest: "yours", "largest that fits", "highest throughput", …"""
+    joules_per_sample: float | None = None
+    """``None`` where the device does not tell what it draws."""
 
 
 @dataclass(frozen=True)

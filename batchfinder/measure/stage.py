@@ -8,6 +8,7 @@ from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
 from batchfinder.probe import step_seconds_at
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
+from batchfinder.run.energy import energy_counter
 from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
 
@@ -43,6 +44,7 @@ def measure_sizes(
             first=base,
             expected=lambda size: step_seconds_at(probed.trials, size),
             effort=effort,
+            energy=energy_counter(bench.step.device),
             allowed=allowed.allows,
             observe=call.observe,
             say=call.say,

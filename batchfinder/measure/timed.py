@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 from batchfinder.measure.timer import Effort, Record, Timer
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
-from batchfinder.results import Measurement, Note
+from batchfinder.results import Energy, Measurement, Note
 from batchfinder.run.batches import loading_seconds
+from batchfinder.run.energy import EnergyCounter
 from batchfinder.timing import Interval, half_steps_around_knee, median_interval, outward
 
 __all__ = ["MEMORY_GONE", "NOTHING_TIMED", "Effort", "measure"]
@@ -25,6 +26,8 @@ MEMORY_GONE = (
 )
 NOTHING_TIMED = MEMORY_GONE.format(found="memory ran out at every size that was to be timed")
 
+IDLE_SECONDS = 0.5
+"""For the draw without any work."""
 SCATTER = 0.1
 """How far a time that was taken once is believed to be off, at the least."""
 
@@ -38,7 +41,9 @@ def measure(
     first: int | None = None,
     expected: Callable[[int], float | None] = lambda size: None,
     effort: Effort | None = None,
+    energy: EnergyCounter | None = None,
     clock: Clock = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
     observe: Observer | None = None,
     allowed: Callable[[int], bool] = lambda size: True,
     say: Callable[[str], None] = lambda text: None,
@@ -58,7 +63,9 @@ def measure(
         first: where timing begins, as a rule the user's own size; left out, the smallest.
         expected: seconds of a step at a size, where they are known before.
         effort: how much time to spend.
+        energy: the device's counter of joules, where it has one.
         clock: seconds; a fake one in tests.
+        sleep: waits while the draw without any work is read.
         observe: gets each finished measurement.
         allowed: which half-steps may be added.
         say: gets a sentence for each size that is left out.
@@ -66,7 +73,7 @@ def measure(
     effort = effort or Effort()
     step.scale_learning_rate(0.0)
     order = outward(sizes, first if first is not None else min(sizes))
-    timer = Timer(step, source, memory, effort, own=order[0], clock=clock, say=say)
+    timer = Timer(step, source, memory, effort, own=order[0], energy=energy, clock=clock, say=say)
     started = clock()
     deadline = started + effort.budget_seconds / 2
     affordable = timer.affordable(order, expected)
@@ -89,11 +96,12 @@ def measure(
         budget_seconds=effort.loader_budget_seconds,
         clock=clock,
     )
+    idle_watts = None if energy is None else _idle_watts(energy, memory, sleep)
     scatter = _scatter(records, effort)
     measurements = []
     for record in records:
         loading = loader_seconds.get(record.batch_size)
-        measurements.append(_summary(record, loading, scatter))
+        measurements.append(_summary(record, loading, scatter, idle_watts))
         if observe is not None:
             observe(measurements[-1])
     return tuple(measurements)
@@ -109,7 +117,9 @@ def _scatter(records: Sequence[Record], effort: Effort) -> float:
     return max([SCATTER, *widths])
 
 
-def _summary(record: Record, loader_seconds: float | None, scatter: float) -> Measurement:
+def _summary(
+    record: Record, loader_seconds: float | None, scatter: float, idle_watts: float | None
+) -> Measurement:
     throughput = median_interval(record.throughputs())
     if len(record.update) == 1:  # no sample shows how far it is off
         middle = throughput.middle
@@ -127,4 +137,22 @@ def _summary(record: Record, loader_seconds: float | None, scatter: float) -> Me
         loader_seconds=loader_seconds,
         peak_bytes=record.peak_bytes,
         repeats=len(record.update),
+        energy=_energy(record, idle_watts),
     )
+
+
+def _energy(record: Record, idle_watts: float | None) -> Energy | None:
+    if idle_watts is None or not record.joules_per_sample:
+        return None
+    found = median_interval(record.joules_per_sample)
+    return Energy(found.middle, found.low, found.high, idle_watts)
+
+
+def _idle_watts(
+    energy: EnergyCounter, memory: MemoryBackend, sleep: Callable[[float], None]
+) -> float | None:
+    memory.synchronize()
+    before = energy.joules()
+    sleep(IDLE_SECONDS)
+    after = energy.joules()
+    return None if before is None or after is None else (after - before) / IDLE_SECONDS

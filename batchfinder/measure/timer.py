@@ -10,6 +10,7 @@ from statistics import median
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
+from batchfinder.run.energy import EnergyCounter
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import SAME, median_interval, unbeaten
 from batchfinder.wording import Caveat
@@ -35,6 +36,7 @@ class Effort:
     least_visits: int = 5
     most_visits: int = 30
     visit_seconds: float = 0.05
+    energy_visit_seconds: float = 0.25
     tight: float = 0.05
     loader_batches: int = 6
     loader_budget_seconds: float = 4.0
@@ -50,6 +52,7 @@ class Record:
     """Samples or tokens that a batch really holds: a token budget is rarely filled whole."""
     forward_backward: list[float] = field(default_factory=list)
     update: list[float] = field(default_factory=list)
+    joules_per_sample: list[float] = field(default_factory=list)
 
     def throughputs(self) -> list[float]:
         pairs = zip(self.forward_backward, self.update, strict=True)
@@ -78,10 +81,12 @@ class Timer:
         effort: Effort,
         *,
         own: int,
+        energy: EnergyCounter | None,
         clock: Clock,
         say: Callable[[str], None],
     ) -> None:
         self._step, self._source, self._memory = step, source, memory
+        self._energy = energy
         self._effort, self._own, self._clock, self._say = effort, own, clock, say
 
     def affordable(
@@ -229,7 +234,11 @@ class Timer:
         batch = self._source.ordinary(record.batch_size)
         forward_backward = update = 0.0
         steps = 0
-        while steps == 0 or forward_backward + update < self._effort.visit_seconds:
+        least = self._effort.visit_seconds
+        if self._energy is not None:  # whose counter moves a few times a second
+            least = max(least, self._effort.energy_visit_seconds)
+        before = self._joules()
+        while steps == 0 or forward_backward + update < least:
             self._step.zero_grad()
             start = self._now()
             self._step.forward_backward(batch)
@@ -240,9 +249,15 @@ class Timer:
             steps += 1
             if steps >= 64:
                 break
+        after = self._joules()
         self._step.zero_grad()
         record.forward_backward.append(forward_backward / steps)
         record.update.append(update / steps)
+        if before is not None and after is not None:
+            record.joules_per_sample.append((after - before) / (steps * record.counted))
+
+    def _joules(self) -> float | None:
+        return None if self._energy is None else self._energy.joules()
 
     def _now(self) -> float:
         self._memory.synchronize()

@@ -7,17 +7,21 @@ what would have changed the choice, ``uncertainty`` how sure it is, ``wording`` 
 
 from batchfinder.recommend.choice import recommend
 from batchfinder.recommend.objectives import (
+    energy_to_target,
     fewest_samples,
     highest_throughput,
     largest,
+    least_energy,
     shortest_time,
 )
 from batchfinder.recommend.settle import settled
 
 __all__ = [
+    "energy_to_target",
     "fewest_samples",
     "highest_throughput",
     "largest",
+    "least_energy",
     "recommend",
     "settled",
     "shortest_time",

@@ -98,6 +98,7 @@ def priced(situation: Situation, found: Iterable[Option]) -> list[Candidate]:
             step_seconds=option.step_seconds,
             peak_bytes=_whole(situation.peak_bytes(option.timing, option.plan.accumulation_steps)),
             roles=(YOURS,) if option.plan.global_batch == situation.base_batch else (),
+            joules_per_sample=option.timing.joules_per_sample,
         )
         for option, time, used in zip(found, times, samples, strict=True)
     ]

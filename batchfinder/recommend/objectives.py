@@ -9,9 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from batchfinder.errors import InvalidArgument
 from batchfinder.results import Candidate
 
-__all__ = ["YOURS", "fewest_samples", "highest_throughput", "largest", "shortest_time"]
+__all__ = [
+    "YOURS",
+    "energy_to_target",
+    "fewest_samples",
+    "highest_throughput",
+    "largest",
+    "least_energy",
+    "shortest_time",
+]
 
 YOURS = "yours"
 SAME = 0.03
@@ -57,6 +66,34 @@ def fewest_samples(candidates: Sequence[Candidate]) -> Candidate:
     fewest = min(each.relative_samples for each in candidates)
     frugal = [each for each in candidates if each.relative_samples <= 1.05 * fewest]
     return min(frugal, key=lambda each: each.relative_time)
+
+
+def least_energy(candidates: Sequence[Candidate]) -> Candidate:
+    """The smallest batch within 3% of the least energy to the target.
+
+    Joules per sample, as the device counts them, times the samples that a batch needs; without a
+    noise scale, joules per sample alone.
+
+    Raises:
+        InvalidArgument: where the device does not tell what it draws.
+    """
+    joules = [energy_to_target(each) for each in candidates]
+    known = [each for each in joules if each is not None]
+    if len(known) < len(joules):
+        raise InvalidArgument(
+            "expected a device that tells what it draws for the objective least_energy (an NVIDIA "
+            "GPU since Volta, as a whole); this one does not: choose another objective"
+        )
+    near = zip(candidates, known, strict=True)
+    return min((c for c, each in near if each <= (1 + SAME) * min(known)), key=_size)
+
+
+def energy_to_target(candidate: Candidate) -> float | None:
+    """Joules per sample · samples to the target, in units of the fewest samples."""
+    joules = candidate.joules_per_sample
+    if joules is None or not math.isfinite(candidate.relative_samples):
+        return joules
+    return joules * candidate.relative_samples
 
 
 def samples_per_second(candidate: Candidate) -> float:

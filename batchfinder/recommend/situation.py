@@ -28,6 +28,7 @@ class Timing:
     spread: float = 0.0
     peak_bytes: int | None = None
     was_run: bool = True
+    joules_per_sample: float | None = None
 
     def step_seconds(self, accumulation_steps: int = 1) -> float:
         """One optimizer step: k × forward-backward + one update, or the loader if it is slower."""
@@ -124,7 +125,7 @@ def timings_of(measurements: Iterable[Measurement], *, loader_overlaps: bool) ->
 
 
 def _timing(measurement: Measurement, loader_per_sample: float, overlaps: bool) -> Timing:
-    loader = measurement.loader_seconds
+    loader, energy = measurement.loader_seconds, measurement.energy
     width = measurement.samples_per_second_high - measurement.samples_per_second_low
     return Timing(
         micro_batch=measurement.batch_size,
@@ -135,6 +136,7 @@ def _timing(measurement: Measurement, loader_per_sample: float, overlaps: bool) 
         # A 90% interval is 2 · 1.645 standard deviations wide.
         spread=max(0.0, width / measurement.samples_per_second / 3.29),
         peak_bytes=measurement.peak_bytes,
+        joules_per_sample=None if energy is None else energy.joules_per_sample,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from batchfinder.recommend.objectives import energy_to_target
 from batchfinder.report.checklist import checklist
 from batchfinder.report.memory import memory_sentences
 from batchfinder.report.race import race_sentences
@@ -106,8 +107,18 @@ def alternatives(report: Report, candidate: Candidate) -> str:
     memory, time = _memory_words(report, candidate), candidate.relative_time
     if math.isfinite(time) and not math.isfinite(candidate.relative_samples):
         return f"{name} takes {time:.2f}x the time per {report.unit[:-1]}{memory}."
-    samples = samples_words(report, candidate)
-    return f"{name} would reach the target {time_words(time)}{samples}{memory}."
+    samples, energy = samples_words(report, candidate), _energy_words(report, candidate)
+    return f"{name} would reach the target {time_words(time)}{samples}{energy}{memory}."
+
+
+def _energy_words(report: Report, candidate: Candidate) -> str:
+    """The trade of time against energy, where the device tells what it draws."""
+    chosen = next((each for each in report.candidates if each.chosen), None)
+    reference = None if chosen is None else energy_to_target(chosen)
+    joules = energy_to_target(candidate)
+    if joules is None or not reference:
+        return ""
+    return f", for {joules / reference:.2f}x the energy"
 
 
 def time_words(ratio: float) -> str:

@@ -12,7 +12,15 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-__all__ = ["GpuProcess", "Neighbours", "NoNeighbours", "NvmlNeighbours", "neighbours_on"]
+__all__ = [
+    "GpuProcess",
+    "Neighbours",
+    "NoNeighbours",
+    "NvmlNeighbours",
+    "handle_of",
+    "neighbours_on",
+    "nvml_and_uuid",
+]
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class NvmlNeighbours:
         except nvml.NVMLError:
             return None
         try:
-            handle = self._handle()
+            handle = handle_of(nvml, self._uuid)
             running = list(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
             with suppress(nvml.NVMLError):  # a slice of a card draws nothing
                 running += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
@@ -101,37 +109,6 @@ class NvmlNeighbours:
         with suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
 
-    def _handle(self) -> Any:
-        """The handle of the GPU or slice, whichever prefix its identifier goes by."""
-        nvml = self._nvml
-        plain = self._uuid.removeprefix("GPU-").removeprefix("MIG-")
-        for prefix in ("MIG-", "GPU-"):
-            try:
-                return nvml.nvmlDeviceGetHandleByUUID(f"{prefix}{plain}")
-            except nvml.NVMLError:
-                continue
-        for slice_handle in self._slices():
-            if plain in str(nvml.nvmlDeviceGetUUID(slice_handle)):
-                return slice_handle
-        return nvml.nvmlDeviceGetHandleByUUID(self._uuid)
-
-    def _slices(self) -> Iterator[Any]:
-        """Every MIG slice of every GPU."""
-        nvml = self._nvml
-        for index in range(nvml.nvmlDeviceGetCount()):
-            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-            for position in range(self._slice_count(gpu)):
-                try:
-                    yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, position)
-                except nvml.NVMLError:
-                    continue  # an empty place
-
-    def _slice_count(self, gpu: Any) -> int:
-        try:
-            return int(self._nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
-        except self._nvml.NVMLError:
-            return 0
-
     def _named(self, process: Any) -> GpuProcess:
         count = process.usedGpuMemory
         try:
@@ -141,13 +118,52 @@ class NvmlNeighbours:
         return GpuProcess(process.pid, name, None if count is None else int(count))
 
 
+def handle_of(nvml: Any, uuid: str) -> Any:
+    """NVML's handle of a GPU or of a MIG slice, whichever prefix its identifier goes by.
+
+    Raises:
+        nvml.NVMLError: where there is none.
+    """
+    plain = uuid.removeprefix("GPU-").removeprefix("MIG-")
+    for prefix in ("MIG-", "GPU-"):
+        try:
+            return nvml.nvmlDeviceGetHandleByUUID(f"{prefix}{plain}")
+        except nvml.NVMLError:
+            continue
+    for slice_handle in _slices(nvml):
+        if plain in str(nvml.nvmlDeviceGetUUID(slice_handle)):
+            return slice_handle
+    return nvml.nvmlDeviceGetHandleByUUID(uuid)
+
+
+def _slices(nvml: Any) -> Iterator[Any]:
+    """Every MIG slice of every GPU."""
+    for index in range(nvml.nvmlDeviceGetCount()):
+        gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+        for position in range(_slice_count(nvml, gpu)):
+            try:
+                yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, position)
+            except nvml.NVMLError:
+                continue  # an empty place
+
+
+def _slice_count(nvml: Any, gpu: Any) -> int:
+    try:
+        return int(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
+    except nvml.NVMLError:
+        return 0
+
+
 def neighbours_on(device: torch.device) -> Neighbours:
     """The processes on a CUDA device; the null object where NVML cannot tell."""
-    nvml = _pynvml()
+    nvml, uuid = nvml_and_uuid(device)
+    return NoNeighbours() if nvml is None or uuid is None else NvmlNeighbours(uuid, nvml)
+
+
+def nvml_and_uuid(device: torch.device) -> tuple[ModuleType | None, str | None]:
+    """The module ``pynvml`` and a CUDA device's identifier, each where there is one."""
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    if nvml is None or uuid is None:
-        return NoNeighbours()
-    return NvmlNeighbours(str(uuid), nvml)
+    return _pynvml(), None if uuid is None else str(uuid)
 
 
 def _pynvml() -> ModuleType | None:
