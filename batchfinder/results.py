@@ -172,6 +172,17 @@ class Candidate:
     joules_per_sample: float | None = None
     """``None`` where the device does not tell what it draws."""
 
+    @property
+    def energy_to_target(self) -> float | None:
+        """Joules per sample · samples to the target, in units of the fewest samples.
+
+        Joules per sample alone where the noise scale is not known.
+        """
+        joules = self.joules_per_sample
+        if joules is None or not math.isfinite(self.relative_samples):
+            return joules
+        return joules * self.relative_samples
+
 
 @dataclass(frozen=True)
 class Recommendation:

@@ -7,7 +7,6 @@ what would have changed the choice, ``uncertainty`` how sure it is, ``wording`` 
 
 from batchfinder.recommend.choice import recommend
 from batchfinder.recommend.objectives import (
-    energy_to_target,
     fewest_samples,
     highest_throughput,
     largest,
@@ -17,7 +16,6 @@ from batchfinder.recommend.objectives import (
 from batchfinder.recommend.settle import settled
 
 __all__ = [
-    "energy_to_target",
     "fewest_samples",
     "highest_throughput",
     "largest",

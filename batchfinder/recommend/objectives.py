@@ -14,7 +14,6 @@ from batchfinder.results import Candidate
 
 __all__ = [
     "YOURS",
-    "energy_to_target",
     "fewest_samples",
     "highest_throughput",
     "largest",
@@ -77,7 +76,7 @@ def least_energy(candidates: Sequence[Candidate]) -> Candidate:
     Raises:
         InvalidArgument: where the device does not tell what it draws.
     """
-    joules = [energy_to_target(each) for each in candidates]
+    joules = [each.energy_to_target for each in candidates]
     known = [each for each in joules if each is not None]
     if len(known) < len(joules):
         raise InvalidArgument(
@@ -86,14 +85,6 @@ def least_energy(candidates: Sequence[Candidate]) -> Candidate:
         )
     near = zip(candidates, known, strict=True)
     return min((c for c, each in near if each <= (1 + SAME) * min(known)), key=_size)
-
-
-def energy_to_target(candidate: Candidate) -> float | None:
-    """Joules per sample · samples to the target, in units of the fewest samples."""
-    joules = candidate.joules_per_sample
-    if joules is None or not math.isfinite(candidate.relative_samples):
-        return joules
-    return joules * candidate.relative_samples
 
 
 def samples_per_second(candidate: Candidate) -> float:

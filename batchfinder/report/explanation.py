@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchfinder.recommend.objectives import energy_to_target
 from batchfinder.report.checklist import checklist
 from batchfinder.report.memory import memory_sentences
 from batchfinder.report.race import race_sentences
@@ -114,8 +113,8 @@ def alternatives(report: Report, candidate: Candidate) -> str:
 def _energy_words(report: Report, candidate: Candidate) -> str:
     """The trade of time against energy, where the device tells what it draws."""
     chosen = next((each for each in report.candidates if each.chosen), None)
-    reference = None if chosen is None else energy_to_target(chosen)
-    joules = energy_to_target(candidate)
+    reference = None if chosen is None else chosen.energy_to_target
+    joules = candidate.energy_to_target
     if joules is None or not reference:
         return ""
     return f", for {joules / reference:.2f}x the energy"
