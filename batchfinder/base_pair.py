@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from batchfinder.confirm import OwnPair
 from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.learning_rate_range import LOWEST, range_test
 from batchfinder.measure import MEMORY_GONE
@@ -14,10 +15,10 @@ from batchfinder.noise import NoRoom, attempt
 from batchfinder.rates import UpdateEffect
 from batchfinder.results import Note, ProbeResult
 from batchfinder.run.bench import Bench
-from batchfinder.session import Call
+from batchfinder.session import Call, world_size
 from batchfinder.wording import Caveat
 
-__all__ = ["Base", "base_of", "check_loss", "in_room", "why_unused"]
+__all__ = ["Base", "base_of", "check_loss", "in_room", "own_pair", "why_unused"]
 
 T = TypeVar("T")
 
@@ -31,17 +32,27 @@ _UPDATES, _MOST_UPDATES = 2, 20
 class Base:
     """Where the user's training stands now; what had to be assumed is in ``caveats``.
 
-    ``is_yours``: neither the size nor the rate had to be.
+    ``is_yours``: neither the size nor the rate had to be; ``size_is_yours`` and ``rate_is_yours``:
+    this one had not.
     """
 
     batch_size: int
     learning_rate: float | None
     caveats: tuple[str, ...] = ()
     is_yours: bool = True
+    size_is_yours: bool = True
+    rate_is_yours: bool = True
 
     def micro_batch(self, largest: int) -> int:
         """The base batch, cut so that it fits."""
         return min(self.batch_size, largest)
+
+
+def own_pair(base: Base, *, is_measured: bool = False) -> OwnPair | None:
+    """The user's own pair, or the one that was measured, which trains; what was assumed may not."""
+    if base.learning_rate is None or not base.is_yours:
+        return None
+    return OwnPair(base.batch_size * world_size(), base.learning_rate, is_measured)
 
 
 def base_of(
@@ -84,21 +95,28 @@ def _base(
             "can fill: the dataset's size took its place"
         )
         batch_size = source.ceiling
+    size_is_yours = not caveats
     check_loss(call.bench, min(batch_size, probed.max_batch_size))
     step = call.bench.step
-    is_yours = not caveats
+    is_yours, rate_is_yours = not caveats, True
     if learning_rate is None and call.bench.has_own_optimizer:
         now, learning_rate = step.learning_rate(), step.base_learning_rate()
         if now is not None and now != learning_rate:
             caveats.append(Caveat("step.peak", now=now, peak=learning_rate))
     unused = why_unused(call.bench, min(batch_size, probed.max_batch_size))
     if unused is not None:
-        return Base(batch_size, None, (*caveats, unused), is_yours=False)
+        return Base(
+            batch_size,
+            None,
+            (*caveats, unused),
+            is_yours=False,
+            size_is_yours=size_is_yours,
+        )
     if learning_rate is None:
         learning_rate, caveat = _tested_rate(call, batch_size, probed.max_batch_size)
         caveats.append(caveat)
-        is_yours = False
-    return Base(batch_size, learning_rate, tuple(caveats), is_yours)
+        is_yours = rate_is_yours = False
+    return Base(batch_size, learning_rate, tuple(caveats), is_yours, size_is_yours, rate_is_yours)
 
 
 def why_unused(bench: Bench, size: int) -> Caveat | None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from batchfinder.base_pair import Base
 from batchfinder.results import (
-    Confirmation,
     Measurement,
     NoiseFindings,
     ProbeResult,
     Recommendation,
 )
-from batchfinder.run.batches import data_bound, workers_of
 from batchfinder.session import Call, world_size
 from batchfinder.wording import Caveat
 
@@ -30,7 +28,6 @@ def caveats_of(
     measurements: tuple[Measurement, ...],
     findings: NoiseFindings,
     recommendation: Recommendation,
-    confirmation: Confirmation | None,
     lost: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Sentences in the order of the stages."""
@@ -48,11 +45,6 @@ def caveats_of(
         said.append(Caveat("measure.unreliable", count=len(shaky), of=len(measurements)))
     if world_size() > 1:
         said.append(_EVERY_RANK)
-    bound = data_bound(measurements, workers_of(call.loader))
-    if bound is not None:
-        said.append(bound)
-    if confirmation is not None and not confirmation.held:
-        said.append(f"no plan that was tried held in the confirmation: {confirmation.reason}")
-    said.extend(f"not shown to be as it was before the call: {each}" for each in lost)
+    said.extend(f"could not verify that this was restored: {each}" for each in lost)
     said.extend(call.cut)
     return tuple(dict.fromkeys(said))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from batchfinder.arguments import check, objective_named, rule_named
-from batchfinder.base_pair import base_of
+from batchfinder.base_pair import base_of, own_pair
 from batchfinder.caveats import caveats_of
 from batchfinder.confirm.stage import confirm_choice, with_headroom
 from batchfinder.measure.stage import measure_sizes
@@ -17,9 +17,10 @@ from batchfinder.probe.stage import probe_sizes
 from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
 from batchfinder.race import Race
 from batchfinder.race.stage import settled_by_race
-from batchfinder.recommend import recommend
+from batchfinder.recommend import Problem, recommend
 from batchfinder.report import Report
-from batchfinder.session import loader_overlaps, not_restored, opened, world_size
+from batchfinder.run.batches import workers_of
+from batchfinder.session import not_restored, opened, world_size
 from batchfinder.training import (
     Autocast,
     Clip,
@@ -176,9 +177,9 @@ def find_batch_size(
         probed = probe_sizes(call, search, step_seconds=_LONGEST_STEP)
         base = base_of(call, probed, base_batch_size, base_learning_rate)
         measurements = measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
-        choose = partial(
-            recommend,
+        problem = Problem(
             measurements,
+            None,
             base_batch=base.batch_size,
             base_learning_rate=base.learning_rate,
             objective=best,
@@ -186,19 +187,30 @@ def find_batch_size(
             memory=probed.memory,
             headroom=headroom,
             ceiling=at_most,
+            floor=at_least or 1,
             probe_limit=probed.limited_by,
             dataset_length=bench.source.length,
             world_size=world_size(),
             optimizer_family=bench.step.optimizer_family,
             can_accumulate=not bench.step.updates_itself,
-            loader_overlaps=loader_overlaps(training.loader),
+            workers=workers_of(training.loader),
+            base_is_yours=base.size_is_yours,
+            rate_is_yours=base.rate_is_yours,
+            training_steps=training_steps,
         )
-        findings = estimate_noise(call, noise, probed, base, measured=measurements, choose=choose)
+        findings = estimate_noise(
+            call,
+            noise,
+            probed,
+            base,
+            measured=measurements,
+            choose=lambda found: recommend(problem.at_noise(found)),
+        )
         settled = settled_by_race(
             call,
             training,
             rule,
-            choose=choose,
+            problem=problem.at_noise(findings.training),
             findings=findings,
             base=base,
             training_steps=training_steps,
@@ -206,7 +218,7 @@ def find_batch_size(
         )
         findings = settled.findings
         recommendation, confirmation = confirm_choice(
-            call, settled.choose, findings.training, settled.known, settled.rule
+            call, settled.problem, own_pair(settled.known, is_measured=settled.has_raced)
         )
         environment = bench.environment()
     lost = not_restored(call)
@@ -225,7 +237,6 @@ def find_batch_size(
             measurements=measurements,
             findings=findings,
             recommendation=recommendation,
-            confirmation=confirmation,
             lost=lost,
         ),
         environment=environment,

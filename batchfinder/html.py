@@ -12,6 +12,7 @@ from html import escape
 from batchfinder.table import CHOSEN_GLYPH, Row, Table
 
 __all__ = [
+    "answer",
     "code",
     "definitions",
     "details",
@@ -42,6 +43,7 @@ _STYLE = """
   text-transform: none; }
 .batchfinder .findings dt { font-weight: 600; }
 .batchfinder p, .batchfinder ul { margin: .4em 0; }
+.batchfinder .answer { font-size: 1.15em; font-weight: 600; }
 .batchfinder .scroll { overflow-x: auto; }
 .batchfinder .quiet { opacity: .75; }
 .batchfinder pre { padding: .6em .8em; background: rgba(128, 128, 128, .12); overflow-x: auto;
@@ -96,6 +98,11 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
     """Labels and what is said under each."""
     body = "".join(f"<dt>{escape(label)}</dt><dd>{escape(said)}</dd>" for label, said in pairs)
     return f'<dl class="findings">{body}</dl>'
+
+
+def answer(sentence: str) -> str:
+    """The one sentence that everything else is evidence for."""
+    return f'<p class="answer">{escape(sentence)}</p>'
 
 
 def paragraphs(sentences: Iterable[str], *, quiet: bool = False) -> str:

@@ -1,10 +1,10 @@
-"""Every named outcome: how a trial ended, which constraint binds, which stage runs."""
+"""Every named outcome: how a trial ended, what binds, why a plan was chosen, how it held."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["Limit", "Outcome", "Stage"]
+__all__ = ["Judgement", "Limit", "Outcome", "Stage", "Why"]
 
 
 class Outcome(Enum):
@@ -20,21 +20,60 @@ class Outcome(Enum):
 class Limit(Enum):
     """The constraint that, relaxed, would have changed the choice."""
 
-    MEMORY = "memory: a larger batch would not fit"
-    NOISE = "gradient noise: a larger batch would spend more samples than it saves steps"
-    THROUGHPUT = "throughput: a larger batch is hardly processed faster per sample"
-    DATASET = "dataset: it holds no more samples than this"
-    USER = "the ceiling that the caller set"
-    TIME = "time: larger batches were not tried"
-    INDEX = "index limit: a kernel cannot address a larger batch, whatever the memory"
+    MEMORY = "memory"
+    NOISE = "gradient noise"
+    THROUGHPUT = "throughput"
+    DATASET = "dataset size"
+    USER = "your ceiling"
+    INDEX = "index limit"
+    TIME = "time"
+    DATA_LOADING = "data loading"
+
+
+class Why(Enum):
+    """Why this plan was chosen."""
+
+    FASTEST = "fastest"
+    NEAR_FASTEST = "near the fastest"
+    YOURS_IS_AS_GOOD = "yours is as good"
+    YOURS_WAITS_FOR_DATA = "yours waits for data"
+    THROUGHPUT_KNEE = "throughput knee"
+    OBJECTIVE = "objective"
+    CONFIRMED = "confirmed"
+    LAST_TRIED = "last tried"
+    YOURS_FOR_WANT_OF_BETTER = "yours, since nothing was confirmed"
+
+
+class Judgement(Enum):
+    """How a branch of training steps went."""
+
+    HELD = "held"
+    NO_LOSS = "no loss"
+    NOT_FINITE = "not finite"
+    ROSE = "rose"
+    OSCILLATED = "oscillated"
+    OUT_OF_MEMORY = "out of memory"
+    AT_THE_EDGE = "at the edge of memory"
+    INDEX_LIMIT = "index limit"
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing is wrong; a step that returns no loss is judged by memory alone."""
+        return self in (Judgement.HELD, Judgement.NO_LOSS)
+
+    @property
+    def is_about_size(self) -> bool:
+        """Whether a smaller micro-batch may do."""
+        sizes = (Judgement.OUT_OF_MEMORY, Judgement.AT_THE_EDGE, Judgement.INDEX_LIMIT)
+        return self in sizes
 
 
 class Stage(Enum):
     """The stages of a call, in order."""
 
-    PROBE = "which micro-batches fit?"
-    MEASURE = "what does each one cost?"
-    NOISE = "what does each one buy?"
-    RECOMMEND = "which one to use?"
-    RACE = "which learning rate trains fastest?"
-    CONFIRM = "does the choice hold?"
+    PROBE = "which micro-batches fit"
+    MEASURE = "throughput and peak memory per size"
+    NOISE = "gradient noise scale"
+    RECOMMEND = "choose batch size and learning rate"
+    RACE = "race of learning rates"
+    CONFIRM = "check the choice by training"

@@ -31,7 +31,8 @@ from batchfinder.results import (
     TrialStarted,
 )
 from batchfinder.table import Row, Table
-from batchfinder.units import format_bytes, format_count, format_seconds, format_size
+from batchfinder.units import format_bytes, format_count, format_rate, format_seconds, format_size
+from batchfinder.wording.confirm import judgement_words
 
 __all__ = ["NotebookTable", "StreamRows", "default_observer", "describe", "silent"]
 
@@ -205,10 +206,10 @@ def _describe_plan(event: Recommendation | Confirmation) -> Described:
 
 
 def _stage(event: StageStarted) -> str:
-    parts = [event.stage.value, event.detail]
+    parts = [": ".join(part for part in (event.stage.value, event.detail) if part)]
     if event.expected_seconds is not None and event.expected_seconds >= _LONG_SECONDS:
         parts.append(f"(about {format_seconds(event.expected_seconds)})")
-    return " ".join(part for part in parts if part)
+    return " ".join(parts)
 
 
 def _progress(event: Progress) -> str:
@@ -257,8 +258,8 @@ def _race_arm(arm: RaceArm) -> str:
 
 def _choice(recommended: Recommendation) -> str:
     rate = recommended.learning_rate
-    said = "" if rate is None else f"learning rate {rate:.3g}; "
-    return f"{_plan(recommended.plan)}{said}limited by {recommended.limited_by.value.split(':')[0]}"
+    said = "" if rate is None else f"learning rate {format_rate(rate)}; "
+    return f"{_plan(recommended.plan)}{said}limited by {recommended.limited_by.value}"
 
 
 def _plan(plan: BatchPlan) -> str:
@@ -268,5 +269,6 @@ def _plan(plan: BatchPlan) -> str:
 
 
 def _confirmation(found: Confirmation) -> str:
-    held = "held" if found.held else "did NOT hold"
-    return f"{found.steps} real steps {held}: {found.reason}"
+    outcome = "passed" if found.held else "FAILED"
+    words = judgement_words(found.judgement, found.first_loss, found.last_loss, found.detail)
+    return f"{outcome} {found.steps} training steps: {words}"

@@ -13,37 +13,24 @@ from batchfinder.events import Note as Note
 from batchfinder.events import Progress as Progress
 from batchfinder.events import StageStarted as StageStarted
 from batchfinder.events import TrialStarted as TrialStarted
+from batchfinder.outcomes import Judgement as Judgement
 from batchfinder.outcomes import Limit as Limit
 from batchfinder.outcomes import Outcome as Outcome
 from batchfinder.outcomes import Stage as Stage
+from batchfinder.outcomes import Why as Why
+from batchfinder.plans import BatchPlan as BatchPlan
+from batchfinder.plans import Candidate as Candidate
+from batchfinder.plans import Change as Change
+from batchfinder.plans import Confirmation as Confirmation
+from batchfinder.plans import Loading as Loading
+from batchfinder.plans import Recommendation as Recommendation
+from batchfinder.plans import Speedup as Speedup
 from batchfinder.races import RaceArm as RaceArm
 from batchfinder.races import RaceResult as RaceResult
 from batchfinder.trials import MemoryBreakdown as MemoryBreakdown
 from batchfinder.trials import ProbeResult as ProbeResult
 from batchfinder.trials import Trial as Trial
 from batchfinder.wording import summary
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How one optimizer step is cut: micro-batch × accumulation steps × devices."""
-
-    micro_batch: int
-    accumulation_steps: int = 1
-    world_size: int = 1
-
-    @property
-    def global_batch(self) -> int:
-        """Samples per optimizer step, over all devices."""
-        return self.micro_batch * self.accumulation_steps * self.world_size
-
-    def __str__(self) -> str:
-        parts = [str(self.micro_batch)]
-        if self.accumulation_steps > 1:
-            parts.append(f"{self.accumulation_steps} accumulation steps")
-        if self.world_size > 1:
-            parts.append(f"{self.world_size} devices")
-        return " x ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -152,76 +139,6 @@ class Measurement:
         """Whether the interval is wider than a fifth of the figure."""
         width = self.samples_per_second_high - self.samples_per_second_low
         return width > 0.2 * self.samples_per_second
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One global batch that could be recommended; 1.0 is the recommended one's price."""
-
-    plan: BatchPlan
-    relative_time: float
-    relative_samples: float
-    step_seconds: float
-    learning_rate: float | None = None
-    peak_bytes: int | None = None
-    chosen: bool = False
-    relative_time_low: float = math.nan
-    relative_time_high: float = math.nan
-    roles: tuple[str, ...] = ()
-    """Why it is of interest: "yours", "largest that fits", "highest throughput", …"""
-    joules_per_sample: float | None = None
-    """``None`` where the device does not tell what it draws."""
-
-    @property
-    def energy_to_target(self) -> float | None:
-        """Joules per sample · samples to the target, in units of the fewest samples.
-
-        Joules per sample alone where the noise scale is not known.
-        """
-        joules = self.joules_per_sample
-        if joules is None or not math.isfinite(self.relative_samples):
-            return joules
-        return joules * self.relative_samples
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The choice, its learning rate and what would have changed it."""
-
-    plan: BatchPlan
-    learning_rate: float | None
-    learning_rate_rule: str
-    limited_by: Limit
-    candidates: tuple[Candidate, ...]
-    reason: str
-    learning_rate_range: tuple[float, float] | None = None
-    """Global batches between which the rule is trusted."""
-    within_noise: tuple[int, int] | None = None
-    """Smallest and largest global batch that the measurements cannot tell from the choice."""
-    advice: tuple[str, ...] = ()
-    """What else to change: steps, warm-up, schedule, weight decay, betas, EMA."""
-    caveats: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """Dozens of real steps of one plan at one learning rate, and a short branch at twice it."""
-
-    plan: BatchPlan
-    learning_rate: float | None
-    steps: int
-    held: bool
-    reason: str
-    first_loss: float = math.nan
-    last_loss: float = math.nan
-    double_rate_held: bool | None = None
-    peak_bytes: int | None = None
-    seconds: float = 0.0
-    out_of_memory: bool = False
-    """Whether memory is why it did not hold."""
-    double_rate_lead: float | None = None
-    """How much further the loss fell at twice the rate, as a share of its fall at the rate: the
-    lower end of what the scatter allows. ``None`` where the two were not compared."""
 
 
 Event = (

@@ -17,7 +17,6 @@ from batchfinder.probe import SearchSpace
 from batchfinder.progress import default_observer
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
-from batchfinder.run.batches import workers_of
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.training import Training
@@ -26,7 +25,6 @@ from batchfinder.wording import Caveat
 __all__ = [
     "Budget",
     "Call",
-    "loader_overlaps",
     "not_restored",
     "opened",
     "stage",
@@ -191,11 +189,6 @@ def not_restored(call: Call) -> tuple[str, ...]:
             stacklevel=3,
         )
     return lost
-
-
-def loader_overlaps(loader: Any) -> bool:
-    """Whether the next batch is made beside the step, by worker processes."""
-    return workers_of(loader) > 0
 
 
 def world_size() -> int:

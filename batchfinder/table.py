@@ -41,6 +41,14 @@ class Table:
             tuple(Row(tuple(row.cells[i] for i in kept), row.chosen) for row in self.rows),
         )
 
+    def without(self, name: str) -> Table:
+        """The same table without one column, where it has it."""
+        kept = [index for index, title in enumerate(self.header) if title != name]
+        return Table(
+            tuple(self.header[index] for index in kept),
+            tuple(Row(tuple(row.cells[i] for i in kept), row.chosen) for row in self.rows),
+        )
+
 
 def render(table: Table, width: int) -> str:
     """The table as lines of at most ``width`` characters; the last column is wrapped to fit.

@@ -10,6 +10,7 @@ from statistics import median
 __all__ = [
     "Interval",
     "half_steps_around_knee",
+    "interval_rank",
     "median_interval",
     "outward",
     "sizes_worth_measuring",
@@ -41,11 +42,16 @@ def median_interval(values: Sequence[float], confidence: float = 0.9) -> Interva
     then the interval is the whole range.
     """
     ordered = sorted(values)
-    count = len(ordered)
+    count, rank = len(ordered), interval_rank(len(ordered), confidence)
+    return Interval(ordered[rank - 1], median(ordered), ordered[count - rank])
+
+
+def interval_rank(count: int, confidence: float = 0.9) -> int:
+    """Which smallest and largest of ``count`` values are the ends of their median's interval."""
     rank = 1
     while 2 * (rank + 1) <= count and _coverage(count, rank + 1) >= confidence:
         rank += 1
-    return Interval(ordered[rank - 1], median(ordered), ordered[count - rank])
+    return rank
 
 
 def _coverage(count: int, rank: int) -> float:

@@ -7,7 +7,15 @@ import re
 
 from batchfinder.errors import InvalidArgument
 
-__all__ = ["format_bytes", "format_count", "format_seconds", "format_size", "parse_bytes"]
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_factor",
+    "format_rate",
+    "format_seconds",
+    "format_size",
+    "parse_bytes",
+]
 
 _BINARY = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _DECIMAL = {"K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -57,6 +65,20 @@ def format_count(number: float) -> str:
 def format_size(size: float) -> str:
     """A batch size, exact to the last digit: ``"1,024"``; ``format_count`` would round it."""
     return f"{size:,.0f}"
+
+
+def format_factor(ratio: float) -> str:
+    """A ratio with two digits where that is enough: ``"0.97x"``, ``"1.9x"``, ``"160x"``."""
+    if not math.isfinite(ratio):
+        return "an unknown multiple of"
+    if ratio >= 100:
+        return f"{format_count(ratio)}x"
+    return f"{ratio:.3g}x" if 0.95 < ratio < 1.05 else f"{float(f'{ratio:.2g}'):g}x"
+
+
+def format_rate(rate: float | None) -> str:
+    """A learning rate with three significant digits, or what is said without one."""
+    return "unchanged" if rate is None else f"{rate:.3g}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -14,12 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import batchfinder as bf
-from batchfinder.base_pair import Base
-from batchfinder.confirm import Known
-from batchfinder.confirm.stage import _known
+from batchfinder.base_pair import Base, own_pair
+from batchfinder.confirm import OwnPair
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.results import StageStarted
-from batchfinder.session import Budget, loader_overlaps, opened, world_size
+from batchfinder.session import Budget, opened, world_size
 
 ROWS = 400
 
@@ -165,7 +164,7 @@ def test_the_stages_are_announced_in_order() -> None:
         observe=events.append,
     )
     started = [event.stage.name for event in events if isinstance(event, StageStarted)]
-    assert started == ["PROBE", "MEASURE", "NOISE", "CONFIRM"]
+    assert started == ["PROBE", "MEASURE", "NOISE", "RECOMMEND", "CONFIRM"]
 
 
 def test_the_base_pair_is_the_loaders_size_and_the_optimizers_rate() -> None:
@@ -227,11 +226,6 @@ def test_where_batch_norm_cannot_have_its_two_samples_the_error_is_about_memory(
 
     with pytest.raises(bf.NothingFits, match="micro-batch of 2"):
         bf.max_batch_size(Wide(), loader(), memory_limit="1MiB")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_overlaps_with_the_step_where_it_has_workers(workers: int) -> None:
-    assert loader_overlaps(loader(num_workers=workers)) is (workers > 0)
 
 
 def test_one_process_alone_is_one_device() -> None:
@@ -405,6 +399,6 @@ def test_a_parameter_outside_the_model_and_gradients_are_put_back() -> None:
 
 
 def test_a_pair_that_was_assumed_is_not_known_to_train() -> None:
-    assert _known(Base(32, 0.1)) == Known(32, 0.1)
-    assert _known(Base(32, 0.1, is_yours=False)) is None
-    assert _known(Base(32, None)) is None
+    assert own_pair(Base(32, 0.1)) == OwnPair(32, 0.1)
+    assert own_pair(Base(32, 0.1, is_yours=False)) is None
+    assert own_pair(Base(32, None)) is None

@@ -1,26 +1,45 @@
-"""Does the choice hold? Real steps of the plan at its rate, and a short branch at twice it.
+"""The choice checked by training: real steps of the plan at its rate, and a branch at twice it.
 
-``branch`` runs steps, ``judging`` reads their losses, ``attempts`` says what to try next, and
-``raising`` when the rate may be higher.
+``confirming``   ``confirm``: the branches of one plan
+``branch``       runs steps, ``judging`` reads their losses
+``retry``        what to try next where a plan does not hold
+``higher_rate``  when the rate may be higher
+``procedure``    ``confirm_recommendation``: the whole of it
+``constants``    how long, how far, how often
+``stage``        the same within a call
 """
 
-from batchfinder.confirm.attempts import Attempt, Known, accepted, confirmed, next_attempt
 from batchfinder.confirm.confirming import confirm
+from batchfinder.confirm.constants import STEPS
+from batchfinder.confirm.higher_rate import HigherRate, higher_rate, leads, try_higher_rate
 from batchfinder.confirm.judging import Trace, judge, lead
-from batchfinder.confirm.raising import Bolder, bolder, leads, raised
+from batchfinder.confirm.procedure import confirm_recommendation
+from batchfinder.confirm.retry import (
+    Attempt,
+    OwnPair,
+    Run,
+    confirm_with_retries,
+    is_confirmed,
+    never,
+    next_attempt,
+)
 
 __all__ = [
+    "STEPS",
     "Attempt",
-    "Bolder",
-    "Known",
+    "HigherRate",
+    "OwnPair",
+    "Run",
     "Trace",
-    "accepted",
-    "bolder",
     "confirm",
-    "confirmed",
+    "confirm_recommendation",
+    "confirm_with_retries",
+    "higher_rate",
+    "is_confirmed",
     "judge",
     "lead",
     "leads",
+    "never",
     "next_attempt",
-    "raised",
+    "try_higher_rate",
 ]

@@ -11,9 +11,10 @@ import torch
 
 from batchfinder.confirm.judging import Trace
 from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
-from batchfinder.results import BatchPlan
+from batchfinder.results import BatchPlan, Judgement
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.batches import endless
+from batchfinder.run.oom import Verdict
 from batchfinder.run.trial import tensors_in
 
 __all__ = ["run_branch"]
@@ -22,6 +23,11 @@ OPENING = 8
 """Batches whose loss is read before the first update."""
 LONGEST_AT = 1
 """The step that takes the longest batch: the second, when the optimizer's state exists."""
+
+FAILURES = {
+    Verdict.OUT_OF_MEMORY: Judgement.OUT_OF_MEMORY,
+    Verdict.INDEX_LIMIT: Judgement.INDEX_LIMIT,
+}
 
 
 @dataclass
@@ -33,9 +39,9 @@ class _Record:
     retries_when_settled: int | None = None
     """The allocator's retries half-way: those before were its cache settling."""
 
-    def trace(self, failure: str, out_of_memory: bool, peak: int | None) -> Trace:
+    def trace(self, failure: Judgement | None, detail: str, peak: int | None) -> Trace:
         opening, losses = ([float(loss) for loss in part] for part in (self.opening, self.losses))
-        return Trace(tuple(opening), tuple(losses), failure, out_of_memory, peak)
+        return Trace(tuple(opening), tuple(losses), failure, detail, peak)
 
 
 def run_branch(
@@ -63,13 +69,11 @@ def run_branch(
     try:
         attempt(run, step=step, memory=memory, size=plan.micro_batch, doing="the confirmation")
     except Shortage as shortage:
-        said = f"{shortage.verdict.value}: {shortage.message[:200]}"
-        return record.trace(said, out_of_memory=True, peak=run.peak)
+        return record.trace(FAILURES[shortage.verdict], shortage.message[:200], run.peak)
     step.zero_grad()
     if record.retries_when_settled is not None and memory.pressure() > record.retries_when_settled:
-        edge = "the allocator went on flushing its cache: too close to the memory limit"
-        return record.trace(edge, out_of_memory=True, peak=run.peak)
-    return record.trace("", out_of_memory=False, peak=run.peak)
+        return record.trace(Judgement.AT_THE_EDGE, "", run.peak)
+    return record.trace(None, "", run.peak)
 
 
 @dataclass

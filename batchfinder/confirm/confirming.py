@@ -7,13 +7,15 @@ after a few steps is never chosen: such a rate is too small (Wu et al. 2018, arX
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from batchfinder.confirm.branch import run_branch
-from batchfinder.confirm.judging import ALLOWANCE_AT_TWICE, Trace, judge, lead
+from batchfinder.confirm.constants import ALLOWANCE_AT_TWICE, STEPS
+from batchfinder.confirm.judging import Trace, judge, lead
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
-from batchfinder.results import BatchPlan, Confirmation
+from batchfinder.results import BatchPlan, Confirmation, Judgement
 
 __all__ = ["confirm"]
 
@@ -29,7 +31,7 @@ def confirm(
     plan: BatchPlan,
     learning_rate: float | None,
     *,
-    steps: int = 40,
+    steps: int = STEPS,
     clock: Clock = time.perf_counter,
     observe: Observer | None = None,
     fresh: Callable[[], None] = _nothing,
@@ -55,31 +57,30 @@ def confirm(
         return trace
 
     fresh()
-    traces = [branch(1.0)]
-    wrong = judge(traces[0])
-    at_twice = ""
-    if not wrong and learning_rate is not None and not traces[0].says_nothing:
+    once = branch(1.0)
+    judgement, twice, at_twice = judge(once), None, None
+    if judgement is Judgement.HELD and learning_rate is not None:
         for start in _starts(step, fresh):
             start()
-            traces.append(branch(2.0))
-            wrong = wrong or traces[-1].failure
-            at_twice = at_twice or judge(traces[-1], ALLOWANCE_AT_TWICE)
-            if at_twice:
+            twice = branch(2.0)
+            at_twice = judge(twice, ALLOWANCE_AT_TWICE)
+            if not at_twice.is_good:
                 break
-    first = traces[0]
+    both = once if twice is None else twice
+    peaks = [trace.peak_bytes for trace in (once, both) if trace.peak_bytes is not None]
     confirmation = Confirmation(
         plan=plan,
         learning_rate=learning_rate,
         steps=steps,
-        held=not wrong,
-        reason=wrong or _reason(first, at_twice, steps),
-        first_loss=first.first,
-        last_loss=first.last,
-        double_rate_held=None if len(traces) == 1 or wrong else not at_twice,
-        peak_bytes=max((t.peak_bytes for t in traces if t.peak_bytes is not None), default=None),
+        judgement=both.failure or judgement,
+        at_double_rate=None if both.failure else at_twice,
+        first_loss=once.first,
+        last_loss=once.last,
+        double_rate_last_loss=math.nan if twice is None else twice.last,
+        double_rate_lead=lead(once, twice) if twice and at_twice is Judgement.HELD else None,
+        peak_bytes=max(peaks, default=None),
         seconds=clock() - started,
-        out_of_memory=any(trace.out_of_memory for trace in traces),
-        double_rate_lead=None if len(traces) == 1 or wrong or at_twice else lead(first, traces[-1]),
+        detail=both.detail,
     )
     if observe is not None:
         observe(confirmation)
@@ -95,13 +96,6 @@ def _starts(step: TrainStep, fresh: Callable[[], None]) -> tuple[Callable[[], No
     if step.optimizer_family.startswith("sgd"):
         return _nothing, fresh
     return (fresh,)
-
-
-def _reason(first: Trace, at_twice: str, steps: int) -> str:
-    if first.says_nothing:
-        return f"{steps} steps ran within memory; the step returns no loss to look at"
-    held = f"the loss went from {first.first:.4g} to {first.last:.4g} in {steps} steps"
-    return f"{held}, but at twice the rate {at_twice}" if at_twice else held
 
 
 def _set_rate(step: TrainStep, rate: float | None, factor: float) -> None:

@@ -1,4 +1,4 @@
-"""What a trace of losses says: numbers in, a sentence out. Empty where nothing is wrong."""
+"""What a trace of losses says: numbers in, a judgement out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median, stdev
 
-__all__ = ["ALLOWANCE_AT_TWICE", "Trace", "judge", "lead"]
+from batchfinder.results import Judgement
 
-ALLOWANCE_AT_TWICE = 0.05
-"""At twice the rate the loss may end this share above its start (tests/benchmarks/regret.py)."""
+__all__ = ["Trace", "judge", "lead"]
+
 _RISE, _SPREADS = 3.0, 2.0
 _ROUNDING = 2.0**-23
 """Of single precision: a loss of exactly 0 may become as much."""
@@ -21,13 +21,13 @@ _ROUNDING = 2.0**-23
 class Trace:
     """``opening``: losses of some batches before any update; ``losses``: one per step after.
 
-    ``failure`` is what ended it early, and ``out_of_memory`` whether that was memory.
+    ``failure`` is what ended it early, ``detail`` what the device said then.
     """
 
     opening: tuple[float, ...]
     losses: tuple[float, ...]
-    failure: str = ""
-    out_of_memory: bool = False
+    failure: Judgement | None = None
+    detail: str = ""
     peak_bytes: int | None = None
 
     @property
@@ -45,25 +45,23 @@ class Trace:
         return all(map(math.isnan, (*self.opening, *self.losses)))
 
 
-def judge(trace: Trace, allowance: float = 0.0) -> str:
-    """What is wrong with a trace: it failed, is not finite, ran away, or swings ever wider.
+def judge(trace: Trace, allowance: float = 0.0) -> Judgement:
+    """Whether a trace ran out of memory, is not finite, ran away, or swings ever wider.
 
     The mean of the last quarter may lie ``allowance`` · |start| above the start, plus twice its
     standard error as the batches of the opening scatter.
     """
-    if trace.failure:
+    if trace.failure is not None:
         return trace.failure
     if trace.says_nothing or not trace.losses:
-        return ""
+        return Judgement.NO_LOSS
     if not all(map(math.isfinite, (*trace.opening, *trace.losses))):
-        return "the loss became NaN or infinite"
+        return Judgement.NOT_FINITE
     start, end = trace.first, trace.last
     allowed = start + allowance * abs(start) + _SPREADS * _standard_error(trace)
     if end > allowed + _ROUNDING:
-        return f"the loss rose from {start:.4g} to {end:.4g}"
-    if _swings_wider(trace.losses):
-        return "the loss oscillates with growing swings"
-    return ""
+        return Judgement.ROSE
+    return Judgement.OSCILLATED if _swings_wider(trace.losses) else Judgement.HELD
 
 
 def lead(once: Trace, twice: Trace) -> float | None:

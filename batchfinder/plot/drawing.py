@@ -102,5 +102,4 @@ def _draw_all(report: Report, axes: Any) -> None:
 
 def _headline(report: Report) -> str:
     rate = "" if report.learning_rate is None else f", learning rate {report.learning_rate:.3g}"
-    binds = report.limited_by.value.split(":")[0]
-    return f"Batch size {report.recommendation.plan}{rate}; limited by {binds}"
+    return f"Batch size {report.recommendation.plan}{rate}; limited by {report.limited_by.value}"

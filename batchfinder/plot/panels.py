@@ -10,6 +10,7 @@ from batchfinder.plot import marks
 from batchfinder.plot.race import race
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.units import format_bytes, format_count
+from batchfinder.wording.choice import singular
 
 if TYPE_CHECKING:
     from batchfinder.report import Report
@@ -128,7 +129,7 @@ def _useful_line(ax: Any, sizes: Iterable[int]) -> None:
 def _time(report: Report, ax: Any) -> None:
     priced = [each for each in report.candidates if math.isfinite(each.relative_time)]
     known = any(math.isfinite(each.relative_samples) for each in priced)
-    time = "time to target" if known or not priced else f"time per {report.unit[:-1]}"
+    time = "time to target" if known or not priced else f"time per {singular(report.unit)}"
     marks.title(ax, "What to use", f"{time}, 1 = the choice")
     marks.batch_axis(ax, [each.plan.global_batch for each in priced], "global batch size")
     if not priced:

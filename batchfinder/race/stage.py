@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from batchfinder.race.arithmetic import runs_within, steps_at
 from batchfinder.race.racing import length_of, race_rates
 from batchfinder.race.rule import Race, Raced
 from batchfinder.race.schedule import decays
+from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
     BatchPlan,
     NoiseFindings,
@@ -45,20 +45,20 @@ _LOOKED_AT = 16
 class Settled:
     """What the rest of the call goes on with.
 
-    ``choose`` and ``rule`` go through the rate that the race found, ``known`` is the pair that
+    The rule of ``problem`` goes through the rate that the race found, ``known`` is the pair that
     trains, and ``findings`` are new where the rate moved far. ``result`` is ``None`` where no race
     was asked for and none would pay.
     """
 
-    choose: Choose
-    rule: LearningRateRule | None
+    problem: Problem
     findings: NoiseFindings
     known: Base
     result: RaceResult | None = None
 
-
-Choose = Callable[..., Recommendation]
-"""The choice at a noise scale; ``rule=`` replaces the learning-rate rule."""
+    @property
+    def has_raced(self) -> bool:
+        """Whether the rate was measured."""
+        return self.problem.rate_is_measured
 
 
 def settled_by_race(
@@ -66,7 +66,7 @@ def settled_by_race(
     training: Training,
     rule: LearningRateRule | Race | None,
     *,
-    choose: Choose,
+    problem: Problem,
     findings: NoiseFindings,
     base: Base,
     training_steps: int | None,
@@ -82,7 +82,7 @@ def settled_by_race(
         call: the call under way.
         training: what is trained.
         rule: the caller's: a race, a rule, or ``None``.
-        choose: the choice at a noise scale.
+        problem: what the choice is made from.
         findings: what the warm-up told of the noise scale.
         base: the pair that the user trains with now.
         training_steps: optimizer steps of the whole training at the base batch, where known.
@@ -92,10 +92,10 @@ def settled_by_race(
     race = rule if isinstance(rule, Race) else Race()
     own = None if isinstance(rule, Race) else rule
     if own is not None or not (only_if_it_pays or isinstance(rule, Race)):
-        return Settled(partial(choose, rule=own), own, findings, base)
+        return Settled(replace(problem, rule=own), findings, base)
     inner = race.start or rule_for(call.bench.step.optimizer_family).rule
-    choose = partial(choose, rule=race.start)
-    recommendation = choose(findings.training)
+    problem = replace(problem, rule=race.start)
+    recommendation = recommend(problem)
     result = _race(
         call,
         training,
@@ -106,7 +106,7 @@ def settled_by_race(
         only_if_it_pays=only_if_it_pays,
     )
     if result is None or result.best_rate is None or base.learning_rate is None:
-        return Settled(choose, race.start, findings, base, result)
+        return Settled(problem, findings, base, result)
     raced = Raced(inner, result.batch, result.learning_rate)
     known = replace(
         base, batch_size=result.batch // world_size(), learning_rate=result.learning_rate
@@ -115,7 +115,8 @@ def settled_by_race(
         call.said.append(Caveat("race.remeasured", factor=max(result.factor, 1 / result.factor)))
         again = measure_noise(replace(base, learning_rate=base.learning_rate * result.factor))
         findings = findings if again.training is None else again
-    return Settled(partial(choose, rule=raced), raced, findings, known, result)
+    problem = replace(problem, rule=raced, noise=findings.training, rate_is_measured=True)
+    return Settled(problem, findings, known, result)
 
 
 def _run_steps(

@@ -1,8 +1,14 @@
 """Which batch size to use: predicted time to a target over the sizes that were measured.
 
-``choice.recommend`` is the room's door. ``situation`` holds what binds, ``steadying`` evens out
-noisy times, ``candidates`` prices what could be chosen, ``objectives`` say what is best, ``limits``
-what would have changed the choice, ``uncertainty`` how sure it is, ``wording`` says it.
+``problem``      what a recommendation is made from
+``choice``       ``recommend``: candidates priced, one chosen, its limit and certainty
+``decision``     the objective's plan, unless the user's own is as good
+``situation``    what binds; asked "what if?" by ``limits``
+``candidates``   what could be chosen, and its price
+``step_time``    noisy step times as a curve
+``uncertainty``  how sure a price is
+``objectives``   what is best
+``caveats``      what a reader should know
 """
 
 from batchfinder.recommend.choice import recommend
@@ -13,14 +19,14 @@ from batchfinder.recommend.objectives import (
     least_energy,
     shortest_time,
 )
-from batchfinder.recommend.settle import settled
+from batchfinder.recommend.problem import Problem
 
 __all__ = [
+    "Problem",
     "fewest_samples",
     "highest_throughput",
     "largest",
     "least_energy",
     "recommend",
-    "settled",
     "shortest_time",
 ]

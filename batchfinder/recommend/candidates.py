@@ -97,7 +97,7 @@ def priced(situation: Situation, found: Iterable[Option]) -> list[Candidate]:
             relative_samples=used / min(samples),
             step_seconds=option.step_seconds,
             peak_bytes=_whole(situation.peak_bytes(option.timing, option.plan.accumulation_steps)),
-            roles=(YOURS,) if option.plan.global_batch == situation.base_batch else (),
+            roles=(YOURS,) if situation.is_yours(option.plan) else (),
             joules_per_sample=option.timing.joules_per_sample,
         )
         for option, time, used in zip(found, times, samples, strict=True)

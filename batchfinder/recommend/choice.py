@@ -2,186 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from batchfinder.errors import InvalidArgument
-from batchfinder.protocols import LearningRateRule, Objective
 from batchfinder.recommend.candidates import Option, options, priced, with_roles
-from batchfinder.recommend.limits import choose, limit_of
-from batchfinder.recommend.objectives import shortest_time
-from batchfinder.recommend.situation import Bounds, Situation, peak_line, timings_of
-from batchfinder.recommend.steadying import steadied
-from batchfinder.recommend.uncertainty import spread, within_noise
-from batchfinder.recommend.wording import caveats_of, reason_of
+from batchfinder.recommend.caveats import caveats_of
+from batchfinder.recommend.decision import Decision, decide, loading_of
+from batchfinder.recommend.limits import limit_of
+from batchfinder.recommend.problem import Problem
+from batchfinder.recommend.situation import Situation
+from batchfinder.recommend.uncertainty import Draws, Spread, drawn, within_noise
 from batchfinder.results import (
+    BatchPlan,
     Candidate,
+    Change,
     Limit,
-    Measurement,
-    MemoryBreakdown,
-    NoiseScale,
     Recommendation,
+    Speedup,
+    Why,
 )
-from batchfinder.scaling import FamilyRule, critical_batch_size, rule_for, trusted_range
-from batchfinder.scaling.advice import Move, advise
+from batchfinder.scaling import trusted_range
+from batchfinder.wording import Caveat
 
 __all__ = ["recommend"]
 
-_WORTH_SHOWING = 1.10
-
-
-@dataclass(frozen=True)
-class _Rates:
-    """Learning rates by global batch; ``None`` throughout where the base rate is not known."""
-
-    rule: LearningRateRule
-    family: FamilyRule | None
-    base_rate: float | None
-    base_batch: int
-    noise: NoiseScale | None
-
-    @property
-    def name(self) -> str:
-        return getattr(self.rule, "__name__", type(self.rule).__name__)
-
-    def at(self, batch: int) -> float | None:
-        if self.base_rate is None:
-            return None
-        return self.rule(self.base_rate, self.base_batch, batch, self.noise)
+WORTH_SHOWING = 1.10
+"""Accumulated plans slower than this, in units of the choice, are left out of the candidates."""
 
 
 def recommend(
-    measurements: Sequence[Measurement],
-    noise: NoiseScale | None,
+    problem: Problem,
     *,
-    base_batch: int,
-    base_learning_rate: float | None,
-    rule: LearningRateRule | None = None,
-    objective: Objective | None = None,
-    max_batch_size: int,
-    memory: MemoryBreakdown,
-    headroom: float = 0.05,
-    ceiling: int | None = None,
-    probe_limit: Limit = Limit.MEMORY,
-    dataset_length: int | None = None,
-    world_size: int = 1,
-    optimizer_family: str = "unknown",
-    can_accumulate: bool = True,
-    loader_overlaps: bool = True,
+    plan: BatchPlan | None = None,
+    learning_rate: float | None = None,
+    why: Why = Why.CONFIRMED,
+    limited_by: Limit | None = None,
 ) -> Recommendation:
     """Which batch size to use, at which learning rate, and what would have changed the answer.
 
     Args:
-        measurements: what each micro-batch costs; only these sizes can be recommended.
-        noise: the run's noise scale, in the unit of the batch sizes. ``None``: the throughput
-            knee is recommended instead, with a caveat.
-        base_batch: the batch per device that the user trains with now.
-        base_learning_rate: its rate, for ``base_batch · world_size`` samples per step.
-        rule: learning-rate rule; ``None`` chooses by ``optimizer_family``.
-        objective: what is best; ``None`` is ``shortest_time``.
-        max_batch_size: the largest micro-batch that was run and fitted.
-        memory: the fitted memory line and the limit, in bytes.
-        headroom: share of the limit that the recommended size leaves free.
-        ceiling: the user's ceiling on the samples per device and step, accumulation included.
-        probe_limit: what kept the probe from larger sizes.
-        dataset_length: samples in the dataset; the global batch never exceeds it.
-        world_size: devices that share one step; step times are those of one of them.
-        optimizer_family: "sgd", "sgd-momentum", "adam", …; see ``scaling.rule_for``.
-        can_accumulate: false where a step cannot be cut (the user's step updates by itself).
-        loader_overlaps: whether loading runs beside the step (the loader has workers).
+        problem: what was measured, and what binds.
+        plan: the plan to recommend, where something else than prices decided; one that can be
+            chosen. All that is said is then said of that plan.
+        learning_rate: its rate; left out, the rule's.
+        why: why that plan.
+        limited_by: what binds there; left out, it is found as for any other choice.
 
     Raises:
         InvalidArgument: where nothing was measured, or the objective returned something else
             than one of the candidates that it was given.
     """
-    fitting = [each for each in measurements if each.batch_size <= max_batch_size]
-    if not fitting:
-        raise InvalidArgument(
-            f"expected at least one measured batch size up to {max_batch_size}; found none"
-        )
-    situation = Situation(
-        timings=tuple(steadied(timings_of(fitting, loader_overlaps=loader_overlaps))),
-        bounds=Bounds(
-            stopped_by=probe_limit,
-            usable_bytes=(1 - headroom) * memory.limit_bytes if memory.limit_bytes else None,
-            ceiling=ceiling,
-            dataset_length=dataset_length,
-        ),
-        peak=peak_line(memory),
-        gradient_bytes=memory.gradient_bytes,
-        base_batch=base_batch * world_size,
-        critical=critical_batch_size(noise),
-        world_size=world_size,
-        can_accumulate=can_accumulate,
-    )
-    rates = _Rates(
-        rule=rule or rule_for(optimizer_family).rule,
-        family=None if rule else rule_for(optimizer_family),
-        base_rate=base_learning_rate,
-        base_batch=base_batch * world_size,
-        noise=noise,
-    )
-    return _recommend(situation, objective or shortest_time, rates, optimizer_family)
-
-
-def _recommend(
-    situation: Situation, objective: Objective, rates: _Rates, family: str
-) -> Recommendation:
-    situation, loosened = _with_something_allowed(situation)
-    plan = choose(situation, objective).plan
+    situation, loosened = _with_something_allowed(problem.situation())
+    decision = decide(situation, problem.best, problem.noise)
+    if plan is not None and plan != decision.plan:
+        decision = Decision(plan, why, decision.best)
     found = _with_the_largest(situation, options(situation))
-    chosen = next(option for option in found if option.plan == plan)
-    spreads = spread(found, chosen, rates.noise)
-    certain = within_noise(found, spreads)
-    raw = priced(situation, found)
-    reference = raw[found.index(chosen)]
+    draws = drawn(found, situation, problem.noise)
+    chosen = next(i for i, option in enumerate(found) if option.plan == decision.plan)
+    spreads = draws.relative_to(chosen)
+    batch = decision.plan.global_batch
+    by_rule = problem.rate_at(batch)
+    rate = by_rule if learning_rate is None else learning_rate
+    candidates = _candidates(problem, situation, found, chosen, spreads)
     candidates = [
+        replace(candidate, learning_rate=rate) if candidate.chosen else candidate
+        for candidate in candidates
+    ]
+    loading = loading_of(situation, problem.best, problem.noise, decision.plan, problem.workers)
+    if limited_by is None and decision.why is Why.YOURS_WAITS_FOR_DATA:
+        limited_by = Limit.DATA_LOADING
+    return Recommendation(
+        plan=decision.plan,
+        learning_rate=rate,
+        learning_rate_rule=_name(problem.rate_rule),
+        limited_by=limited_by or limit_of(situation, problem.best, decision.best),
+        candidates=tuple(each for each in candidates if _is_worth_showing(each)),
+        why=decision.why,
+        objective=_name(problem.best),
+        rate_factor=rate / by_rule if rate and by_rule else 1.0,
+        speedup=_speedup(situation, found, chosen, draws),
+        loading=loading,
+        change=Change(
+            family=problem.optimizer_family,
+            base_batch=problem.base_global_batch,
+            batch=batch,
+            micro_batch=decision.plan.micro_batch,
+            base_rate=problem.base_learning_rate,
+            rate=rate,
+            critical=situation.critical,
+            dataset_length=problem.dataset_length,
+            training_steps=problem.training_steps,
+            base_batch_is_yours=problem.base_is_yours,
+            base_rate_is_yours=problem.rate_is_yours,
+        ),
+        learning_rate_range=None if rate is None else trusted_range(problem.base_global_batch),
+        within_noise=within_noise(found, spreads),
+        caveats=(*loosened, *caveats_of(problem, situation, found, decision.plan)),
+    )
+
+
+def _candidates(
+    problem: Problem, situation: Situation, found: list[Option], chosen: int, spreads: list[Spread]
+) -> list[Candidate]:
+    """Every option, priced against the chosen one."""
+    raw = priced(situation, found)
+    reference = raw[chosen]
+    return [
         replace(
-            each,
-            relative_time=each.relative_time / reference.relative_time,
-            relative_samples=each.relative_samples / reference.relative_samples,
-            learning_rate=rates.at(each.plan.global_batch),
-            chosen=each.plan == plan,
-            relative_time_low=interval.low,
-            relative_time_high=interval.high,
+            candidate,
+            relative_time=candidate.relative_time / reference.relative_time,
+            relative_samples=candidate.relative_samples / reference.relative_samples,
+            learning_rate=problem.rate_at(candidate.plan.global_batch),
+            chosen=candidate is reference,
+            relative_time_low=spread.low,
+            relative_time_high=spread.high,
             roles=roles,
         )
-        for each, interval, roles in zip(raw, spreads, with_roles(raw), strict=True)
+        for candidate, spread, roles in zip(raw, spreads, with_roles(raw), strict=True)
     ]
-    shown = tuple(each for each in candidates if _is_worth_showing(each))
-    limit = limit_of(situation, objective, plan)
-    return Recommendation(
-        plan=plan,
-        learning_rate=rates.at(plan.global_batch),
-        learning_rate_rule=rates.name,
-        limited_by=limit,
-        candidates=shown,
-        reason=reason_of(shown, limit, situation, objective),
-        learning_rate_range=None if rates.base_rate is None else trusted_range(rates.base_batch),
-        within_noise=certain,
-        advice=advise(_move(situation, rates, chosen, family)),
-        caveats=(
-            *loosened,
-            *caveats_of(chosen, found, situation, rates.noise),
-            *_rate_caveats(rates, plan.global_batch),
-        ),
-    )
 
 
-def _with_something_allowed(situation: Situation) -> tuple[Situation, tuple[str, ...]]:
+def _speedup(
+    situation: Situation, found: list[Option], chosen: int, draws: Draws
+) -> Speedup | None:
+    yours = next((i for i, option in enumerate(found) if situation.is_yours(option.plan)), None)
+    if yours is None or yours == chosen:
+        return None
+    spread = draws.speedups(yours)[chosen]
+    return Speedup(spread.middle, spread.low, spread.high)
+
+
+def _with_something_allowed(situation: Situation) -> tuple[Situation, tuple[Caveat, ...]]:
     """The situation, its headroom given up where otherwise nothing could be recommended."""
     if options(situation):
         return situation, ()
     tight = replace(situation, bounds=replace(situation.bounds, usable_bytes=None))
     if options(tight):
-        return tight, (
-            "No measured size leaves the headroom asked for: the recommended one uses all "
-            "of the memory. Lower headroom, or free memory.",
-        )
-    smallest = replace(situation.bounds, usable_bytes=None, ceiling=None, dataset_length=None)
-    return replace(situation, bounds=smallest), (
-        "No measured size respects the ceiling and the length of the dataset.",
-    )
+        return tight, (Caveat("recommend.no_headroom"),)
+    free = replace(tight.bounds, ceiling=None, floor=1, dataset_length=None)
+    return replace(situation, bounds=free), (Caveat("recommend.nothing_allowed"),)
 
 
 def _with_the_largest(situation: Situation, found: list[Option]) -> list[Option]:
@@ -195,36 +153,9 @@ def _with_the_largest(situation: Situation, found: list[Option]) -> list[Option]
 
 def _is_worth_showing(candidate: Candidate) -> bool:
     plain = candidate.plan.accumulation_steps == 1
-    near = candidate.relative_time <= _WORTH_SHOWING
+    near = candidate.relative_time <= WORTH_SHOWING
     return plain or near or candidate.chosen or bool(candidate.roles)
 
 
-def _move(situation: Situation, rates: _Rates, chosen: Option, family: str) -> Move:
-    batch = chosen.plan.global_batch
-    return Move(
-        family=family,
-        base_batch=situation.base_batch,
-        batch=batch,
-        micro_batch=chosen.plan.micro_batch,
-        base_rate=rates.base_rate,
-        rate=rates.at(batch),
-        critical=situation.critical,
-    )
-
-
-def _rate_caveats(rates: _Rates, batch: int) -> list[str]:
-    if rates.base_rate is None or batch == rates.base_batch:
-        return []
-    caveats = [rates.family.caveat] if rates.family and rates.family.caveat else []
-    low, high = trusted_range(rates.base_batch)
-    if not low <= batch <= high:
-        caveats.append(
-            f"The recommended batch is more than 16x away from yours ({rates.base_batch}): "
-            "the learning rate is a guess there. Tune it."
-        )
-    if rates.noise is None and rates.family is not None:
-        caveats.append(
-            "Without a noise scale the learning rate could not be capped at the critical batch "
-            "size: try half of it too."
-        )
-    return caveats
+def _name(function: object) -> str:
+    return getattr(function, "__name__", type(function).__name__)

@@ -37,8 +37,13 @@ def limit_of(situation: Situation, objective: Objective, chosen: BatchPlan) -> L
     """The first constraint whose relaxation leads to a larger batch, or less accumulation.
 
     The hard ones first, beginning with what stopped the probe; sizes beyond those that were run
-    are priced by going on along a straight line. Then noise, relaxed to an infinite noise
-    scale. What is left is throughput.
+    are priced by going on along a straight line. Then the loader, relaxed to one that is never
+    waited for, and noise, to an infinite noise scale. What is left is throughput.
+
+    Args:
+        situation: what can be chosen.
+        objective: what is best.
+        chosen: the plan that the objective chose in this situation.
     """
     larger = extrapolated([each for each in situation.timings if each.was_run])
     wide = replace(situation, timings=(*situation.timings, *larger))
@@ -46,6 +51,9 @@ def limit_of(situation: Situation, objective: Objective, chosen: BatchPlan) -> L
     for limit in sorted(_HARD, key=lambda limit: limit is not stopped_by):
         if _moves_up(choose(wide.without(limit), objective).plan, chosen):
             return limit
+    without_loader = situation.without(Limit.DATA_LOADING)
+    if _moves_up(choose(without_loader, objective).plan, chosen):
+        return Limit.DATA_LOADING
     if situation.critical is not None and _moves_up(
         choose(situation.without(Limit.NOISE), objective).plan, chosen
     ):

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from batchfinder.results import Limit, Measurement, MemoryBreakdown
+import numpy as np
+
+from batchfinder.recommend.step_time import Vector, fitted, variances
+from batchfinder.results import BatchPlan, Limit, Measurement, MemoryBreakdown
 
 __all__ = ["Bounds", "Situation", "Timing", "extrapolated", "peak_line", "timings_of"]
 
@@ -16,8 +19,7 @@ __all__ = ["Bounds", "Situation", "Timing", "extrapolated", "peak_line", "timing
 class Timing:
     """What one micro-batch costs, in seconds.
 
-    ``spread`` is the relative standard deviation of the time; ``was_run`` is false for a size
-    beyond those measured, which is never recommended.
+    ``was_run`` is false for a size beyond those measured, which is never recommended.
     """
 
     micro_batch: int
@@ -25,16 +27,19 @@ class Timing:
     update: float
     loader: float = 0.0
     loader_overlaps: bool = True
-    spread: float = 0.0
     peak_bytes: int | None = None
     was_run: bool = True
     joules_per_sample: float | None = None
 
     def step_seconds(self, accumulation_steps: int = 1) -> float:
         """One optimizer step: k × forward-backward + one update, or the loader if it is slower."""
-        work = accumulation_steps * self.forward_backward + self.update
+        work = self.work_seconds(accumulation_steps)
         loading = accumulation_steps * self.loader
         return max(work, loading) if self.loader_overlaps else work + loading
+
+    def work_seconds(self, accumulation_steps: int = 1) -> float:
+        """One optimizer step that never waits for data."""
+        return accumulation_steps * self.forward_backward + self.update
 
 
 @dataclass(frozen=True)
@@ -42,20 +47,26 @@ class Bounds:
     """The constraints. ``None`` is unbounded.
 
     ``stopped_by`` kept the probe from larger micro-batches; ``usable_bytes`` is the limit less
-    headroom; ``ceiling`` is the caller's, per device; ``dataset_length`` bounds the global batch.
+    headroom; ``ceiling`` and ``floor`` are the caller's, per device; ``dataset_length`` bounds the
+    global batch.
     """
 
     stopped_by: Limit
     usable_bytes: float | None = None
     ceiling: int | None = None
+    floor: int = 1
     dataset_length: int | None = None
 
 
 @dataclass(frozen=True)
 class Situation:
-    """Everything that the choice depends on."""
+    """Everything that the choice depends on.
+
+    ``covariance`` is that of the logarithms of the step times, in the order of ``timings``.
+    """
 
     timings: tuple[Timing, ...]
+    covariance: Vector
     bounds: Bounds
     peak: Callable[[int], float | None]
     gradient_bytes: int
@@ -63,12 +74,15 @@ class Situation:
     critical: float | None
     world_size: int = 1
     can_accumulate: bool = True
+    base_is_yours: bool = True
     run_only: bool = True
 
     def without(self, limit: Limit) -> Situation:
         """The same situation with one constraint lifted."""
         if limit is Limit.NOISE:
             return replace(self, critical=math.inf)
+        if limit is Limit.DATA_LOADING:
+            return replace(self, timings=tuple(replace(t, loader=0.0) for t in self.timings))
         bounds, lifted = self.bounds, replace(self, run_only=limit is not self.bounds.stopped_by)
         if limit is Limit.MEMORY:
             return replace(lifted, bounds=replace(bounds, usable_bytes=None))
@@ -78,10 +92,16 @@ class Situation:
             return replace(lifted, bounds=replace(bounds, dataset_length=None))
         return lifted
 
+    def is_yours(self, plan: BatchPlan) -> bool:
+        """Whether this is the batch that the user trains with now, and not an assumed one."""
+        return self.base_is_yours and plan.global_batch == self.base_batch
+
     def allows(self, timing: Timing, accumulation_steps: int = 1) -> bool:
         """Whether ``accumulation_steps`` micro-batches of this size respect every constraint."""
         bounds, per_device = self.bounds, timing.micro_batch * accumulation_steps
         if not timing.was_run and self.run_only:
+            return False
+        if per_device < bounds.floor:
             return False
         if bounds.ceiling is not None and per_device > bounds.ceiling:
             return False
@@ -114,30 +134,38 @@ def peak_line(memory: MemoryBreakdown) -> Callable[[int], float | None]:
     return lambda micro_batch: memory.fixed_bytes + memory.per_sample_bytes * micro_batch
 
 
-def timings_of(measurements: Iterable[Measurement], *, loader_overlaps: bool) -> list[Timing]:
-    """Measurements in increasing size, the loader's time filled in where it was not measured."""
-    ordered = sorted(measurements, key=lambda each: each.batch_size)
-    per_sample = [
-        each.loader_seconds / each.batch_size for each in ordered if each.loader_seconds is not None
-    ]
+def timings_of(
+    measurements: Iterable[Measurement], *, loader_overlaps: bool
+) -> tuple[tuple[Timing, ...], Vector]:
+    """Timings in increasing size, their noise shared out, and the covariance of their logarithms.
+
+    The loader's time is filled in where it was not measured.
+    """
+    ordered = sorted(measurements, key=lambda measurement: measurement.batch_size)
+    per_sample = [m.loader_seconds / m.batch_size for m in ordered if m.loader_seconds is not None]
     typical = median(per_sample) if per_sample else 0.0
-    return [_timing(each, typical, loader_overlaps) for each in ordered]
-
-
-def _timing(measurement: Measurement, loader_per_sample: float, overlaps: bool) -> Timing:
-    loader, energy = measurement.loader_seconds, measurement.energy
-    width = measurement.samples_per_second_high - measurement.samples_per_second_low
-    return Timing(
-        micro_batch=measurement.batch_size,
-        forward_backward=measurement.step_seconds - measurement.update_seconds,
-        update=measurement.update_seconds,
-        loader=loader_per_sample * measurement.batch_size if loader is None else loader,
-        loader_overlaps=overlaps,
-        # A 90% interval is 2 · 1.645 standard deviations wide.
-        spread=max(0.0, width / measurement.samples_per_second / 3.29),
-        peak_bytes=measurement.peak_bytes,
-        joules_per_sample=None if energy is None else energy.joules_per_sample,
+    visits = [measurement.repeats for measurement in ordered]
+    widths = [
+        (m.samples_per_second_high - m.samples_per_second_low) / m.samples_per_second
+        for m in ordered
+    ]
+    seconds = [measurement.step_seconds for measurement in ordered]
+    sizes = [measurement.batch_size for measurement in ordered]
+    times = fitted(sizes, seconds, variances(widths, visits), visits)
+    factors = times.seconds / np.asarray(seconds)
+    timings = tuple(
+        Timing(
+            micro_batch=m.batch_size,
+            forward_backward=float(factor) * (m.step_seconds - m.update_seconds),
+            update=float(factor) * m.update_seconds,
+            loader=typical * m.batch_size if m.loader_seconds is None else m.loader_seconds,
+            loader_overlaps=loader_overlaps,
+            peak_bytes=m.peak_bytes,
+            joules_per_sample=None if m.energy is None else m.energy.joules_per_sample,
+        )
+        for m, factor in zip(ordered, factors, strict=True)
     )
+    return timings, times.covariance
 
 
 def extrapolated(timings: Sequence[Timing], doublings: int = 6) -> list[Timing]:

@@ -1,4 +1,4 @@
-"""How sure the choice is: the intervals of noise scale and step times, carried through."""
+"""How sure a price is: noise scale, step times and learning-rate rule, drawn jointly."""
 
 from __future__ import annotations
 
@@ -12,48 +12,87 @@ from numpy.typing import NDArray
 
 from batchfinder.recommend.candidates import Option
 from batchfinder.recommend.objectives import SAME
+from batchfinder.recommend.situation import Situation
+from batchfinder.recommend.step_time import Vector
 from batchfinder.results import NoiseScale
 from batchfinder.scaling import critical_batch_size
 
-__all__ = ["Spread", "spread", "within_noise"]
+__all__ = ["Draws", "Spread", "drawn", "within_noise"]
 
 DRAWS = 2000
 OPEN_END = 16.0
 """How far above the estimate the 95% point is taken to lie where the interval has no upper end."""
+RATE_SCATTER = 0.04
+"""Steps that a rule's rate costs beyond those of the best rate: |normal| times this, relatively,
+for every doubling or halving of the batch. Four doublings away the rules cost 9% on average
+and 36% at worst (ten tasks, tests/benchmarks/regret.py)."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One option's time over the chosen one's: its 90% interval."""
+    """A 90% interval about a median."""
 
     low: float
+    middle: float
     high: float
 
 
-def spread(
-    found: Sequence[Option], chosen: Option, noise: NoiseScale | None, seed: int = 0
-) -> list[Spread]:
-    """5% and 95% points of every option's time over the chosen one's.
+@dataclass(frozen=True)
+class Draws:
+    """Joint draws: ``times`` of every option to the target, shape (n, DRAWS).
 
-    ``DRAWS`` joint draws of the noise scale (log-normal, each half with the width of its half of
-    its interval) and of every micro-batch's step time (log-normal, independent between
-    micro-batches, shared by the plans built on one). Same seed, same answer.
+    ``penalties``, of the same shape, is what the learning-rate rule may cost at each batch,
+    at least 1.
+    """
+
+    times: Vector
+    penalties: Vector
+
+    def relative_to(self, chosen: int) -> list[Spread]:
+        """Every option's time over that of the option at index ``chosen``."""
+        ratios = self.times / self.times[chosen]
+        return _spreads(ratios)
+
+    def speedups(self, yours: int) -> list[Spread]:
+        """The time of the option at index ``yours`` over every option's, the rule's cost included.
+
+        At the user's own batch their rate is taken as it is.
+        """
+        ratios = self.times[yours] / (self.times * self.penalties)
+        return _spreads(ratios)
+
+
+def _spreads(rows: Vector) -> list[Spread]:
+    points = np.quantile(rows, (0.05, 0.5, 0.95), axis=1)
+    return [Spread(*map(float, column)) for column in points.T]
+
+
+def drawn(
+    found: Sequence[Option], situation: Situation, noise: NoiseScale | None, seed: int = 0
+) -> Draws:
+    """``DRAWS`` joint draws of noise scale, step times and the cost of the rule's rate.
+
+    The noise scale is log-normal, each half with the width of its half of its interval; step
+    times are log-normal with the covariance of the fitted curve, shared by the plans built on one
+    micro-batch. Same seed, same answer.
     """
     random = np.random.default_rng(seed)
     critical = _critical_draws(noise, random)
-    slowness = {
-        micro: np.exp(scale * random.standard_normal(DRAWS))
-        for micro, scale in sorted({(o.timing.micro_batch, o.timing.spread) for o in found})
-    }
-
-    def times(option: Option) -> NDArray[np.float64]:
+    micro = [timing.micro_batch for timing in situation.timings]
+    slowness = np.exp(
+        random.multivariate_normal(np.zeros(len(micro)), situation.covariance, DRAWS, method="eigh")
+    )
+    size_of = {size: index for index, size in enumerate(micro)}
+    cost = np.abs(random.standard_normal(DRAWS))
+    times, penalties = [], []
+    for option in found:
         batch = option.plan.global_batch
         factor = 1 / batch if critical is None else 1 + critical / batch
-        return option.step_seconds * slowness[option.timing.micro_batch] * factor
-
-    reference = times(chosen)
-    points = (np.quantile(times(option) / reference, (0.05, 0.95)) for option in found)
-    return [Spread(float(low), float(high)) for low, high in points]
+        slower = slowness[:, size_of[option.timing.micro_batch]]
+        times.append(option.step_seconds * slower * factor)
+        doublings = abs(math.log2(batch / situation.base_batch))
+        penalties.append(np.exp(RATE_SCATTER * doublings * cost))
+    return Draws(np.stack(times), np.stack(penalties))
 
 
 def _critical_draws(
@@ -77,7 +116,7 @@ def within_noise(found: Sequence[Option], spreads: Sequence[Spread]) -> tuple[in
     """
     sizes = [
         option.plan.global_batch
-        for option, each in zip(found, spreads, strict=True)
-        if each.low <= 1 + SAME and each.high >= 1 / (1 + SAME)
+        for option, spread in zip(found, spreads, strict=True)
+        if spread.low <= 1 + SAME and spread.high >= 1 / (1 + SAME)
     ]
     return min(sizes), max(sizes)

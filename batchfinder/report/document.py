@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from batchfinder import html, plot
 from batchfinder.errors import MissingDependency
-from batchfinder.report.checklist import checklist
-from batchfinder.report.explanation import sections
+from batchfinder.report.explanation import other_changes, sections
 from batchfinder.report.rows import candidate_table, legend, measurement_table, trial_table
 from batchfinder.report.settings import FRAMEWORKS, settings
-from batchfinder.report.text import choice, findings, headline, sentence
+from batchfinder.report.text import answer, choice, findings
+from batchfinder.wording import capitalized
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
@@ -25,13 +25,13 @@ def fragment(report: Report) -> str:
 
 
 def _summary(report: Report, *, wide: bool) -> Iterator[str]:
-    yield html.definitions(findings(report))
+    yield html.answer(answer(report))
     if report.measurements:
-        yield html.table(measurement_table(report, wide=wide))
+        yield html.table(measurement_table(report, wide=wide, every=wide))
         yield html.paragraphs([legend(report)] if legend(report) else [], quiet=True)
+    yield html.definitions(findings(report))
     if report.caveats:
-        yield html.details("Caveats", html.items(map(sentence, report.caveats)), shown=True)
-    yield html.paragraphs([headline(report)], quiet=True)
+        yield html.details("Caveats", html.items(map(capitalized, report.caveats)), shown=True)
 
 
 def page(report: Report) -> str:
@@ -47,7 +47,8 @@ def _whole(report: Report) -> Iterator[str]:
         yield html.section(title, html.paragraphs(sentences))
         if title == "Alternatives":
             yield html.table(candidate_table(report))
-    yield html.section("What else to change", html.items(checklist(report)))
+    if other_changes(report):
+        yield html.section("What else to change", html.items(other_changes(report)))
     pasted = (html.details(name, html.code(settings(report, name))) for name in FRAMEWORKS)
     yield html.section("Settings to paste", "".join(pasted))
     yield html.section("Memory trials, in order", html.table(trial_table(report)))

@@ -6,46 +6,41 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchfinder.report.checklist import checklist
 from batchfinder.report.memory import memory_sentences
 from batchfinder.report.race import race_sentences
-from batchfinder.report.rows import candidate_table, format_rate
+from batchfinder.report.rows import candidate_table
 from batchfinder.report.text import (
+    answer,
     caveat_list,
     choice,
     memory_sentence,
     noise_sentence,
-    plan_words,
     screen_width,
-    sentence,
     tied_sentence,
 )
-from batchfinder.results import Candidate, Limit
+from batchfinder.results import Candidate
 from batchfinder.table import render, wrap
 from batchfinder.units import format_bytes, format_seconds, format_size
+from batchfinder.wording import capitalized
+from batchfinder.wording.advice import advice
+from batchfinder.wording.choice import (
+    RELAXED,
+    learning_rate_sentence,
+    limit_sentence,
+    plan_words,
+    singular,
+    why_sentence,
+)
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
 
-__all__ = ["alternatives", "explain", "sections"]
-
-_RELAXED = {
-    Limit.MEMORY: "More memory would allow a larger batch that reaches the target sooner.",
-    Limit.NOISE: "More memory would not change the choice. Beyond the noise scale every sample"
-    " added to a batch teaches less than the one before.",
-    Limit.THROUGHPUT: "More memory would not change the choice. The device is busy already, so"
-    " a larger batch takes longer in proportion.",
-    Limit.DATASET: "The data set holds no more samples; a larger batch cannot be filled.",
-    Limit.USER: "You set this ceiling. Raise at_most to look further.",
-    Limit.TIME: "Larger batches were not tried, since a step would take too long."
-    " max_batch_size alone searches to the end.",
-    Limit.INDEX: "A kernel cannot address a larger batch. Accumulation can go on from here.",
-}
+__all__ = ["alternatives", "explain", "other_changes", "sections"]
 
 _HOW_TO_READ = (
     "Below, {what}, as multiples of the choice's; a batch written as a x b x c is batch size x"
-    " accumulation steps x devices. Times were evened out between sizes, so that their order may"
-    " differ from that of the figures as measured."
+    " accumulation steps x devices. Times come from the curve fitted to all timings, so their order"
+    " may differ from that of the throughputs as measured."
 )
 
 
@@ -57,16 +52,19 @@ def explain(report: Report, width: int | None = None) -> str:
         blocks.append("\n".join([title, *(wrap(each, width, "  ") for each in sentences)]))
         if title == "Alternatives":
             blocks.append(render(candidate_table(report), width))
-    blocks.append(_bullets("What else to change", checklist(report), width))
+    if others := other_changes(report):
+        blocks.append(_bullets("What else to change", others, width))
     if report.caveats:
-        blocks.append("\n".join(["What was assumed", *caveat_list(report, width)[1:]]))
+        blocks.append("\n".join(caveat_list(report, width)))
     return "\n\n".join(blocks)
 
 
 def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     """Titles, each with the sentences under it."""
-    yield "The choice", [f"{sentence(choice(report))}.", _why(report)]
-    yield "What binds", [f"{sentence(report.limited_by.value)}. {_RELAXED[report.limited_by]}"]
+    chosen, why = choice(report), capitalized(why_sentence(report.recommendation))
+    yield "The choice", [answer(report), f"Batch size {chosen}. {why}."]
+    limit = report.limited_by
+    yield "What limits it", [f"{capitalized(limit_sentence(limit))}. {RELAXED[limit]}"]
     if others := [alternatives(report, each) for each in interesting(report)]:
         yield "Alternatives", [*others, _how_to_read(report)]
     yield "The learning rate", list(_learning_rate(report))
@@ -79,12 +77,14 @@ def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
 def _how_to_read(report: Report) -> str:
     known = any(math.isfinite(each.relative_samples) for each in report.candidates)
     to_target = f"time and {report.unit} are what it takes to reach the same loss"
-    return _HOW_TO_READ.format(what=to_target if known else f"time is that per {report.unit[:-1]}")
+    return _HOW_TO_READ.format(
+        what=to_target if known else f"time is that per {singular(report.unit)}"
+    )
 
 
-def _why(report: Report) -> str:
-    """Why; what follows it in the reason, the limit first, has sections of its own here."""
-    return report.recommendation.reason.partition(" It is limited by ")[0]
+def other_changes(report: Report) -> tuple[str, ...]:
+    """What else to change when the batch size does."""
+    return tuple(advice(report.recommendation.change, report.recommendation.plan, report.unit))
 
 
 def interesting(report: Report) -> list[Candidate]:
@@ -105,7 +105,7 @@ def alternatives(report: Report, candidate: Candidate) -> str:
         name += f" ({', '.join(candidate.roles)})"
     memory, time = _memory_words(report, candidate), candidate.relative_time
     if math.isfinite(time) and not math.isfinite(candidate.relative_samples):
-        return f"{name} takes {time:.2f}x the time per {report.unit[:-1]}{memory}."
+        return f"{name} takes {time:.2f}x the time per {singular(report.unit)}{memory}."
     samples, energy = samples_words(report, candidate), _energy_words(report, candidate)
     return f"{name} would reach the target {time_words(time)}{samples}{energy}{memory}."
 
@@ -123,7 +123,7 @@ def _energy_words(report: Report, candidate: Candidate) -> str:
 def time_words(ratio: float) -> str:
     """``0.97`` as "3% sooner", ``1.4`` as "40% later", ``3`` as "in 3x the time"."""
     if not math.isfinite(ratio):
-        return "at a time that was not predicted"
+        return "in a time that was not predicted"
     if abs(ratio - 1) < 0.005:
         return "in the same time"
     if ratio >= 2:
@@ -155,33 +155,19 @@ def _memory_words(report: Report, candidate: Candidate) -> str:
 
 
 def _learning_rate(report: Report) -> Iterator[str]:
-    if report.learning_rate is None:
-        yield "No rate was known, so none is recommended. Pass optimizer= or base_learning_rate=."
-        return
-    yield (
-        f"{format_rate(report.learning_rate)}, by the rule {report.learning_rate_rule}"
-        + (
-            "."
-            if report.base_learning_rate is None
-            else f", from {format_rate(report.base_learning_rate)}"
-            f" at batch size {report.base_batch_size}."
-        )
-    )
+    yield f"{capitalized(learning_rate_sentence(report.recommendation))}."
     if report.recommendation.learning_rate_range is not None:
         low, high = report.recommendation.learning_rate_range
         yield (
-            f"The rule is trusted for global batches from {format_size(low)} to"
-            f" {format_size(high)}. It is a starting point, not a tuned rate."
+            f"The rules were tested for global batches from {format_size(low)} to"
+            f" {format_size(high)}. This is a starting point, not a tuned rate."
         )
-    if report.confirmation is not None and report.confirmation.double_rate_held is not None:
-        held = report.confirmation.double_rate_held
-        yield f"A short branch at twice this rate {'held too' if held else 'did not hold'}."
 
 
 def _measured(report: Report) -> Iterator[str]:
     fitted = sum(trial.fits for trial in report.trials)
     yield (
-        f"Memory: {memory_sentence(report)}. Every trial was of whole training steps; {fitted}"
+        f"Memory: {memory_sentence(report)}. Every trial ran whole training steps; {fitted}"
         f" of {len(report.trials)} fitted."
     )
     if report.measurements:
@@ -189,7 +175,7 @@ def _measured(report: Report) -> Iterator[str]:
     if report.noise_scale is not None:
         yield f"Noise scale: {noise_sentence(report)}."
     if (tied := tied_sentence(report)) is not None:
-        yield f"Near ties: {tied}."
+        yield f"Equivalent: {tied}."
     if report.seconds:
         spent = ", ".join(f"{stage} {format_seconds(time)}" for stage, time in report.seconds)
         yield f"Time spent: {spent}."

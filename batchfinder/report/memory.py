@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["memory_sentences"]
 
 _LOOSE = 0.02
-"""A line that misses a trial by more than this share is said to."""
+"""A line that misses a trial by more than this share is reported to."""
 
 
 def memory_sentences(report: Report) -> Iterator[str]:
     """What is held between steps, what a sample adds, and what stays free at the choice."""
     memory = report.memory
-    yield f"Held between steps: {_held(memory)}."
+    yield f"Allocated between steps: {_held(memory)}."
     if memory.per_sample_bytes > 0:
         yield _line(memory)
     if memory.headroom_bytes is not None:
@@ -38,7 +38,7 @@ def memory_sentences(report: Report) -> Iterator[str]:
         )
     if report.probe.ordinary_peak_bytes is not None:
         yield (
-            "The samples vary in length: as many ordinary ones as the largest batch holds peak at "
+            "The samples vary in length: the largest batch, of typical samples, peaks at "
             f"{format_bytes(report.probe.ordinary_peak_bytes)}."
         )
 
@@ -63,5 +63,5 @@ def _line(memory: MemoryBreakdown) -> str:
     )
     if memory.fit_residual > _LOOSE:
         missed = f"{100 * memory.fit_residual:.0f}%"
-        return f"{said}, but misses a trial by {missed}: memory is no line here."
+        return f"{said}, but misses a trial by {missed}: memory does not grow linearly here."
     return f"{said}, within {100 * max(memory.fit_residual, 0.001):.1f}% of every trial."

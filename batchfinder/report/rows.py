@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchfinder.results import BatchPlan, Candidate, Measurement, NoiseScale, Trial
 from batchfinder.table import Row, Table
-from batchfinder.units import format_bytes, format_count, format_seconds, format_size
+from batchfinder.units import format_bytes, format_count, format_rate, format_seconds, format_size
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
@@ -17,7 +17,6 @@ __all__ = [
     "format_interval",
     "format_milliseconds",
     "format_noise",
-    "format_rate",
     "legend",
     "measurement_table",
     "trial_table",
@@ -29,17 +28,21 @@ _MARKS = {
     _UNSTABLE: "unstable: the 90% interval is wider than a fifth of the figure",
     _ONCE: "timed once: no interval is known",
 }
-_HIGHEST_THROUGHPUT = "highest throughput"
+_HIGHEST_THROUGHPUT, YOURS = "highest throughput", "yours"
+MOST_ROWS = 8
 
 
-def measurement_table(report: Report, *, wide: bool) -> Table:
-    """One row per micro-batch that was measured; ``wide`` writes intervals out.
+def measurement_table(report: Report, *, wide: bool, every: bool = False) -> Table:
+    """One row per micro-batch that matters, or ``every`` one; ``wide`` writes intervals out.
 
-    Columns, in the order in which people read: batch, throughput, time per step, peak memory,
-    its share of the limit, noise scale with its 90% interval, note.
+    Columns, in the order in which people read: batch, predicted time to the same loss over that
+    of the user's own batch (of the choice, where theirs is not among them), throughput, time
+    per step, peak memory, its share of the limit, noise scale with its 90% interval, note.
     """
+    reference, times = _relative_times(report)
     header = (
         "batch",
+        reference,
         f"{report.unit}/s",
         "ms/step",
         "peak mem",
@@ -47,23 +50,52 @@ def measurement_table(report: Report, *, wide: bool) -> Table:
         "noise scale (low-high)" if wide else "noise scale",
         "note",
     )
+    shown = report.measurements if every else rows_that_matter(report)
     rows = tuple(
-        Row(_cells(report, measurement, wide), measurement.batch_size == report.batch_size)
-        for measurement in report.measurements
+        Row(_cells(report, row, times, wide=wide), row.batch_size == report.batch_size)
+        for row in shown
     )
-    return Table(header, rows).without_empty_columns()
+    table = Table(header, rows).without_empty_columns()
+    return table if wide else table.without("noise scale")
 
 
-def _cells(report: Report, measurement: Measurement, wide: bool) -> tuple[str, ...]:
+def rows_that_matter(report: Report) -> tuple[Measurement, ...]:
+    """The measurements with a note, and those next to the choice, up to ``MOST_ROWS``."""
+    measured = report.measurements
+    if len(measured) <= MOST_ROWS:
+        return measured
+    noted = {i for i, row in enumerate(measured) if _notes(report, row)}
+    sizes = [row.batch_size for row in measured]
+    middle = sizes.index(report.batch_size) if report.batch_size in sizes else len(sizes) - 1
+    for i in sorted(range(len(measured)), key=lambda i: abs(i - middle)):
+        if len(noted) < MOST_ROWS:
+            noted.add(i)
+    return tuple(measured[i] for i in sorted(noted))
+
+
+def _relative_times(report: Report) -> tuple[str, dict[int, float]]:
+    """What times are relative to, and the times by micro-batch."""
+    plain = [c for c in report.candidates if c.plan.accumulation_steps == 1]
+    yours = [c for c in report.candidates if YOURS in c.roles]
+    reference = yours[0].relative_time if yours else 1.0
+    times = {c.plan.micro_batch: c.relative_time / reference for c in plain}
+    return "time vs yours" if yours else "time", times
+
+
+def _cells(
+    report: Report, measurement: Measurement, times: dict[int, float], *, wide: bool
+) -> tuple[str, ...]:
     peak, limit = measurement.peak_bytes, report.memory.limit_bytes
+    marks = (mark for mark in _marks(measurement) if mark in _used(report))
     return (
         format_size(measurement.batch_size),
+        _price(times.get(measurement.batch_size, math.nan)),
         format_interval(measurement) if wide else _with_spread(measurement),
         format_milliseconds(measurement.step_seconds),
         _ABSENT if peak is None else format_bytes(peak),
         _ABSENT if peak is None or not limit else f"{100 * peak / limit:.0f}%",
         _ABSENT if measurement.noise_scale is None else format_noise(measurement.noise_scale),
-        " ".join((*_marks(measurement), ", ".join(_notes(report, measurement)))).strip(),
+        " ".join((*marks, ", ".join(_notes(report, measurement)))).strip(),
     )
 
 
@@ -73,24 +105,47 @@ def _marks(measurement: Measurement) -> list[str]:
     return [mark for mark, holds in marks if holds]
 
 
+def _used(report: Report) -> set[str]:
+    """Marks that tell rows apart: one that most rows would bear is a caveat instead."""
+    marks = [mark for measurement in report.measurements for mark in _marks(measurement)]
+    return {mark for mark in marks if 2 * marks.count(mark) <= len(report.measurements)}
+
+
 def legend(report: Report) -> str:
-    """What the marks in the table of measurements mean; empty where none was needed."""
-    used = {mark for measurement in report.measurements for mark in _marks(measurement)}
-    return "; ".join(f"{mark} {words}" for mark, words in _MARKS.items() if mark in used)
+    """What the marks in the table of measurements mean, and what is left out of it."""
+    shown = {mark for row in rows_that_matter(report) for mark in _marks(row)}
+    used = _used(report) & shown
+    parts = [f"{mark} {words}" for mark, words in _MARKS.items() if mark in used]
+    left = len(report.measurements) - len(rows_that_matter(report))
+    if left:
+        parts.append(f"{left} more sizes in report.measurements")
+    return "; ".join(parts)
 
 
 def _notes(report: Report, measurement: Measurement) -> list[str]:
     """What a reader should know of one row, in words ("chosen", "yours", "largest")."""
     size, steps = measurement.batch_size, report.accumulation_steps
-    loader = measurement.loader_seconds
     remarks = (
         ("chosen" + (f" (x {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
         ("yours", size == report.base_batch_size),
         ("largest", size == report.max_batch_size),
         (_HIGHEST_THROUGHPUT, size == _highest_throughput(report)),
-        ("waits for data", loader is not None and loader > measurement.step_seconds),
+        ("waits for data", _waits(report, measurement)),
+        ("excluded", _is_excluded(report, size)),
     )
     return [remark for remark, holds in remarks if holds]
+
+
+def _is_excluded(report: Report, size: int) -> bool:
+    """Whether headroom or another limit keeps a size that was run from being recommended."""
+    priced = {c.plan.micro_batch for c in report.candidates if c.plan.accumulation_steps == 1}
+    return bool(priced) and size not in priced
+
+
+def _waits(report: Report, measurement: Measurement) -> bool:
+    loader = measurement.loader_seconds
+    shown = report.recommendation.loading is None  # else the headline says it
+    return shown and loader is not None and loader > measurement.step_seconds
 
 
 def _highest_throughput(report: Report) -> int | None:
@@ -138,11 +193,6 @@ def _range(value: float, low: float, high: float) -> str:
 def format_milliseconds(seconds: float) -> str:
     """Milliseconds without the unit, three significant digits: ``"5.21"``, ``"1,230"``."""
     return format_count(1000 * seconds)
-
-
-def format_rate(rate: float | None) -> str:
-    """A learning rate with three significant digits, or what is said without one."""
-    return "unchanged" if rate is None else f"{rate:.3g}"
 
 
 def candidate_table(report: Report) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.report.rows import format_rate
+from batchfinder.units import format_rate
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report

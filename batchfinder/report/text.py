@@ -1,4 +1,4 @@
-"""A report for a terminal: the table, the choice, the reason. Nothing needs colour."""
+"""A report for a terminal: the answer, the table, the evidence. Nothing needs colour."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from batchfinder.report.race import race_sentence
-from batchfinder.report.rows import format_noise, format_rate, legend, measurement_table
-from batchfinder.results import BatchPlan, Confirmation, Environment, Limit
+from batchfinder.report.rows import format_noise, legend, measurement_table
+from batchfinder.results import Confirmation, Environment, Judgement, Limit
 from batchfinder.table import render, wrap
-from batchfinder.units import format_bytes, format_count, format_size
+from batchfinder.units import format_bytes, format_count, format_rate, format_size
+from batchfinder.wording import capitalized
+from batchfinder.wording.choice import (
+    alternatives,
+    headline,
+    learning_rate_sentence,
+    limit_sentence,
+    plan_words,
+    says_why,
+    steps_sentence,
+    why_sentence,
+)
+from batchfinder.wording.confirm import judgement_words
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
 
-__all__ = ["caveat_list", "choice", "findings", "headline", "screen_width", "sentence", "text"]
+__all__ = ["answer", "caveat_list", "choice", "findings", "screen_width", "text"]
 
 NARROW, WIDE = 80, 120
-_LABEL = 12
+LABEL = 14
 _ENDED_BY = {
-    Limit.DATASET: "the dataset, not memory, ended the search: it fills no larger batch",
-    Limit.USER: "your ceiling, not memory, ended the search: nothing larger was tried",
-    Limit.TIME: "time, not memory, ended the search: nothing larger was tried",
-    Limit.INDEX: "a kernel's index limit, not memory, ended the search",
+    Limit.DATASET: "the dataset fills no larger batch",
+    Limit.USER: "your ceiling ended the search",
+    Limit.INDEX: "a kernel's index limit ended the search",
+    Limit.TIME: "time ended the search",
+    Limit.DATA_LOADING: "the time to load samples ended the search",
 }
-_TWICE = {None: "", True: "; twice the rate held too", False: ""}
-"""Where twice the rate did not hold, the confirmation's reason says so."""
 
 
 def screen_width() -> int:
@@ -37,25 +48,32 @@ def screen_width() -> int:
 def text(report: Report, width: int | None = None) -> str:
     """The whole report at ``width`` columns (default: the terminal's)."""
     width = width or screen_width()
-    lines = [wrap(headline(report), width), ""]
+    lines = [wrap(answer(report), width), ""]
     if report.measurements:
         lines += [render(measurement_table(report, wide=width >= WIDE), width)]
         lines += [wrap(legend(report), width, "  "), ""] if legend(report) else [""]
     lines += [
-        wrap(said, width, f"{label:<{_LABEL}}", " " * _LABEL) for label, said in findings(report)
+        wrap(said, width, f"{label:<{LABEL}}", " " * LABEL) for label, said in findings(report)
     ]
     lines += caveat_list(report, width)
     return "\n".join(lines)
 
 
-def headline(report: Report) -> str:
+def answer(report: Report) -> str:
+    """What to do, in one sentence; a second one where training did not confirm it."""
+    said = headline(report.recommendation)
+    if report.confirmation is not None and not report.confirmation.held:
+        return f"{said} See the caveats."
+    return said
+
+
+def surroundings(report: Report) -> str:
     """Where the figures come from, in one line."""
-    where, limit = surroundings(report.environment), format_bytes(report.memory.limit_bytes)
-    said = "" if limit in where else f"; memory limit {limit}"
-    return f"batchfinder on {where}{said}"
+    where, limit = _machine(report.environment), format_bytes(report.memory.limit_bytes)
+    return where if limit in where else f"{where}; memory limit {limit}"
 
 
-def surroundings(environment: Environment) -> str:
+def _machine(environment: Environment) -> str:
     name = environment.device_name
     device = f"{environment.device} ({name})" if name else environment.device
     threads = f"{environment.threads} thread{'s' * (environment.threads != 1)}"
@@ -65,39 +83,38 @@ def surroundings(environment: Environment) -> str:
 
 def findings(report: Report) -> Iterator[tuple[str, str]]:
     """Label and sentence of everything below the table, in the order of interest."""
-    yield "Chosen", choice(report)
-    yield "Why", report.recommendation.reason
-    if report.limited_by.value not in report.recommendation.reason:
-        yield "Limited by", report.limited_by.value
+    recommendation = report.recommendation
+    if recommendation.plan.global_batch > recommendation.plan.micro_batch:
+        yield "Batch size", choice(report)
+    yield "Learning rate", learning_rate_sentence(recommendation)
+    if steps := steps_sentence(recommendation.change):
+        yield "Steps", steps
+    if not says_why(recommendation):
+        yield "Why", why_sentence(recommendation)
+    yield "Limited by", limit_sentence(recommendation.limited_by)
+    if others := "; ".join(alternatives(recommendation, report.unit)):
+        yield "Alternatives", others
     if (tied := tied_sentence(report)) is not None:
-        yield "Near ties", tied
+        yield "Equivalent", tied
     if report.noise_scale is not None:
         yield "Noise scale", noise_sentence(report)
     yield "Memory", memory_sentence(report)
     if report.race is not None and report.race.arms:
         yield "Race", race_sentence(report.race)
     if report.confirmation is not None:
-        yield "Confirmed" if report.confirmation.held else "NOT HELD", _held(report.confirmation)
-    yield "Put back", restored_sentence(report)
+        label = "Confirmed" if report.confirmation.held else "Unconfirmed"
+        yield label, confirmation_sentence(report.confirmation)
+    yield "State", restored_sentence(report)
+    yield "Machine", surroundings(report)
 
 
 def choice(report: Report) -> str:
-    """The choice in one sentence: sizes, accumulation, devices, learning rate and its rule."""
+    """The plan in one phrase: sizes, accumulation, devices."""
     plan = report.recommendation.plan
-    whole = f"batch size {plan_words(plan)}"
+    whole = plan_words(plan)
     if plan.global_batch > plan.micro_batch:
         whole += f" = {format_size(plan.global_batch)} {report.unit} per optimizer step"
-    return f"{whole}; {learning_rate_sentence(report)}"
-
-
-def plan_words(plan: BatchPlan) -> str:
-    """``"1,024 x 16 accumulation steps x 2 devices"``; factors of one are left out."""
-    parts = [format_size(plan.micro_batch)]
-    if plan.accumulation_steps > 1:
-        parts.append(f"{plan.accumulation_steps} accumulation steps")
-    if plan.world_size > 1:
-        parts.append(f"{plan.world_size} devices")
-    return " x ".join(parts)
+    return whole
 
 
 def tied_sentence(report: Report) -> str | None:
@@ -106,23 +123,13 @@ def tied_sentence(report: Report) -> str | None:
     if low == high:
         return None
     return (
-        f"{format_size(low)} to {format_size(high)} {report.unit} per optimizer step cannot be"
-        " told from the choice with these measurements"
+        f"batch sizes {format_size(low)}-{format_size(high)} are indistinguishable from the "
+        "choice within measurement error"
     )
 
 
-def learning_rate_sentence(report: Report) -> str:
-    """``"learning rate 0.00141 (square_root, from 0.001 at 32)"``."""
-    if report.learning_rate is None:
-        return "learning rate: none is known, so none is recommended"
-    source = f"rule {report.learning_rate_rule}"
-    if report.base_learning_rate is not None and report.base_batch_size is not None:
-        base = format_rate(report.base_learning_rate)
-        source += f", from {base} at {format_size(report.base_batch_size)}"
-    return f"learning rate {format_rate(report.learning_rate)} ({source})"
-
-
 def noise_sentence(report: Report) -> str:
+    """The noise scale with its interval, and what it was estimated from."""
     noise = report.noise_scale
     if noise is None:
         return "not measured"
@@ -138,39 +145,50 @@ def memory_sentence(report: Report) -> str:
     ended = _ENDED_BY.get(report.probe.limited_by)
     trials = f"({len(report.trials)} trials)"
     if ended is not None:
-        return f"{size} ran and fitted in {limit}; {ended} {trials}"
+        return f"{size} fits in {limit}; {ended} {trials}"
     too_large = [
         trial.batch_size
         for trial in report.trials
         if not trial.fits and trial.batch_size > report.max_batch_size
     ]
-    largest = f"{size} is the largest that ran and fitted in {limit}"
+    largest = f"{size} is the largest batch size that fits in {limit}"
     if too_large:
-        largest += f"; {format_size(min(too_large))} did not fit"
+        largest += f"; {format_size(min(too_large))} does not"
     return f"{largest} {trials}"
 
 
-def _held(confirmation: Confirmation) -> str:
-    steps = f"{confirmation.steps} optimizer steps of {confirmation.plan}"
+def confirmation_sentence(confirmation: Confirmation) -> str:
+    """What was trained, and how the loss went, at twice the rate too."""
     rate = confirmation.learning_rate
     at = "" if rate is None else f" at learning rate {format_rate(rate)}"
-    return f"{steps}{at}: {confirmation.reason}{_TWICE[confirmation.double_rate_held]}"
+    batch = format_size(confirmation.plan.global_batch)
+    said = f"{confirmation.steps} training steps with batch size {batch}{at}: "
+    said += judgement_words(
+        confirmation.judgement,
+        confirmation.first_loss,
+        confirmation.last_loss,
+        confirmation.detail,
+    )
+    if confirmation.at_double_rate is None:
+        return said
+    if confirmation.at_double_rate is Judgement.HELD:
+        return f"{said}; twice the rate held too"
+    twice = judgement_words(
+        confirmation.at_double_rate, confirmation.first_loss, confirmation.double_rate_last_loss
+    )
+    return f"{said}; at twice the rate {twice}"
 
 
 def restored_sentence(report: Report) -> str:
+    """Whether everything is as it was before the call."""
     if report.state_restored:
-        return "exactly: a digest of everything touched, before and after, agrees"
-    return "NO: the digests before and after differ; see the caveats"
+        return "restored (checksums of model, optimizer, random generators and loader match)"
+    return "NOT restored: checksums from before and after differ; see the caveats"
 
 
 def caveat_list(report: Report, width: int) -> list[str]:
     """The caveats as a bulleted list, or nothing."""
     if not report.caveats:
         return []
-    return ["Caveats", *(wrap(sentence(each), width, "  - ", "    ") for each in report.caveats)]
-
-
-def sentence(text: str) -> str:
-    """``text`` with a capital first letter, unless it begins with a name from code."""
-    word = text.split(" ", 1)[0]
-    return text if "_" in word or "(" in word else f"{text[:1].upper()}{text[1:]}"
+    lines = (wrap(capitalized(caveat), width, "  - ", "    ") for caveat in report.caveats)
+    return ["Caveats", *lines]

@@ -1,10 +1,9 @@
-"""Which learning rate at another batch size? Rules, one per optimizer family, and advice.
+"""Which learning rate at another batch size? Rules, one per optimizer family.
 
 A rule is a function ``(base_rate, base_batch, batch, noise) -> rate``: pass one of these, or
 your own, as ``learning_rate_rule``.
 """
 
-from batchfinder.scaling.advice import advise
 from batchfinder.scaling.families import (
     TRUSTED_FACTOR,
     FamilyRule,
@@ -26,7 +25,6 @@ __all__ = [
     "TRUSTED_FACTOR",
     "FamilyRule",
     "adascale",
-    "advise",
     "at_upper_end",
     "critical_batch_size",
     "fixed",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from batchfinder.protocols import LearningRateRule
 from batchfinder.scaling.rules import (
     adascale,
+    fixed,
     linear,
     lower_only,
     square_root_capped,
@@ -20,7 +21,9 @@ TRUSTED_FACTOR = 16
 
 @dataclass(frozen=True)
 class FamilyRule:
-    """The default rule of one optimizer family. ``caveat`` is empty where the rule is tested.
+    """The default rule of one optimizer family.
+
+    ``caveat`` is the code of what to say of it, empty where the rule is tested.
 
     ``highest`` is how far the rate may be raised where training itself shows a higher one to be
     better: no optimizer is known whose best rate grows faster than the batch. ``None``: not at all.
@@ -42,33 +45,33 @@ _ADAM = FamilyRule(
     "square root, capped at the critical batch size (arXiv:2205.10287, arXiv:2008.12260)",
     highest=linear,
 )
-_BY_KINSHIP = (
-    "{name}: the square root is published for sign-like and spectral updates "
-    "(arXiv:2602.03001), not tested by us. Try half and twice the rate."
+_UNKNOWN = FamilyRule(lower_only, "not known", "rate_unknown")
+_BY_ANALOGY = FamilyRule(
+    square_root_capped,
+    "square root, by analogy with sign-like and spectral updates (arXiv:2602.03001)",
+    "rate_by_analogy",
 )
-_UNKNOWN = (
-    "{name}: how the learning rate should change with the batch size is not known. Your rate is "
-    "kept for larger batches. Try twice the rate."
+_PARAMETER_FREE = FamilyRule(
+    fixed, "the optimizer finds its own rate (arXiv:2306.06101)", "rate_is_found"
 )
 
 
 def _family_rules() -> dict[str, FamilyRule]:
-    kin = square_root_capped
     return {
         "sgd": _SGD,
         "sgd-momentum": _SGD,
         "adam": _ADAM,
-        "lion": FamilyRule(kin, "square root, by kinship", _BY_KINSHIP.format(name="Lion")),
-        "muon": FamilyRule(kin, "square root, by kinship", _BY_KINSHIP.format(name="Muon")),
-        "adafactor": FamilyRule(lower_only, "not known", _UNKNOWN.format(name="Adafactor")),
-        "shampoo": FamilyRule(lower_only, "not known", _UNKNOWN.format(name="Shampoo")),
+        "lion": _BY_ANALOGY,
+        "muon": _BY_ANALOGY,
+        "adafactor": _UNKNOWN,
+        "shampoo": _UNKNOWN,
+        "parameter-free": _PARAMETER_FREE,
     }
 
 
 def rule_for(family: str) -> FamilyRule:
     """The default rule of ``family``; for one that is not known, the rate is kept and said so."""
-    unknown = FamilyRule(lower_only, "not known", _UNKNOWN.format(name="This optimizer"))
-    return _family_rules().get(family, unknown)
+    return _family_rules().get(family, _UNKNOWN)
 
 
 def trusted_range(base_batch: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["Caveat", "sentence"]
+__all__ = ["Caveat", "capitalized", "sentence"]
 
 
 def sentence(code: str, numbers: Mapping[str, Any]) -> str:
@@ -30,6 +30,12 @@ def sentence(code: str, numbers: Mapping[str, Any]) -> str:
         raise KeyError(code) from None
     made = words[code]
     return made.format(**numbers) if isinstance(made, str) else made(**numbers)
+
+
+def capitalized(text: str) -> str:
+    """``text`` with a capital first letter, unless it begins with a name from code."""
+    word = text.split(" ", 1)[0]
+    return text if "_" in word or "(" in word else f"{text[:1].upper()}{text[1:]}"
 
 
 class Caveat(str):

@@ -13,7 +13,6 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,22 +22,20 @@ from sweep import OTHER_SEEDS, SEEDS, Cells, step_seconds, sweep
 from tasks import TASKS, Task
 from torch.utils.data import DataLoader
 
-from batchfinder.confirm import Bolder, Known, bolder, confirm, confirmed, raised
+from batchfinder.confirm import OwnPair, confirm, confirm_recommendation
 from batchfinder.noise import MicroBatchVariance, noise_along_warmup
-from batchfinder.recommend import recommend
+from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
     BatchPlan,
     Confirmation,
     Measurement,
     MemoryBreakdown,
     NoiseScale,
-    Recommendation,
 )
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
 from batchfinder.run.state import preserved
 from batchfinder.run.step import step_from
-from batchfinder.scaling import at_upper_end, rule_for
 
 PROFILES: dict[str, Callable[[float], float]] = {
     "overhead-bound": lambda size: 1 + size / 1024,
@@ -97,15 +94,12 @@ def _noise(row: dict[str, object]) -> NoiseScale:
     return NoiseScale(value, low, high, samples=0, estimator="micro-batch variance")
 
 
-def recommendation(
-    task: Task, times: Times, rate: float, noise: NoiseScale | None
-) -> Recommendation:
+def problem(task: Task, times: Times, rate: float, noise: NoiseScale | None) -> Problem:
     largest = max(task.sizes)
-    measurements = [
-        Measurement(size, size / t, size / t, size / t, t, t, 0.0) for size, t in times.items()
-    ]
-    return recommend(
-        measurements,
+    return Problem(
+        tuple(
+            Measurement(size, size / t, size / t, size / t, t, t, 0.0) for size, t in times.items()
+        ),
         noise,
         base_batch=BASE,
         base_learning_rate=rate,
@@ -122,8 +116,8 @@ def confirmed_pair(
 ) -> Pair:
     """The pair after confirmation, from the weights at the start as find_batch_size does it."""
     times = profiles(cells, task)[profile]
-    choose = partial(recommendation, task, times, base.rate)
-    found = choose(noise)
+    whole = problem(task, times, base.rate, noise)
+    found = recommend(whole)
     size, rate = found.plan.global_batch, float(found.learning_rate)
     key = {"kind": "confirmed", "task": task.name, "size": size, "rate": rate, "seed": seed}
     key["profile"] = profile
@@ -131,25 +125,14 @@ def confirmed_pair(
         return Pair(row["to_size"], row["to_rate"], times[row["to_size"]])
     bench = Bench(task, base.rate, seed)
     memory = backend_for(torch.device("cpu"))
-    highest = rule_for(task.family).highest
     with preserved(bench.model, bench.optimizer) as snapshot:
 
         def run(plan: BatchPlan, at: float | None) -> Confirmation:
             return confirm(bench.step, bench.source, memory, plan, at, fresh=snapshot.restore)
 
-        def bold() -> Bolder | None:
-            upper = at_upper_end(noise)
-            if upper is None:
-                return None
-            choice = choose(upper)
-            most = highest(base.rate, BASE, choice.plan.global_batch, None)
-            return bolder(choice, most, upper.value)
-
-        settled, evidence = confirmed(found, run, known=Known(BASE, base.rate))
-        if found.plan.global_batch > BASE:
-            settled, evidence = raised(found, (settled, evidence), run, bold)
+        settled, evidence = confirm_recommendation(whole, run, own=OwnPair(BASE, base.rate))
     to = {"to_size": settled.plan.global_batch, "to_rate": float(settled.learning_rate)}
-    outcome = {"held": evidence.held, "reason": evidence.reason, "lead": evidence.double_rate_lead}
+    outcome = {"judgement": evidence.judgement.name, "lead": evidence.double_rate_lead}
     cells.add(**key, **to, **outcome)
     return Pair(to["to_size"], to["to_rate"], times[to["to_size"]])
 

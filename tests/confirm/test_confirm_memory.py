@@ -34,7 +34,7 @@ def training(limit: str) -> tuple[PlainStep, object, MemoryBackend]:
 def test_the_storage_of_a_data_set_is_not_charged() -> None:
     step, source, memory = training("1MiB")  # the data set alone is 1.5 MiB
     found = confirm(step, source, memory, BatchPlan(16), None, steps=4)
-    assert found.held, found.reason
+    assert found.held, found.detail
 
 
 @pytest.mark.parametrize("plan", [BatchPlan(256), BatchPlan(256, 3)])
@@ -44,7 +44,7 @@ def test_the_peak_is_that_of_a_trial(plan: BatchPlan) -> None:
     trial = run_trial(step, source, memory, plan.micro_batch).peak_bytes
     assert trial is not None
     found = confirm(step, source, memory, plan, None, steps=4)
-    assert found.held, found.reason
+    assert found.held, found.detail
     small = WIDTH * FLOAT * 16  # gradients between micro-batches, and losses kept
     assert trial <= found.peak_bytes <= trial + small
 
@@ -128,4 +128,4 @@ def test_batch_norm_meets_no_batch_of_one() -> None:
     )
     source = source_from(DataLoader(TensorDataset(torch.randn(1025, 2)), 16))
     found = confirm(step, source, backend_for(CPU, "16MiB"), BatchPlan(1024), None, steps=4)
-    assert found.held, found.reason
+    assert found.held, found.detail

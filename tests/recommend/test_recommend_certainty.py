@@ -1,18 +1,10 @@
-"""How sure the choice is, against intervals that are known; and what a confirmation changes."""
+"""How sure the choice is, against intervals that are known."""
 
 import math
 from dataclasses import replace
 
 import pytest
 from recommend_cases import affine, noise, recommended
-
-from batchfinder.recommend import settled
-from batchfinder.results import BatchPlan, Limit
-
-
-def chosen_of(recommendation):
-    (chosen,) = (each for each in recommendation.candidates if each.chosen)
-    return chosen
 
 
 def test_without_uncertainty_the_intervals_are_points():
@@ -66,72 +58,3 @@ def test_wider_intervals_leave_more_within_noise():
     assert wide[0] <= tight[0] <= tight[1] <= wide[1]
     assert wide != tight
     assert recommended(affine(), noise=noise(100, 20, 500)).within_noise == wide
-
-
-# --- after the confirmation ----------------------------------------------------------------------
-
-
-def test_settling_elsewhere_moves_the_prices():
-    before = recommended(affine(half_speed=100), 100, base_batch=1)
-    after = settled(before, BatchPlan(64), 0.05, "128 ran out of memory.")
-    assert after.plan == chosen_of(after).plan == BatchPlan(64)
-    assert after.learning_rate == chosen_of(after).learning_rate == 0.05
-    assert chosen_of(after).relative_time == 1
-    assert "128 ran out of memory." in after.caveats
-    assert settled(before, before.plan, before.learning_rate, "") is before
-
-
-def test_what_is_said_after_a_move_is_true_of_the_new_plan():
-    before = recommended(affine(half_speed=100), 100, base_batch=1)
-    assert before.plan == BatchPlan(128)
-    assert before.within_noise and before.advice and before.limited_by is not Limit.MEMORY
-    after = settled(
-        before, BatchPlan(64), 0.05, "Batch 128 did not hold: it ran out.", out_of_memory=True
-    )
-    assert after.reason.startswith("A batch of 64 at rate 0.05 is what held in the confirmation. ")
-    assert "Batch 128 did not hold" in after.reason
-    assert "A batch of 128" not in after.reason  # as if it were the choice
-    assert after.limited_by is Limit.MEMORY
-    assert Limit.MEMORY.value in after.reason
-    assert before.limited_by.value not in after.reason
-    assert after.within_noise is None
-    (advice,) = after.advice
-    assert "for a batch of 128" in advice
-
-
-def test_a_rate_that_was_lowered_is_named_and_the_plan_keeps_its_reason():
-    before = recommended(affine(half_speed=100), 100, base_batch=1, optimizer_family="adam")
-    assert any(each.startswith("Weight decay") for each in before.advice)
-    assert before.learning_rate is not None
-    for halvings, words in ((1, "once"), (2, "twice"), (3, "3 times")):
-        rate = before.learning_rate / 2**halvings
-        after = settled(before, before.plan, rate, "The loss rose.")
-        assert after.learning_rate_rule == f"{before.learning_rate_rule}, halved {words}"
-        assert after.reason.endswith(before.reason)
-        assert after.reason.startswith(f"A batch of {before.plan} at rate {rate:.3g} is what held")
-        assert after.limited_by is before.limited_by
-        assert after.within_noise == before.within_noise
-        # that advice has the rate in it
-        assert set(before.advice) - set(after.advice) == {
-            each for each in before.advice if each.startswith("Weight decay")
-        }
-
-
-def test_a_move_at_the_candidates_own_rate_keeps_the_rules_name():
-    before = recommended(affine(half_speed=100), 100, base_batch=1)
-    (other,) = (each for each in before.candidates if each.plan == BatchPlan(64))
-    after = settled(before, other.plan, other.learning_rate, "128 ran out.", out_of_memory=True)
-    assert after.learning_rate_rule == before.learning_rate_rule
-
-
-def test_a_plan_that_did_not_hold_either_is_not_said_to_have():
-    before = recommended(affine(half_speed=100), 100, base_batch=1)
-    after = settled(before, BatchPlan(64), 0.05, "Nothing did.", held=False)
-    assert after.reason.startswith("A batch of 64 at rate 0.05 is what was tried last. ")
-
-
-def test_the_first_choice_kept_for_want_of_better_has_its_caveat():
-    before = recommended(affine(half_speed=100), 100, base_batch=1)
-    after = settled(before, before.plan, before.learning_rate, "Nothing was confirmed.")
-    assert after.caveats[-1] == "Nothing was confirmed."
-    assert after.reason == before.reason

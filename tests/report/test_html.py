@@ -11,7 +11,11 @@ from report_cases import accumulated, bare, plain
 
 from batchfinder import html
 from batchfinder.report import Report, document
+from batchfinder.report.text import answer
+from batchfinder.results import Why
 from batchfinder.table import Row, Table
+from batchfinder.wording import capitalized
+from batchfinder.wording.choice import limit_sentence
 
 NASTY = "</td><script>alert(1)</script>\"'&"
 VOID = {"meta", "br", "path", "use", "rect", "image", "line", "circle", "stop"}
@@ -51,7 +55,11 @@ class Checked(HTMLParser):
 def test_the_fragment_says_what_the_text_says(case: object) -> None:
     report = case()
     words = " ".join(Checked(report._repr_html_()).words)
-    for finding in (report.recommendation.reason, report.limited_by.value, *report.caveats):
+    for finding in (
+        answer(report),
+        limit_sentence(report.limited_by),
+        *map(capitalized, report.caveats),
+    ):
         assert finding in words
     if report.measurements:
         assert "chosen" in words
@@ -63,7 +71,9 @@ def test_everything_is_escaped() -> None:
         report,
         caveats=(NASTY,),
         unit=NASTY,
-        recommendation=replace(report.recommendation, reason=NASTY, advice=(NASTY,)),
+        recommendation=replace(
+            report.recommendation, learning_rate_rule=NASTY, objective=NASTY, why=Why.OBJECTIVE
+        ),
         environment=replace(report.environment, device_name=NASTY),
     )
     for shown in (report._repr_html_(), report.to_html()):

@@ -7,15 +7,31 @@ from dataclasses import replace
 
 import golden
 import pytest
-from report_cases import accumulated, bare, candidate, plain
+from report_cases import (
+    accumulated,
+    bare,
+    candidate,
+    kept,
+    plain,
+    unconfirmed,
+    waiting,
+)
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.report import Report
 from batchfinder.report.explanation import alternatives, time_words
 from batchfinder.report.settings import FRAMEWORKS
-from batchfinder.results import BatchPlan, Limit, Measurement
+from batchfinder.results import BatchPlan, Judgement, Limit, Measurement, Speedup, Why
+from batchfinder.wording.choice import learning_rate_sentence, limit_sentence
 
-CASES = {"plain": plain, "accumulated": accumulated, "bare": bare}
+CASES = {
+    "plain": plain,
+    "kept": kept,
+    "accumulated": accumulated,
+    "waiting": waiting,
+    "unconfirmed": unconfirmed,
+    "bare": bare,
+}
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -58,8 +74,8 @@ def test_the_chosen_row_is_marked_by_glyph_and_word() -> None:
         (1.002, "in the same time"),
         (1.4, "40% later"),
         (3.0, "in 3.0x the time"),
-        (float("nan"), "at a time that was not predicted"),
-        (float("inf"), "at a time that was not predicted"),
+        (float("nan"), "in a time that was not predicted"),
+        (float("inf"), "in a time that was not predicted"),
     ],
 )
 def test_prices_in_words(ratio: float, words: str) -> None:
@@ -67,10 +83,10 @@ def test_prices_in_words(ratio: float, words: str) -> None:
 
 
 def test_an_alternative_states_time_samples_and_memory() -> None:
-    priced = replace(candidate(256), relative_time=0.97, relative_samples=1.9, roles=())
+    priced = replace(candidate(268), relative_time=0.97, relative_samples=1.9, roles=())
     said = alternatives(plain(), priced)
     assert said.startswith(
-        "256 would reach the target 3% sooner, for 1.9x the samples, with 22.0 MiB more"
+        "268 would reach the target 3% sooner, for 1.9x the samples, with 24.0 MiB more"
     )
 
 
@@ -99,20 +115,105 @@ def test_every_limit_is_explained(limit: Limit) -> None:
     report = plain()
     report = replace(report, recommendation=replace(report.recommendation, limited_by=limit))
     said = " ".join(report.explain(80).split())
-    assert limit.value[1:] in said
+    assert limit_sentence(limit)[1:] in said
+    assert limit_sentence(limit) in " ".join(report.text(80).split())
 
 
-def test_the_checklist_keeps_the_recommendations_own_advice_and_adds_the_rest() -> None:
-    said = plain().explain(120)
-    assert said.count("make one epoch") == 1
-    assert "Steps or epochs:" not in said
+@pytest.mark.parametrize("why", Why)
+def test_every_reason_has_its_words(why: Why) -> None:
+    report = plain()
+    report = replace(report, recommendation=replace(report.recommendation, why=why))
+    assert "128" in " ".join(report.text(80).split())
+    assert report.explain(80)
+
+
+def test_what_else_to_change_has_the_reports_numbers() -> None:
+    said = " ".join(plain().explain(120).split())
     for topic in ("Warm-up", "Schedule", "EMA", "clipping", "BatchNorm"):
         assert topic in said
     assert "0.999 becomes 0.996" in said
+    assert "multiply its steps by 0.25" in said
 
 
 def test_no_growth_no_scaling_advice() -> None:
-    assert "Warm-up" not in replace(plain(), base_batch_size=128).explain(120)
+    assert "Warm-up" not in kept().explain(120)
+    assert "What else to change" not in kept().explain(120)
+
+
+# --- the answer first -----------------------------------------------------------------------------
+
+
+def test_the_first_sentence_says_what_to_do() -> None:
+    first = {name: case().text(1000).splitlines()[0] for name, case in CASES.items()}
+    assert first["plain"].startswith(
+        "Use batch size 128 at learning rate 0.00176 instead of 32 at 0.001: predicted 1.5x to"
+    )
+    assert first["plain"].endswith("faster to the same loss; limited by gradient noise.")
+    assert first["kept"].startswith("Keep batch size 128 at learning rate 0.001: ")
+    assert first["waiting"].startswith("Keep batch size 32 at learning rate 0.001: training waits")
+    assert "delivers 200 samples/s, the model takes 6,440" in first["waiting"]
+    assert "once the loader keeps up, batch size 128 is recommended" in first["waiting"]
+    assert "nothing that was tried was confirmed by training" in first["unconfirmed"]
+    assert "faster" not in first["unconfirmed"]
+
+
+def test_a_kept_batch_is_said_to_be_as_good() -> None:
+    near = replace(kept().recommendation, why=Why.YOURS_IS_AS_GOOD)
+    said = replace(kept(), recommendation=near).text(1000)
+    assert said.startswith(
+        "Keep batch size 128 at learning rate 0.001: nothing measured is reliably faster."
+    )
+
+
+@pytest.mark.parametrize(
+    ("speedup", "words"),
+    [
+        (Speedup(1.4, 1.2, 1.6), "predicted 1.2x to 1.6x faster to the same loss"),
+        (Speedup(1.0, 0.8, 1.3), "predicted 0.8x to 1.3x the speed to the same loss"),
+        (Speedup(0.5, 0.4, 0.8), "predicted 1.2x to 2.5x slower to the same loss"),
+    ],
+)
+def test_a_gain_comes_with_its_range(speedup: Speedup, words: str) -> None:
+    said = replace(plain().recommendation, speedup=speedup)
+    assert words in replace(plain(), recommendation=said).text(1000)
+
+
+@pytest.mark.parametrize(
+    ("rule", "factor", "rate", "words"),
+    [
+        ("square_root_capped", 2.0, 0.0038, "3.8x your 0.001 (1.9x by the square-root rule"),
+        ("square_root_capped", 2.0, 0.0038, "then doubled because that trained faster)"),
+        ("adascale", 0.5, 0.002, "2x your 0.001 (4x by the linear rule"),
+        ("adascale", 0.5, 0.002, "then halved because the higher rate was not confirmed)"),
+        ("adascale", 0.25, 0.002, "then lowered 4x because"),
+        ("mine", 1.0, 0.002, "2x your 0.001 (by the rule mine)"),
+        ("fixed", 1.0, 0.001, "0.001, unchanged"),
+    ],
+)
+def test_how_the_rate_came_about_is_told(rule: str, factor: float, rate: float, words: str) -> None:
+    changed = replace(
+        plain().recommendation, learning_rate_rule=rule, rate_factor=factor, learning_rate=rate
+    )
+    assert words in learning_rate_sentence(changed)
+
+
+def test_a_rate_from_a_range_test_is_not_called_yours() -> None:
+    change = plain().recommendation.change
+    assert change is not None
+    assumed = replace(plain().recommendation, change=replace(change, base_rate_is_yours=False))
+    assert "1.8x the base rate 0.001" in learning_rate_sentence(assumed)
+    assert "instead of 32:" in replace(plain(), recommendation=assumed).text(1000)
+
+
+def test_only_rows_that_matter_are_shown_and_all_in_the_page() -> None:
+    shown = plain().text(120)
+    assert "2 more sizes in report.measurements" in shown
+    for words in ("chosen", "yours", "largest", "highest throughput"):
+        assert words in shown
+    rows = [line for line in shown.splitlines() if " MiB " in line and "%" in line]
+    assert len(rows) == 8
+    assert len(plain().measurements) == 10
+    assert "<td>4</td>" in plain().to_html() and "<td>4</td>" not in plain()._repr_html_()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -135,10 +236,10 @@ def test_settings_for_nobody() -> None:
 
 def test_fields_of_the_contract() -> None:
     report = accumulated()
-    assert (report.batch_size, report.accumulation_steps, report.world_size) == (268, 4, 2)
-    assert report.global_batch_size == 268 * 4 * 2
+    assert (report.batch_size, report.accumulation_steps, report.world_size) == (128, 4, 2)
+    assert report.global_batch_size == 128 * 4 * 2
     assert (report.max_batch_size, report.limited_by) == (268, Limit.MEMORY)
-    assert (report.learning_rate, report.learning_rate_rule) == (0.00819, "square_root")
+    assert report.learning_rate_rule == "square_root_capped"
     assert report.trials == report.probe.trials
     assert sum(each.chosen for each in report.candidates) == 1
     assert report.memory.limit_bytes == 48 * 1024**2
@@ -154,15 +255,6 @@ def test_to_pandas_has_one_row_per_measurement() -> None:
     assert frame.loc[frame.batch_size == 1, "noise_scale"].isna().all()
 
 
-def test_the_explanation_says_each_thing_once() -> None:
-    report = plain()
-    reason = "128 has the shortest time. It is limited by noise. 32 (yours) would take longer."
-    report = replace(report, recommendation=replace(report.recommendation, reason=reason))
-    assert "128 has the shortest time.\n" in report.explain(80)
-    assert "would take longer" not in report.explain(80)
-    assert "would take longer" in report.text(120)
-
-
 def test_caveats_begin_with_a_capital_unless_they_begin_with_code() -> None:
     report = replace(plain(), caveats=("the time was up", "budget_seconds ran short"))
     assert "  - The time was up\n  - budget_seconds ran short" in report.text(80)
@@ -172,28 +264,24 @@ def scattered(each: Measurement) -> Measurement:
     return replace(each, samples_per_second_high=2 * each.samples_per_second)
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_a_mark_shared_by_many_rows_is_explained_once(width: int) -> None:
+def test_what_holds_of_most_rows_is_no_mark() -> None:
+    """A noisy machine is a caveat, once; its rows do not each say so."""
     report = replace(plain(), measurements=tuple(map(scattered, plain().measurements)))
-    shown = report.text(width)
-    assert shown.count("unstable") == 1
-    rows = [line for line in shown.splitlines() if "MiB" in line and " ~" in line]
-    assert len(rows) == len(report.measurements)
-    assert "timed once" not in shown
-    assert report._repr_html_().count("unstable") == 1
+    for shown in (report.text(80), report.text(120), report._repr_html_()):
+        assert "unstable" not in shown and "~" not in shown
 
 
-def test_what_was_timed_once_has_a_mark_of_its_own() -> None:
-    first, *rest = plain().measurements
-    report = replace(plain(), measurements=(replace(first, repeats=1), *rest))
-    shown = " ".join(report.text(80).split())
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_mark_is_explained_once(width: int) -> None:
+    first, *rest = plain().measurements[2:]
+    report = replace(plain(), measurements=(replace(scattered(first), repeats=1), *rest))
+    shown = " ".join(report.text(width).split())
     assert shown.count("~ 1x") == 1  # the row's marks
-    assert shown.count("timed once") == 1
+    assert shown.count("unstable") == shown.count("timed once") == 1
 
 
 def test_without_marks_no_legend() -> None:
-    unstable, *steady = plain().measurements
-    assert "~" in plain().text(80) and unstable.unstable
+    _, *steady = plain().measurements
     assert "~" not in replace(plain(), measurements=tuple(steady)).text(80)
 
 
@@ -211,7 +299,7 @@ def noted(report: Report, words: str) -> list[str]:
     """The sizes whose row in the table says ``words``."""
     return [
         line.split()[line.startswith("→")]
-        for line in report.text(120).splitlines()
+        for line in report.text(200).splitlines()
         if "MiB" in line and words in line
     ]
 
@@ -219,7 +307,7 @@ def noted(report: Report, words: str) -> list[str]:
 def test_the_highest_throughput_is_one_thing_in_every_table() -> None:
     """The candidates' word, at the size that has it by the figures and by the prices."""
     assert noted(with_roles(plain(), {268: "highest throughput"}), "highest throughput") == ["268"]
-    assert noted(with_roles(plain(), {256: "highest throughput"}), "highest throughput") == []
+    assert noted(with_roles(plain(), {64: "highest throughput"}), "highest throughput") == []
     assert noted(with_roles(plain(), {}), "highest throughput") == ["268"]
     assert "fastest" not in plain().text(80) + plain().explain(80)
 
@@ -227,10 +315,10 @@ def test_the_highest_throughput_is_one_thing_in_every_table() -> None:
 @pytest.mark.parametrize(
     ("limit", "words"),
     [
-        (Limit.MEMORY, "268 is the largest that ran and fitted in 48.0 MiB"),
-        (Limit.DATASET, "the dataset, not memory, ended the search"),
-        (Limit.USER, "your ceiling, not memory, ended the search"),
-        (Limit.INDEX, "a kernel's index limit, not memory, ended the search"),
+        (Limit.MEMORY, "268 is the largest batch size that fits in 48.0 MiB"),
+        (Limit.DATASET, "268 fits in 48.0 MiB; the dataset fills no larger batch"),
+        (Limit.USER, "268 fits in 48.0 MiB; your ceiling ended the search"),
+        (Limit.INDEX, "268 fits in 48.0 MiB; a kernel's index limit ended the search"),
     ],
 )
 def test_what_ended_the_search_is_said(limit: Limit, words: str) -> None:
@@ -238,53 +326,38 @@ def test_what_ended_the_search_is_said(limit: Limit, words: str) -> None:
     for shown in (report.text(80), report.explain(80), report._repr_html_()):
         said = " ".join(shown.split())
         assert words in said.replace("&#x27;", "'")
-        assert ("is the largest that ran" in said) == (limit is Limit.MEMORY)
+        assert ("is the largest batch size" in said) == (limit is Limit.MEMORY)
 
 
 @pytest.mark.parametrize(
-    ("held", "words"),
-    [(True, "; twice the rate held too"), (False, ""), (None, "")],
+    ("twice", "words"),
+    [
+        (Judgement.HELD, "; twice the rate held too State"),
+        (Judgement.ROSE, "; at twice the rate the loss rose from 2.31 to 0.41 State"),
+        (Judgement.NOT_FINITE, "; at twice the rate the loss became NaN or infinite State"),
+        (None, " State"),
+    ],
 )
-def test_print_says_whether_twice_the_rate_held(held: bool | None, words: str) -> None:
+def test_print_says_whether_twice_the_rate_held(twice: Judgement | None, words: str) -> None:
     report = plain()
     assert report.confirmation is not None
-    report = replace(report, confirmation=replace(report.confirmation, double_rate_held=held))
+    report = replace(report, confirmation=replace(report.confirmation, at_double_rate=twice))
     said = " ".join(report.text(80).split())
-    assert f"from 2.31 to 0.42{words} Put back" in said
+    assert f"from 2.31 to 0.42{words}" in said
 
 
 def test_print_names_the_sizes_that_cannot_be_told_apart() -> None:
     report = plain()
-    assert "Near ties   96 to 256 samples per optimizer step" in report.text(80)
+    assert "Equivalent    batch sizes 128-268 are indistinguishable" in report.text(80)
     for alone in (None, (128, 128)):
         recommendation = replace(report.recommendation, within_noise=alone)
         shown = replace(report, recommendation=recommendation)
-        assert "Near ties" not in shown.text(80) + shown.explain(80)
+        assert "indistinguishable" not in shown.text(80) + shown.explain(80)
 
 
 def test_an_accumulated_alternative_is_named_as_a_plan() -> None:
-    priced = replace(candidate(256), plan=BatchPlan(1024, 16))
+    priced = replace(candidate(268), plan=BatchPlan(1024, 16))
     assert alternatives(plain(), priced).startswith("16,384 as 1,024 x 16 accumulation steps ")
-
-
-def test_a_rate_that_may_come_from_a_range_test_is_not_called_yours() -> None:
-    assert "from 0.001 at batch size 32" in " ".join(plain().explain(80).split())
-
-
-def test_what_binds_is_said_once() -> None:
-    report = plain()
-    said = f"It is limited by {report.limited_by.value}."
-    report = replace(report, recommendation=replace(report.recommendation, reason=said))
-    assert "Limited by" not in report.text(80)
-
-
-def test_explain_gives_the_reason_up_to_the_limit_which_has_its_own_section() -> None:
-    report = plain()
-    reason = "A batch of 8 held. At rate 0.2 it rose. It is limited by memory. 4 would take longer."
-    moved = replace(report, recommendation=replace(report.recommendation, reason=reason))
-    said = moved.explain(80)
-    assert "A batch of 8 held. At rate 0.2 it rose." in said
-    assert "4 would take longer" not in said
 
 
 def test_the_rate_is_applied_as_a_factor_to_every_group() -> None:

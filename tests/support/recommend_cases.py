@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from batchfinder.recommend import recommend
+from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
     Limit,
     Measurement,
@@ -71,9 +71,10 @@ def noise(value: float, low: float | None = None, high: float | None = None) -> 
     return NoiseScale(value, low, high, samples=4096, estimator="by hand")
 
 
-def recommended(
+def problem(
     measurements: list[Measurement], critical: float | None = 100, **changes: Any
-) -> Recommendation:
+) -> Problem:
+    """By default the base batch is an assumed one, so that prices alone decide."""
     arguments: dict[str, Any] = {
         "base_batch": 1,
         "base_learning_rate": 0.1,
@@ -81,9 +82,16 @@ def recommended(
         "memory": line(),
         "probe_limit": Limit.MEMORY,
         "optimizer_family": "sgd",
+        "base_is_yours": False,
     }
     known = None if critical is None else noise(critical)
-    return recommend(measurements, changes.pop("noise", known), **{**arguments, **changes})
+    return Problem(tuple(measurements), changes.pop("noise", known), **{**arguments, **changes})
+
+
+def recommended(
+    measurements: list[Measurement], critical: float | None = 100, **changes: Any
+) -> Recommendation:
+    return recommend(problem(measurements, critical, **changes))
 
 
 def best_power(critical: float, half_speed: float) -> int:

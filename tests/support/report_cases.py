@@ -1,23 +1,27 @@
-"""Reports made by hand, for tests of everything that shows one."""
+"""Reports from measurements made by hand, for tests of everything that shows one."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+from batchfinder.confirm import OwnPair, Run, confirm_recommendation
+from batchfinder.confirm.stage import with_headroom
+from batchfinder.recommend import Problem
 from batchfinder.report import Report
 from batchfinder.results import (
     BatchPlan,
     Candidate,
     Confirmation,
     Environment,
+    Judgement,
     Limit,
     Measurement,
     MemoryBreakdown,
     NoiseScale,
     Outcome,
     ProbeResult,
-    Recommendation,
     Trial,
 )
 
@@ -54,37 +58,55 @@ def measurement(size: int) -> Measurement:
     )
 
 
-def price(size: int) -> tuple[float, float]:
-    def time(batch: float) -> float:
-        return (batch / throughput(batch)) * (1 + NOISE.value / batch)
-
-    def samples(batch: float) -> float:
-        return batch + NOISE.value
-
-    return time(size) / time(128), samples(size) / samples(128)
-
-
-ROLES = {32: ("yours",), 256: ("highest throughput",), 268: ("largest that fits",)}
-
-
-def candidate(size: int) -> Candidate:
-    time, samples = price(size)
-    return Candidate(
-        plan=BatchPlan(size),
-        relative_time=time,
-        relative_samples=samples,
-        step_seconds=size / throughput(size),
-        learning_rate=1e-3 * math.sqrt(size / 32),
-        peak_bytes=peak(size),
-        chosen=size == 128,
-        relative_time_low=0.95 * time,
-        relative_time_high=1.06 * time,
-        roles=ROLES.get(size, ()),
+def run(plan: BatchPlan, rate: float | None) -> Confirmation:
+    """Training holds at any plan and rate, and at twice the rate."""
+    return Confirmation(
+        plan,
+        rate,
+        40,
+        Judgement.HELD,
+        at_double_rate=None if rate is None else Judgement.HELD,
+        first_loss=2.31,
+        last_loss=0.42,
+        double_rate_last_loss=0.41,
+        double_rate_lead=None if rate is None else 0.01,
     )
 
 
-def plain() -> Report:
-    """A small network under a simulated limit: chosen 128, limited by noise."""
+MEMORY = MemoryBreakdown(
+    parameter_bytes=300_000,
+    buffer_bytes=2_000,
+    gradient_bytes=300_000,
+    optimizer_bytes=600_000,
+    activation_bytes_per_sample=PER_SAMPLE,
+    other_bytes=100_000,
+    limit_bytes=LIMIT,
+    fixed_bytes=FIXED,
+    per_sample_bytes=PER_SAMPLE,
+)
+
+
+def problem(**changes: Any) -> Problem:
+    """A user who trains at 32 and 0.001 with Adam; 1,797 samples."""
+    given = {
+        "measurements": tuple(measurement(size) for size in SIZES),
+        "noise": NOISE,
+        "base_batch": 32,
+        "base_learning_rate": 1e-3,
+        "max_batch_size": 268,
+        "memory": MEMORY,
+        "optimizer_family": "adam",
+        "dataset_length": 1797,
+        "workers": 2,
+    }
+    return Problem(**{**given, **changes})
+
+
+def report_of(whole: Problem, run: Run = run, **changes: Any) -> Report:
+    """What a call would report: recommended and confirmed by the package itself."""
+    recommendation, confirmation = confirm_recommendation(
+        whole, run, own=OwnPair(whole.base_global_batch, whole.base_learning_rate or 0.0)
+    )
     trials = (
         *(Trial(size, Outcome.FITS, peak(size), 0.02) for size in (1, 2, 16, 128)),
         Trial(512, Outcome.OUT_OF_MEMORY, LIMIT, 0.03),
@@ -92,88 +114,75 @@ def plain() -> Report:
         Trial(272, Outcome.OUT_OF_MEMORY, LIMIT, 0.03),
         Trial(268, Outcome.FITS, peak(268), 0.04),
     )
-    memory = MemoryBreakdown(
-        parameter_bytes=300_000,
-        buffer_bytes=2_000,
-        gradient_bytes=300_000,
-        optimizer_bytes=600_000,
-        activation_bytes_per_sample=PER_SAMPLE,
-        other_bytes=100_000,
-        limit_bytes=LIMIT,
-        fixed_bytes=FIXED,
-        per_sample_bytes=PER_SAMPLE,
-        headroom_bytes=LIMIT - FIXED - 128 * PER_SAMPLE,
-    )
-    recommendation = Recommendation(
-        plan=BatchPlan(128),
-        learning_rate=0.002,
-        learning_rate_rule="square_root",
-        limited_by=Limit.NOISE,
-        candidates=tuple(candidate(size) for size in SIZES),
-        reason="128 is the smallest batch within 5% of the shortest predicted time to the target.",
-        learning_rate_range=(16.0, 212.0),
-        within_noise=(96, 256),
-        advice=("Steps: 0.25x as many optimizer steps make one epoch.",),
-    )
-    return Report(
-        recommendation=recommendation,
-        probe=ProbeResult(trials, memory, Limit.MEMORY),
-        measurements=tuple(measurement(size) for size in SIZES),
-        noise_scale=NOISE,
-        confirmation=Confirmation(
-            BatchPlan(128), 0.002, 40, True, "memory held, loss fell from 2.31 to 0.42", 2.31, 0.42
-        ),
-        state_restored=True,
-        caveats=("No loss_fn was given: cross-entropy was inferred from integer targets.",),
-        environment=Environment(
+    given = {
+        "recommendation": recommendation,
+        "probe": with_headroom(ProbeResult(trials, MEMORY, Limit.MEMORY), recommendation),
+        "measurements": whole.measurements,
+        "noise_scale": whole.noise,
+        "confirmation": confirmation,
+        "state_restored": True,
+        "caveats": (*ASSUMED, *recommendation.caveats),
+        "environment": Environment(
             "cpu", "2 cores", "2.13.0", "3.11.9", "Linux", 2, optimizer="AdamW"
         ),
-        base_batch_size=32,
-        base_learning_rate=1e-3,
-        seconds=(("probe", 1.2), ("measure", 9.5)),
-    )
+        "base_batch_size": whole.base_batch,
+        "base_learning_rate": whole.base_learning_rate,
+        "seconds": (("probe", 1.2), ("measure", 9.5)),
+    }
+    return Report(**{**given, **changes})
+
+
+ASSUMED = ("no loss_fn was given: cross-entropy was inferred from integer targets",)
+
+
+def plain() -> Report:
+    """A small network under a simulated limit: moved from 32 up, limited by noise."""
+    return report_of(problem())
+
+
+def candidate(size: int) -> Candidate:
+    (found,) = (each for each in plain().candidates if each.plan == BatchPlan(size))
+    return found
+
+
+def kept() -> Report:
+    """The user's own batch is near enough to the best."""
+    return report_of(problem(base_batch=128))
 
 
 def accumulated() -> Report:
-    """Memory binds: 268 × 4 accumulation steps on 2 devices, noise scale without upper end."""
-    report = plain()
-    plan = BatchPlan(268, 4, 2)
+    """Memory binds: accumulation on 2 devices, a noise scale without upper end."""
     noise = replace(NOISE, value=math.inf, low=900.0, high=math.inf)
-    chosen = replace(candidate(268), plan=plan, chosen=True, relative_time=1, relative_samples=1)
-    others = tuple(replace(each, chosen=False) for each in report.candidates)
-    recommendation = replace(
-        report.recommendation,
-        plan=plan,
-        learning_rate=0.00819,
-        limited_by=Limit.MEMORY,
-        candidates=(*others, chosen),
-        learning_rate_range=None,
-        within_noise=None,
-        reason="Beyond 268 only accumulation reaches a larger batch.",
+    rows = tuple(replace(measurement(size), update_seconds=0.05 * 1.0) for size in SIZES)
+    rows = tuple(replace(row, step_seconds=row.step_seconds + 0.05) for row in rows)
+    return report_of(
+        problem(measurements=rows, noise=noise, world_size=2, dataset_length=None, workers=0)
     )
-    return replace(report, recommendation=recommendation, noise_scale=noise)
+
+
+def waiting() -> Report:
+    """10 ms a sample and two workers: the loader is slower than the model."""
+    rows = tuple(replace(measurement(size), loader_seconds=size / 200, repeats=1) for size in SIZES)
+    return report_of(problem(measurements=rows))
+
+
+def unconfirmed() -> Report:
+    """The loss rises at every rate."""
+
+    def rising(plan: BatchPlan, rate: float | None) -> Confirmation:
+        return replace(run(plan, rate), judgement=Judgement.ROSE, at_double_rate=None, last_loss=9)
+
+    return report_of(problem(), rising)
 
 
 def bare() -> Report:
-    """Only the probe: nothing measured, no noise scale, no rate, an awkward environment."""
-    report = plain()
-    recommendation = Recommendation(
-        plan=BatchPlan(268),
-        learning_rate=None,
-        learning_rate_rule="fixed",
-        limited_by=Limit.MEMORY,
-        candidates=(),
-        reason="Nothing was measured, so the largest that fits is all that is known.",
-    )
-    return replace(
-        report,
-        recommendation=recommendation,
+    """Nothing is known but throughput: no noise scale, no rate, state not restored."""
+    return report_of(
+        problem(noise=None, base_learning_rate=None, base_is_yours=False),
         measurements=(),
-        noise_scale=None,
         confirmation=None,
         state_restored=False,
         caveats=("<script>alert('caveat')</script> & more",),
         base_batch_size=None,
-        base_learning_rate=None,
         seconds=(),
     )

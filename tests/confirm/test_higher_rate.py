@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from recommend_cases import affine, noise, recommended
-from test_attempts import HELD
+from recommend_cases import affine, noise, problem
 from test_confirm import Bowl, run
+from test_retry import HELD, codes
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
-from batchfinder.confirm import Trace, bolder, lead, leads, raised
+from batchfinder.confirm import Trace, higher_rate, lead, leads, try_higher_rate
 from batchfinder.noise import MicroBatchVariance
+from batchfinder.recommend import recommend
+from batchfinder.results import Judgement
 from batchfinder.scaling import at_upper_end, fixed, square_root_capped
 
 OPENING = (1.0, 1.0)
@@ -80,8 +82,8 @@ def test_where_twice_the_rate_does_not_hold_there_is_no_lead():
         ({}, True),
         ({"double_rate_lead": 0.09}, False),
         ({"double_rate_lead": None}, False),
-        ({"double_rate_held": False}, False),
-        ({"held": False}, False),
+        ({"at_double_rate": Judgement.ROSE}, False),
+        ({"judgement": Judgement.ROSE}, False),
         ({"steps": 39}, False),
     ],
 )
@@ -89,97 +91,118 @@ def test_only_a_clear_lead_of_an_accepted_and_long_enough_branch_counts(change, 
     assert leads(replace(LED, **change)) is expected
 
 
-LED = replace(HELD, steps=40, double_rate_held=True, double_rate_lead=0.2)
+LED = replace(HELD, steps=40, double_rate_lead=0.2)
 
 
 # --- what to do about it -------------------------------------------------------------------------
 
 
-def choice(critical=20, **more):
-    """From batch 1: φ = 20 picks a smaller batch than φ = 80."""
-    return recommended(affine((1, 2, 4, 8, 16, 32), 20), critical, can_accumulate=False, **more)
+def whole(**more):
+    """From batch 1: φ = 20 picks a smaller batch than its upper end, 80."""
+    given = {"noise": noise(20, 10, 80), "can_accumulate": False, **more}
+    return problem(affine((1, 2, 4, 8, 16, 32), 20), **given)
 
 
-def test_a_bolder_rate_is_twice_the_rule_s_and_at_most_the_highest():
-    before = choice()
-    rate = before.learning_rate
-    assert bolder(before, 100.0, 80.0).learning_rate == 2 * rate
-    assert bolder(before, 1.5 * rate, 80.0).learning_rate == 1.5 * rate
-    assert bolder(before, rate, 80.0) is None
-    assert bolder(before, None, 80.0) is None
-    assert bolder(replace(before, learning_rate=None), 100.0, 80.0) is None
+def test_a_higher_rate_is_twice_the_rules_at_the_upper_end_and_at_most_linear():
+    choice = higher_rate(whole())
+    at_end = recommend(whole().at_noise(at_upper_end(noise(20, 10, 80))))
+    assert choice.plan == at_end.plan
+    assert choice.learning_rate == pytest.approx(
+        min(2 * at_end.learning_rate, 0.1 * at_end.plan.global_batch)
+    )
+    assert choice.critical == 80
+    adam = higher_rate(whole(optimizer_family="adam"))
+    assert adam.learning_rate == pytest.approx(2 * adam.problem.rate_at(adam.plan.global_batch))
 
 
-def test_without_a_noise_scale_no_cap_was_too_low():
-    assert bolder(choice(), 100.0, None) is None
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"noise": None},
+        {"base_learning_rate": None},
+        {"rule": fixed},
+        {"optimizer_family": "unknown"},
+        {"optimizer_family": "parameter-free"},
+        {"base_batch": 32},
+    ],
+)
+def test_where_no_cap_was_too_low_there_is_none(more):
+    assert higher_rate(whole(**more)) is None
 
 
 def confirmation_of(before, **changes):
     return replace(LED, plan=before.plan, learning_rate=before.learning_rate, **changes)
 
 
-def attempt(before, evidence, outcome=LED, **more):
+def attempt(evidence=None, outcome=LED, asked=None, **more):
     """The result, and what was run."""
-    ran = []
+    ran, asked = [], asked or whole(optimizer_family="adam")
+    before = recommend(asked)
 
     def go(plan, rate):
         ran.append((plan, rate))
         return replace(outcome, plan=plan, learning_rate=rate, double_rate_lead=0.0)
 
-    after = choice(80)
-    found = raised(before, (before, evidence), go, lambda: bolder(after, 100.0, 80.0), **more)
-    return (*found, ran, after)
+    evidence = evidence or confirmation_of(before)
+    found = try_higher_rate(asked, (before, evidence), go, **more)
+    return (*found, ran, before)
 
 
 def test_a_lead_leads_to_the_choice_at_the_upper_end_at_twice_its_rate():
-    before = choice()
-    settled, evidence, ran, after = attempt(before, confirmation_of(before))
-    assert after.plan.global_batch > before.plan.global_batch
-    assert ran == [(after.plan, 2 * after.learning_rate)]
-    assert (settled.plan, settled.learning_rate) == ran[0]
+    settled, evidence, ran, before = attempt()
+    assert settled.plan.global_batch > before.plan.global_batch
+    assert ran == [(settled.plan, settled.learning_rate)]
     assert (evidence.plan, evidence.learning_rate) == ran[0]
-    assert settled.learning_rate_rule == f"{after.learning_rate_rule}, raised 2x"
-    *others, why = settled.caveats
-    assert tuple(others) == after.caveats
-    assert "20% further in 40 steps" in why
-    assert "a noise scale of 80" in why
+    assert settled.rate_factor == pytest.approx(2)
+    why = settled.caveats[-1]
+    assert (why.code, why.numbers["critical"]) == ("confirm.raised", 80)
+    assert "at least 20% more in 40 steps" in why
     (chosen,) = (each for each in settled.candidates if each.chosen)
     assert (chosen.plan, chosen.learning_rate) == ran[0]
 
 
-def test_without_a_lead_nothing_more_is_run():
-    before = choice()
+def test_without_a_lead_nothing_more_is_run_or_said():
+    before = recommend(whole(optimizer_family="adam"))
     evidence = confirmation_of(before, double_rate_lead=0.05)
-    assert attempt(before, evidence)[:3] == (before, evidence, [])
+    assert attempt(evidence)[:3] == (before, evidence, [])
 
 
-def test_a_choice_that_was_changed_by_its_confirmation_is_not_raised():
-    """Its rate was halved since twice of it did not hold: that rate is not tried again."""
-    before = choice()
-    evidence = replace(confirmation_of(before), learning_rate=before.learning_rate / 2)
-    assert attempt(before, evidence)[:3] == (before, evidence, [])
+@pytest.mark.parametrize(
+    "more", [{"noise": None}, {"rule": fixed}, {"base_batch": 32}, {"optimizer_family": "lion"}]
+)
+def test_a_lead_is_told_even_where_the_plan_stays(more):
+    settled, _, ran, before = attempt(asked=whole(**more))
+    assert ran == []
+    assert (settled.plan, settled.learning_rate) == (before.plan, before.learning_rate)
+    said = settled.caveats[-1]
+    assert said.code == "confirm.lead"
+    assert f"try {2 * before.learning_rate:.3g}" in said
 
 
-def test_a_bolder_choice_that_does_not_hold_is_dropped_and_said():
-    before = choice()
-    failed = replace(LED, double_rate_held=False, reason="it rose")
-    evidence = confirmation_of(before)
-    settled, kept, ran, after = attempt(before, evidence, failed)
-    assert kept is evidence
+def test_a_rate_that_was_lowered_is_not_raised_again():
+    asked = whole(optimizer_family="adam")
+    first = recommend(asked)
+    lower = recommend(asked, plan=first.plan, learning_rate=first.learning_rate / 2)
+    evidence = confirmation_of(lower)
+    assert try_higher_rate(asked, (lower, evidence), None) == (lower, evidence)
+
+
+def test_a_higher_rate_that_does_not_hold_is_dropped_and_said():
+    failed = replace(LED, at_double_rate=Judgement.ROSE, first_loss=1.0)
+    failed = replace(failed, double_rate_last_loss=2.0)
+    settled, kept, ran, before = attempt(outcome=failed)
+    assert kept.plan == before.plan
     assert len(ran) == 1
     assert (settled.plan, settled.learning_rate) == (before.plan, before.learning_rate)
-    assert f"a batch of {after.plan} at rate" in settled.caveats[-1]
-    assert "it rose" in settled.caveats[-1]
-    assert "too low" not in settled.caveats[-1]
+    assert settled.caveats[-1].code == "confirm.lead_failed"
+    assert "was not confirmed: at twice that rate the loss rose from 1 to 2" in settled.caveats[-1]
 
 
 def test_without_time_it_is_only_said():
-    before = choice()
-    settled, _, ran, _ = attempt(before, confirmation_of(before), enough=lambda: True)
+    settled, _, ran, before = attempt(enough=lambda: True)
     assert ran == []
     assert settled.plan == before.plan
-    assert "no time was left to try a higher rate" in settled.caveats[-1]
-    assert "too low" not in settled.caveats[-1]
+    assert settled.caveats[-1].code == "confirm.lead_untried"
 
 
 def test_the_upper_end_takes_the_place_of_the_value_and_is_at_most_four_times_it():
@@ -210,9 +233,8 @@ def far_too_careful(optimizer=torch.optim.AdamW, base=4, **more):
         loss_fn=torch.nn.functional.mse_loss,
         optimizer=optimizer(model.parameters(), lr=1e-3),
         memory_limit="256MiB",
-        noise=MicroBatchVariance(warmup_steps=40),
         observe=lambda event: None,
-        **{"at_most": 64, **more},
+        **{"at_most": 64, "noise": MicroBatchVariance(warmup_steps=40), **more},
     )
 
 
@@ -222,26 +244,21 @@ def test_a_base_rate_that_is_far_too_low_is_raised_and_the_report_says_why():
     assert report.batch_size > 4
     assert report.learning_rate == pytest.approx(2 * rule)
     assert report.learning_rate <= 1e-3 * report.batch_size / 4
-    assert report.recommendation.learning_rate_rule == "square_root_capped, raised 2x"
-    assert "further in 40 steps" in " ".join(str(report).split())
-    assert "further in 40 steps" in " ".join(report.explain().split())
+    assert report.recommendation.rate_factor == pytest.approx(2)
+    assert "then doubled because that trained faster" in " ".join(str(report).split())
+    assert "confirm.raised" in codes(report)
     assert bf.Report.from_json(report.to_json()).confirmation == report.confirmation
 
 
 def test_under_sgd_too_and_never_faster_than_the_batch():
     report = far_too_careful(torch.optim.SGD)
-    assert "raised" in report.recommendation.learning_rate_rule
+    assert report.recommendation.rate_factor > 1
     assert report.learning_rate == pytest.approx(1e-3 * report.batch_size / 4)
 
 
-@pytest.mark.parametrize("more", [{"base": 64}, {"noise": None}])
-def test_the_users_own_pair_and_an_uncapped_rule_are_not_raised(more):
+@pytest.mark.parametrize("more", [{"base": 64}, {"noise": None}, {"learning_rate_rule": fixed}])
+def test_the_users_own_pair_and_rule_and_an_uncapped_one_are_not_raised(more):
     report = far_too_careful(**more)
     assert report.confirmation.double_rate_lead > 0.1
-    assert "raised" not in report.recommendation.learning_rate_rule
-
-
-def test_a_rule_of_the_users_own_is_never_overruled():
-    report = far_too_careful(learning_rate_rule=fixed)
-    assert report.learning_rate == 1e-3
-    assert "raised" not in report.recommendation.learning_rate_rule
+    assert report.recommendation.rate_factor == 1
+    assert "confirm.lead" in codes(report)

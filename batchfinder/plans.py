@@ -1,0 +1,204 @@
+"""What can be chosen, what was chosen and whether it held: codes and numbers, no sentences.
+
+The words for every code stand in ``batchfinder.wording``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from batchfinder.outcomes import Judgement, Limit, Why
+
+__all__ = [
+    "BatchPlan",
+    "Candidate",
+    "Change",
+    "Confirmation",
+    "Loading",
+    "Recommendation",
+    "Speedup",
+]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one optimizer step is cut: micro-batch × accumulation steps × devices."""
+
+    micro_batch: int
+    accumulation_steps: int = 1
+    world_size: int = 1
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per optimizer step, over all devices."""
+        return self.micro_batch * self.accumulation_steps * self.world_size
+
+    def __str__(self) -> str:
+        parts = [str(self.micro_batch)]
+        if self.accumulation_steps > 1:
+            parts.append(f"{self.accumulation_steps} accumulation steps")
+        if self.world_size > 1:
+            parts.append(f"{self.world_size} devices")
+        return " x ".join(parts)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One global batch that could be recommended; 1.0 is the recommended one's price."""
+
+    plan: BatchPlan
+    relative_time: float
+    relative_samples: float
+    step_seconds: float
+    learning_rate: float | None = None
+    peak_bytes: int | None = None
+    chosen: bool = False
+    relative_time_low: float = math.nan
+    relative_time_high: float = math.nan
+    roles: tuple[str, ...] = ()
+    """Why it is of interest: "yours", "largest that fits", "highest throughput", …"""
+    joules_per_sample: float | None = None
+    """``None`` where the device does not tell what it draws."""
+
+    @property
+    def energy_to_target(self) -> float | None:
+        """Joules per sample · samples to the target, in units of the fewest samples.
+
+        Joules per sample alone where the noise scale is not known.
+        """
+        joules = self.joules_per_sample
+        if joules is None or not math.isfinite(self.relative_samples):
+            return joules
+        return joules * self.relative_samples
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Predicted time to the same loss with the user's own batch over that with the choice.
+
+    ``low`` to ``high`` is the 90% interval that noise scale, step times and the learning-rate
+    rule leave open.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A loader that is slower than the model, at the user's own batch.
+
+    ``samples_per_second`` is what the loader delivers with ``workers`` processes,
+    ``model_samples_per_second`` what the model takes; ``plan`` is what would be recommended were
+    the loader never waited for.
+    """
+
+    batch_size: int
+    samples_per_second: float
+    model_samples_per_second: float
+    workers: int
+    plan: BatchPlan
+
+
+@dataclass(frozen=True)
+class Change:
+    """From the user's batch and rate to the recommended ones. Sizes are global batches."""
+
+    family: str
+    base_batch: int
+    batch: int
+    micro_batch: int
+    base_rate: float | None = None
+    rate: float | None = None
+    critical: float | None = None
+    dataset_length: int | None = None
+    training_steps: int | None = None
+    base_batch_is_yours: bool = True
+    base_rate_is_yours: bool = True
+
+    @property
+    def factor(self) -> float:
+        """How many times the samples of a step there are."""
+        return self.batch / self.base_batch
+
+    @property
+    def steps_factor(self) -> float | None:
+        """Optimizer steps to the same loss over those before; ``None`` without a noise scale.
+
+        (1 + φ/B) / (1 + φ/B₀): McCandlish et al. 2018, arXiv:1812.06162, equation 2.7.
+        """
+        if self.critical is None:
+            return None
+        return (1 + self.critical / self.batch) / (1 + self.critical / self.base_batch)
+
+    def steps_per_epoch(self, batch: int) -> int | None:
+        """Optimizer steps of one epoch at a global batch; ``None`` for a stream."""
+        return None if self.dataset_length is None else math.ceil(self.dataset_length / batch)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The choice, its learning rate and what would have changed it."""
+
+    plan: BatchPlan
+    learning_rate: float | None
+    learning_rate_rule: str
+    """The name of the rule."""
+    limited_by: Limit
+    candidates: tuple[Candidate, ...]
+    why: Why = Why.FASTEST
+    objective: str = "shortest_time"
+    """The name of what was best."""
+    rate_factor: float = 1.0
+    """``learning_rate`` over the rule's: 2 where twice of it trained faster, 0.5 once halved."""
+    speedup: Speedup | None = None
+    """Against the user's own batch; ``None`` where that is the choice, or cannot be run."""
+    loading: Loading | None = None
+    """Where the loader is slower than the model."""
+    change: Change | None = None
+    learning_rate_range: tuple[float, float] | None = None
+    """Global batches between which the rule is trusted."""
+    within_noise: tuple[int, int] | None = None
+    """Smallest and largest global batch that the measurements cannot tell from the choice."""
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Dozens of real steps of one plan at one learning rate, and a short branch at twice it.
+
+    ``at_double_rate`` is ``None`` where twice the rate was not tried. ``detail`` is what the
+    device said where it ran out of memory.
+    """
+
+    plan: BatchPlan
+    learning_rate: float | None
+    steps: int
+    judgement: Judgement
+    at_double_rate: Judgement | None = None
+    first_loss: float = math.nan
+    last_loss: float = math.nan
+    double_rate_last_loss: float = math.nan
+    double_rate_lead: float | None = None
+    """How much further the loss fell at twice the rate, as a share of its fall at the rate: the
+    lower end of what the scatter allows. ``None`` where the two were not compared."""
+    peak_bytes: int | None = None
+    seconds: float = 0.0
+    detail: str = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether the plan held at its rate."""
+        return self.judgement.is_good
+
+    @property
+    def double_rate_held(self) -> bool | None:
+        """Whether twice the rate held too; ``None`` where it was not tried."""
+        return None if self.at_double_rate is None else self.at_double_rate.is_good
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory, or an index limit, is why it did not hold."""
+        return self.judgement.is_about_size

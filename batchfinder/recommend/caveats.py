@@ -1,0 +1,58 @@
+"""What a reader should know before acting on a choice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from batchfinder.recommend.candidates import Option
+from batchfinder.recommend.problem import Problem
+from batchfinder.recommend.situation import Situation
+from batchfinder.results import BatchPlan
+from batchfinder.scaling import trusted_range
+from batchfinder.wording import Caveat
+
+__all__ = ["caveats_of"]
+
+FEW_STEPS = 10
+
+
+def caveats_of(
+    problem: Problem, situation: Situation, found: Sequence[Option], plan: BatchPlan
+) -> Iterator[Caveat]:
+    """Of the noise scale, the length of an epoch and the learning-rate rule."""
+    yield from _noise(problem, situation, found)
+    length, batch = problem.dataset_length, plan.global_batch
+    if length is not None and length < FEW_STEPS * batch:
+        steps = math.ceil(length / batch)
+        yield Caveat("recommend.short_epoch", steps=steps, batch=batch, length=length)
+    if problem.base_learning_rate is not None and batch != problem.base_global_batch:
+        yield from _rate(problem, batch)
+
+
+def _noise(problem: Problem, situation: Situation, found: Sequence[Option]) -> Iterator[Caveat]:
+    noise = problem.noise
+    if noise is None or situation.critical is None:
+        yield Caveat("recommend.no_noise_scale")
+        return
+    if not noise.is_bounded:
+        yield Caveat("recommend.noise_open", low=noise.low)
+        return
+    fastest = [
+        min(found, key=lambda option: option.time_to_target(critical)).plan.global_batch
+        for critical in (noise.low, noise.high)
+        if critical > 0
+    ]
+    if fastest and max(fastest) > 4 * min(fastest):
+        yield Caveat("recommend.noise_wide", smallest=min(fastest), largest=max(fastest))
+
+
+def _rate(problem: Problem, batch: int) -> Iterator[Caveat]:
+    family = None if problem.rule else problem.family
+    if family is not None and family.caveat:
+        yield Caveat(f"recommend.{family.caveat}", optimizer=problem.optimizer_family)
+    low, high = trusted_range(problem.base_global_batch)
+    if not low <= batch <= high:
+        yield Caveat("recommend.far_from_base", base=problem.base_global_batch)
+    if problem.noise is None and family is not None:
+        yield Caveat("recommend.rate_uncapped")

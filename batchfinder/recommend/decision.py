@@ -1,0 +1,97 @@
+"""Which plan: the objective's, unless the user's own is as good or waits for data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchfinder.protocols import Objective
+from batchfinder.recommend.candidates import Option, options, priced
+from batchfinder.recommend.limits import choose
+from batchfinder.recommend.objectives import shortest_time
+from batchfinder.recommend.situation import Situation
+from batchfinder.recommend.uncertainty import drawn
+from batchfinder.results import BatchPlan, Candidate, Limit, Loading, NoiseScale, Why
+
+__all__ = ["WORTHWHILE", "Decision", "decide", "loading_of"]
+
+WORTHWHILE = 1.05
+"""Another batch is recommended where it is surely faster than the user's own by this factor."""
+CLEARLY_SLOWER = 0.9
+"""A loader that delivers less than this share of what the model takes is slower than it."""
+_FASTEST, _NEAR = 1 - 0.005, 1 / 1.035
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The plan, why, and the plan that the objective alone would have chosen."""
+
+    plan: BatchPlan
+    why: Why
+    best: BatchPlan
+
+
+def decide(situation: Situation, objective: Objective, noise: NoiseScale | None) -> Decision:
+    """The objective's choice, if it is surely faster than the user's own batch; else that one.
+
+    Sure is what holds at the 5% point of what noise scale, step times and the learning-rate rule
+    leave open. Where the objective's choice is not that sure, one that is may be another. An
+    objective of the caller's own is obeyed.
+    """
+    best = choose(situation, objective)
+    if objective is not shortest_time:
+        return Decision(best.plan, Why.OBJECTIVE, best.plan)
+    found = options(situation)
+    yours = next((i for i, option in enumerate(found) if situation.is_yours(option.plan)), None)
+    if yours is not None and _waits(found[yours]):
+        return Decision(found[yours].plan, Why.YOURS_WAITS_FOR_DATA, best.plan)
+    if yours is None or found[yours].plan == best.plan:
+        return Decision(best.plan, _why(situation, best, found), best.plan)
+    speedups = drawn(found, situation, noise).speedups(yours)
+    sure = [option for option, gain in zip(found, speedups, strict=True) if gain.low >= WORTHWHILE]
+    if not sure:
+        return Decision(found[yours].plan, Why.YOURS_IS_AS_GOOD, best.plan)
+    picked = best
+    if all(option.plan != best.plan for option in sure):
+        picked = objective(priced(situation, sure))
+    return Decision(picked.plan, _why(situation, picked, found), best.plan)
+
+
+def _why(situation: Situation, picked: Candidate, found: list[Option]) -> Why:
+    if situation.critical is None:
+        return Why.THROUGHPUT_KNEE
+    times = {option.plan: option.time_to_target(situation.critical) for option in found}
+    share = min(times.values()) / times[picked.plan]
+    return Why.FASTEST if share > _FASTEST else Why.NEAR_FASTEST
+
+
+def loading_of(
+    situation: Situation,
+    objective: Objective,
+    noise: NoiseScale | None,
+    chosen: BatchPlan,
+    workers: int,
+) -> Loading | None:
+    """What the loader delivers, where that is less than the model takes; else ``None``.
+
+    At the user's own batch, or at the chosen one where theirs cannot be run.
+    """
+    found = options(situation)
+    yours = next((option for option in found if situation.is_yours(option.plan)), None)
+    option = yours or next((option for option in found if option.plan == chosen), None)
+    if option is None or not _waits(option):
+        return None
+    plan, timing = option.plan, option.timing
+    faster = situation.without(Limit.DATA_LOADING)
+    return Loading(
+        batch_size=plan.global_batch,
+        samples_per_second=plan.world_size * timing.micro_batch / timing.loader,
+        model_samples_per_second=plan.global_batch / timing.work_seconds(plan.accumulation_steps),
+        workers=workers,
+        plan=decide(faster, objective, noise).plan,
+    )
+
+
+def _waits(option: Option) -> bool:
+    """Whether the loader is clearly slower than the model at this plan."""
+    steps = option.plan.accumulation_steps
+    return option.timing.work_seconds(steps) < CLEARLY_SLOWER * steps * option.timing.loader

@@ -1,0 +1,130 @@
+"""What a recommendation is made from, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.protocols import LearningRateRule, Objective
+from batchfinder.recommend.objectives import shortest_time
+from batchfinder.recommend.situation import Bounds, Situation, peak_line, timings_of
+from batchfinder.results import Limit, Measurement, MemoryBreakdown, NoiseScale
+from batchfinder.scaling import FamilyRule, critical_batch_size, rule_for
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Measurements, the user's own pair and what binds.
+
+    Args:
+        measurements: what each micro-batch costs; only these sizes can be recommended.
+        noise: the run's noise scale, in the unit of the batch sizes. ``None``: the throughput
+            knee is recommended instead, with a caveat.
+        base_batch: the batch per device that the user trains with now.
+        base_learning_rate: its rate, for ``base_batch · world_size`` samples per step.
+        max_batch_size: the largest micro-batch that was run and fitted.
+        memory: the fitted memory line and the limit, in bytes.
+        rule: learning-rate rule; ``None`` chooses by ``optimizer_family``.
+        objective: what is best; ``None`` is ``shortest_time``.
+        headroom: share of the limit that the recommended size leaves free.
+        ceiling: the user's ceiling on the samples per device and step, accumulation included.
+        floor: the least samples per device and step.
+        probe_limit: what kept the probe from larger sizes.
+        dataset_length: samples in the dataset; the global batch never exceeds it.
+        world_size: devices that share one step; step times are those of one of them.
+        optimizer_family: "sgd", "sgd-momentum", "adam", …; see ``scaling.rule_for``.
+        can_accumulate: false where a step cannot be cut (the user's step updates by itself).
+        workers: the loader's worker processes; without any, loading and training take turns.
+        base_is_yours: whether the user named ``base_batch``, or their loader did: then it is
+            kept unless another is reliably faster.
+        rate_is_yours: whether ``base_learning_rate`` is the user's, and was not assumed.
+        rate_is_measured: whether ``rule`` goes through a rate that was raced for.
+        training_steps: optimizer steps of the whole training at the base batch, where known.
+    """
+
+    measurements: tuple[Measurement, ...]
+    noise: NoiseScale | None
+    base_batch: int
+    base_learning_rate: float | None
+    max_batch_size: int
+    memory: MemoryBreakdown
+    rule: LearningRateRule | None = None
+    objective: Objective | None = None
+    headroom: float = 0.05
+    ceiling: int | None = None
+    floor: int = 1
+    probe_limit: Limit = Limit.MEMORY
+    dataset_length: int | None = None
+    world_size: int = 1
+    optimizer_family: str = "unknown"
+    can_accumulate: bool = True
+    workers: int = 1
+    base_is_yours: bool = True
+    rate_is_yours: bool = True
+    rate_is_measured: bool = False
+    training_steps: int | None = None
+
+    @property
+    def family(self) -> FamilyRule:
+        """What is known of the optimizer's family."""
+        return rule_for(self.optimizer_family)
+
+    @property
+    def rate_rule(self) -> LearningRateRule:
+        """The caller's rule, else the family's."""
+        return self.rule or self.family.rule
+
+    @property
+    def best(self) -> Objective:
+        """What is best."""
+        return self.objective or shortest_time
+
+    @property
+    def base_global_batch(self) -> int:
+        """Samples per optimizer step that the user trains with now, over all devices."""
+        return self.base_batch * self.world_size
+
+    def rate_at(self, batch: int) -> float | None:
+        """The rule's learning rate at a global batch; ``None`` where no base rate is known."""
+        if self.base_learning_rate is None:
+            return None
+        base = self.base_global_batch
+        return self.rate_rule(self.base_learning_rate, base, batch, self.noise)
+
+    def at_noise(self, noise: NoiseScale | None) -> Problem:
+        """The same problem at another noise scale."""
+        return replace(self, noise=noise)
+
+    def situation(self) -> Situation:
+        """What can be chosen, timed and priced.
+
+        Raises:
+            InvalidArgument: where nothing was measured.
+        """
+        fitting = [each for each in self.measurements if each.batch_size <= self.max_batch_size]
+        if not fitting:
+            raise InvalidArgument(
+                f"expected at least one measured batch size up to {self.max_batch_size}; found none"
+            )
+        limit = self.memory.limit_bytes
+        timings, covariance = timings_of(fitting, loader_overlaps=self.workers > 0)
+        return Situation(
+            timings=timings,
+            covariance=covariance,
+            bounds=Bounds(
+                stopped_by=self.probe_limit,
+                usable_bytes=(1 - self.headroom) * limit if limit else None,
+                ceiling=self.ceiling,
+                floor=self.floor,
+                dataset_length=self.dataset_length,
+            ),
+            peak=peak_line(self.memory),
+            gradient_bytes=self.memory.gradient_bytes,
+            base_batch=self.base_global_batch,
+            base_is_yours=self.base_is_yours,
+            critical=critical_batch_size(self.noise),
+            world_size=self.world_size,
+            can_accumulate=self.can_accumulate,
+        )
