@@ -48,12 +48,14 @@ class Reference:
     """Where losses usually are.
 
     ``level`` is the median of the recent losses, ``scatter`` the standard deviation of one loss
-    about its trend, ``excursion`` how far the largest of the window lies above the level.
+    about its trend, ``excursion`` how far the largest of the window lies above the level, and
+    ``high`` how far its 95th percentile does.
     """
 
     level: float
     scatter: float
     excursion: float
+    high: float
 
     def spike(self, floor: float) -> float:
         """The loss above which a single one is a spike."""
@@ -61,7 +63,7 @@ class Reference:
 
     def elevated(self, floor: float) -> float:
         """The loss above which the median of a row of them is a divergence."""
-        return self.level + max(ROW_SCATTERS * self.scatter, self.excursion / 2, floor)
+        return self.level + max(ROW_SCATTERS * self.scatter, self.high, floor)
 
 
 def reference(losses: Sequence[float]) -> Reference:
@@ -69,7 +71,8 @@ def reference(losses: Sequence[float]) -> Reference:
     values = np.asarray(losses, dtype=np.float64)
     level = float(np.median(values[-RECENT:]))
     scatter = float(np.median(np.abs(np.diff(values)))) * 1.4826 / math.sqrt(2)
-    return Reference(level, scatter, max(0.0, float(values.max()) - level))
+    high, most = np.partition(values, (-1 - len(values) // 20, -1))[[-1 - len(values) // 20, -1]]
+    return Reference(level, scatter, float(most) - level, float(high) - level)
 
 
 @dataclass
@@ -155,6 +158,7 @@ class LossWatch:
         floor = self._floor(usual)
         self._row.append(loss)
         found = []
+        self._window.append(loss)
         if loss > usual.spike(floor):
             self._above += 1
             self._peak = max(self._peak, loss)
@@ -162,9 +166,6 @@ class LossWatch:
             if 0 < self._above < ROW and loss < usual.elevated(floor):
                 found.append(self._spike(usual))
             self._above, self._peak = 0, -math.inf
-            self._window.append(loss)
-        if self._above > WINDOW:  # this is where losses are now
-            self._window.append(loss)
         if loss > usual.elevated(floor) and len(self._row) == ROW:
             found.extend(self._diverging(usual, floor))
         return found
