@@ -35,8 +35,10 @@ BY_NAME = {task.name: task for task in TASKS}
 NOISE_TASKS = ("digits MLP", "digits ResNet, BatchNorm", "character GPT, AdamW", "denoising UNet")
 GROWTH_TASKS = ("digits MLP", "character GPT, AdamW", "denoising UNet", "Mackey–Glass forecast")
 SIZE, EVERY, WINDOW, WINDOWS = 64, 10, 20, 4
-EXACT_SAMPLES = 2048
-SIZES, FACTORS, MOST_STEPS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), 800
+EXACT_SAMPLES, EXACT_EVERY = 1024, 2
+"""Samples of the exact ratio at one look, and every how many looks it is taken."""
+SIZES, FACTORS, MOST_STEPS = (32, 64, 128, 256, 512), (1.0, 2.0), 800
+LOOKS = WINDOW // EXACT_EVERY
 KNEE = 1024
 """Step times of a wide GPU, 1 + B / knee in units of the smallest step."""
 
@@ -45,7 +47,7 @@ KNEE = 1024
 
 
 def noise_of(task: Task, seed: int) -> Iterator[dict[str, object]]:
-    """Windows of the monitor's noise scale beside the same ratio from 2,048 samples per look."""
+    """Windows of the monitor's noise scale beside the ratio from 1,024 samples at some looks."""
     torch.manual_seed(seed)
     model = task.make_model()
     optimizer = task.make_optimizer(model.parameters())
@@ -63,7 +65,7 @@ def noise_of(task: Task, seed: int) -> Iterator[dict[str, object]]:
     step = PlainStep(model, lambda net, batch: task.loss(net, list(batch)), optimizer)
     signals, traces = [], []
     for number in range(1, EVERY * WINDOW * WINDOWS + 1):
-        if number % EVERY == 0:
+        if number % (EVERY * EXACT_EVERY) == 0:
             buffers = [buffer.clone() for buffer in model.buffers()]
             found = exact.estimate(step, FreshBatches(other, SIZE // 2), BatchPlan(SIZE // 2))
             signals.append(found.gradient_squared)
@@ -74,7 +76,7 @@ def noise_of(task: Task, seed: int) -> Iterator[dict[str, object]]:
         monitor.step(LOSS[0])
         noise = monitor.noise_scale
         if number % (EVERY * WINDOW) == 0 and noise is not None:
-            truth = statistics.fmean(traces[-WINDOW:]) / statistics.fmean(signals[-WINDOW:])
+            truth = statistics.fmean(traces[-LOOKS:]) / statistics.fmean(signals[-LOOKS:])
             yield {
                 "part": "noise",
                 "task": task.name,
