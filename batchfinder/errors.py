@@ -26,6 +26,7 @@ __all__ = [
     "NothingToTrain",
     "OutOfTime",
     "StateNotRestoredWarning",
+    "TrainingFailed",
     "UnknownLoss",
 ]
 
@@ -72,6 +73,14 @@ class CannotPredict(BatchFinderError):
 
     Way out: the message names what stands in the way. ``max_batch_size`` measures instead, and
     needs the device; it never needs a prediction.
+    """
+
+
+class TrainingFailed(BatchFinderError):
+    """A training of a study ended with an error of its own in a worker of the executor.
+
+    Way out: the message holds the error and the worker's traceback. Without ``executor`` the error
+    is raised as itself.
     """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
@@ -18,6 +18,8 @@ class Ending(Enum):
     DIVERGED = "the loss became NaN or infinite, or ran away"
     HOPELESS = "stopped: it could no longer be the fastest to the target"
     OUT_OF_MEMORY = "ran out of memory"
+    EARLY = "stopped: the validation loss no longer improved"
+    LOST = "its worker died"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Look:
     """Where a training stands. ``seconds`` are of training alone, validation not counted.
 
     ``train_loss`` is the mean since the look before; ``validation_loss`` and ``metric`` are absent
-    where there is no validation loader or no metric.
+    where there is no validation loader or no metric. ``train_metric`` is that of the last batches
+    trained on, in evaluation mode.
     """
 
     step: int
@@ -34,6 +37,7 @@ class Look:
     train_loss: float
     validation_loss: float | None = None
     metric: float | None = None
+    train_metric: float | None = None
 
     @property
     def loss(self) -> float:
@@ -43,7 +47,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a batch size, a rate, a seed."""
+    """One training: a batch size, a rate, a seed.
+
+    ``batch_size`` counts the samples of one optimizer step; with ``accumulation_steps`` above 1 it
+    is cut into so many micro-batches. ``host`` is where it ran, where an executor took it.
+    """
 
     batch_size: int
     learning_rate: float
@@ -53,10 +61,13 @@ class Cell:
     peak_bytes: int | None = None
     epoch_samples: int | None = None
     note: str = ""
+    accumulation_steps: int = 1
+    parameters: int = 0
+    host: str = field(default="", compare=False)
 
     @property
     def finished(self) -> bool:
-        return self.ending is Ending.FINISHED
+        return self.ending in (Ending.FINISHED, Ending.EARLY)
 
     @property
     def seconds(self) -> float:
@@ -85,6 +96,12 @@ class Cell:
         """Validation loss less training loss, at the last look."""
         validation = self.final(lambda look: look.validation_loss)
         return validation - self.final(lambda look: look.train_loss)
+
+    @property
+    def best_look(self) -> Look | None:
+        """Where the loss was lowest: what early stopping would keep."""
+        sane = [look for look in self.curve if not math.isnan(look.loss)]
+        return min(sane, key=lambda look: look.loss, default=None)
 
     def reach(self, target: float, of: Callable[[Look], float]) -> float:
         """``of`` (seconds, steps, samples) when the loss first meets ``target``; ``inf`` if never.

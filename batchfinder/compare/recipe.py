@@ -73,16 +73,34 @@ class Recipe:
         if self.validation is None:
             return None, None
         losses, metrics, weights = [], [], []
+        for here in self._evaluated(model, step, self.validation):
+            losses.append(float(self.loss(model, here)))
+            if self.metric is not None:
+                metrics.append(float(self.metric(model, here)))
+            weights.append(samples_in(here))
+        return _mean(losses, weights), _mean(metrics, weights)
+
+    def metric_on(
+        self, model: torch.nn.Module, step: Step, batches: Iterable[Batch]
+    ) -> float | None:
+        """The metric's mean over ``batches``; ``None`` without one."""
+        if self.metric is None:
+            return None
+        found, weights = [], []
+        for here in self._evaluated(model, step, batches):
+            found.append(float(self.metric(model, here)))
+            weights.append(samples_in(here))
+        return _mean(found, weights)
+
+    def _evaluated(
+        self, model: torch.nn.Module, step: Step, batches: Iterable[Batch]
+    ) -> Iterator[Batch]:
+        """Each batch on the device, for use in evaluation mode and without gradients."""
         context = context_for(self.autocast, step.device, None)
         with torch.no_grad(), _evaluating(model):
-            for batch in self.validation:
-                here = moved(batch, step.device)
+            for batch in batches:
                 with context():
-                    losses.append(float(self.loss(model, here)))
-                    if self.metric is not None:
-                        metrics.append(float(self.metric(model, here)))
-                weights.append(samples_in(here))
-        return _mean(losses, weights), _mean(metrics, weights)
+                    yield moved(batch, step.device)
 
 
 @contextmanager

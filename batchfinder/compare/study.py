@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from batchfinder.arguments import rule_named
 from batchfinder.compare.cells import Cell, Ending
 from batchfinder.compare.comparison import Comparison, reached_by_all
-from batchfinder.compare.recipe import Loss, Recipe, peak_of, rate_and_family
+from batchfinder.compare.conduct import Study, unheard
+from batchfinder.compare.recipe import Loss, Recipe, rate_and_family
 from batchfinder.compare.record import Record
-from batchfinder.compare.rendering import number
-from batchfinder.compare.training import Rules, train_cell
+from batchfinder.compare.training import Rules
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Batch, Clock, LearningRateRule, Observer
-from batchfinder.results import NoiseScale, Note, Outcome
+from batchfinder.report import Report
+from batchfinder.results import NoiseScale
+from batchfinder.run.batches import rebuild_loader
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state import preserved
 from batchfinder.scaling import rule_for
-from batchfinder.units import format_size
 
 __all__ = ["compare_batch_sizes"]
 
@@ -34,8 +36,9 @@ ASSUMED_RATE = 1e-3
 def compare_batch_sizes(
     make_model: Callable[[], torch.nn.Module],
     make_loader: Callable[[int], Iterable[Batch]],
-    sizes: Sequence[int],
+    sizes: Sequence[int] | None = None,
     *,
+    report: Report | None = None,
     make_optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
     loss_fn: Any = None,
     train_step: Any = None,
@@ -43,7 +46,7 @@ def compare_batch_sizes(
     metric: Callable[[Any, Batch], Any] | None = None,
     base_batch_size: int | None = None,
     base_learning_rate: float | None = None,
-    learning_rate_rule: LearningRateRule | None = None,
+    learning_rate_rule: LearningRateRule | str | None = None,
     noise: NoiseScale | None = None,
     rate_factors: Sequence[float] = (1.0,),
     seeds: int | Sequence[int] = 3,
@@ -55,10 +58,14 @@ def compare_batch_sizes(
     schedule: Callable[[float], float] | None = None,
     looks: int = 20,
     patience: float = 3.0,
+    early_stopping: int | None = None,
+    evaluation_batch_size: int | None = None,
     memory_limit: int | str | None = None,
     autocast: Any = None,
     make_grad_scaler: Callable[[], Any] | None = None,
     results: str | Path | None = None,
+    executor: Executor | None = None,
+    threads: int | None = None,
     budget_seconds: float | None = None,
     clock: Clock = time.perf_counter,
     observe: Observer | None = None,
@@ -73,7 +80,11 @@ def compare_batch_sizes(
         make_model: builds the model where it is to be trained; called once per training, after
             seeding.
         make_loader: ``batch_size -> training loader``, shuffled anew at every pass.
-        sizes: the batch sizes to train at.
+        sizes: the batch sizes to train at. May be left out beside ``report``: the user's own and
+            the recommended one.
+        report: what ``find_batch_size`` gave. Its recommended pair is trained exactly,
+            accumulation steps and learning rate included, beside the user's own pair; other
+            ``sizes`` take the rule's rate at its noise scale.
         make_optimizer: ``parameters -> optimizer`` at the base rate. Left out: AdamW.
         loss_fn: ``(output, target) -> scalar``; left out, as in ``find_batch_size``.
         train_step: ``(model, batch) -> scalar``, in place of model and loss.
@@ -83,7 +94,7 @@ def compare_batch_sizes(
         base_batch_size: the size that the base rate belongs to. Left out: 32 if it is among the
             sizes, else the smallest.
         base_learning_rate: left out: the optimizer's.
-        learning_rate_rule: left out: by the optimizer's family.
+        learning_rate_rule: or its name, such as "linear"; left out: by the optimizer's family.
         noise: the noise scale at which the rule saturates.
         rate_factors: a small grid around the rule's rate, such as ``(0.5, 1, 2)``; each size is
             then judged by its best.
@@ -98,31 +109,48 @@ def compare_batch_sizes(
         looks: how often each training is validated.
         patience: with ``target_loss``, a training is stopped that takes this many times as long
             as the fastest so far without having met it.
-        memory_limit: bytes, or "512MiB"; sizes that do not fit are said so, not trained.
+        early_stopping: a training ends once its validation loss has not fallen for so many looks.
+        evaluation_batch_size: the size at which ``validation_loader`` is read. Left out: its own.
+        memory_limit: bytes, or "512MiB"; sizes that do not fit are reported and skipped.
         autocast: mixed precision as in the real training.
         make_grad_scaler: builds a ``GradScaler``, once per training.
         results: a file of JSON lines that finished trainings are kept in; a second call with the
             same file goes on where the first was interrupted.
+        executor: any ``concurrent.futures.Executor`` of other processes or machines, which is used
+            through ``submit`` alone and not shut down. What the trainings are made of must be
+            picklable for it. Left out: one training after the other, here.
+        threads: threads of torch in each training. Left out: as here, or 1 with an executor.
         budget_seconds: no training is begun after this long; what is missing is a caveat.
         clock: seconds, for the training times.
         observe: gets a note on every training.
 
     Raises:
-        InvalidArgument: for sizes, seeds or a budget that cannot be meant.
+        InvalidArgument: for invalid sizes, seeds or budgets, and for an executor of threads, which
+            would share random numbers.
+        TrainingFailed: with an executor, for an error in the user's code, with its traceback.
     """
+    rule_given = rule_named("compare_batch_sizes", learning_rate_rule)
+    if rule_given is not None and not callable(rule_given):
+        raise InvalidArgument(
+            "compare_batch_sizes: expected a learning-rate rule that needs no training; found "
+            f"{type(rule_given).__name__}: pass report= from a call that raced, or rate_factors="
+        )
+    if sizes is None:
+        sizes = _sizes_of(report)
     recipe = Recipe(
         make_model=make_model,
         make_loader=make_loader,
-        make_optimizer=make_optimizer or _assumed_optimizer(base_learning_rate),
+        make_optimizer=make_optimizer or AssumedOptimizer(base_learning_rate or ASSUMED_RATE),
         loss=Loss(loss_fn, train_step),
-        validation=validation_loader,
+        validation=_at_size(validation_loader, evaluation_batch_size),
         metric=metric,
         autocast=autocast,
         make_grad_scaler=make_grad_scaler,
         memory_limit=memory_limit,
     )
     sizes, which_seeds = _checked(sizes, seeds, rate_factors)
-    base = base_batch_size or (32 if 32 in sizes else sizes[0])
+    base = base_batch_size or (report and report.base_batch_size)
+    base = base or (32 if 32 in sizes else sizes[0])
     with gradients_on(), preserved():
         length = _length(make_loader(sizes[0]))
         rules = Rules(
@@ -132,18 +160,38 @@ def compare_batch_sizes(
             schedule=schedule,
             target=target_loss,
             patience=patience,
+            early_stopping=early_stopping,
         )
         own_rate, family = rate_and_family(recipe)
-        rule = learning_rate_rule or rule_for(family).rule
-        rate = base_learning_rate or own_rate or ASSUMED_RATE
+        rate = base_learning_rate or (report and report.base_learning_rate) or own_rate
+        pairs = _Pairs(
+            rule_given or rule_for(family).rule, rate or ASSUMED_RATE, base, noise, report
+        )
         plan = [
-            Cell(size, rule(rate, base, size, noise) * factor, seed, Ending.FINISHED)
+            Cell(
+                size,
+                pairs.rate_at(size) * factor,
+                seed,
+                Ending.FINISHED,
+                epoch_samples=length,
+                accumulation_steps=pairs.accumulation_at(size),
+            )
             for seed in which_seeds
             for size in sizes
             for factor in rate_factors
         ]
-        study = _Study(recipe, rules, Record(results), observe or _unheard, clock, length)
+        study = Study(
+            recipe=recipe,
+            rules=rules,
+            record=Record(results),
+            observe=observe or unheard,
+            clock=clock,
+            executor=executor,
+            threads=threads or (torch.get_num_threads() if executor is None else 1),
+        )
         cells, caveats = study.run(plan, budget_seconds)
+    if recommended is None and report is not None:
+        recommended = report.global_batch_size
     return Comparison(
         cells=tuple(cells),
         target=reached_by_all(cells) if target_loss is None else target_loss,
@@ -154,76 +202,54 @@ def compare_batch_sizes(
     )
 
 
-@dataclass
-class _Study:
-    """The trainings, one after the other."""
+@dataclass(frozen=True)
+class AssumedOptimizer:
+    """AdamW at ``rate``; a value, so that it can be sent to another process."""
 
-    recipe: Recipe
-    rules: Rules
-    record: Record
-    observe: Observer
-    clock: Clock
-    epoch_samples: int | None
+    rate: float
 
-    def run(self, plan: Sequence[Cell], budget: float | None) -> tuple[list[Cell], list[str]]:
-        started, peaks = self.clock(), dict[int, tuple[Outcome, int | None]]()
-        cells: list[Cell] = []
-        for asked in plan:
-            known = self.record.find(self._key(asked))
-            if known is None:
-                if budget is not None and self.clock() - started > budget:
-                    continue
-                if asked.batch_size not in peaks:
-                    peaks[asked.batch_size] = peak_of(self.recipe, asked.batch_size)
-                known = self._trained(asked, *peaks[asked.batch_size], cells)
-                self.record.add(self._key(asked), known)
-            cells.append(known)
-        missing = len(plan) - len(cells)
-        return cells, [f"{missing} of {len(plan)} trainings had no time left"] * bool(missing)
+    def __call__(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=self.rate)
 
-    def _trained(
-        self, asked: Cell, outcome: Outcome, peak: int | None, done: Iterable[Cell]
-    ) -> Cell:
-        asked = replace(asked, peak_bytes=peak, epoch_samples=self.epoch_samples)
-        if outcome is not Outcome.FITS:
-            return replace(asked, ending=Ending.OUT_OF_MEMORY, note=outcome.value)
-        cell = train_cell(
-            self.recipe, self.rules, asked, fastest=self._fastest(done), clock=self.clock
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The rate and the accumulation steps of every size: a report's own, else the rule's."""
+
+    rule: LearningRateRule
+    base_rate: float
+    base: int
+    noise: NoiseScale | None
+    report: Report | None
+
+    def rate_at(self, size: int) -> float:
+        noise = self.noise
+        if self.report is not None:
+            if size == self.report.global_batch_size and self.report.learning_rate is not None:
+                return self.report.learning_rate
+            noise = noise or self.report.noise_scale
+        return self.rule(self.base_rate, self.base, size, noise)
+
+    def accumulation_at(self, size: int) -> int:
+        if self.report is None or size != self.report.global_batch_size:
+            return 1
+        return self.report.accumulation_steps * self.report.world_size
+
+
+def _sizes_of(report: Report | None) -> tuple[int, ...]:
+    if report is None:
+        raise InvalidArgument(
+            "compare_batch_sizes: expected sizes, or a report; found neither: pass the batch "
+            "sizes to train at"
         )
-        loss = cell.final(lambda look: look.loss)
-        self.observe(
-            Note(
-                f"batch {format_size(cell.batch_size)} at {cell.learning_rate:.3g}, "
-                f"seed {cell.seed}: loss {number(loss)}, {cell.ending.value}"
-            )
-        )
-        return cell
-
-    def _fastest(self, done: Iterable[Cell]) -> float:
-        if self.rules.target is None:
-            return math.inf
-        target = self.rules.target
-        return min((c.reach(target, lambda look: look.seconds) for c in done), default=math.inf)
-
-    def _key(self, asked: Cell) -> str:
-        """What was asked of a training: another budget or target is another training."""
-        return json.dumps(
-            [
-                asked.batch_size,
-                f"{asked.learning_rate:.6g}",
-                asked.seed,
-                self.rules.samples,
-                self.rules.looks,
-                self.rules.warmup_steps,
-                self.rules.target,
-            ]
-        )
+    base = report.base_batch_size
+    return (report.global_batch_size,) if base is None else (base, report.global_batch_size)
 
 
-def _assumed_optimizer(
-    rate: float | None,
-) -> Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]:
-    return lambda parameters: torch.optim.AdamW(parameters, lr=rate or ASSUMED_RATE)
+def _at_size(loader: Iterable[Batch] | None, size: int | None) -> Iterable[Batch] | None:
+    if loader is None or size is None:
+        return loader
+    return rebuild_loader(loader, size)
 
 
 def _checked(
@@ -261,7 +287,3 @@ def _caveats(validation: Iterable[Batch] | None, seeds: Sequence[int]) -> Iterat
         yield "No validation loader: sizes are compared by their training loss."
     if len(seeds) < 3:
         yield f"{len(seeds)} seed(s): differences between sizes may be chance."
-
-
-def _unheard(event: object) -> None:
-    """The observer of those who pass none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,9 @@ from batchfinder.run.step import Step
 
 __all__ = ["Rules", "train_cell"]
 
+_METRIC_BATCHES = 4
+"""The metric on the training set is that of so many batches, the last that were trained on."""
+
 RAN_AWAY, OPENING = 3.0, 10
 """Ten losses in a row above three times the highest of the first ten are a divergence."""
 
@@ -33,6 +37,14 @@ class Rules:
     schedule: Callable[[float], float] | None = None
     target: float | None = None
     patience: float = 3.0
+    early_stopping: int | None = None
+
+    def no_longer_improves(self, curve: list[Look]) -> bool:
+        """Whether the lowest loss is ``early_stopping`` looks or more behind."""
+        if self.early_stopping is None:
+            return False
+        losses = [look.loss for look in curve]
+        return len(losses) - 1 - losses.index(min(losses)) >= self.early_stopping
 
     def rate_share(self, step: int, samples: int) -> float:
         """Share of the rate: a linear warm-up, times the schedule over the progress."""
@@ -60,6 +72,7 @@ class _Progress:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    seen: deque[Batch] = field(default_factory=lambda: deque(maxlen=_METRIC_BATCHES))
 
     def end(self, ending: Ending, note: str = "") -> Cell:
         return replace(self.cell, ending=ending, curve=tuple(self.curve), note=note)
@@ -73,7 +86,8 @@ def train_cell(
     An error that is not about memory is the user's own, and passes with a note.
     """
     model, step = recipe.build(asked.seed)
-    progress = _Progress(asked, model, step)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    progress = _Progress(replace(asked, parameters=count), model, step)
     try:
         ending = attempt(
             partial(_train, recipe, rules, progress, fastest, clock),
@@ -90,7 +104,8 @@ def train_cell(
 def _train(
     recipe: Recipe, rules: Rules, progress: _Progress, fastest: float, clock: Clock
 ) -> Ending:
-    feed = endless(recipe.make_loader(progress.cell.batch_size))
+    cell = progress.cell
+    feed = endless(recipe.make_loader(cell.batch_size // cell.accumulation_steps))
     every = rules.samples / rules.looks
     while progress.samples < rules.samples:
         _one_step(feed, rules, progress, clock)
@@ -102,30 +117,36 @@ def _train(
         progress.recent.clear()
         if rules.is_hopeless(progress.curve, fastest):
             return Ending.HOPELESS
+        if rules.no_longer_improves(progress.curve):
+            return Ending.EARLY
     return Ending.FINISHED
 
 
 def _one_step(feed: Iterator[Batch], rules: Rules, progress: _Progress, clock: Clock) -> None:
-    """One step and the wait for its batch, timed until its loss is known."""
-    step = progress.stepper
+    """One step and the wait for its batches, timed until its loss is known."""
+    step, parts = progress.stepper, progress.cell.accumulation_steps
     started = clock()
-    batch = next(feed)
     step.set_learning_rate(
         progress.cell.learning_rate * rules.rate_share(progress.step + 1, progress.samples)
         or 1e-30  # a group's share of a rate of zero could not be restored
     )
     step.zero_grad()
-    loss = float(step.forward_backward(batch))
+    loss = 0.0
+    for _ in range(parts):
+        batch = next(feed)
+        loss += float(step.forward_backward(batch, 1 / parts)) / parts
+        progress.samples += samples_in(batch)
+        progress.seen.append(batch)
     step.update()
     progress.seconds += clock() - started
     progress.step += 1
-    progress.samples += samples_in(batch)
     progress.recent.append(loss)
     progress.losses.append(loss)
 
 
 def _look(recipe: Recipe, progress: _Progress) -> Look:
     validation, metric = recipe.look(progress.model, progress.stepper)
+    train_metric = recipe.metric_on(progress.model, progress.stepper, progress.seen)
     return Look(
         step=progress.step,
         samples=progress.samples,
@@ -133,6 +154,7 @@ def _look(recipe: Recipe, progress: _Progress) -> Look:
         train_loss=fmean(progress.recent),
         validation_loss=validation,
         metric=metric,
+        train_metric=train_metric,
     )
 
 

@@ -105,6 +105,60 @@ def test_the_random_generators_are_put_back():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_reports_pair_is_trained_exactly_beside_the_users_own():
+    from report_cases import plain
+
+    found = plain()
+    studied = study(
+        None,
+        report=found,
+        base_batch_size=None,
+        seeds=1,
+        make_loader=lambda size: DataLoader(data(4096), batch_size=size, shuffle=True),
+    )
+    pairs = {(cell.batch_size, cell.learning_rate) for cell in studied.cells}
+    assert (found.global_batch_size, found.learning_rate) in pairs
+    assert {size for size, _ in pairs} == {found.base_batch_size, found.global_batch_size}
+    assert studied.recommended == found.global_batch_size
+
+
+def test_neither_sizes_nor_a_report_is_refused():
+    with pytest.raises(InvalidArgument, match="compare_batch_sizes: expected sizes, or a report"):
+        study(None)
+
+
+def test_accumulated_steps_see_the_same_samples():
+    from dataclasses import replace
+
+    from report_cases import plain
+
+    found = plain()
+    plan = replace(found.recommendation.plan, micro_batch=8, accumulation_steps=4)
+    cut = replace(found, recommendation=replace(found.recommendation, plan=plan))
+    (cell,) = study((32,), report=cut, seeds=1).cells
+    assert (cell.batch_size, cell.accumulation_steps) == (32, 4)
+    assert (cell.steps, cell.samples) == (1024 // 32, 1024)
+
+
+def test_early_stopping_ends_where_validation_no_longer_improves():
+    (cell,) = study((8,), seeds=1, base_learning_rate=1e-30, early_stopping=2).cells
+    assert cell.ending is Ending.EARLY
+    assert len(cell.curve) == 3
+
+
+def test_validation_is_read_at_a_size_of_its_own():
+    seen = set()
+
+    class Watched(torch.nn.Linear):
+        def forward(self, inputs):
+            if not self.training:
+                seen.add(len(inputs))
+            return super().forward(inputs)
+
+    study((8,), seeds=1, make_model=lambda: Watched(3, 1), evaluation_batch_size=64)
+    assert seen == {64}
+
+
 # --- endings -------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,133 @@
+"""The trainings of a study, in turn or through an executor; what is known is not repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from batchfinder.compare.cells import Cell, Ending
+from batchfinder.compare.jobs import (
+    Job,
+    Peak,
+    least,
+    micro_batch_of,
+    peak_job,
+    peaks_by,
+    train_job,
+    trained_by,
+)
+from batchfinder.compare.recipe import Recipe
+from batchfinder.compare.record import Record
+from batchfinder.compare.rendering import number
+from batchfinder.compare.training import Rules
+from batchfinder.protocols import Clock, Observer
+from batchfinder.results import Note
+from batchfinder.units import format_size
+
+__all__ = ["Study", "unheard"]
+
+
+@dataclass
+class Study:
+    """How the cells of a plan come about; ``done`` and ``peaks`` fill up on the way."""
+
+    recipe: Recipe
+    rules: Rules
+    record: Record
+    observe: Observer
+    clock: Clock
+    executor: Executor | None = None
+    threads: int = 1
+    done: list[Cell] = field(default_factory=list)
+    peaks: dict[int, Peak] = field(default_factory=dict)
+
+    def run(self, plan: Sequence[Cell], budget: float | None) -> tuple[list[Cell], list[str]]:
+        """The cells in the order of ``plan``, and caveats."""
+        started = self.clock()
+
+        def is_over() -> bool:
+            return budget is not None and self.clock() - started > budget
+
+        missing = []
+        for asked in plan:
+            known = self.record.find(self._key(asked))
+            if known is None:
+                missing.append(asked)
+            else:
+                self.done.append(known)
+        if self.executor is None:
+            for asked in missing:
+                if not is_over():
+                    self._keep(train_job(self._job(asked)))
+        else:
+            self.peaks.update(peaks_by(self.executor, map(self._job, missing)))
+            jobs = [partial(self._job, asked) for asked in missing]
+            window = 2 * (os.cpu_count() or 1)
+            for cell in trained_by(self.executor, jobs, window=window, is_over=is_over):
+                self._keep(cell)
+        order = {self._key(asked): place for place, asked in enumerate(plan)}
+        cells = sorted(self.done, key=lambda cell: order[self._key(cell)])
+        return cells, self._caveats(len(plan))
+
+    def _job(self, asked: Cell) -> Job:
+        fastest, size = least(self.done, self.rules.target), micro_batch_of(asked)
+        job = Job(self.recipe, self.rules, asked, fastest, self.threads, self.clock)
+        if self.executor is None and size not in self.peaks:
+            self.peaks[size] = peak_job(job)
+        return replace(job, peak=self.peaks.get(size))
+
+    def _keep(self, cell: Cell) -> None:
+        self.done.append(cell)
+        if cell.ending is not Ending.LOST:  # tried again by the next call with the same file
+            self.record.add(self._key(cell), cell)
+        loss = cell.final(lambda look: look.loss)
+        self.observe(
+            Note(
+                f"batch {format_size(cell.batch_size)} at {cell.learning_rate:.3g}, "
+                f"seed {cell.seed}: loss {number(loss)}, {cell.ending.value}"
+            )
+        )
+
+    def _caveats(self, planned: int) -> list[str]:
+        said = []
+        if len(self.done) < planned:
+            said.append(f"{planned - len(self.done)} of {planned} trainings had no time left")
+        lost = sum(cell.ending is Ending.LOST for cell in self.done)
+        if lost:
+            said.append(f"{lost} of {planned} trainings were lost with their workers")
+        hosts = {cell.host for cell in self.done if cell.host}
+        if len(hosts) > 1:
+            said.append(
+                f"trained on {len(hosts)} machines ({', '.join(sorted(hosts))}): times of "
+                "different machines are not comparable"
+            )
+        if self.executor is not None and self.rules.target is not None:
+            said.append(
+                "trainings ran side by side: which ones were stopped early depends on the order "
+                "in which others ended"
+            )
+        return said
+
+    def _key(self, asked: Cell) -> str:
+        """What was asked of a training: another budget or target is another training."""
+        return json.dumps(
+            [
+                asked.batch_size,
+                f"{asked.learning_rate:.6g}",
+                asked.seed,
+                asked.accumulation_steps,
+                self.rules.samples,
+                self.rules.looks,
+                self.rules.warmup_steps,
+                self.rules.target,
+                self.rules.early_stopping,
+            ]
+        )
+
+
+def unheard(event: object) -> None:
+    """The observer of those who pass none."""
