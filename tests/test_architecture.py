@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
     {"base_pair"},
     {"probe.stage", "measure.stage", "noise.stage", "confirm.stage", "race.stage", "caveats"},
     {"find", "max_batch", "noise_scale", "compare", "evaluation", "testing"},
+    {"integrations"},
     {"pytest_plugin", "demo", "__init__"},
     {"cli"},
     {"__main__"},

@@ -34,6 +34,15 @@ def blocks(page: Path) -> list[str]:
 WITH_CODE = [page for page in PAGES if blocks(page)]
 
 
+def preludes_of(page: Path) -> list[Path]:
+    """What the blocks of a page can rely on; pages on frameworks are skipped without them."""
+    if page.parent.name != "frameworks":
+        return [DOCS / "prelude.py"]
+    for framework in ("lightning", "transformers", "accelerate"):
+        pytest.importorskip(framework)
+    return [DOCS / "prelude.py", DOCS / "frameworks" / "prelude.py"]
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The same calls with a small budget, in a folder that may be written to."""
@@ -57,8 +66,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.filterwarnings("default::batchfinder.errors.BatchFinderWarning")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_every_block_runs(page: Path) -> None:
-    names: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile((DOCS / "prelude.py").read_text(), "prelude.py", "exec"), names)
+    names: dict[str, Any] = {"__name__": "__main__", "__page__": page.stem}
+    for prelude in preludes_of(page):
+        exec(compile(prelude.read_text(), prelude.name, "exec"), names)
     text = page.read_text(encoding="utf-8")
     for block in BLOCK.finditer(text):
         line = text[: block.start(1)].count("\n")

@@ -1,0 +1,214 @@
+"""Accelerate: prepared objects go in, a prepared loader comes out.
+
+from batchfinder.integrations.accelerate import apply, find_batch_size
+
+report = find_batch_size(accelerator, model, optimizer, loader, loss_fn=loss_fn)
+loader, applied = apply(report, accelerator, loader, optimizer, scheduler)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.find import find_batch_size as search
+from batchfinder.integrations.shared import (
+    Applied,
+    check_options,
+    refuse_ranks,
+    with_framework,
+)
+from batchfinder.max_batch import max_batch_size as probe
+from batchfinder.report import Report
+from batchfinder.results import ProbeResult
+from batchfinder.training import Training
+
+try:
+    from accelerate import Accelerator
+    from accelerate.state import GradientState
+    from accelerate.utils import DistributedType
+except ImportError as error:
+    raise MissingDependency(
+        'batchfinder.integrations.accelerate needs accelerate: pip install "accelerate>=1"'
+    ) from error
+
+__all__ = ["apply", "find_batch_size", "max_batch_size", "training"]
+
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def training(
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: Any,
+    loader: Any,
+    *,
+    scheduler: Any = None,
+    max_grad_norm: float | None = None,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
+    train_step: Callable[[Any, Any], Any] | None = None,
+) -> Training:
+    """What ``prepare`` returned, as a ``Training``.
+
+    Args:
+        accelerator: the one that prepared the others.
+        model: the prepared model; its forward brings its own autocast.
+        optimizer: the prepared optimizer.
+        loader: the prepared loader.
+        scheduler: the prepared scheduler.
+        max_grad_norm: what the training passes to ``accelerator.clip_grad_norm_``.
+        loss_fn: ``(output, target) -> loss``.
+        train_step: ``(model, batch) -> loss`` in its place; it returns the loss and does not call
+            ``accelerator.backward``.
+
+    Raises:
+        InvalidArgument: under several processes, DeepSpeed, FSDP, Megatron or tensor parallelism.
+    """
+    kind = accelerator.distributed_type
+    if kind not in _SUPPORTED:
+        raise InvalidArgument(
+            f"expected plain training or DistributedDataParallel; found {kind}: search with one "
+            "device and without it, then leave headroom"
+        )
+    refuse_ranks(accelerator.num_processes, "Accelerate")
+    return Training(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=getattr(optimizer, "optimizer", optimizer),
+        scheduler=getattr(scheduler, "scheduler", scheduler),
+        clip=max_grad_norm,
+        grad_scaler=accelerator.scaler,
+    )
+
+
+def find_batch_size(
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: Any,
+    loader: Any,
+    *,
+    scheduler: Any = None,
+    max_grad_norm: float | None = None,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
+    train_step: Callable[[Any, Any], Any] | None = None,
+    **options: Any,
+) -> Report:
+    """``batchfinder.find_batch_size`` on prepared objects; nothing is changed.
+
+    Args:
+        accelerator: as for ``training``, as are all that follow.
+        model: see there.
+        optimizer: see there.
+        loader: see there.
+        scheduler: see there.
+        max_grad_norm: see there.
+        loss_fn: see there.
+        train_step: see there.
+        **options: other keyword arguments of ``batchfinder.find_batch_size``.
+
+    Raises:
+        InvalidArgument: as ``training``, and for options that the objects answer.
+    """
+    check_options(options, "Accelerate")
+    made = training(
+        accelerator,
+        model,
+        optimizer,
+        loader,
+        scheduler=scheduler,
+        max_grad_norm=max_grad_norm,
+        loss_fn=loss_fn,
+        train_step=train_step,
+    )
+    options.setdefault("base_batch_size", _base(accelerator, loader))
+    with _at_a_boundary(accelerator):
+        return with_framework(search(made, **options), "accelerate")
+
+
+def max_batch_size(
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: Any,
+    loader: Any,
+    *,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
+    train_step: Callable[[Any, Any], Any] | None = None,
+    **options: Any,
+) -> ProbeResult:
+    """``batchfinder.max_batch_size`` on prepared objects: the largest micro-batch that fits.
+
+    Args:
+        accelerator: as for ``training``, as are all that follow.
+        model: see there.
+        optimizer: see there.
+        loader: see there.
+        loss_fn: see there.
+        train_step: see there.
+        **options: other keyword arguments of ``batchfinder.max_batch_size``.
+
+    Raises:
+        InvalidArgument: as ``find_batch_size``.
+    """
+    check_options(options, "Accelerate")
+    made = training(accelerator, model, optimizer, loader, loss_fn=loss_fn, train_step=train_step)
+    with _at_a_boundary(accelerator):
+        return probe(made, **options)
+
+
+def apply(
+    report: Report, accelerator: Accelerator, loader: Any, optimizer: Any, scheduler: Any = None
+) -> tuple[Any, tuple[Applied, ...]]:
+    """Set the recommended batch size, accumulation steps and learning rate.
+
+    Returns:
+        The prepared loader at the recommended size, which takes the old one's place in the
+        accelerator; and what was set.
+    """
+    old_size = _micro_batch(loader)
+    rebuilt = report.make_loader(loader)
+    kept = accelerator._dataloaders
+    kept[:] = [rebuilt if other is loader else other for other in kept]
+    steps = accelerator.gradient_accumulation_steps
+    accelerator.gradient_accumulation_steps = report.accumulation_steps
+    applied = [
+        Applied("loader batch size", old_size, report.batch_size),
+        Applied("accelerator.gradient_accumulation_steps", steps, report.accumulation_steps),
+    ]
+    factor = report.rate_factor
+    if factor is not None:
+        inner = getattr(optimizer, "optimizer", optimizer)
+        before = [group["lr"] for group in inner.param_groups]
+        report.apply_rate(inner, getattr(scheduler, "scheduler", scheduler))
+        after = [group["lr"] for group in inner.param_groups]
+        applied.append(Applied("optimizer learning rates", before, after))
+    return rebuilt, tuple(applied)
+
+
+def _micro_batch(loader: Any) -> int | None:
+    sampler = getattr(loader, "batch_sampler", None)
+    return getattr(sampler, "batch_size", None) or getattr(loader, "batch_size", None)
+
+
+def _base(accelerator: Accelerator, loader: Any) -> int | None:
+    size = _micro_batch(loader)
+    return None if size is None else size * accelerator.gradient_accumulation_steps
+
+
+@contextmanager
+def _at_a_boundary(accelerator: Accelerator) -> Iterator[None]:
+    """Gradients are synchronized at every step of the search, also in the middle of a group."""
+    state = GradientState()
+    synchronizing, references = state.sync_gradients, list(state.dataloader_references)
+    step, loaders = accelerator.step, list(accelerator._dataloaders)
+    state._set_sync_gradients(True)
+    try:
+        yield
+    finally:
+        state._set_sync_gradients(synchronizing)
+        state.dataloader_references = references
+        accelerator.step = step
+        accelerator._dataloaders[:] = loaders

@@ -1,0 +1,111 @@
+"""What the adapters have in common: what was applied, what is refused, what a report gains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+from batchfinder.errors import InvalidArgument
+from batchfinder.report import Report
+from batchfinder.wording import Caveat
+
+__all__ = [
+    "Applied",
+    "check_options",
+    "kept_attributes",
+    "refuse_ranks",
+    "with_framework",
+]
+
+_ANSWERED = (
+    "train_step",
+    "loss_fn",
+    "optimizer",
+    "scheduler",
+    "clip",
+    "backward",
+    "autocast",
+    "grad_scaler",
+)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One value that a report set: where, the old value and the new one.
+
+    ``done`` is ``False`` where it could not be set; ``where`` is then the line to write by hand.
+    """
+
+    where: str
+    old: Any
+    new: Any
+    done: bool = True
+
+    def __str__(self) -> str:
+        if not self.done:
+            return f"set by hand: {self.where} (was {self.old}, now {self.new})"
+        return f"{self.where}: {self.old} -> {self.new}"
+
+
+def check_options(options: Mapping[str, Any], framework: str) -> None:
+    """Refuse options that the framework's objects answer.
+
+    Raises:
+        InvalidArgument: naming the first.
+    """
+    for name in _ANSWERED:
+        if options.get(name) is not None:
+            raise InvalidArgument(
+                f"expected {name} to come from the {framework} objects; found it as an argument: "
+                "leave it out"
+            )
+
+
+def refuse_ranks(size: int, framework: str) -> None:
+    """Refuse several processes, whose ranks would each find an answer of their own.
+
+    Raises:
+        InvalidArgument: with the way out.
+    """
+    if size > 1:
+        raise InvalidArgument(
+            f"expected one process; found {size} under {framework}: ranks that search by "
+            "themselves find different sizes. Search with one device first: the batch size per "
+            "device carries over (leave headroom for the gradient buckets of "
+            f"DistributedDataParallel), accumulation steps are divided by {size}, and the "
+            "learning rate is for the global batch"
+        )
+
+
+def with_framework(report: Report, *distributions: str, counted: Iterable[str] = ()) -> Report:
+    """The report with the framework's version, and what is counted in steps named in a caveat."""
+    named = tuple((name, version(name)) for name in distributions)
+    environment = replace(report.environment, extra=(*report.environment.extra, *named))
+    caveats = report.caveats
+    steps = tuple(counted)
+    if steps and report.global_batch_size != report.base_batch_size:
+        base = report.base_batch_size or report.global_batch_size
+        samples = report.global_batch_size / base
+        caveats = (*caveats, Caveat("integrations.counted", names=steps, factor=samples))
+    return replace(report, environment=environment, caveats=caveats)
+
+
+@contextmanager
+def kept_attributes(*things: Any) -> Iterator[None]:
+    """Each object's attributes are afterwards the same objects, and lists hold the same items."""
+    saved = [dict(vars(thing)) for thing in things]
+    lists = [
+        [(value, list(value)) for value in attributes.values() if type(value) is list]
+        for attributes in saved
+    ]
+    try:
+        yield
+    finally:
+        for thing, attributes, contents in zip(things, saved, lists, strict=True):
+            vars(thing).clear()
+            vars(thing).update(attributes)
+            for value, items in contents:
+                value[:] = items

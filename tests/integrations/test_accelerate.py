@@ -1,0 +1,119 @@
+"""Prepared objects go in, a prepared loader comes out, and the training is the same afterwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from framework_cases import LIMIT, digest, digits, network, seed
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+accelerate = pytest.importorskip("accelerate")
+
+from batchfinder import InvalidArgument
+from batchfinder.integrations import accelerate as adapter
+
+pytestmark = pytest.mark.slow
+QUICK = {"memory_limit": LIMIT, "budget_seconds": 8, "observe": lambda event: None}
+
+
+def prepared(steps: int = 2, precision: str = "no"):
+    seed(0)
+    accelerator = accelerate.Accelerator(
+        cpu=True, mixed_precision=precision, gradient_accumulation_steps=steps
+    )
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=20)
+    loader = DataLoader(digits(), batch_size=16, shuffle=True)
+    return accelerator, *accelerator.prepare(model, optimizer, loader, scheduler)
+
+
+def train(accelerator, model, optimizer, loader, scheduler, steps: int = 6) -> None:
+    for index, (images, labels) in enumerate(loader):
+        if index == steps:
+            break
+        with accelerator.accumulate(model):
+            loss = functional.cross_entropy(model(images), labels)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerate.state.GradientState._reset_state()
+    yield
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerate.state.GradientState._reset_state()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_afterwards_is_that_without_a_search(precision: str) -> None:
+    ends = []
+    for searched in (False, True):
+        fresh = accelerate.state.AcceleratorState
+        fresh._reset_state(True)
+        accelerator, model, optimizer, loader, scheduler = prepared(precision=precision)
+        if searched:
+            report = adapter.find_batch_size(
+                accelerator,
+                model,
+                optimizer,
+                loader,
+                scheduler=scheduler,
+                max_grad_norm=1.0,
+                loss_fn=functional.cross_entropy,
+                **QUICK,
+            )
+            assert report.base_batch_size == 32
+            assert report.base_learning_rate == pytest.approx(1e-3)
+        train(accelerator, model, optimizer, loader, scheduler)
+        ends.append(digest(model, optimizer.optimizer, scheduler.scheduler))
+    assert ends[0] == ends[1]
+
+
+def test_between_two_micro_batches_every_step_is_real() -> None:
+    accelerator, model, optimizer, loader, scheduler = prepared()
+    train(accelerator, model, optimizer, loader, scheduler, steps=1)
+    assert not accelerator.sync_gradients
+    found = adapter.max_batch_size(
+        accelerator,
+        model,
+        optimizer,
+        loader,
+        loss_fn=functional.cross_entropy,
+        memory_limit=LIMIT,
+        observe=lambda event: None,
+    )
+    assert found.memory.optimizer_bytes > 0
+    assert not accelerator.sync_gradients
+
+
+def test_what_is_applied_is_prepared_and_takes_the_old_loaders_place() -> None:
+    accelerator, model, optimizer, loader, scheduler = prepared()
+    report = adapter.find_batch_size(
+        accelerator, model, optimizer, loader, loss_fn=functional.cross_entropy, **QUICK
+    )
+    new, applied = adapter.apply(report, accelerator, loader, optimizer, scheduler)
+    assert any(kept is new for kept in accelerator._dataloaders)
+    assert all(kept is not loader for kept in accelerator._dataloaders)
+    images, _ = next(iter(new))
+    assert len(images) == report.batch_size
+    assert accelerator.gradient_accumulation_steps == report.accumulation_steps
+    assert "->" in str(applied[0])
+    train(accelerator, model, optimizer, new, scheduler, steps=2)
+
+
+@pytest.mark.parametrize("name", ["optimizer_", "autocast", "grad_scaler", "backward"])
+def test_what_the_objects_answer_is_refused(name: str) -> None:
+    accelerator, model, optimizer, loader, _ = prepared()
+    if name == "optimizer_":
+        with pytest.raises(TypeError):
+            adapter.find_batch_size(accelerator, model, loader)
+        return
+    with pytest.raises(InvalidArgument, match=name):
+        adapter.find_batch_size(accelerator, model, optimizer, loader, **{name: torch.bfloat16})

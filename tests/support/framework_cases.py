@@ -1,0 +1,77 @@
+"""Small trainings under Lightning, Transformers and Accelerate, on data without downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import pydoc_data.topics
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+LIMIT = "24MiB"
+
+
+def digits() -> TensorDataset:
+    found = load_digits()
+    images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
+    return TensorDataset(images, torch.tensor(found.target))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
+
+
+class Lines(Dataset[dict[str, torch.Tensor]]):
+    """Lines of Python's own documentation, as bytes, padded to one length."""
+
+    def __init__(self, count: int = 400, length: int = 32) -> None:
+        text = "\n".join(pydoc_data.topics.topics.values()).encode()
+        starts = range(0, count * length, length)
+        self.rows = [torch.tensor(list(text[start : start + length])) % 128 for start in starts]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+def seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+def digest(*things: Any) -> str:
+    """Of everything in state dicts, random number generators included."""
+    found = hashlib.sha256()
+
+    def feed(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        elif isinstance(value, dict):
+            for key in value:
+                found.update(str(key).encode())
+                feed(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                feed(item)
+        else:
+            found.update(repr(value).encode())
+
+    for thing in things:
+        feed(thing.state_dict())
+    feed([random.random(), float(np.random.rand()), torch.rand(1)])
+    return found.hexdigest()
