@@ -26,21 +26,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchfinder.compare import compare_batch_sizes
+    from batchfinder.compare import Comparison, compare_batch_sizes
     from batchfinder.errors import (
-        AssumptionWarning,
         BatchFinderError,
         BatchFinderWarning,
         CannotBuildBatch,
         CannotPredict,
         DeviceLost,
         DeviceMismatch,
-        ExtrapolationWarning,
         InvalidArgument,
         LossIsNotFinite,
         MissingDependency,
         NoiseNotMeasured,
-        NoisyMeasurementWarning,
         NothingFits,
         NothingToTrain,
         NotPicklable,
@@ -54,18 +51,48 @@ if TYPE_CHECKING:
     from batchfinder.monitor import BatchSizeScheduler, TrainingMonitor
     from batchfinder.noise import MicroBatchVariance, PerExample
     from batchfinder.noise_scale import gradient_noise_scale
-    from batchfinder.predict import estimate_memory, predict_max_batch_size
+    from batchfinder.predict import (
+        DevicePredictions,
+        MemoryEstimate,
+        MemoryPrediction,
+        MemorySavings,
+        estimate_memory,
+        memory_savings,
+        predict_for_devices,
+        predict_max_batch_size,
+    )
+    from batchfinder.probe import SearchSpace
+    from batchfinder.protocols import (
+        BatchSource,
+        LearningRateRule,
+        MemoryBackend,
+        NoiseEstimator,
+        Objective,
+        Observer,
+        TrainStep,
+    )
+    from batchfinder.race import Race
+    from batchfinder.rates import GroupRate
     from batchfinder.report import Report
     from batchfinder.results import (
         BatchPlan,
         Candidate,
+        Confirmation,
+        Environment,
         Limit,
         Measurement,
         MemoryBreakdown,
         NoiseScale,
+        Note,
         Outcome,
         ProbeResult,
+        RaceArm,
+        RaceResult,
+        Recommendation,
+        Stage,
+        StageStarted,
         Trial,
+        TrialStarted,
     )
     from batchfinder.run.memory import memory_limit
     from batchfinder.run.state import preserved
@@ -74,93 +101,63 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# A name is fetched from its room when it is first asked for: importing the package costs
-# next to nothing, and the pytest plugin does not load torch into sessions that never use it.
-_ROOMS = {
-    "compare": ("compare_batch_sizes",),
-    "errors": (
-        "AssumptionWarning",
-        "BatchFinderError",
-        "BatchFinderWarning",
-        "CannotBuildBatch",
-        "CannotPredict",
-        "DeviceLost",
-        "DeviceMismatch",
-        "ExtrapolationWarning",
-        "InvalidArgument",
-        "LossIsNotFinite",
-        "MissingDependency",
-        "NoiseNotMeasured",
-        "NoisyMeasurementWarning",
-        "NotPicklable",
-        "NothingFits",
-        "NothingToTrain",
-        "OutOfTime",
-        "StateNotRestoredWarning",
-        "UnknownLoss",
-    ),
-    "evaluation": ("Evaluation", "eval_batch_size"),
-    "find": ("find_batch_size",),
-    "max_batch": ("max_batch_size",),
-    "noise": ("MicroBatchVariance", "PerExample"),
-    "noise_scale": ("gradient_noise_scale",),
-    "monitor": ("BatchSizeScheduler", "TrainingMonitor"),
-    "predict": ("estimate_memory", "predict_max_batch_size"),
-    "report": ("Report",),
-    "results": (
-        "BatchPlan",
-        "Candidate",
-        "Limit",
-        "Measurement",
-        "MemoryBreakdown",
-        "NoiseScale",
-        "Outcome",
-        "ProbeResult",
-        "Trial",
-    ),
-    "run.memory": ("memory_limit",),
-    "run.state": ("preserved",),
-    "testing": ("assert_fits",),
-    "training": ("Search", "Training"),
-}
-_STRATEGIES = ("monitor", "noise", "probe", "progress", "race", "recommend", "scaling")
-
 __all__ = [
-    "AssumptionWarning",
     "BatchFinderError",
     "BatchFinderWarning",
     "BatchPlan",
     "BatchSizeScheduler",
+    "BatchSource",
     "Candidate",
     "CannotBuildBatch",
     "CannotPredict",
+    "Comparison",
+    "Confirmation",
     "DeviceLost",
     "DeviceMismatch",
+    "DevicePredictions",
+    "Environment",
     "Evaluation",
-    "ExtrapolationWarning",
+    "GroupRate",
     "InvalidArgument",
+    "LearningRateRule",
     "Limit",
     "LossIsNotFinite",
     "Measurement",
+    "MemoryBackend",
     "MemoryBreakdown",
+    "MemoryEstimate",
+    "MemoryPrediction",
+    "MemorySavings",
     "MicroBatchVariance",
     "MissingDependency",
+    "NoiseEstimator",
     "NoiseNotMeasured",
     "NoiseScale",
-    "NoisyMeasurementWarning",
     "NotPicklable",
+    "Note",
     "NothingFits",
     "NothingToTrain",
+    "Objective",
+    "Observer",
     "OutOfTime",
     "Outcome",
     "PerExample",
     "ProbeResult",
+    "Race",
+    "RaceArm",
+    "RaceResult",
+    "Recommendation",
     "Report",
     "Search",
+    "SearchSpace",
+    "Stage",
+    "StageStarted",
     "StateNotRestoredWarning",
+    "TrainStep",
     "Training",
     "TrainingMonitor",
     "Trial",
+    "TrialStarted",
     "UnknownLoss",
     "assert_fits",
     "compare_batch_sizes",
@@ -170,17 +167,46 @@ __all__ = [
     "gradient_noise_scale",
     "max_batch_size",
     "memory_limit",
+    "memory_savings",
+    "predict_for_devices",
     "predict_max_batch_size",
     "preserved",
 ]
+
+# Names are looked up in these when they are first asked for, the quick ones to import first: the
+# package costs next to nothing, and its pytest plugin loads no torch where nobody needs it.
+_HOMES = (
+    "errors",
+    "results",
+    "rates",
+    "protocols",
+    "probe",
+    "report",
+    "training",
+    "run.memory",
+    "run.state",
+    "noise",
+    "race",
+    "monitor",
+    "max_batch",
+    "noise_scale",
+    "evaluation",
+    "testing",
+    "predict",
+    "compare",
+    "find",
+)
+_STRATEGIES = ("noise", "probe", "progress", "race", "recommend", "scaling")
 
 
 def __getattr__(name: str) -> Any:
     if name in _STRATEGIES:
         return import_module(f"batchfinder.{name}")
-    for room, names in _ROOMS.items():
-        if name in names:
-            return getattr(import_module(f"batchfinder.{room}"), name)
+    if name in __all__:
+        for home in _HOMES:
+            offered = vars(import_module(f"batchfinder.{home}"))
+            if name in offered:
+                return offered[name]
     raise AttributeError(f"module 'batchfinder' has no attribute {name!r}")
 
 

@@ -8,19 +8,16 @@ with a note (``BaseException.add_note``) that names the batch size and the stage
 from __future__ import annotations
 
 __all__ = [
-    "AssumptionWarning",
     "BatchFinderError",
     "BatchFinderWarning",
     "CannotBuildBatch",
     "CannotPredict",
     "DeviceLost",
     "DeviceMismatch",
-    "ExtrapolationWarning",
     "InvalidArgument",
     "LossIsNotFinite",
     "MissingDependency",
     "NoiseNotMeasured",
-    "NoisyMeasurementWarning",
     "NotPicklable",
     "NothingFits",
     "NothingToTrain",
@@ -147,27 +144,6 @@ class BatchFinderWarning(UserWarning):
     """The base of every warning that batchfinder issues.
 
     Way out: ``warnings.filterwarnings("ignore", category=BatchFinderWarning)`` silences them all.
-    """
-
-
-class NoisyMeasurementWarning(BatchFinderWarning):
-    """A measurement scattered so widely that its figure should not be trusted.
-
-    Way out: close other programs on the machine, or raise ``budget_seconds``.
-    """
-
-
-class ExtrapolationWarning(BatchFinderWarning):
-    """A figure was computed beyond the range in which it was measured.
-
-    Way out: read the caveat beside it, or measure at the size in question.
-    """
-
-
-class AssumptionWarning(BatchFinderWarning):
-    """Something had to be assumed that the caller could have said.
-
-    Way out: pass the argument that the message names.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -186,8 +187,18 @@ assert not torch.cuda.is_initialized()
 def test_every_public_name_is_where_the_front_door_says() -> None:
     import batchfinder
 
-    in_rooms = {name for names in batchfinder._ROOMS.values() for name in names}
-    assert in_rooms == set(batchfinder.__all__)
+    source = (PACKAGE / "__init__.py").read_text()
+    homes = {
+        alias.name: node.module
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and node.module.startswith("batchfinder.")
+        for alias in node.names
+    }
+    assert sorted(homes) == batchfinder.__all__
+    for name, home in homes.items():
+        assert getattr(batchfinder, name) is getattr(importlib.import_module(home), name)
     assert all(getattr(batchfinder, name) is not None for name in dir(batchfinder))
     with pytest.raises(AttributeError, match="no attribute"):
         _ = batchfinder.optimal_batch_size
