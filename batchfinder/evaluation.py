@@ -9,7 +9,7 @@ from typing import Any
 
 from batchfinder.arguments import check
 from batchfinder.errors import InvalidArgument, NothingFits
-from batchfinder.measure import NOTHING_TIMED, Effort, measure
+from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
 from batchfinder.probe import Propose, SearchSpace, latest, memory_line, probe
 from batchfinder.progress import default_observer
 from batchfinder.protocols import Batch, MemoryBackend, Observer
@@ -205,7 +205,7 @@ class _Place:
             measurements=timed,
             limit_bytes=self.memory.limit_bytes(),
             unit=self.source.unit,
-            caveats=(*self.source.notes, *said),
+            caveats=(*self.source.notes, *said, *about_timings(timed)),
         )
 
     def _trial(self, size: int) -> Trial:
@@ -250,9 +250,12 @@ def _sizes(trials: Sequence[Trial], space: SearchSpace, headroom: float) -> list
 
 
 def _chosen(timed: Sequence[Measurement]) -> int:
-    """The smallest size whose throughput is within 5% of the highest."""
-    best = max(each.samples_per_second for each in timed)
-    return min(each.batch_size for each in timed if each.samples_per_second >= _CLOSE * best)
+    """The smallest size whose throughput is within 5% of the highest.
+
+    Of each size the lower end of its interval counts, so that one lucky timing decides nothing.
+    """
+    best = max(each.samples_per_second_low for each in timed)
+    return min(each.batch_size for each in timed if each.samples_per_second_low >= _CLOSE * best)
 
 
 def _nothing_fits(trials: Sequence[Trial], memory: MemoryBackend) -> str:

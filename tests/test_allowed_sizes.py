@@ -120,3 +120,21 @@ def test_the_noise_scale_of_one_micro_batch() -> None:
     )
     assert found.micro_batch == 24
     assert all(size % 24 == 0 for size in step.sizes), sorted(step.sizes)
+
+
+@pytest.mark.parametrize("least", [4, 32])
+def test_an_error_below_the_users_own_size_names_the_way_out(least: int) -> None:
+    step = Recorded(lambda size: size % least == 0)
+    with pytest.raises(ValueError, match="is not allowed") as caught:
+        bf.max_batch_size(network(), loader(), train_step=step, memory_limit="1MiB", observe=quiet)
+    assert any(
+        "a step of 32, your own batch size, runs, and one of" in note and "multiple_of=" in note
+        for note in caught.value.__notes__
+    )
+
+
+def test_an_error_at_every_size_is_the_users_own_alone() -> None:
+    step = Recorded(lambda size: False)
+    with pytest.raises(ValueError, match="is not allowed") as caught:
+        bf.max_batch_size(network(), loader(), train_step=step, memory_limit="1MiB", observe=quiet)
+    assert not any("multiple_of=" in note for note in caught.value.__notes__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from batchfinder import evaluation
 from batchfinder.evaluation import Evaluation
 from batchfinder.results import (
     Limit,
@@ -88,3 +89,12 @@ def test_a_noise_scale_names_its_interval_and_its_samples() -> None:
     unbounded = NoiseScale(5000.0, 610.0, math.inf, samples=128, estimator="by hand")
     assert "Gradient noise scale: at least 610 samples" in str(unbounded)
     assert "610 to inf" in str(unbounded)
+
+
+def test_one_lucky_timing_does_not_choose_the_size_for_evaluation() -> None:
+    def timed(size: int, rate: float, low: float, high: float) -> Measurement:
+        return Measurement(size, rate, low, high, size / rate, size / rate, 0.0, repeats=2)
+
+    lucky = timed(2, 22_500.0, 5_200.0, 39_700.0)
+    assert evaluation._chosen([lucky, timed(8, 20_000.0, 19_500.0, 20_400.0)]) == 8
+    assert evaluation._chosen([timed(4, 20_000.0, 19_600.0, 20_300.0), lucky]) == 4

@@ -16,8 +16,9 @@ from batchfinder.results import Energy, Measurement, Note
 from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import EnergyCounter
 from batchfinder.timing import Interval, half_steps_around_knee, median_interval, outward
+from batchfinder.wording import Caveat
 
-__all__ = ["MEMORY_GONE", "NOTHING_TIMED", "Effort", "measure"]
+__all__ = ["MEMORY_GONE", "NOTHING_TIMED", "Effort", "about_timings", "measure"]
 
 MEMORY_GONE = (
     "expected what fitted in the search to fit still; found that {found}: something else took "
@@ -156,3 +157,11 @@ def _idle_watts(
     sleep(IDLE_SECONDS)
     after = energy.joules()
     return None if before is None or after is None else (after - before) / IDLE_SECONDS
+
+
+def about_timings(measurements: Sequence[Measurement]) -> tuple[Caveat, ...]:
+    """What to say where most of the timings scatter, or were taken once."""
+    shaky = [each for each in measurements if each.unstable or each.repeats < 2]
+    if 2 * len(shaky) <= len(measurements):
+        return ()
+    return (Caveat("measure.unreliable", count=len(shaky), of=len(measurements)),)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from batchfinder.cache import Recalled, described, probe_remembering
-from batchfinder.errors import NothingFits
+from batchfinder.errors import BatchFinderError, NothingFits
 from batchfinder.predict import first_guess
 from batchfinder.probe import (
     SearchSpace,
@@ -50,6 +50,11 @@ from batchfinder.wording import Caveat
 __all__ = ["probe_sizes"]
 
 _WORTH_A_GUESS = 64
+_NEEDS_MORE = (
+    "batchfinder: a step of {own}, your own batch size, runs, and one of {size} does not. If the "
+    "model or the loss needs a smallest size or multiples of one, pass at_least= or multiple_of=: "
+    "no other size is then tried"
+)
 _STEPS = 2
 """In a trial, where memory is steady at once."""
 _BUDGET_SHARE = 0.1
@@ -189,13 +194,33 @@ def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | Non
 
 def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
     def run(size: int) -> Trial:
-        trial = run_trial(bench.step, bench.source, bench.memory, size)
+        try:
+            trial = run_trial(bench.step, bench.source, bench.memory, size)
+        except BatchFinderError:
+            raise
+        except Exception as error:
+            if _runs_at_own_size(bench, size):
+                error.add_note(_NEEDS_MORE.format(own=bench.source.base_batch_size, size=size))
+            raise
         if not trial.fits:  # an aborted step leaves half a state behind
             bench.fresh()
             bench.step.scale_learning_rate(0.0)
         return trial
 
     return run
+
+
+def _runs_at_own_size(bench: Bench, size: int) -> bool:
+    """Whether a step that failed at ``size`` runs at the user's own, larger one."""
+    own = bench.source.base_batch_size
+    if own is None or own <= size:
+        return False
+    try:
+        bench.fresh()
+        bench.step.scale_learning_rate(0.0)
+        return run_trial(bench.step, bench.source, bench.memory, own, steps=1).fits
+    except Exception:  # noqa: BLE001  # the first error is the one to be raised
+        return False
 
 
 def _ordinary_peak(bench: Bench, size: int) -> int | None:
