@@ -319,3 +319,18 @@ def test_it_is_said_why_timing_stopped() -> None:
     )
     assert seen[0].text.code in ("measure.stopped", "measure.settled")
     assert seen[0].text.numbers["of"] == len(seen) - 1
+
+
+def test_every_visit_is_told() -> None:
+    clock = FakeClock()
+    told: list[tuple[int, int]] = []
+    found = measure(
+        FakeStep(clock, affine),
+        FakeSource(),
+        FakeMemory(),
+        (4, 16, 64),
+        clock=clock,
+        advance=lambda samples, steps=1: told.append((samples, steps)),
+    )
+    assert sum(steps for _, steps in told) == sum(each.repeats for each in found)
+    assert all(samples for samples, _ in told)

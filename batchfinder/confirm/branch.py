@@ -10,7 +10,8 @@ from functools import partial
 import torch
 
 from batchfinder.confirm.judging import Trace
-from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
+from batchfinder.meter import unmetered
+from batchfinder.protocols import Advance, Batch, BatchSource, MemoryBackend, TrainStep
 from batchfinder.results import BatchPlan, Judgement
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.batches import endless
@@ -52,6 +53,7 @@ def run_branch(
     *,
     steps: int,
     ramp: int,
+    advance: Advance = unmetered,
 ) -> Trace:
     """``steps`` optimizer steps on the rebuilt loader, the rate rising linearly over ``ramp``.
 
@@ -65,7 +67,7 @@ def run_branch(
     memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
     record = _Record()
-    run = _Run(step, source, memory, plan, record, steps, ramp)
+    run = _Run(step, source, memory, plan, record, steps, ramp, advance)
     try:
         attempt(run, step=step, memory=memory, size=plan.micro_batch, doing="the confirmation")
     except Shortage as shortage:
@@ -87,6 +89,7 @@ class _Run:
     record: _Record
     steps: int
     ramp: int
+    advance: Advance
     peak: int = field(default=0, init=False)
 
     def __call__(self) -> None:
@@ -108,6 +111,7 @@ class _Run:
                 draw = longest if number == LONGEST_AT else ordinary
                 with _at(step, min(1.0, (number + 1) / max(1, self.ramp))):
                     loss = _whole_step(step, draw, plan.accumulation_steps)
+                self.advance(plan.micro_batch * plan.accumulation_steps)
                 if draw is ordinary:
                     self.record.losses.append(loss)
                     if not bool(torch.isfinite(loss)) and not step.updates_itself:

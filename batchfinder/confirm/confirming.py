@@ -14,7 +14,8 @@ from collections.abc import Callable
 from batchfinder.confirm.branch import run_branch
 from batchfinder.confirm.constants import ALLOWANCE_AT_TWICE, STEPS
 from batchfinder.confirm.judging import Trace, judge, lead
-from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
+from batchfinder.meter import unmetered
+from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import BatchPlan, Confirmation, Judgement
 
 __all__ = ["confirm"]
@@ -35,6 +36,7 @@ def confirm(
     clock: Clock = time.perf_counter,
     observe: Observer | None = None,
     fresh: Callable[[], None] = _nothing,
+    advance: Advance = unmetered,
 ) -> Confirmation:
     """Train ``steps`` steps of ``plan`` on the real loader at ``learning_rate``, then at twice it.
 
@@ -52,7 +54,9 @@ def confirm(
 
     def branch(factor: float) -> Trace:
         _set_rate(step, learning_rate, factor)
-        trace = run_branch(step, source, memory, plan, steps=steps, ramp=steps // 4)
+        trace = run_branch(
+            step, source, memory, plan, steps=steps, ramp=steps // 4, advance=advance
+        )
         _set_rate(step, learning_rate, 1.0)
         return trace
 

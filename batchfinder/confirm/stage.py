@@ -8,6 +8,7 @@ from batchfinder.confirm.confirming import confirm
 from batchfinder.confirm.constants import FEWEST_STEPS, STEPS
 from batchfinder.confirm.procedure import confirm_recommendation
 from batchfinder.confirm.retry import OwnPair
+from batchfinder.meter import Meter
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import BatchPlan, Confirmation, ProbeResult, Recommendation, Stage
 from batchfinder.session import Call, stage
@@ -44,6 +45,12 @@ def confirm_choice(
             steps=steps,
             observe=call.observe,
             fresh=bench.training,
+            advance=Meter(
+                Stage.CONFIRM,
+                call.observe,
+                of=2 * steps if rate is not None else steps,
+                clock=call.budget.clock,
+            ),
         )
 
     detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"

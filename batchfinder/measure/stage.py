@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
+from batchfinder.meter import Meter
 from batchfinder.probe import step_seconds_at
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
 from batchfinder.run.energy import energy_counter
@@ -48,6 +49,13 @@ def measure_sizes(
             allowed=allowed.allows,
             observe=call.observe,
             say=call.say,
+            advance=Meter(
+                Stage.MEASURE,
+                call.observe,
+                unit="timings",
+                seconds=effort.budget_seconds,
+                clock=call.budget.clock,
+            ),
         )
     if not measured:
         raise NothingFits(NOTHING_TIMED)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from batchfinder.measure.timer import Effort, Record, Timer
-from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Observer, TrainStep
+from batchfinder.meter import unmetered
+from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import Energy, Measurement, Note
 from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import EnergyCounter
@@ -48,6 +49,7 @@ def measure(
     observe: Observer | None = None,
     allowed: Callable[[int], bool] = lambda size: True,
     say: Callable[[str], None] = lambda text: None,
+    advance: Advance = unmetered,
 ) -> tuple[Measurement, ...]:
     """Time whole training steps at the sizes that could win; the results in increasing size.
 
@@ -70,11 +72,22 @@ def measure(
         observe: gets each finished measurement.
         allowed: which half-steps may be added.
         say: gets a sentence for each size that is left out.
+        advance: told of every trial and every visit to a size.
     """
     effort = effort or Effort()
     step.scale_learning_rate(0.0)
     order = outward(sizes, first if first is not None else min(sizes))
-    timer = Timer(step, source, memory, effort, own=order[0], energy=energy, clock=clock, say=say)
+    timer = Timer(
+        step,
+        source,
+        memory,
+        effort,
+        own=order[0],
+        energy=energy,
+        clock=clock,
+        say=say,
+        advance=advance,
+    )
     started = clock()
     deadline = started + effort.budget_seconds / 2
     affordable = timer.affordable(order, expected)

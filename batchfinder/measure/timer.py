@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 
-from batchfinder.protocols import BatchSource, Clock, MemoryBackend, TrainStep
+from batchfinder.meter import unmetered
+from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.energy import EnergyCounter
@@ -84,10 +85,12 @@ class Timer:
         energy: EnergyCounter | None,
         clock: Clock,
         say: Callable[[str], None],
+        advance: Advance = unmetered,
     ) -> None:
         self._step, self._source, self._memory = step, source, memory
         self._energy = energy
         self._effort, self._own, self._clock, self._say = effort, own, clock, say
+        self._advance = advance
 
     def affordable(
         self, sizes: Sequence[int], expected: Callable[[int], float | None]
@@ -170,6 +173,7 @@ class Timer:
         And where another process disturbed it, since its peak may be that one's too.
         """
         trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+        self._advance(size, steps=0)
         if trial.fits and not trial.disturbed:
             return trial
         return run_trial(self._step, self._source, self._memory, size, clock=self._clock)
@@ -255,6 +259,7 @@ class Timer:
         record.update.append(update / steps)
         if before is not None and after is not None:
             record.joules_per_sample.append((after - before) / (steps * record.counted))
+        self._advance(steps * record.counted)
 
     def _joules(self) -> float | None:
         return None if self._energy is None else self._energy.joules()

@@ -166,16 +166,15 @@ def loss_ratio(
     or time steps drawn within it) is looked at several times, and a ratio is only given where it
     stands out from the scatter of sixteen looks: of the first four alone, one in forty would.
     """
-    seen: list[tuple[float, tuple[float, float]]] = []
+    if out_of_time():
+        return None
     try:
         with _stilled(modules_of(step)), _generators_kept(step.device):
-            while len(seen) < _REPEATS or (
-                len(seen) < 4 * _REPEATS
-                and (len(seen) > _REPEATS or _beyond_chance(seen) is not None)
-            ):
-                if out_of_time():
-                    return None
-                seen.append(_losses(step, source, half, seed + len(seen), advance))
+            seen = _losses(step, source, half, seed, count=_REPEATS, advance=advance)
+            if _beyond_chance(seen) is not None and not out_of_time():
+                seen += _losses(
+                    step, source, half, seed + _REPEATS, count=3 * _REPEATS, advance=advance
+                )
     except (CannotBuildBatch, OutOfTime, StopIteration):
         return None
     finally:
@@ -184,18 +183,27 @@ def loss_ratio(
 
 
 def _losses(
-    step: TrainStep, source: BatchSource, half: int, seed: int, advance: Advance
-) -> tuple[float, tuple[float, float]]:
-    """The losses of a batch and of its two halves, as ``rewind`` gives the same order twice."""
-    losses = []
-    for sizes in ((2 * half,), (half, half)):
-        source.rewind(seed)
-        torch.manual_seed(seed)
-        for size in sizes:
-            losses.append(float(step.forward_backward(source.draw(size))))
-            step.zero_grad()
-            advance(size, steps=0)
-    return losses[0], (losses[1], losses[2])
+    step: TrainStep, source: BatchSource, half: int, seed: int, *, count: int, advance: Advance
+) -> list[tuple[float, tuple[float, float]]]:
+    """The losses of ``count`` batches and of their halves, as ``rewind`` gives an order twice.
+
+    As many from one order as it holds: to rewind is slow where worker processes read ahead.
+    """
+    found: list[tuple[float, tuple[float, float]]] = []
+    at_once = count if source.length is None else max(1, source.length // (2 * half))
+    while len(found) < count:
+        pairs = min(at_once, count - len(found))
+        losses = []
+        for size, number in ((2 * half, pairs), (half, 2 * pairs)):
+            source.rewind(seed + len(found))
+            torch.manual_seed(seed + len(found))
+            for _ in range(number):
+                losses.append(float(step.forward_backward(source.draw(size))))
+                step.zero_grad()
+                advance(size, steps=0)
+        whole, one, other = losses[:pairs], losses[pairs::2], losses[pairs + 1 :: 2]
+        found += zip(whole, zip(one, other, strict=True), strict=True)
+    return found
 
 
 def _beyond_chance(seen: Sequence[tuple[float, tuple[float, float]]]) -> float | None:

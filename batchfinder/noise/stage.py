@@ -149,6 +149,9 @@ def estimate_here(
             fitting = check_loss(bench, size)
             if bench.step.updates_itself:
                 return NoiseFindings(training=None, caveats=(Caveat("noise.updates_itself"),))
+            allowed = bench.sizes.allows
+            if micro_batch is not None:
+                allowed = partial(_is_multiple, bench.sizes.allows, fitting)
             fitting = train_steps(
                 bench.step,
                 bench.source,
@@ -156,7 +159,7 @@ def estimate_here(
                 micro_batch=fitting,
                 steps=warmup_steps,
                 seed=bench.seed,
-                allowed=bench.sizes.allows,
+                allowed=allowed,
                 advance=Meter(Stage.NOISE, call.observe, of=warmup_steps, clock=call.budget.clock),
             )
         except NoRoom as error:
@@ -170,10 +173,15 @@ def estimate_here(
             estimator=estimator,
             observe=call.observe,
             seed=bench.seed,
-            allowed=bench.sizes.allows,
+            allowed=allowed,
             advance=Meter(Stage.NOISE, call.observe, clock=call.budget.clock),
         )
     return found if fitting == size else _with_smaller(found, size, fitting)
+
+
+def _is_multiple(allowed: Callable[[int], bool], of: int, size: int) -> bool:
+    """Whether ``size`` is made of whole micro-batches that the caller asked for."""
+    return size % of == 0 and allowed(size)
 
 
 def _with_smaller(found: NoiseFindings, size: int, fitting: int) -> NoiseFindings:

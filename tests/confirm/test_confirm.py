@@ -177,6 +177,12 @@ def test_the_step_keeps_its_rate_and_the_plan_is_run():
     assert found.steps == 8
 
 
+def test_every_step_is_told():
+    told = []
+    run(Bowl(), 0.01, plan=BatchPlan(4, 2), steps=10, advance=told.append)
+    assert told == [8] * 20
+
+
 def test_accumulation_averages():
     """Three micro-batches of the same batch are the step of one."""
     one, three = Bowl(), Bowl()

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import batchfinder as bf
 from batchfinder.base_pair import Base
 from batchfinder.noise import MicroBatchVariance
-from batchfinder.noise.stage import _affordable, _decides, estimate_noise
+from batchfinder.noise.stage import _affordable, _decides, estimate_here, estimate_noise
 from batchfinder.outcomes import Limit, Outcome
 from batchfinder.results import NoiseScale, ProbeResult, Recommendation, StageStarted, Trial
 from batchfinder.session import opened
@@ -95,3 +95,21 @@ def test_a_rate_that_hangs_on_the_noise_is_not_decided() -> None:
 
     assert not _decides(chosen, noise(1.0, 0.9, 1.1))
     assert _decides(chosen, noise(1.0, 0.97, 1.03))
+
+
+def test_a_micro_batch_that_is_asked_for_is_the_only_one() -> None:
+    sizes: set[int] = set()
+
+    def step(model: nn.Module, batch: Any) -> torch.Tensor:
+        sizes.add(len(batch[0]))
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    given = training()
+    with opened(
+        bf.Training(given.model, given.loader, train_step=step, optimizer=given.optimizer),
+        observe=lambda event: None,
+    ) as call:
+        sizes.clear()
+        found = estimate_here(call, MicroBatchVariance(samples=256), micro_batch=32)
+    assert found.training is not None
+    assert sizes == {32, 64}
