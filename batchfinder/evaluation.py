@@ -228,6 +228,7 @@ def _workplace(
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
         stack.enter_context(preserved(*kept, loader=loader))
         source = make_source()
+        stack.callback(source.close)
         memory = outer if outer is not None else backend_for(step.device, limit)
         stack.enter_context(step.evaluation_mode())
         yield _Place(step, source, memory)

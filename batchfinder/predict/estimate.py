@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,19 +228,20 @@ def _stage(training: Training, kind: torch.device | None) -> Iterator[tuple[Rehe
                 batch_dim=training.batch_dim,
                 count=training.count,
             )
-            step = step_from(
-                training.model,
-                loss_fn=training.loss_fn,
-                train_step=training.train_step,
-                optimizer=training.optimizer,
-                autocast=_autocast_anywhere(training.autocast),
-                grad_scaler=training.grad_scaler,
-                clip=training.clip,
-                backward=training.backward,
-                sample_batch=source.take(min(2, source.ceiling or 2)),
-            )
-            with rehearsing(step, source, as_on=kind) as rehearsal:
-                yield rehearsal, source.ceiling
+            with closing(source):
+                step = step_from(
+                    training.model,
+                    loss_fn=training.loss_fn,
+                    train_step=training.train_step,
+                    optimizer=training.optimizer,
+                    autocast=_autocast_anywhere(training.autocast),
+                    grad_scaler=training.grad_scaler,
+                    clip=training.clip,
+                    backward=training.backward,
+                    sample_batch=source.take(min(2, source.ceiling or 2)),
+                )
+                with rehearsing(step, source, as_on=kind) as rehearsal:
+                    yield rehearsal, source.ceiling
     finally:
         generators.restore()
         random.restore()

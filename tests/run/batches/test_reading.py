@@ -13,6 +13,7 @@ import torch
 from fakes import FakeClock
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from batchfinder import max_batch_size
 from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.run.batches import reading, source_from
 from batchfinder.run.batches.indexed import expected_sizes
@@ -105,6 +106,25 @@ def test_a_loader_in_its_own_order_reads_as_by_itself(loader: DataLoader[Any]) -
 )
 def test_sizes_that_come_are_told_from_those_before(sizes: list[int], coming: list[int]) -> None:
     assert expected_sizes(sizes, 3) == coming
+
+
+def interrupted(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+    if len(batch[0]) > 2:
+        assert workers()
+        raise KeyboardInterrupt
+    return model(batch[0][:, :1]).mean()
+
+
+def test_no_worker_is_left_after_an_interrupt(loader: DataLoader[Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        max_batch_size(
+            torch.nn.Linear(1, 1),
+            loader,
+            train_step=interrupted,
+            memory_limit="8MiB",
+            observe=lambda event: None,
+        )
+    assert not workers()
 
 
 class Unsendable(cases.Rows):
