@@ -60,13 +60,15 @@ class Budget:
     has_default: bool = False
     own_step_seconds: float = 0.0
     """One step of the user's own batch size, as far as it is known."""
+    beside_seconds: float = 0.0
+    """Taken by what the default does not count: a race of learning rates."""
 
     @property
     def limit_seconds(self) -> float | None:
         """What the call keeps to; ``None`` where it has no limit."""
         if self.total_seconds is not None or not self.has_default:
             return self.total_seconds
-        return DEFAULT_SECONDS + DEFAULT_STEPS * self.own_step_seconds
+        return DEFAULT_SECONDS + DEFAULT_STEPS * self.own_step_seconds + self.beside_seconds
 
     def left(self) -> float | None:
         limit = self.limit_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -157,6 +158,7 @@ def _race(
     step_seconds = next((c.step_seconds for c in recommendation.candidates if c.chosen), 0.0)
     seconds = _USUAL_ARMS * length.cost * step_seconds
     detail = f"{length.steps} steps each at batch {plan}"
+    started = call.budget.clock()
     with stage(call, Stage.RACE, detail, seconds):
         refusal = _refusal(call, training, plan, steps=_USUAL_ARMS * length.cost, seconds=seconds)
         if refusal is not None:
@@ -181,6 +183,7 @@ def _race(
             observe=call.observe,
         )
         bench.training()
+    call.budget.beside_seconds += call.budget.clock() - started
     call.said.extend(_said(result))
     return result
 
@@ -200,7 +203,7 @@ def _refusal(
     call: Call, training: Training, plan: BatchPlan, *, steps: int, seconds: float
 ) -> Caveat | None:
     """Why there can be no race; ``None`` where there can."""
-    bench, left = call.bench, call.budget.left()
+    bench, left = call.bench, _seconds_left(call)
     optimizers = as_list(training.optimizer)
     found = {
         Caveat("race.updates_itself"): bench.step.updates_itself,
@@ -208,7 +211,7 @@ def _refusal(
         Caveat("race.several_optimizers", count=len(optimizers)): _train_apart(
             optimizers, as_list(training.model)
         ),
-        Caveat("race.no_time", steps=steps): left is not None and left < seconds,
+        Caveat("race.no_time", steps=steps): left < seconds,
     }
     refusal = next((caveat for caveat, holds in found.items() if holds), None)
     if refusal is not None:
@@ -251,8 +254,12 @@ def _room_for_average(bench: Bench, recommendation: Recommendation) -> torch.dev
 
 def _too_little_time(call: Call, arm_seconds: float, step_seconds: float) -> bool:
     """Whether another arm would take the time that the confirmation needs."""
-    left = call.budget.left()
-    return left is not None and left < arm_seconds + _CONFIRMATION_STEPS * step_seconds
+    return _seconds_left(call) < arm_seconds + _CONFIRMATION_STEPS * step_seconds
+
+
+def _seconds_left(call: Call) -> float:
+    """Of what the caller gave: the default budget has nothing to do with what a race costs."""
+    return math.inf if call.budget.total_seconds is None else call.budget.seconds_left()
 
 
 def _said(result: RaceResult) -> list[str]:

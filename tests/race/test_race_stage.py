@@ -14,6 +14,7 @@ from batchfinder.noise import MicroBatchVariance
 from batchfinder.race import Race, Raced
 from batchfinder.results import RaceArm, RaceResult
 from batchfinder.scaling import linear, square_root
+from batchfinder.session import Budget
 from batchfinder.wording import Caveat
 
 
@@ -125,6 +126,15 @@ def test_too_little_data_to_leave_any_out_is_refused():
 
 def test_a_budget_without_time_for_it_is_said():
     assert refused(budget_seconds=1.0) == "race.no_time"
+
+
+def test_the_default_budget_is_not_spent_by_a_race():
+    budget = Budget(has_default=True, clock=lambda: 100.0, started=0.0)
+    assert budget.left() == 0.0
+    budget.beside_seconds = 90.0
+    assert budget.left() == pytest.approx(50.0)
+    given = Budget(60.0, has_default=True, clock=lambda: 100.0, started=0.0, beside_seconds=90.0)
+    assert given.left() == 0.0
 
 
 # --- where there is one --------------------------------------------------------------------------
