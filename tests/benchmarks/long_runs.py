@@ -17,143 +17,41 @@ import argparse
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from long_tasks import LONG, Long
-from regret import Bench
-from sweep import RAMP, Cells, Crossing, batches, validation_loss
+from long_tasks import LONG
+from sweep import Cells, OutOfTime
+from targets import (
+    CONSTANT,
+    COSINE,
+    FACTORS,
+    FAILED,
+    LONGEST,
+    SEEDS,
+    Place,
+    best_on_grid,
+    long_target,
+)
+from users import Bench
 
-from batchfinder.race import Race, race_rates
-from batchfinder.results import BatchPlan, RaceResult
-from batchfinder.run.memory import backend_for
-from batchfinder.run.state import preserved
+from batchfinder.results import BatchPlan
 
-SEEDS, RACE_SEED = (10, 11), 0
-"""Runs are timed on the first; the race has another start and other orders of the data."""
-FACTORS = {"right": 1.0, "4x too low": 0.25, "4x too high": 4.0}
-LONGEST = 2.5
-"""A run is followed for so many times the steps of the best rate."""
-FAILED = 6.0
-CONSTANT, COSINE = "constant", "cosine"
-
-
-class OutOfTime(Exception):
-    """The minutes are up: what is in the file stays."""
+RACE_SEED = 0
 
 
-@dataclass(frozen=True)
-class Place:
-    """One task at its size, under one schedule, with the cells that are known."""
-
-    cells: Cells
-    long: Long
-    schedule: str
-    deadline: float = math.inf
-
-    @property
-    def key(self) -> dict[str, object]:
-        return {"task": self.long.task.name, "size": self.long.size, "schedule": self.schedule}
-
-    def run(self, rate: float, seed: int, steps: int, target: float | None = None) -> float:
-        """The loss at the end of ``steps``; with a target the steps that it took to meet it."""
-        key = self.key | {"kind": "run", "rate": float(f"{rate:.4g}"), "seed": seed}
-        key |= {"steps": steps, "target": target}
-        for row in self.cells.find(**key):
-            return float(row["found"])
-        if time.monotonic() > self.deadline:
-            raise OutOfTime
-        started = time.process_time()
-        found = train(self, rate, seed, steps, target)
-        taken = round(time.process_time() - started, 2)
-        self.cells.add(**key, found=found, seconds=taken)
-        return found
-
-    def mean(self, rate: float, steps: int, target: float | None = None) -> float:
-        return statistics.fmean(self.run(rate, seed, steps, target) for seed in SEEDS)
-
-
-def train(place: Place, rate: float, seed: int, steps: int, target: float | None) -> float:
-    """Train with a ramp of 20 steps, then at a constant rate or along a cosine to 0."""
-    task = place.long.task
-    torch.manual_seed(seed)
-    model = task.make_model()
-    optimizer = task.make_optimizer(model.parameters())
-    feed = batches(task, place.long.size, torch.Generator().manual_seed(seed))
-    crossing, next_look, first, recent = Crossing(target or -math.inf), 8, math.nan, []
-    for step in range(1, steps + 1):
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps)) if place.schedule == COSINE else 1.0
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, step / RAMP) * decay
-        loss = task.loss(model, next(feed))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        first = loss.item() if step == 1 else first
-        if step < next_look and step < steps:
-            continue
-        next_look = max(step + 1, round(step * 1.05))
-        value = validation_loss(task, model)
-        if not math.isfinite(value) or not loss.item() < 3 * first:
-            return math.inf
-        recent = [*recent[-2:], value]
-        if target is not None:
-            reached = crossing.look(step, value)
-            if reached is not None:
-                return reached
-    if target is not None:
-        return math.inf
-    return recent[-1] if place.schedule == COSINE else statistics.median(recent)
-
-
-def best_on_grid(loss_of: Callable[[float], float], first: float) -> float:
-    """The best of rates a factor of two apart, from ``first`` outwards."""
-    found = {first: loss_of(first)}
-    for factor in (2.0, 0.5):
-        rate = min(found, key=found.__getitem__)
-        while True:
-            rate *= factor
-            if rate not in found:
-                found[rate] = loss_of(rate)
-            if not found[rate] <= min(found.values()):
-                break
-    return min(found, key=found.__getitem__)
-
-
-# --- the race ------------------------------------------------------------------------------------
-
-
-def raced(place: Place, rate: float, run_steps: int | None) -> dict[str, object]:
+def raced(place: Place, rate: float) -> dict[str, object]:
     """What the product's race makes of a user's ``rate``."""
+    run_steps = place.long.steps
     key = place.key | {"kind": "race", "rate": float(f"{rate:.4g}"), "run_steps": run_steps}
     for row in place.cells.find(**key):
         return row
-    if time.monotonic() > place.deadline:
-        raise OutOfTime
+    place.cells.check_time()
     bench = Bench(place.long.task, rate, RACE_SEED)
-    memory = backend_for(torch.device("cpu"))
-    with preserved(bench.model, bench.optimizer) as snapshot:
-
-        def start(at: float) -> None:
-            snapshot.restore()
-            torch.manual_seed(RACE_SEED)
-            bench.step.set_learning_rate(at)
-
-        result: RaceResult = race_rates(
-            bench.step,
-            bench.source,
-            memory,
-            BatchPlan(place.long.size),
-            rate,
-            race=Race(),
-            start=start,
-            run_steps=run_steps,
-            averaged=place.schedule == COSINE,
-            seed=RACE_SEED,
-        )
+    plan = BatchPlan(place.long.size)
+    result = bench.race(plan, rate, run_steps, averaged=place.schedule == COSINE)
     arms = [[arm.learning_rate, arm.loss, arm.order] for arm in result.arms]
     outcome = {"to": result.learning_rate, "best": result.best_rate, "refusal": result.refusal}
     return place.cells.add(**key, **outcome, arms=arms, steps=result.steps_taken)
@@ -178,7 +76,7 @@ def row_of(place: Place, *, started: bool) -> Row:
     inflation, best, steps = (constant if place.schedule == CONSTANT else decayed)(place)
     found = {}
     for name, factor in FACTORS.items():
-        race = raced(place, best * factor, long.steps)
+        race = raced(place, best * factor)
         to = float(race["to"])
         found[name] = (to, inflation(to), int(race["steps"]))
     names = FACTORS if started else ()
@@ -191,10 +89,8 @@ Inflation = Callable[[float], float]
 
 def constant(place: Place) -> tuple[Inflation, float, float]:
     """Steps to the target over the best rate's; that rate, and its steps."""
-    steps, first = place.long.steps, SEEDS[0]
-    near = best_on_grid(lambda rate: place.run(rate, first, steps), place.long.task.first_rate)
-    target = float(f"{place.mean(near, steps):.5g}")
-    limit = round(LONGEST * steps)
+    near, target = long_target(place)
+    limit = round(LONGEST * place.long.steps)
     grid = {rate: place.mean(rate, limit, target) for rate in (near, near / 2, near * 2)}
     best = min(grid, key=grid.__getitem__)
 
@@ -250,14 +146,13 @@ def _shown(inflation: float) -> str:
 
 def tables(cells: Cells, asked: argparse.Namespace) -> str:
     """As many rows as there is time for."""
-    deadline = time.monotonic() + 60 * asked.minutes if asked.minutes is not None else math.inf
     rows: dict[str, list[Row]] = {CONSTANT: [], COSINE: []}
     missing = []
     for schedule in asked.schedule or tuple(rows):
         for long in LONG:
             if asked.task in long.task.name:
                 try:
-                    place = Place(cells, long, schedule, deadline)
+                    place = Place(cells, long, schedule)
                     rows[schedule].append(row_of(place, started=asked.started))
                 except OutOfTime:
                     missing.append(f"{long.task.name} ({schedule})")
@@ -294,7 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    text = tables(Cells(asked.cells), asked)
+    text = tables(Cells(asked.cells, asked.minutes), asked)
     print(text)
     if asked.out is not None:
         asked.out.write_text(PREAMBLE + text + "\n", encoding="utf-8")

@@ -3,7 +3,10 @@
 ``python tests/benchmarks/regret.py [CELLS.jsonl] [--out docs/tables/regret.md]`` trains every
 task of ``tasks.py`` and ``held_out.py`` over sizes × rates × seeds (kept in the file, about an hour
 of one core when empty), lets batchfinder recommend and confirm a pair from the user's own (batch
-32 at its best rate), trains that pair too, and prints the table. It asserts nothing.
+32 at its best rate), trains that pair too, and prints the table beside policies that people use.
+``--long`` takes the tasks of ``long_tasks.py``, whose targets are met after 1,000 steps and more,
+and races for the rate too; ``--base`` gives the user a rate four times too low or too high.
+``--minutes`` leaves the rest for another call. It asserts nothing.
 """
 
 from __future__ import annotations
@@ -12,37 +15,27 @@ import argparse
 import math
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from held_out import HELD_OUT
+from long_tasks import LONG
 from regret_table import BASE, CAP, PREAMBLE, Pair, Row, markdown
-from sweep import OTHER_SEEDS, SEEDS, Cells, step_seconds, sweep
+from sweep import OTHER_SEEDS, SEEDS, Cells, OutOfTime, step_seconds, sweep
+from targets import FACTORS, Place, long_target
 from tasks import TASKS, Task
-from torch.utils.data import DataLoader
+from users import Bench, Times, noise_of, recommended_pair
 
-from batchfinder.confirm import OwnPair, confirm, confirm_recommendation
-from batchfinder.noise import MicroBatchVariance, noise_along_warmup
-from batchfinder.recommend import Problem, recommend
-from batchfinder.results import (
-    BatchPlan,
-    Confirmation,
-    Measurement,
-    MemoryBreakdown,
-    NoiseScale,
-)
-from batchfinder.run.batches import source_from
-from batchfinder.run.memory import backend_for
-from batchfinder.run.state import preserved
-from batchfinder.run.step import step_from
+from batchfinder.learning_rate_range import range_test
 
 PROFILES: dict[str, Callable[[float], float]] = {
     "overhead-bound": lambda size: 1 + size / 1024,
     "saturating": lambda size: (1 + (size / 256) ** 4) ** 0.25,
 }
-Times = dict[int, float]
 RUN_AGAIN = 3
+THROUGHPUT = 0.9
 
 
 def profiles(cells: Cells, task: Task) -> dict[str, Times]:
@@ -52,89 +45,37 @@ def profiles(cells: Cells, task: Task) -> dict[str, Times]:
     return {"this CPU": step_seconds(cells, task), **synthetic}
 
 
-# --- what batchfinder says -----------------------------------------------------------------------
+# --- what others do ------------------------------------------------------------------------------
 
 
-class Bench:
-    """One task at its base pair, as find_batch_size sets it up."""
+def policies(cells: Cells, task: Task, times: Times, base: Pair) -> dict[str, Pair]:
+    """What people do instead, from the same pair."""
+    top = max(task.sizes)
+    fastest = max(size / times[size] for size in task.sizes)
+    enough = min(size for size in task.sizes if size / times[size] >= THROUGHPUT * fastest)
+    pairs = {
+        "always 32": (BASE, base.rate),
+        "largest, same rate": (top, base.rate),
+        "largest, linear rate": (top, base.rate * top / BASE),
+        "largest, square root": (top, base.rate * (top / BASE) ** 0.5),
+        "90% of throughput, square root": (enough, base.rate * (enough / BASE) ** 0.5),
+    }
+    tested = tested_rate(cells, task, top)
+    if tested is not None:
+        pairs["largest, range test"] = (top, tested)
+    return {name: Pair(size, rate, times[size]) for name, (size, rate) in pairs.items()}
 
-    def __init__(self, task: Task, rate: float, seed: int) -> None:
-        torch.manual_seed(seed)
-        model = task.make_model()
-        self.optimizer = task.make_optimizer(model.parameters())
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model = model
-        loader = DataLoader(task.data()[0], batch_size=BASE, shuffle=True, drop_last=True)
-        self.source = source_from(loader, seed=seed)
-        self.step = step_from(model, train_step=task.loss, optimizer=self.optimizer)
 
-
-def noise_of(cells: Cells, task: Task, rate: float, seed: int) -> NoiseScale | None:
-    key = {"kind": "noise", "task": task.name, "rate": rate, "seed": seed}
+def tested_rate(cells: Cells, task: Task, size: int) -> float | None:
+    """A learning-rate range test at ``size``, as rate finders do it; ``None`` without a find."""
+    key = {"kind": "range test", "task": task.name, "size": size}
     for row in cells.find(**key):
-        return None if row["value"] is None else _noise(row)
-    bench = Bench(task, rate, seed)
-    found = noise_along_warmup(
-        bench.step,
-        bench.source,
-        base_batch=BASE,
-        micro_batch=BASE,
-        warmup_steps=200,
-        estimator=MicroBatchVariance(),
-        seed=seed,
-    ).training
-    values = (None,) * 3 if found is None else (found.value, found.low, found.high)
-    row = cells.add(**key, **dict(zip(("value", "low", "high"), values, strict=True)))
-    return None if found is None else _noise(row)
-
-
-def _noise(row: dict[str, object]) -> NoiseScale:
-    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-    return NoiseScale(value, low, high, samples=0, estimator="micro-batch variance")
-
-
-def problem(task: Task, times: Times, rate: float, noise: NoiseScale | None) -> Problem:
-    largest = max(task.sizes)
-    return Problem(
-        tuple(
-            Measurement(size, size / t, size / t, size / t, t, t, 0.0) for size, t in times.items()
-        ),
-        noise,
-        base_batch=BASE,
-        base_learning_rate=rate,
-        max_batch_size=largest,
-        memory=MemoryBreakdown(0, 0, 0, 0, 1.0, 0, largest, per_sample_bytes=1.0),
-        headroom=0.0,
-        dataset_length=len(task.data()[0]),
-        optimizer_family=task.family,
-    )
-
-
-def confirmed_pair(
-    cells: Cells, task: Task, profile: str, base: Pair, *, noise: NoiseScale | None, seed: int
-) -> Pair:
-    """The pair after confirmation, from the weights at the start as find_batch_size does it."""
-    times = profiles(cells, task)[profile]
-    whole = problem(task, times, base.rate, noise)
-    found = recommend(whole)
-    size, rate = found.plan.global_batch, float(found.learning_rate)
-    key = {"kind": "confirmed", "task": task.name, "size": size, "rate": rate, "seed": seed}
-    key["profile"] = profile
-    for row in cells.find(**key):
-        return Pair(row["to_size"], row["to_rate"], times[row["to_size"]])
-    bench = Bench(task, base.rate, seed)
-    memory = backend_for(torch.device("cpu"))
-    with preserved(bench.model, bench.optimizer) as snapshot:
-
-        def run(plan: BatchPlan, at: float | None) -> Confirmation:
-            return confirm(bench.step, bench.source, memory, plan, at, fresh=snapshot.restore)
-
-        settled, evidence = confirm_recommendation(whole, run, own=OwnPair(BASE, base.rate))
-    to = {"to_size": settled.plan.global_batch, "to_rate": float(settled.learning_rate)}
-    outcome = {"judgement": evidence.judgement.name, "lead": evidence.double_rate_lead}
-    cells.add(**key, **to, **outcome)
-    return Pair(to["to_size"], to["to_rate"], times[to["to_size"]])
+        return None if row["found"] is None else float(row["found"])
+    cells.check_time()
+    bench = Bench(task, task.first_rate, SEEDS[0])
+    found = range_test(bench.step, bench.source, size)
+    cells.add(**key, found=found)
+    return found
 
 
 # --- what it costs -------------------------------------------------------------------------------
@@ -163,31 +104,43 @@ def regret(seconds: float, best: float) -> float:
     return min(CAP, max(0.0, seconds / best - 1))
 
 
-def rows_of(cells: Cells, task: Task) -> list[Row]:
+def rows_of(cells: Cells, task: Task, base: str = "right", *, race: bool = False) -> list[Row]:
     table = sweep(cells, task)
-    base_rate = table[BASE][0]
+    base_rate = table[BASE][0] * FACTORS[base]
     noises = [noise_of(cells, task, base_rate, seed) for seed in SEEDS]
     shown = "/".join("?" if noise is None else f"{noise.value:.0f}" for noise in noises)
     rows = []
     for profile, times in profiles(cells, task).items():
-        base = Pair(BASE, base_rate, times[BASE])
+        pair = Pair(BASE, base_rate, times[BASE])
         swept = {Pair(b, rate, times[b]): steps * times[b] for b, (rate, steps) in table.items()}
         winner, best = best_of(cells, task, swept)
-        ours = [
-            confirmed_pair(cells, task, profile, base, noise=noise, seed=seed)
-            for noise, seed in zip(noises, SEEDS, strict=True)
-        ]
-        top = max(task.sizes)
-        others = {
-            "always 32": base,
-            "largest, same rate": Pair(top, base_rate, times[top]),
-            "largest, linear rate": Pair(top, base_rate * top / BASE, times[top]),
+        lengths = {"ours": None} | ({"ours, raced": round(table[BASE][1])} if race else {})
+        ours = {
+            name: [
+                recommended_pair(
+                    cells, task, profile, times, pair, seed=seed, training_steps=length
+                )
+                for seed in SEEDS
+            ]
+            for name, length in lengths.items()
         }
-        spent = {pair: time_of(cells, task, pair, best) for pair in {*ours, *others.values()}}
-        regrets = {"ours": statistics.fmean(regret(spent[pair], best) for pair in ours)}
-        regrets |= {name: regret(spent[pair], best) for name, pair in others.items()}
-        rows.append(Row(task.name, profile, winner, shown, ours, regrets))
+        others = policies(cells, task, times, pair)
+        asked = {*others.values(), *(each for pairs in ours.values() for each in pairs)}
+        spent = {each: time_of(cells, task, each, best) for each in asked}
+        regrets = {
+            name: statistics.fmean(regret(spent[each], best) for each in pairs)
+            for name, pairs in ours.items()
+        }
+        regrets |= {name: regret(spent[each], best) for name, each in others.items()}
+        rows.append(Row(task.name, profile, winner, shown, ours["ours"], regrets, base))
     return rows
+
+
+def long_tasks(cells: Cells) -> Iterable[Task]:
+    """The long tasks with their targets: what the best rate reaches at the end of the run."""
+    for long in LONG:
+        _, target = long_target(Place(cells, long))
+        yield replace(long.task, target=target, longest_steps=40 * long.steps, longest_seconds=600)
 
 
 def main() -> None:
@@ -196,15 +149,20 @@ def main() -> None:
     parser.add_argument("cells", nargs="?", type=Path, default=default)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--task", default="")
+    parser.add_argument("--long", action="store_true", help="long targets, and the rate raced for")
+    parser.add_argument("--base", choices=tuple(FACTORS), action="append")
+    parser.add_argument("--minutes", type=float)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    cells = Cells(asked.cells)
-    rows = [
-        row
-        for task in (*TASKS, *HELD_OUT)
-        if asked.task in task.name
-        for row in rows_of(cells, task)
-    ]
+    cells = Cells(asked.cells, asked.minutes)
+    rows = []
+    try:
+        for task in long_tasks(cells) if asked.long else (*TASKS, *HELD_OUT):
+            if asked.task in task.name:
+                for base in asked.base or ["right"]:
+                    rows += rows_of(cells, task, base, race=asked.long)
+    except OutOfTime:
+        print("The minutes are up; the cells so far are kept, and the same command goes on.")
     text = markdown(rows)
     print(text)
     if asked.out is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from held_out import HELD_OUT
+from long_tasks import LONG
 from sweep import OTHER_SEEDS, SEEDS
+from tasks import TASKS
 
 BASE = 32
 CAP = 5.0
@@ -28,9 +29,19 @@ class Row:
     noise: str
     ours: list[Pair]
     regrets: dict[str, float]
+    base: str = "right"
+    """How the user's rate relates to the best at their size."""
 
 
-POLICIES = ("ours", "always 32", "largest, same rate", "largest, linear rate")
+def policies_of(rows: list[Row]) -> list[str]:
+    """Every policy that all rows have, in the order of the first."""
+    first = rows[0].regrets if rows else {}
+    return [name for name in first if all(name in row.regrets for row in rows)]
+
+
+def seen_while_tuning() -> set[str]:
+    """Tasks that were looked at while a rule was made."""
+    return {task.name for task in TASKS} | {long.task.name for long in LONG if long.seen}
 
 
 def shown_regret(value: float) -> str:
@@ -41,25 +52,29 @@ def shown_pairs(pairs: list[Pair]) -> str:
     return ", ".join(dict.fromkeys(f"{pair.size} at {pair.rate:.2g}" for pair in pairs))
 
 
-def summaries(rows: list[Row], of: str) -> list[str]:
+def summaries(rows: list[Row], policies: list[str], of: str) -> list[str]:
     lines = []
     for name, summary in (("mean", statistics.fmean), ("worst", max)) if rows else ():
-        values = [summary([row.regrets[policy] for row in rows]) for policy in POLICIES]
+        values = [summary([row.regrets[policy] for row in rows]) for policy in policies]
         shown = [shown_regret(value) for value in values]
-        lines.append("| " + " | ".join([f"**{name}**, {of}", "", "", "", "", *shown]) + " |")
+        lines.append("| " + " | ".join([f"**{name}**, {of}", *[""] * 6, *shown]) + " |")
     return lines
 
 
 def markdown(rows: list[Row]) -> str:
-    head = ["task", "step time", "best pair", "noise scale, 3 seeds", "recommended", *POLICIES]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * 5 + " ---: |" * len(POLICIES)]
+    policies, seen = policies_of(rows), seen_while_tuning()
+    head = ["task", "seen while tuning", "user's rate", "step time", "best pair", "noise scales"]
+    head += ["recommended", *policies]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * 7 + " ---: |" * len(policies)]
     for row in rows:
-        cells = [row.task, row.profile, f"{row.best.size} at {row.best.rate:.2g}", row.noise]
-        cells += [shown_pairs(row.ours), *(shown_regret(row.regrets[p]) for p in POLICIES)]
+        cells = [row.task, "yes" if row.task in seen else "no", row.base, row.profile]
+        cells += [f"{row.best.size} at {row.best.rate:.2g}", row.noise, shown_pairs(row.ours)]
+        cells += [shown_regret(row.regrets[policy]) for policy in policies]
         lines.append("| " + " | ".join(cells) + " |")
-    unseen = {task.name for task in HELD_OUT}
-    lines += summaries([row for row in rows if row.task not in unseen], "tasks of the making")
-    lines += summaries([row for row in rows if row.task in unseen], "tasks held out")
+    for base in dict.fromkeys(row.base for row in rows):
+        for of, wanted in (("tasks of the making", True), ("tasks held out", False)):
+            some = [r for r in rows if r.base == base and (r.task in seen) is wanted]
+            lines += summaries(some, policies, f"{of}, user's rate {base}")
     return "\n".join(lines)
 
 

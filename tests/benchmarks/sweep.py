@@ -93,14 +93,23 @@ def train(task: Task, size: int, rate: float, seed: int, limit: int) -> dict[str
     return {"steps": None, "limit": limit, "diverged": False}
 
 
-class Cells:
-    """The cells run so far, in a file of JSON lines."""
+class OutOfTime(Exception):
+    """The minutes are up: what is in the file stays."""
 
-    def __init__(self, path: Path) -> None:
+
+class Cells:
+    """The cells run so far, in a file of JSON lines; none is begun after ``minutes``."""
+
+    def __init__(self, path: Path, minutes: float | None = None) -> None:
         self.path = path
+        self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self.rows: list[dict[str, object]] = []
         if path.exists():
             self.rows = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def check_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
 
     def add(self, **row: object) -> dict[str, object]:
         self.rows.append(row)
@@ -120,6 +129,7 @@ class Cells:
         for row in self.find(**key):
             if row["steps"] is not None or row["diverged"] or row["limit"] >= limit:
                 return math.inf if row["steps"] is None else float(row["steps"])
+        self.check_time()
         started = time.process_time()
         row = train(task, size, rate, seed, limit)
         row = self.add(**key, **row, seconds=round(time.process_time() - started, 2))
