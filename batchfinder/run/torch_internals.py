@@ -146,7 +146,8 @@ def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     if not hasattr(tensor, "__tensor_flatten__"):
         return {}
     names, _ = tensor.__tensor_flatten__()
-    return {name: getattr(tensor, name) for name in names}
+    parts = {name: getattr(tensor, name) for name in names}
+    return {name: part for name, part in parts.items() if isinstance(part, torch.Tensor)}
 
 
 class Resizing(Protocol):

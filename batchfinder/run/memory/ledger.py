@@ -25,7 +25,6 @@ from batchfinder.units import format_bytes
 
 __all__ = ["Ledger", "dense_parts"]
 
-
 _MADE, _FOUND, _VIEWED = range(3)
 """How an operator met a tensor: as a result, as an argument, as a view that it made."""
 
@@ -257,8 +256,9 @@ def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The tensors with a storage of their own that ``tensor`` is made of: usually itself."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
-        for name in names:
-            yield from dense_parts(getattr(tensor, name))
+        for part in (getattr(tensor, name) for name in names):
+            if isinstance(part, torch.Tensor):  # a DTensor may name its mesh too
+                yield from dense_parts(part)
     elif tensor.layout in _STORED or tensor.is_mkldnn:
         if not tensor.is_mkldnn:
             yield tensor

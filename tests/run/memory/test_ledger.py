@@ -298,3 +298,24 @@ def test_a_ledger_that_does_not_listen_counts_no_new_bytes() -> None:
         assert ledger.current == 0
         two += 1
         assert ledger.current == KIB
+
+
+def test_a_distributed_tensor_is_its_local_part() -> None:
+    """What it is made of names a mesh beside the tensor."""
+    from torch import distributed
+    from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
+
+    from batchfinder.run.memory.ledger import dense_parts
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        local = torch.zeros(1000)
+        shared = DTensor.from_local(local, mesh, [Replicate()])
+        assert [part.untyped_storage()._cdata for part in dense_parts(shared)] == [
+            local.untyped_storage()._cdata
+        ]
+        with counting(shared) as ledger:
+            assert ledger.current == 1000 * FLOAT
+    finally:
+        distributed.destroy_process_group()
