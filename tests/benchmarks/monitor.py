@@ -67,11 +67,13 @@ def noise_of(task: Task, seed: int) -> Iterator[dict[str, object]]:
     for number in range(1, EVERY * WINDOW * WINDOWS + 1):
         if number % (EVERY * EXACT_EVERY) == 0:
             buffers = [buffer.clone() for buffer in model.buffers()]
+            monitor.close()  # its hooks would see these backward passes too
             found = exact.estimate(step, FreshBatches(other, SIZE // 2), BatchPlan(SIZE // 2))
             signals.append(found.gradient_squared)
             traces.append(found.noise_trace)
             for buffer, kept in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
+            monitor._prepare_next()
         train_step(task, model, optimizer, list(next(stream)), monitor.parts)
         monitor.step(LOSS[0])
         noise = monitor.noise_scale

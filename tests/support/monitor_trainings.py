@@ -279,7 +279,7 @@ def edge_with_noise(seed: int) -> Course:
 
 
 def one_bad_batch(seed: int) -> Course:
-    """One batch in which the targets are a hundred times too large."""
+    """One batch whose inputs are not normalised and whose labels belong to others."""
     course = blobs_sgd(seed)
     good = course.stream
     step = 0
@@ -288,7 +288,7 @@ def one_bad_batch(seed: int) -> Course:
         nonlocal step
         for inputs, labels in good:
             step += 1
-            yield (inputs * (8 if step == BREAKS_AT else 1), labels)
+            yield (inputs * 8, (labels + 1) % 5) if step == BREAKS_AT else (inputs, labels)
 
     course.stream = stream()
     return course
