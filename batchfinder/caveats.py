@@ -14,6 +14,12 @@ from batchfinder.wording import Caveat
 
 __all__ = ["caveats_of"]
 
+WEIGHTY = (
+    ("confirm.failed", "confirm.nothing", "confirm.lead", "recommend.no_headroom"),
+    ("confirm.", "recommend.no_noise", "recommend.far", "recommend.rate", "race.", "measure."),
+)
+"""Codes by their beginnings, the weightiest first."""
+
 _EVERY_RANK = (
     "every rank searched by itself, and the ranks may have found different sizes: take the "
     "smallest. Call this on the bare module, before it is wrapped for distributed training"
@@ -30,7 +36,7 @@ def caveats_of(
     recommendation: Recommendation,
     lost: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """Sentences in the order of the stages."""
+    """Each once, in order of weight, and of the stages where that is the same."""
     said = [
         *call.bench.assumptions(),
         *probed.caveats,
@@ -47,4 +53,14 @@ def caveats_of(
         said.append(_EVERY_RANK)
     said.extend(f"could not verify that this was restored: {each}" for each in lost)
     said.extend(call.cut)
-    return tuple(dict.fromkeys(said))
+    return tuple(sorted(dict.fromkeys(said), key=weight))
+
+
+def weight(caveat: str) -> int:
+    """0 for what the choice may fail by, 1 for what it rests on, 2 for the rest."""
+    if not isinstance(caveat, Caveat):
+        return 1
+    for rank, codes in enumerate(WEIGHTY):
+        if caveat.code.startswith(codes):
+            return rank
+    return 2

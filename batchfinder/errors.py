@@ -66,7 +66,7 @@ class OutOfTime(BatchFinderError):
 
 
 class CannotPredict(BatchFinderError):
-    """Memory could not be foretold: the step or its batch cannot be followed without real data.
+    """Memory cannot be predicted: the step depends on actual data values.
 
     Way out: the message names what stands in the way. ``max_batch_size`` measures instead, and
     needs the device; it never needs a prediction.

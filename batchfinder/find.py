@@ -221,6 +221,7 @@ def find_batch_size(
             call, settled.problem, own_pair(settled.known, is_measured=settled.has_raced)
         )
         environment = bench.environment()
+        rates = bench.step.group_rates(recommendation.learning_rate)
     lost = not_restored(call)
     return Report(
         recommendation=recommendation,
@@ -229,6 +230,7 @@ def find_batch_size(
         noise_scale=findings.training,
         confirmation=confirmation,
         race=settled.result,
+        rates=rates if base.rate_is_yours else (),
         state_restored=not lost,
         caveats=caveats_of(
             call,

@@ -151,7 +151,7 @@ class Recommendation:
     why: Why = Why.FASTEST
     objective: str = "shortest_time"
     """The name of what was best."""
-    rate_factor: float = 1.0
+    rule_factor: float = 1.0
     """``learning_rate`` over the rule's: 2 where twice of it trained faster, 0.5 once halved."""
     speedup: Speedup | None = None
     """Against the user's own batch; ``None`` where that is the choice, or cannot be run."""

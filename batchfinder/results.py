@@ -27,6 +27,7 @@ from batchfinder.plans import Recommendation as Recommendation
 from batchfinder.plans import Speedup as Speedup
 from batchfinder.races import RaceArm as RaceArm
 from batchfinder.races import RaceResult as RaceResult
+from batchfinder.rates import GroupRate as GroupRate
 from batchfinder.trials import MemoryBreakdown as MemoryBreakdown
 from batchfinder.trials import ProbeResult as ProbeResult
 from batchfinder.trials import Trial as Trial

@@ -82,8 +82,8 @@ def test_rows_say_what_matters() -> None:
     assert "learning rate 0.04: ran away after 37 steps, other data order" in said
     assert "at least 160, from 49,200 samples" in said
     assert "noise scale 212 (160-290)" in said
-    assert "learning rate 0.002" in said
-    assert "40 real steps held" in said
+    assert "learning rate 0.00176" in said
+    assert "passed 40 training steps" in said
 
 
 def test_nothing_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

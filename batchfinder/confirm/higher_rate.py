@@ -82,7 +82,7 @@ def try_higher_rate(
     """
     recommendation, evidence = found
     lead, rate = evidence.double_rate_lead, evidence.learning_rate
-    lowered = recommendation.rate_factor < 1
+    lowered = recommendation.rule_factor < 1
     if lead is None or rate is None or not leads(evidence) or lowered or problem.rate_is_measured:
         return found
     seen = {"rate": rate, "lead": lead, "steps": evidence.steps}

@@ -78,7 +78,7 @@ def recommend(
         candidates=tuple(each for each in candidates if _is_worth_showing(each)),
         why=decision.why,
         objective=_name(problem.best),
-        rate_factor=rate / by_rule if rate and by_rule else 1.0,
+        rule_factor=rate / by_rule if rate and by_rule else 1.0,
         speedup=_speedup(situation, found, chosen, draws),
         loading=loading,
         change=Change(

@@ -13,6 +13,9 @@ from batchfinder.scaling import FamilyRule, critical_batch_size, rule_for
 
 __all__ = ["Problem"]
 
+TIMED_UP_TO = 1.5
+"""Where sizes this many times the largest that was timed fit, it was time that ended the timing."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -109,12 +112,14 @@ class Problem:
                 f"expected at least one measured batch size up to {self.max_batch_size}; found none"
             )
         limit = self.memory.limit_bytes
+        most = max(measurement.batch_size for measurement in fitting)
+        all_were_timed = TIMED_UP_TO * most >= self.max_batch_size
         timings, covariance = timings_of(fitting, loader_overlaps=self.workers > 0)
         return Situation(
             timings=timings,
             covariance=covariance,
             bounds=Bounds(
-                stopped_by=self.probe_limit,
+                stopped_by=self.probe_limit if all_were_timed else Limit.TIME,
                 usable_bytes=(1 - self.headroom) * limit if limit else None,
                 ceiling=self.ceiling,
                 floor=self.floor,

@@ -25,6 +25,7 @@ from batchfinder.wording import capitalized
 from batchfinder.wording.advice import advice
 from batchfinder.wording.choice import (
     RELAXED,
+    groups_sentence,
     learning_rate_sentence,
     limit_sentence,
     plan_words,
@@ -156,6 +157,8 @@ def _memory_words(report: Report, candidate: Candidate) -> str:
 
 def _learning_rate(report: Report) -> Iterator[str]:
     yield f"{capitalized(learning_rate_sentence(report.recommendation))}."
+    if groups := groups_sentence(report.rates):
+        yield f"{capitalized(groups)}."
     if report.recommendation.learning_rate_range is not None:
         low, high = report.recommendation.learning_rate_range
         yield (

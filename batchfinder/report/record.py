@@ -15,6 +15,7 @@ from batchfinder.results import (
     Candidate,
     Confirmation,
     Environment,
+    GroupRate,
     Limit,
     Measurement,
     MemoryBreakdown,
@@ -50,7 +51,7 @@ class Report:
     """The gradient noise scale of the training as a whole; ``None`` where it was left out."""
     confirmation: Confirmation | None
     state_restored: bool
-    """Whether a digest of everything touched, before and after, agrees."""
+    """Whether checksums from before and after agree."""
     caveats: tuple[str, ...]
     """What was assumed and what was not measured, as sentences."""
     environment: Environment
@@ -60,6 +61,8 @@ class Report:
     seconds: tuple[tuple[str, float], ...] = ()
     race: RaceResult | None = None
     """The race of learning rates; ``None`` where there was none."""
+    rates: tuple[GroupRate, ...] = ()
+    """Every parameter group's rate and what it becomes; all are multiplied by one factor."""
 
     @property
     def batch_size(self) -> int:

@@ -26,6 +26,21 @@ def settings(report: Report, framework: str = "pytorch") -> str:
     return FRAMEWORKS[framework](report)
 
 
+_LOADER = "loader = DataLoader(dataset, batch_size={size}, shuffle=True)  # and your own arguments"
+
+
+def _optimizer_lines(report: Report) -> list[str]:
+    """The rate of one group, or the factor for several; undone by a scheduler made before."""
+    if report.learning_rate is None:
+        return []
+    line = f'    group["lr"] = {format_rate(report.learning_rate)}'
+    if len({rate.base for rate in report.rates}) > 1 and report.rate_factor is not None:
+        rates = ", ".join(format_rate(rate.recommended) for rate in report.rates)
+        line = f'    group["lr"] *= {report.rate_factor:.6g}  # {rates}'
+    schedulers = "# before any scheduler is made; report.apply_rate(optimizer, scheduler) after"
+    return [schedulers, "for group in optimizer.param_groups:", line]
+
+
 def _rate_lines(report: Report, line: str) -> list[str]:
     rate = report.learning_rate
     return [] if rate is None else [line.format(rate=format_rate(rate))]
@@ -38,8 +53,8 @@ def _world_line(report: Report) -> list[str]:
 
 def _pytorch(report: Report) -> str:
     size, steps = report.batch_size, report.accumulation_steps
-    lines = [*_world_line(report), f"loader = DataLoader(dataset, batch_size={size}, shuffle=True)"]
-    lines += _rate_lines(report, 'for group in optimizer.param_groups:\n    group["lr"] = {rate}')
+    lines = [*_world_line(report), _LOADER.format(size=size)]
+    lines += _optimizer_lines(report)
     if steps > 1:
         lines += [
             f"accumulation_steps = {steps}",
@@ -55,7 +70,7 @@ def _pytorch(report: Report) -> str:
 
 def _lightning(report: Report) -> str:
     lines = _world_line(report)
-    lines.append(f"loader = DataLoader(dataset, batch_size={report.batch_size}, shuffle=True)")
+    lines.append(_LOADER.format(size=report.batch_size))
     lines.append(f"trainer = Trainer(accumulate_grad_batches={report.accumulation_steps})")
     lines += _rate_lines(report, "# in configure_optimizers: lr={rate}")
     return "\n".join(lines)
@@ -78,7 +93,7 @@ def _accelerate(report: Report) -> str:
     lines = [
         *_world_line(report),
         f"accelerator = Accelerator(gradient_accumulation_steps={report.accumulation_steps})",
-        f"loader = DataLoader(dataset, batch_size={report.batch_size}, shuffle=True)",
+        _LOADER.format(size=report.batch_size),
         *_rate_lines(report, "# where the optimizer is made: lr={rate}"),
         "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)",
     ]

@@ -14,6 +14,7 @@ from batchfinder.units import format_bytes, format_count, format_rate, format_si
 from batchfinder.wording import capitalized
 from batchfinder.wording.choice import (
     alternatives,
+    groups_sentence,
     headline,
     learning_rate_sentence,
     limit_sentence,
@@ -87,6 +88,8 @@ def findings(report: Report) -> Iterator[tuple[str, str]]:
     if recommendation.plan.global_batch > recommendation.plan.micro_batch:
         yield "Batch size", choice(report)
     yield "Learning rate", learning_rate_sentence(recommendation)
+    if groups := groups_sentence(report.rates):
+        yield "Groups", groups
     if steps := steps_sentence(recommendation.change):
         yield "Steps", steps
     if not says_why(recommendation):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from batchfinder.outcomes import Limit, Why
 from batchfinder.plans import BatchPlan, Candidate, Change, Loading, Recommendation
+from batchfinder.rates import GroupRate
 from batchfinder.units import format_count, format_factor, format_rate, format_size
 
 __all__ = [
     "RELAXED",
     "alternatives",
+    "groups_sentence",
     "headline",
     "learning_rate_sentence",
     "limit_sentence",
@@ -196,6 +198,22 @@ def why_sentence(recommendation: Recommendation) -> str:
     return said
 
 
+def groups_sentence(rates: Sequence[GroupRate]) -> str:
+    """Every group's old and new rate, where they differ; empty where one rate is all there is."""
+    if len({(rate.base, rate.recommended) for rate in rates}) < 2:
+        return ""
+    factor = next((rate.factor for rate in rates if rate.factor is not None), None)
+    if factor is None:
+        return ""
+    several = len({rate.optimizer for rate in rates}) > 1
+    moves = (
+        f"{rate.name if several else ''} group {rate.group}".strip()
+        + f" {format_rate(rate.base)} -> {format_rate(rate.recommended)}"
+        for rate in rates
+    )
+    return f"multiply every group's rate by {factor:.3g}: {', '.join(moves)}"
+
+
 def learning_rate_sentence(recommendation: Recommendation) -> str:
     """``"0.0038: 3.8x your 0.001 (1.9x by the square-root rule, doubled because ...)"``."""
     rate, change = recommendation.learning_rate, recommendation.change
@@ -212,7 +230,7 @@ def learning_rate_sentence(recommendation: Recommendation) -> str:
 
 
 def _derived(recommendation: Recommendation, ratio: float) -> str:
-    name, factor = recommendation.learning_rate_rule, recommendation.rate_factor
+    name, factor = recommendation.learning_rate_rule, recommendation.rule_factor
     rule = _RULES.get(name, f"by the rule {name}")
     by_rule = f"{format_factor(ratio / factor)} {rule}"
     if name in _KEPT:

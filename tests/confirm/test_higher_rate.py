@@ -153,7 +153,7 @@ def test_a_lead_leads_to_the_choice_at_the_upper_end_at_twice_its_rate():
     assert settled.plan.global_batch > before.plan.global_batch
     assert ran == [(settled.plan, settled.learning_rate)]
     assert (evidence.plan, evidence.learning_rate) == ran[0]
-    assert settled.rate_factor == pytest.approx(2)
+    assert settled.rule_factor == pytest.approx(2)
     why = settled.caveats[-1]
     assert (why.code, why.numbers["critical"]) == ("confirm.raised", 80)
     assert "at least 20% more in 40 steps" in why
@@ -244,7 +244,7 @@ def test_a_base_rate_that_is_far_too_low_is_raised_and_the_report_says_why():
     assert report.batch_size > 4
     assert report.learning_rate == pytest.approx(2 * rule)
     assert report.learning_rate <= 1e-3 * report.batch_size / 4
-    assert report.recommendation.rate_factor == pytest.approx(2)
+    assert report.recommendation.rule_factor == pytest.approx(2)
     assert "then doubled because that trained faster" in " ".join(str(report).split())
     assert "confirm.raised" in codes(report)
     assert bf.Report.from_json(report.to_json()).confirmation == report.confirmation
@@ -252,7 +252,7 @@ def test_a_base_rate_that_is_far_too_low_is_raised_and_the_report_says_why():
 
 def test_under_sgd_too_and_never_faster_than_the_batch():
     report = far_too_careful(torch.optim.SGD)
-    assert report.recommendation.rate_factor > 1
+    assert report.recommendation.rule_factor > 1
     assert report.learning_rate == pytest.approx(1e-3 * report.batch_size / 4)
 
 
@@ -260,5 +260,5 @@ def test_under_sgd_too_and_never_faster_than_the_batch():
 def test_the_users_own_pair_and_rule_and_an_uncapped_one_are_not_raised(more):
     report = far_too_careful(**more)
     assert report.confirmation.double_rate_lead > 0.1
-    assert report.recommendation.rate_factor == 1
+    assert report.recommendation.rule_factor == 1
     assert "confirm.lead" in codes(report)

@@ -68,7 +68,7 @@ def test_what_held_becomes_the_recommendation_and_says_so():
     settled, kept = confirm_with_retries(WHOLE, stops_at(WANTED.learning_rate / 1.5))
     assert is_confirmed(kept)
     assert settled.learning_rate == kept.learning_rate == WANTED.learning_rate / 4
-    assert settled.rate_factor == pytest.approx(0.25)
+    assert settled.rule_factor == pytest.approx(0.25)
     assert settled.plan == WANTED.plan
     (said,) = (caveat for caveat in settled.caveats if caveat.code == "confirm.failed")
     assert (said.numbers["judgement"], said.numbers["doubled"]) == ("ROSE", False)
@@ -141,7 +141,7 @@ def test_a_move_out_of_memory_is_limited_by_it_and_everything_is_said_of_the_new
     settled, kept = confirm_with_retries(whole, attempt)
     assert kept.plan == settled.plan == BatchPlan(4)
     assert (settled.limited_by, settled.why) == (Limit.MEMORY, Why.CONFIRMED)
-    assert settled.rate_factor == 1
+    assert settled.rule_factor == 1
     assert codes(settled)[-2:] == ["confirm.failed"] * 2
     said = " ".join(advice(settled.change, settled.plan))
     assert "an optimizer step now sees 2x the samples" in said
@@ -155,7 +155,7 @@ def test_a_rate_is_not_lowered_past_the_users_own_which_need_only_hold_itself():
     own = WANTED.learning_rate / 3
     settled, kept = confirm_with_retries(WHOLE, stops_at(1.2 * own), own=OwnPair(1, own))
     assert settled.learning_rate == kept.learning_rate == own
-    assert settled.rate_factor == pytest.approx(1 / 3)
+    assert settled.rule_factor == pytest.approx(1 / 3)
     assert "confirm.nothing_held" not in codes(settled)
 
 

@@ -184,7 +184,7 @@ def test_another_plan_is_priced_and_advised_anew():
     assert moved.plan == chosen_of(moved).plan == BatchPlan(64)
     assert (moved.why, moved.limited_by) == (Why.CONFIRMED, Limit.MEMORY)
     assert moved.learning_rate == chosen_of(moved).learning_rate == 0.05
-    assert moved.rate_factor == pytest.approx(0.05 / whole.rate_at(64))
+    assert moved.rule_factor == pytest.approx(0.05 / whole.rate_at(64))
     assert chosen_of(moved).relative_time == 1
     assert (first.change.batch, moved.change.batch) == (first.plan.global_batch, 64)
     assert moved.change.factor == 8
@@ -223,6 +223,11 @@ def test_memory_binds_where_more_of_it_would_have_changed_the_choice():
         if limit is not Limit.INDEX:
             assert found.plan == BatchPlan(8)
         assert found.limited_by is limit
+
+
+def test_where_larger_sizes_fit_and_were_not_timed_time_is_the_limit():
+    found = recommended(affine((1, 2, 4, 8), 1000), 10_000, max_batch_size=64)
+    assert found.limited_by is Limit.TIME
 
 
 def test_memory_does_not_bind_where_more_of_it_changes_nothing():

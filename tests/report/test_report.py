@@ -21,7 +21,7 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.report import Report
 from batchfinder.report.explanation import alternatives, time_words
 from batchfinder.report.settings import FRAMEWORKS
-from batchfinder.results import BatchPlan, Judgement, Limit, Measurement, Speedup, Why
+from batchfinder.results import BatchPlan, GroupRate, Judgement, Limit, Measurement, Speedup, Why
 from batchfinder.wording.choice import learning_rate_sentence, limit_sentence
 
 CASES = {
@@ -192,7 +192,7 @@ def test_a_gain_comes_with_its_range(speedup: Speedup, words: str) -> None:
 )
 def test_how_the_rate_came_about_is_told(rule: str, factor: float, rate: float, words: str) -> None:
     changed = replace(
-        plain().recommendation, learning_rate_rule=rule, rate_factor=factor, learning_rate=rate
+        plain().recommendation, learning_rate_rule=rule, rule_factor=factor, learning_rate=rate
     )
     assert words in learning_rate_sentence(changed)
 
@@ -377,3 +377,19 @@ def test_a_report_without_a_rate_applies_none() -> None:
 
     with pytest.raises(InvalidArgument, match="recommends a learning rate"):
         bare().apply_rate(object())
+
+
+def test_several_rates_are_listed_and_pasted_as_a_factor() -> None:
+    factor = plain().rate_factor
+    assert factor is not None
+    rates = tuple(
+        GroupRate(0, number, "AdamW", base, factor, base * factor)
+        for number, base in enumerate((1e-3, 1.6e-2))
+    )
+    report = replace(plain(), rates=rates)
+    assert "Groups" not in plain().text(80)
+    said = " ".join(report.text(80).split())
+    assert f"multiply every group's rate by {factor:.3g}: group 0 0.001 -> 0.00176" in said
+    assert f'group["lr"] *= {factor:.6g}' in report.settings()
+    assert 'group["lr"] = 0.00176' in plain().settings()
+    assert Report.from_json(report.to_json()) == report

@@ -137,6 +137,6 @@ def _check_classes(target: torch.Tensor, classes: int) -> None:
 
 def _unknown(output: Any, target: Any) -> UnknownLoss:
     return UnknownLoss(
-        "expected an output and a target that say their loss (whole-number classes, or floating "
+        "could not infer a loss from this output and target (whole-number classes, or floating "
         f"values of one shape); found {describe(output)} and {describe(target)}: {_WAY_OUT}"
     )

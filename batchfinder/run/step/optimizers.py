@@ -26,6 +26,9 @@ __all__ = [
 
 ASSUMED_RATE = 1e-3
 _FAMILIES = (
+    ("prodigy", "parameter-free"),
+    ("dadapt", "parameter-free"),
+    ("ldog", "parameter-free"),
     ("shampoo", "shampoo"),
     ("soap", "shampoo"),
     ("adafactor", "adafactor"),
@@ -70,6 +73,8 @@ def _family(optimizer: Any) -> str:
     if "sgd" in name and "schedulefree" not in name:
         moving = any(group.get("momentum") for group in optimizer.param_groups)
         return "sgd-momentum" if moving else "sgd"
+    if name == "dog":
+        return "parameter-free"
     if name in ("lamb", "lars") or "schedulefree" in name:
         return "unknown"
     return next((family for part, family in _FAMILIES if part in name), "unknown")
