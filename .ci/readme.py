@@ -35,16 +35,16 @@ def update() -> None:
             check=True,
         )
         shutil.copy(Path(folder) / "batchfinder-demo.png", FIGURE)
-    block = f"```text\n{_kept(done.stderr)}\n\n{_kept(done.stdout)}\n```"
+    block = f"```text\n{_answer(done.stdout)}\n```"
     text = README.read_text()
     pattern = r"(<!-- demo output: [^>]*-->\n).*?(\n<!-- end of demo output -->)"
     README.write_text(re.sub(pattern, lambda m: m[1] + block + m[2], text, flags=re.DOTALL))
 
 
-def _kept(printed: str) -> str:
-    """All but the line that names a folder of this machine."""
-    lines = [line.rstrip() for line in printed.splitlines()]
-    return "\n".join(line for line in lines if not line.startswith("figure written")).strip()
+def _answer(printed: str) -> str:
+    """The headline and the table: what stands above the evidence."""
+    headline, table, *_ = printed.strip().split("\n\n")
+    return "\n".join(line.rstrip() for line in f"{headline}\n\n{table}".splitlines())
 
 
 if __name__ == "__main__":
