@@ -90,9 +90,9 @@ class Budget:
         return left is not None and limit is not None and left <= (1 - part) * limit
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """What every stage of one call shares. ``spent``, ``cut`` and ``said`` fill up on the way.
+    """What every stage of one call shares; ``spent``, ``cut`` and ``said`` are filled by them.
 
     ``cut`` are caveats on what time left out; ``said`` those of stages that return none.
     """

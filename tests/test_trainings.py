@@ -13,7 +13,7 @@ import training_cases as cases
 import batchfinder as bf
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.run.step import step_from
-from batchfinder.run.step.optimizers import as_list
+from batchfinder.training import as_list
 
 pytestmark = pytest.mark.slow
 

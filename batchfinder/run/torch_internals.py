@@ -88,7 +88,8 @@ def compile_contexts(things: Iterable[Any]) -> list[Any]:
     found: dict[int, Any] = {}
     for thing in things:
         compiled = _runs_compiled(thing) if isinstance(thing, torch.nn.Module) else thing
-        cells = [cell.cell_contents for cell in getattr(compiled, "__closure__", None) or ()]
+        closure = getattr(compiled, "__closure__", None)  # anything, of an object that answers all
+        cells = [cell.cell_contents for cell in closure] if isinstance(closure, tuple) else []
         for candidate in (compiled, *cells):
             if hasattr(candidate, _REGION) and hasattr(candidate, "callback"):
                 found[id(candidate)] = candidate

@@ -15,7 +15,6 @@ from batchfinder.run.step.checks import check_loss_device, check_modules, device
 from batchfinder.run.step.loss import LossInference, own_loss, require_scalar
 from batchfinder.run.step.optimizers import (
     ASSUMED_RATE,
-    as_list,
     assumed_optimizer,
     check_optimizers,
     trainable,
@@ -25,6 +24,7 @@ from batchfinder.run.step.precision import context_for
 from batchfinder.run.step.training import Backward, Compute, Step
 from batchfinder.run.step.update import Clip, check_clip
 from batchfinder.run.step.weights import split_weight
+from batchfinder.training import as_list
 
 __all__ = ["step_from"]
 

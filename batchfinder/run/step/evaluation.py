@@ -13,8 +13,8 @@ from batchfinder.run.step.call import call_for
 from batchfinder.run.step.checks import check_modules, device_of
 from batchfinder.run.step.compiled import Compilation
 from batchfinder.run.step.move import moved
-from batchfinder.run.step.optimizers import as_list
 from batchfinder.run.step.precision import context_for
+from batchfinder.training import as_list
 
 __all__ = ["EvaluationStep"]
 

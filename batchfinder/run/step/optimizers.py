@@ -12,7 +12,6 @@ from batchfinder.errors import InvalidArgument, NothingToTrain
 
 __all__ = [
     "ASSUMED_RATE",
-    "as_list",
     "assumed_optimizer",
     "family_of",
     "group_rates",
@@ -38,15 +37,6 @@ _FAMILIES = (
     ("adagrad", "adam"),
     ("adam", "adam"),
 )
-
-
-def as_list(thing: Any) -> list[Any]:
-    """One value, a list or a mapping of them, as a list; ``None`` as an empty one."""
-    if thing is None:
-        return []
-    if isinstance(thing, Mapping) and not isinstance(thing, torch.nn.Module):
-        return list(thing.values())
-    return list(thing) if isinstance(thing, (list, tuple)) else [thing]
 
 
 def assumed_optimizer(

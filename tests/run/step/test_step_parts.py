@@ -13,6 +13,7 @@ from torch import nn
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.step import moved, step_from
+from batchfinder.run.torch_internals import compile_contexts
 
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -279,3 +280,11 @@ def test_batches_of_any_structure_move(batch: Any, read: Any) -> None:
     assert type(found) is type(batch)
     assert read(found).is_meta
     assert not read(batch).is_meta
+
+
+def test_an_object_that_answers_every_attribute_is_no_compiled_function() -> None:
+    class Answers:
+        def __getattr__(self, name: str) -> object:
+            return lambda: None
+
+    assert len(compile_contexts([Answers()])) <= 1
