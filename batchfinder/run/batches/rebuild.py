@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -185,6 +186,14 @@ def _rebuilt(loader: DataLoader[Any], size: int, private: bool) -> Iterable[Batc
     if loader.batch_sampler is None and not _indexes_by_batch(loader):
         return Rebatched(loader, size)
     changes = _resized_parts(loader, parts, size)
+    with warnings.catch_warnings():  # of many workers, say: the user has been told already
+        warnings.filterwarnings("ignore", module="torch.utils.data")
+        return _made(loader, size, changes, private)
+
+
+def _made(
+    loader: DataLoader[Any], size: int, changes: dict[str, Any], private: bool
+) -> DataLoader[Any]:
     if type(loader) is DataLoader:
         return DataLoader(**_arguments(loader), **changes)
     if hasattr(loader, "load_state_dict"):

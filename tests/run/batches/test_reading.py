@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,14 @@ def test_draws_through_an_epoch_are_distinct_though_more_is_read_ahead(
         found = [value for size in sizes for value in values(source.draw(size))]
         assert sorted(found) == list(range(64))
     source.close()
+
+
+def test_what_torch_says_of_the_user_s_settings_is_not_said_again() -> None:
+    with pytest.warns(UserWarning, match="100 worker processes"):
+        loader = DataLoader(WhereRead(64), batch_size=4, num_workers=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source_from(loader).rebuild(8)
 
 
 def test_a_loader_in_its_own_order_reads_as_by_itself(loader: DataLoader[Any]) -> None:
