@@ -9,7 +9,7 @@ grey. Matplotlib is imported when something is drawn.
 ``marks``    what they are made of
 """
 
-from batchfinder.plot.drawing import figure, panel, plot, require, svg
+from batchfinder.plot.drawing import check_panel, figure, panel, plot, require, svg
 from batchfinder.plot.panels import PANELS
 
-__all__ = ["PANELS", "figure", "panel", "plot", "require", "svg"]
+__all__ = ["PANELS", "check_panel", "figure", "panel", "plot", "require", "svg"]

@@ -12,7 +12,7 @@ from batchfinder.plot.panels import MAIN_PANELS, PANELS
 if TYPE_CHECKING:
     from batchfinder.report import Report
 
-__all__ = ["figure", "panel", "plot", "require", "svg"]
+__all__ = ["check_panel", "figure", "panel", "plot", "require", "svg"]
 
 _INCHES = (10.0, 7.2)
 
@@ -58,14 +58,23 @@ def panel(report: Report, name: str, ax: Any) -> Any:
     Raises:
         InvalidArgument: where there is no such panel.
     """
-    if name not in PANELS:
-        known = ", ".join(f'"{each}"' for each in PANELS)
-        raise InvalidArgument(f"expected one of {known}; found {name!r}")
+    check_panel(name)
     PANELS[name](report, ax)
     ax.grid(visible=True, color="#DDDDDD", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def check_panel(name: str) -> None:
+    """Refuse what is no panel's name.
+
+    Raises:
+        InvalidArgument: naming those that there are.
+    """
+    if name not in PANELS:
+        known = ", ".join(f'"{each}"' for each in PANELS)
+        raise InvalidArgument(f"expected one of {known}; found {name!r}")
 
 
 def require() -> None:

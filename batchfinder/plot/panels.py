@@ -26,6 +26,13 @@ _FULL = 0.1  # where no peak reaches this share of the limit, only a logarithmic
 _SIZES = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("B", 1))
 
 
+def _axis(report: Report, *, whole: bool = False) -> str:
+    """One name for the batch size, unless devices or accumulation make two of it."""
+    if report.global_batch_size == report.batch_size:
+        return "batch size"
+    return "global batch size" if whole else "batch size per device"
+
+
 def _memory(report: Report, ax: Any) -> None:
     seen = [trial for trial in report.trials if trial.peak_bytes is not None]
     limit = report.memory.limit_bytes
@@ -49,7 +56,7 @@ def _memory(report: Report, ax: Any) -> None:
     else:
         marks.title(ax, "What fits", f"peak memory, {unit}")
         ax.set_ylim(0, 1.25 * limit / scale)
-    marks.batch_axis(ax, [trial.batch_size for trial in report.trials], "batch size per device")
+    marks.batch_axis(ax, [trial.batch_size for trial in report.trials], _axis(report))
     marks.lines(ax, report.batch_size, report.base_batch_size)
     ax.legend(loc="center left", framealpha=0.7, edgecolor="none", fontsize=9)
 
@@ -74,7 +81,7 @@ def _throughput(report: Report, ax: Any) -> None:
         ax.set_ylim(0, 1.12 * max(highs))
         ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
     marks.title(ax, "What each size costs", f"{report.unit} per second")
-    marks.batch_axis(ax, sizes, "batch size per device")
+    marks.batch_axis(ax, sizes, _axis(report))
     places = dict(zip(sizes, middles, strict=True))
     marks.points(ax, places, report.batch_size, report.base_batch_size)
     if ax.get_legend_handles_labels()[0]:
@@ -90,7 +97,7 @@ def _noise(report: Report, ax: Any) -> None:
         return
     sizes = [each.batch_size for each in report.measurements] or [report.batch_size]
     ax.set_yscale("log")
-    marks.batch_axis(ax, [*sizes, report.global_batch_size], "batch size")
+    marks.batch_axis(ax, [*sizes, report.global_batch_size], _axis(report, whole=True))
     _noise_points(ax, points)
     if whole is not None:
         _noise_band(ax, whole)
@@ -123,7 +130,7 @@ def _noise_band(ax: Any, whole: NoiseScale) -> None:
 
 def _useful_line(ax: Any, sizes: Iterable[int]) -> None:
     ends = [min(sizes), max(sizes)]
-    ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="batch = noise scale")
+    ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="above: a larger batch pays")
 
 
 def _time(report: Report, ax: Any) -> None:
@@ -131,7 +138,7 @@ def _time(report: Report, ax: Any) -> None:
     known = any(math.isfinite(each.relative_samples) for each in priced)
     time = "time to target" if known or not priced else f"time per {singular(report.unit)}"
     marks.title(ax, "What to use", f"{time}, 1 = the choice")
-    marks.batch_axis(ax, [each.plan.global_batch for each in priced], "global batch size")
+    marks.batch_axis(ax, [each.plan.global_batch for each in priced], _axis(report, whole=True))
     if not priced:
         ax.text(0.5, 0.5, "no candidates", ha="center", transform=ax.transAxes)
         return

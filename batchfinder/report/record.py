@@ -196,10 +196,12 @@ class Report:
         or "race") is drawn, into it, and ``ax`` is returned. Nothing is shown.
 
         Raises:
+            InvalidArgument: where there is no such panel.
             MissingDependency: where matplotlib is not installed.
         """
         from batchfinder import plot
 
+        plot.check_panel(panel)
         return plot.plot(self) if ax is None else plot.panel(self, panel, ax)
 
     def to_dict(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_throughput_has_intervals() -> None:
 def test_noise_shows_the_whole_and_each_size() -> None:
     ax = plot.figure(plain()).axes[2]
     assert "whole training: 212" in words(ax)
-    assert "batch = noise scale" in words(ax)
+    assert "above: a larger batch pays" in words(ax)
     assert ax.containers[0].has_yerr
 
 
@@ -269,3 +269,15 @@ def test_without_a_race_its_panel_says_so() -> None:
     ax = mpl.figure.Figure().subplots()
     plain().plot(ax, panel="race")
     assert [text.get_text() for text in ax.texts] == ["no race was run"]
+
+
+def test_an_unknown_panel_is_refused_without_axes_too() -> None:
+    with pytest.raises(InvalidArgument, match="expected one of"):
+        plain().plot(panel="speed")
+
+
+def test_the_batch_size_has_one_name_unless_there_are_two() -> None:
+    names = {ax.get_xlabel() for ax in plain().plot().flat}
+    assert names == {"batch size"}
+    both = {ax.get_xlabel() for ax in accumulated().plot().flat}
+    assert both == {"batch size per device", "global batch size"}
