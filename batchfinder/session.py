@@ -180,7 +180,11 @@ def not_restored(call: Call) -> tuple[str, ...]:
     """What is not, or cannot be shown to be, as it was before the call; a warning names it."""
     with gradients_on():  # as they were when the snapshot was taken
         lost = call.bench.snapshot.differences()
-    if call.bench.step.updates_itself and not call.bench.has_own_optimizer:
+    unseen = not (call.bench.has_own_optimizer or call.bench.snapshot.keeps_optimizer)
+    left = call.bench.snapshot.left()
+    if left:
+        call.said.append(Caveat("step.left", names=left))
+    if call.bench.step.updates_itself and unseen:
         lost = (*lost, _UNSEEN)
     if lost:
         warnings.warn(

@@ -56,6 +56,7 @@ def measure_sizes(
                 seconds=effort.budget_seconds,
                 clock=call.budget.clock,
             ),
+            start_over=bench.start_over,
         )
     if not measured:
         raise NothingFits(NOTHING_TIMED)

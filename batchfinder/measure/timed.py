@@ -50,6 +50,7 @@ def measure(
     allowed: Callable[[int], bool] = lambda size: True,
     say: Callable[[str], None] = lambda text: None,
     advance: Advance = unmetered,
+    start_over: Callable[[], None] = lambda: None,
 ) -> tuple[Measurement, ...]:
     """Time whole training steps at the sizes that could win; the results in increasing size.
 
@@ -73,6 +74,7 @@ def measure(
         allowed: which half-steps may be added.
         say: gets a sentence for each size that is left out.
         advance: told of every trial and every visit to a size.
+        start_over: puts back what earlier batches left for the next; called where sizes change.
     """
     effort = effort or Effort()
     step.scale_learning_rate(0.0)
@@ -87,6 +89,7 @@ def measure(
         clock=clock,
         say=say,
         advance=advance,
+        start_over=start_over,
     )
     started = clock()
     deadline = started + effort.budget_seconds / 2

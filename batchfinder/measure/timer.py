@@ -85,12 +85,14 @@ class Timer:
         energy: EnergyCounter | None,
         clock: Clock,
         say: Callable[[str], None],
+        start_over: Callable[[], None],
         advance: Advance = unmetered,
     ) -> None:
         self._step, self._source, self._memory = step, source, memory
         self._energy = energy
         self._effort, self._own, self._clock, self._say = effort, own, clock, say
         self._advance = advance
+        self._start_over = start_over
 
     def affordable(
         self, sizes: Sequence[int], expected: Callable[[int], float | None]
@@ -172,6 +174,7 @@ class Timer:
 
         And where another process disturbed it, since its peak may be that one's too.
         """
+        self._start_over()
         trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
         self._advance(size, steps=0)
         if trial.fits and not trial.disturbed:
@@ -235,6 +238,7 @@ class Timer:
 
     def _visit(self, record: Record) -> None:
         """A few steps at one size; their mean is one value of the sample."""
+        self._start_over()
         batch = self._source.ordinary(record.batch_size)
         forward_backward = update = 0.0
         steps = 0

@@ -194,6 +194,7 @@ def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | Non
 
 def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
     def run(size: int) -> Trial:
+        bench.start_over()
         try:
             trial = run_trial(bench.step, bench.source, bench.memory, size)
         except BatchFinderError:

@@ -86,6 +86,10 @@ class Bench:
         )
         return max(self.source.smallest, 2 if needs_two and self.source.ceiling != 1 else 1)
 
+    def start_over(self) -> None:
+        """What earlier batches left for the next as the user left it: sizes do not mix then."""
+        self.snapshot.restore_carried()
+
     def training(self) -> None:
         """Everything as the user left it, in training mode: a start for real training steps.
 
@@ -181,7 +185,20 @@ def open_bench(
         stack.enter_context(gradients_on())
         outer = active_limit() if memory_limit is None else None
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
-        snapshot = stack.enter_context(preserved(*training.kept(), loader=training.loader))
+        snapshot = stack.enter_context(
+            preserved(
+                *training.kept(),
+                loader=training.loader,
+                reaching=[
+                    training.model,
+                    training.train_step,
+                    training.loss_fn,
+                    training.backward,
+                    training.clip,
+                    *as_list(training.optimizer),
+                ],
+            )
+        )
         seed_everything(seed)
         source = source_from(
             training.loader,

@@ -6,17 +6,20 @@ or reaches them through globals, bound objects, hooks, or dicts keyed by paramet
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
+import random
 import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -42,8 +45,10 @@ _HOOKS = (
 class Reached:
     """Everything of each kind, each once, in the order in which it was found.
 
-    ``containers`` hold plain values, ``instances`` are of the user's own classes; ``names`` says
-    under which name each of both was found. ``complete`` is false where there was too much.
+    ``instances`` are of the user's own classes; ``names`` says under which name each of them and
+    each container was found. ``cells`` are what closures refer to, ``stored_globals`` what
+    functions write, each with the table that it is in. ``complete`` is false where there was too
+    much.
     """
 
     modules: list[torch.nn.Module] = field(default_factory=list)
@@ -51,10 +56,12 @@ class Reached:
     scalers: list[Any] = field(default_factory=list)
     stateful: list[Any] = field(default_factory=list)
     tensors: list[torch.Tensor] = field(default_factory=list)
-    generators: list[torch.Generator] = field(default_factory=list)
+    generators: list[Any] = field(default_factory=list)
     containers: list[Any] = field(default_factory=list)
     instances: list[Any] = field(default_factory=list)
     compiled: list[Any] = field(default_factory=list)
+    cells: list[tuple[str, CellType]] = field(default_factory=list)
+    stored_globals: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
     complete: bool = True
 
@@ -83,8 +90,10 @@ def reached_from(things: Iterable[Any]) -> Reached:
     return found
 
 
-_ENTERED = ("state", "param_groups")
-"""Of an optimizer: put back with it."""
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+_OWN = frozenset(vars(torch.nn.Module()))
+"""Of a module: torch's own attributes."""
 
 _ATOMS = (bool, int, float, complex, str, bytes, type)
 
@@ -105,9 +114,9 @@ def _sorted_in(found: Reached, thing: Any, name: str) -> Iterable[tuple[str, Any
         held = _in_module(thing)
     elif isinstance(thing, torch.optim.Optimizer):
         found.optimizers.append(thing)
-        own = ((name, value) for name, value in _attributes(thing) if name not in _ENTERED)
-        held = [*_hooks_of(thing), *own]
-    elif isinstance(thing, torch.Generator):
+        # its plain attributes are put back with it
+        held = [*_hooks_of(thing), *((n, v) for n, v in _attributes(thing) if _is_object(v))]
+    elif isinstance(thing, _GENERATORS):
         found.generators.append(thing)
     elif isinstance(thing, torch.amp.GradScaler):
         found.scalers.append(thing)
@@ -125,7 +134,7 @@ def _in_module(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
             if parameter is not None:
                 yield from _hooks_of(parameter)
         for name, value in vars(part).items():
-            if name not in ("_parameters", "_buffers", "_modules"):
+            if name not in _OWN:
                 yield name, value
         yield from _methods_of(type(part))
 
@@ -153,14 +162,19 @@ def _in_object(found: Reached, thing: Any, name: str) -> Iterator[tuple[str, Any
         yield "", thing.__func__
         yield "", thing.__self__
     elif isinstance(thing, FunctionType):
-        yield from _in_function(thing)
+        yield from _in_function(found, thing)
     elif not inspect.isbuiltin(thing) and not inspect.isroutine(thing):
-        if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+        # of the class: an object may answer to every name
+        if hasattr(type(thing), "state_dict") and hasattr(type(thing), "load_state_dict"):
             found.stateful.append(thing)
         elif _is_of_the_user(type(thing)) and hasattr(thing, "__dict__"):
             found.instances.append(thing)
         yield from _attributes(thing)
         yield from _methods_of(type(thing))
+
+
+def _is_object(value: Any) -> bool:
+    return not isinstance(value, list | tuple | set | Mapping | torch.Tensor)
 
 
 def _methods_of(kind: type) -> Iterator[tuple[str, Any]]:
@@ -174,11 +188,12 @@ def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
     yield from list(getattr(thing, "__dict__", {}).items())
 
 
-def _in_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def _in_function(found: Reached, function: FunctionType) -> Iterator[tuple[str, Any]]:
     wrapped = getattr(function, "__wrapped__", None)
     if wrapped is not None:
         yield "", wrapped
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        found.cells.append((name, cell))
         try:
             yield name, cell.cell_contents
         except ValueError:  # a name that is not bound yet
@@ -186,7 +201,12 @@ def _in_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
         yield "", value
     if _is_file_of_the_user(function.__code__.co_filename):
+        stored = (each.argval for each in dis.get_instructions(function) if each.opname == _STORE)
+        found.stored_globals += [(name, function.__globals__) for name in dict.fromkeys(stored)]
         yield from _globals_of(function)
+
+
+_STORE = "STORE_GLOBAL"
 
 
 def _globals_of(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ __all__ = [
     "inner_tensors",
     "is_compiled_function",
     "is_compiled_module",
+    "like_subclass",
     "new_compile_region",
     "recompile_limit_met",
     "resizes_followed",
@@ -149,6 +150,24 @@ def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     names, _ = tensor.__tensor_flatten__()
     parts = {name: getattr(tensor, name) for name in names}
     return {name: part for name, part in parts.items() if isinstance(part, torch.Tensor)}
+
+
+def like_subclass(tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+    """What makes another tensor of the same subclass from tensors such as ``inner_tensors``.
+
+    It keeps the kind and the layout of ``tensor``, and none of its data.
+    """
+    kind: Any = type(tensor)
+    names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]  # of a subclass
+    values = {name: getattr(tensor, name) for name in names}
+    rest = {name: each for name, each in values.items() if not isinstance(each, torch.Tensor)}
+    size, stride = tensor.size(), tensor.stride()
+
+    def make(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        made: torch.Tensor = kind.__tensor_unflatten__({**rest, **parts}, context, size, stride)
+        return made
+
+    return make
 
 
 class Resizing(Protocol):

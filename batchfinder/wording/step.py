@@ -16,8 +16,17 @@ def _peak(now: float, peak: float) -> str:
     )
 
 
+def _left(names: tuple[str, ...]) -> str:
+    listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return (
+        f"train_step also changes {listed}, which hold no tensors: they stay as it left them. "
+        "Training(..., preserve=[...]) puts an object back with its counters"
+    )
+
+
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "step.peak": _peak,
+    "step.left": _left,
     "step.recompile_limit": (
         "The compiled model met torch's recompile limit: larger or later sizes ran uncompiled, and "
         "their times are those of another program. Compile with dynamic=None or dynamic=True."

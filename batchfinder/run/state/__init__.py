@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 import torch
 
+from batchfinder.run.reachable import Reached, reached_from
 from batchfinder.run.state.digest import digest
 from batchfinder.run.state.flags import BackendFlags
+from batchfinder.run.state.found import FoundState
 from batchfinder.run.state.modules import ModuleState
-from batchfinder.run.state.objects import StatefulObject
+from batchfinder.run.state.objects import PlainObject, StatefulObject, says_its_state
 from batchfinder.run.state.optimizers import OptimizerState
 from batchfinder.run.state.randomness import GeneratorState, RandomState, generators_of
 
@@ -44,6 +46,21 @@ class Snapshot:
         for part in self._parts:
             part.restore()
 
+    def restore_carried(self) -> None:
+        """Put back what one batch leaves for the next, such as a queue or a hidden state.
+
+        Buffers and plain attributes of modules, and tensors that a step reaches otherwise.
+        Parameters and the state of optimizers stay.
+        """
+        for part in self._parts:
+            if isinstance(part, ModuleState | FoundState):
+                part.restore_carried()
+
+    @property
+    def keeps_optimizer(self) -> bool:
+        """Whether an optimizer is among what is put back."""
+        return any(isinstance(part, OptimizerState) for part in self._parts)
+
     def digests(self) -> dict[str, str]:
         """A digest per kind of state as it is now: of parameters, random numbers and so on."""
         named: dict[str, list[tuple[str, Any]]] = {}
@@ -51,6 +68,11 @@ class Snapshot:
             for name, value in part.items():
                 named.setdefault(name.split("/")[0], []).append((name, value))
         return {kind: digest(items) for kind, items in named.items()}
+
+    def left(self) -> tuple[str, ...]:
+        """Names of logs and counters that the step has changed, which stay as they are."""
+        found = (part for part in self._parts if isinstance(part, FoundState))
+        return tuple(name for part in found for name in part.left())
 
     def differences(self) -> tuple[str, ...]:
         """The kinds of state that are not now what they were; empty after a good ``restore``."""
@@ -60,7 +82,9 @@ class Snapshot:
 
 
 @contextmanager
-def preserved(*objects: Any, loader: Any = None, parameters: bool = True) -> Iterator[Snapshot]:
+def preserved(
+    *objects: Any, loader: Any = None, parameters: bool = True, reaching: Sequence[Any] = ()
+) -> Iterator[Snapshot]:
     """Everything that ``objects`` and the process hold is afterwards bit for bit what it was.
 
     Covers, of modules: parameters, persistent and other buffers, gradients (the same tensors where
@@ -74,6 +98,8 @@ def preserved(*objects: Any, loader: Any = None, parameters: bool = True) -> Ite
         objects: modules, optimizers, or anything with ``state_dict`` and ``load_state_dict``.
         loader: the data loader whose generators are to be kept.
         parameters: whether those of optimizers are kept; not where another snapshot does.
+        reaching: functions of whose closures, globals and bound objects the modules, optimizers,
+            averages, generators and tensors are kept too.
 
     Yields:
         The snapshot, whose ``restore`` may be called in between too.
@@ -81,14 +107,25 @@ def preserved(*objects: Any, loader: Any = None, parameters: bool = True) -> Ite
     Raises:
         InvalidArgument: where an object is of none of these kinds.
     """
-    snapshot = Snapshot(_parts(objects, loader, parameters))
+    snapshot = Snapshot(_parts(objects, loader, parameters, reached_from(reaching)))
     try:
         yield snapshot
     finally:
         _to_the_end(snapshot.restore)
 
 
-def _parts(objects: Sequence[Any], loader: Any, parameters: bool) -> Iterator[Part]:
+def _parts(
+    objects: Sequence[Any], loader: Any, parameters: bool, reached: Reached
+) -> Iterator[Part]:
+    given = {id(each) for each in objects}
+    objects = [
+        *objects,
+        *(
+            each
+            for each in (*reached.modules, *reached.optimizers, *reached.scalers)
+            if id(each) not in given
+        ),
+    ]
     modules = [each for each in objects if isinstance(each, torch.nn.Module)]
     yield ModuleState(modules, _parameters_in(objects) if parameters else ())
     optimizers = 0
@@ -97,11 +134,27 @@ def _parts(objects: Sequence[Any], loader: Any, parameters: bool) -> Iterator[Pa
             yield OptimizerState(each, index=optimizers)
             optimizers += 1
         elif not isinstance(each, torch.nn.Module):
-            yield StatefulObject(each)
-    yield GeneratorState(generators_of(loader))
+            yield StatefulObject(each) if says_its_state(each) else PlainObject(each)
+    for each in reached.stateful:
+        if id(each) not in given and says_its_state(each):
+            yield StatefulObject(each, only_if_changed=True)
+    yield FoundState(reached, _kept_by_others(objects, modules))
+    yield GeneratorState([*generators_of(loader), *reached.generators])
     yield BackendFlags()
     # last, since putting tensors back must not be able to draw a random number afterwards
     yield RandomState()
+
+
+def _kept_by_others(objects: Sequence[Any], modules: Sequence[torch.nn.Module]) -> set[int]:
+    """Ids of parameters, buffers, optimizer state, and of containers that modules hold."""
+    known = {id(p) for p in _parameters_in(objects)}
+    for module in modules:
+        known |= {id(each) for each in (*module.parameters(), *module.buffers())}
+        known |= {id(value) for part in module.modules() for value in vars(part).values()}
+    for each in objects:
+        for inner in getattr(each, "state", {}).values():
+            known |= {id(value) for value in (inner.values() if isinstance(inner, dict) else ())}
+    return known
 
 
 def _parameters_in(objects: Iterable[Any]) -> Iterator[torch.nn.Parameter]:

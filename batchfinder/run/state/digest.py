@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import pickle
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 from batchfinder.run.state.plain import copied, is_generator
+from batchfinder.run.torch_internals import inner_tensors
 
 __all__ = ["digest"]
 
@@ -40,6 +43,8 @@ def _feed(total: hashlib.blake2b, value: Any) -> None:
         total.update(f"{type(value).__name__}{len(value)}".encode())
         for each in value:
             _feed(total, each)
+    elif isinstance(value, deque):
+        _feed(total, list(value))
     elif isinstance(value, set | frozenset):
         _feed(total, sorted(map(repr, value)))
     else:
@@ -50,12 +55,20 @@ def _feed_tensor(total: hashlib.blake2b, tensor: torch.Tensor) -> None:
     total.update(f"{tensor.dtype}{tuple(tensor.shape)}{tensor.device}".encode())
     if tensor.is_meta:
         return
+    inner = inner_tensors(tensor)
+    for name, part in inner.items():
+        total.update(name.encode())
+        _feed_tensor(total, part)
+    if inner:
+        return
     plain = tensor.detach()
     if plain.layout is not torch.strided or plain.is_quantized:
         plain = plain.dequantize() if plain.is_quantized else plain.to_dense()
-    plain = plain.cpu().contiguous().reshape(-1)
-    if plain.numel():
-        total.update(plain.view(torch.uint8).numpy().data)
+    plain = plain.cpu().resolve_conj().resolve_neg().contiguous()
+    size = plain.numel() * plain.element_size()
+    if size:
+        # not .numpy(), after which a storage can never be resized again
+        total.update((ctypes.c_char * size).from_address(plain.data_ptr()))
 
 
 def _plain_bytes(value: Any) -> bytes:

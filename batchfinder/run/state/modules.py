@@ -10,7 +10,7 @@ import torch
 from torch.utils.weak import TensorWeakRef
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.run.state.plain import copied, is_plain, put_back
+from batchfinder.run.state.plain import copied, fresh_tensor, is_plain, put_back
 
 __all__ = ["ModuleState"]
 
@@ -25,29 +25,28 @@ class _SavedGradient:
     """
 
     tensor: TensorWeakRef
-    value: torch.Tensor
+    value: Any
 
     def on(self, device: torch.device) -> torch.Tensor:
         original: torch.Tensor | None = self.tensor()
         if original is not None:
             put_back(original, self.value)
             return original
-        return self.value.to(device, copy=True)
+        return fresh_tensor(self.value, device)
 
 
 @dataclass(frozen=True)
 class _SavedParameter:
     parameter: torch.nn.Parameter
     alias: torch.Tensor  # shares the storage, so that even a swapped `.data` comes back
-    value: torch.Tensor
+    value: Any
     gradient: _SavedGradient | None
     requires_grad: bool
 
     def restore(self) -> None:
         if self.parameter.data_ptr() != self.alias.data_ptr():
             self.parameter.data = self.alias
-        with torch.no_grad():
-            self.parameter.copy_(self.value)
+        put_back(self.parameter, self.value)
         self.parameter.requires_grad_(self.requires_grad)
         self.parameter.grad = None
         if self.gradient is not None:
@@ -107,6 +106,10 @@ class ModuleState:
     def restore(self) -> None:
         for parameter in self._parameters:
             parameter.restore()
+        self.restore_carried()
+
+    def restore_carried(self) -> None:
+        """Buffers and plain attributes alone: what one batch leaves for the next."""
         for attributes in self._attributes:
             attributes.restore()
         for buffer in self._buffers:

@@ -1,4 +1,4 @@
-"""Anything else that the user names: whatever can say its state and take it back."""
+"""Anything else that the user names: by its ``state_dict``, or by its plain attributes."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.run.state.digest import digest
+from batchfinder.run.state.plain import copied, is_plain, put_back
 
-__all__ = ["StatefulObject"]
+__all__ = ["PlainObject", "StatefulObject", "says_its_state"]
+
+
+def says_its_state(thing: Any) -> bool:
+    """Whether ``thing`` gives its state and takes it back."""
+    return hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")
 
 
 class StatefulObject:
     """A scheduler, a gradient scaler, an average of weights: anything with ``state_dict``.
 
-    Raises:
-        InvalidArgument: where the object has no ``state_dict`` and ``load_state_dict``.
+    Args:
+        thing: the object.
+        only_if_changed: whether one that is as it was is not loaded.
     """
 
     # A gradient scaler keeps these outside its state_dict; a failed step leaves them half-way.
     _SCALER_PRIVATE = ("_scale", "_growth_tracker", "_per_optimizer_states")
 
-    def __init__(self, thing: Any) -> None:
-        if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
-            raise InvalidArgument(
-                "expected a module, an optimizer, or an object with state_dict() and "
-                f"load_state_dict(); found {type(thing).__qualname__}"
-            )
+    def __init__(self, thing: Any, *, only_if_changed: bool = False) -> None:
         self._thing = thing
         self._saved = copy.deepcopy(thing.state_dict())
+        self._before = digest([("", self._saved)]) if only_if_changed else None
         self._private = {
             name: copy.deepcopy(getattr(thing, name))
             for name in self._SCALER_PRIVATE
@@ -36,6 +40,8 @@ class StatefulObject:
         }
 
     def restore(self) -> None:
+        if self._before is not None and digest([("", self._thing.state_dict())]) == self._before:
+            return
         if self._saved or not self._private:
             self._thing.load_state_dict(copy.deepcopy(self._saved))
         for name, value in self._private.items():
@@ -43,3 +49,36 @@ class StatefulObject:
 
     def items(self) -> Iterator[tuple[str, Any]]:
         yield f"{type(self._thing).__qualname__}/state", self._thing.state_dict()
+
+
+class PlainObject:
+    """An object by its attributes: numbers, text, tensors, arrays, generators, lists of them.
+
+    Raises:
+        InvalidArgument: where it has neither attributes nor ``state_dict``.
+    """
+
+    def __init__(self, thing: Any) -> None:
+        if not hasattr(thing, "__dict__"):
+            raise InvalidArgument(
+                "expected a module, an optimizer, an object with state_dict() and "
+                f"load_state_dict(), or one with attributes; found {type(thing).__qualname__}"
+            )
+        self._thing = thing
+        self._names = frozenset(vars(thing))
+        self._saved = {
+            name: (value, copied(value)) for name, value in vars(thing).items() if is_plain(value)
+        }
+
+    def restore(self) -> None:
+        attributes = vars(self._thing)
+        for name in [name for name in attributes if name not in self._names]:
+            del attributes[name]
+        for name, (original, value) in self._saved.items():
+            attributes[name] = put_back(original, value)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        for name in sorted(vars(self._thing)):
+            value = vars(self._thing)[name]
+            if is_plain(value):
+                yield f"{type(self._thing).__qualname__}/{name}", value

@@ -37,6 +37,7 @@ class OptimizerState:
             for name, value in vars(optimizer).items()
             if name not in ("state", "param_groups") and is_plain(value)
         }
+        self._names = frozenset(vars(optimizer))
 
     def restore(self) -> None:
         optimizer = self._optimizer
@@ -54,6 +55,9 @@ class OptimizerState:
             for key, (original, value) in saved_group.items():
                 group[key] = _load(original, value)
             group["params"][:] = members
+        for name in [name for name in vars(optimizer) if name not in self._names]:
+            if "dynamo" not in name:  # the compiler's own marks are a cache, not the user's state
+                delattr(optimizer, name)
         for name, (original, value) in self._attributes.items():
             setattr(optimizer, name, put_back(original, value))
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import random
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["copied", "is_generator", "is_plain", "put_back"]
+from batchfinder.run.torch_internals import inner_tensors, like_subclass
+
+__all__ = ["copied", "fresh_tensor", "is_generator", "is_plain", "put_back"]
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -39,8 +43,7 @@ def _is_plain_tensor(value: Any) -> bool:
 def copied(value: Any) -> Any:
     """A deep copy of a plain value; tensors go to host memory, of a generator it is the state."""
     if isinstance(value, torch.Tensor):
-        # a meta tensor has a shape and no data: there is nothing to copy
-        return value if value.is_meta else value.detach().to("cpu", copy=True)
+        return _copied_tensor(value)
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, deque):
@@ -50,6 +53,23 @@ def copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: copied(each) for key, each in value.items()}
     return _state_of(value) if is_generator(value) else value
+
+
+@dataclass(frozen=True)
+class _InParts:
+    """A copy of a tensor subclass: of the tensors that it keeps its data in."""
+
+    parts: dict[str, Any]
+    make: Callable[[dict[str, torch.Tensor]], torch.Tensor]
+
+
+def _copied_tensor(tensor: torch.Tensor) -> Any:
+    inner = inner_tensors(tensor)
+    if inner:
+        parts = {name: _copied_tensor(part) for name, part in inner.items()}
+        return _InParts(parts, like_subclass(tensor))
+    # a meta tensor has a shape and no data: there is nothing to copy
+    return tensor if tensor.is_meta else tensor.detach().to("cpu", copy=True)
 
 
 def _state_of(generator: Any) -> Any:
@@ -84,7 +104,11 @@ def put_back(original: Any, saved: Any) -> Any:
     return copied(saved)
 
 
-def _put_back_tensor(original: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
+def _put_back_tensor(original: torch.Tensor, saved: Any) -> torch.Tensor:
+    if isinstance(saved, _InParts):
+        for name, part in inner_tensors(original).items():
+            _put_back_tensor(part, saved.parts[name])
+        return original
     with torch.no_grad():
         if original.shape == saved.shape:
             original.copy_(saved)
@@ -92,6 +116,14 @@ def _put_back_tensor(original: torch.Tensor, saved: torch.Tensor) -> torch.Tenso
             source = saved.to(original.device)
             original.set_(source.untyped_storage(), 0, source.shape, source.stride())
     return original
+
+
+def fresh_tensor(saved: Any, device: torch.device) -> torch.Tensor:
+    """A new tensor on ``device`` with the contents of what ``copied`` made."""
+    if isinstance(saved, _InParts):
+        return saved.make({name: fresh_tensor(part, device) for name, part in saved.parts.items()})
+    tensor: torch.Tensor = saved.to(device, copy=True)
+    return tensor
 
 
 def _set_state(generator: Any, state: Any) -> None:

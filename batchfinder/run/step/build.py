@@ -10,7 +10,7 @@ import torch
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.protocols import Batch
 from batchfinder.run.reachable import reached_from
-from batchfinder.run.step.call import call_for
+from batchfinder.run.step.call import Call, call_for
 from batchfinder.run.step.checks import check_loss_device, check_modules, device_of
 from batchfinder.run.step.loss import LossInference, own_loss, require_scalar
 from batchfinder.run.step.optimizers import (
@@ -152,6 +152,8 @@ class _ModelLoss:
             return require_scalar(self._loss_fn(output, call.target), "loss_fn")
         found = own_loss(output)
         if found is not None:
+            if isinstance(output, tuple | list):
+                self._said = _said_of_scalar(batch, call)
             self._said = found[1] or self._said
             return require_scalar(found[0], "the model")
         if call.target is None:
@@ -164,6 +166,31 @@ class _ModelLoss:
             return
         if call_for(self._model, batch, keep_target=True).target is None:
             raise _no_target(batch)
+
+
+def _said_of_scalar(batch: Batch, call: Call) -> str | None:
+    """What to say of a scalar that a model returned beside its output.
+
+    A model that was given the target has computed its loss; another one may have returned a
+    penalty, such as a commitment loss or a balance term.
+
+    Raises:
+        UnknownLoss: where the batch holds a target that the model was not given.
+    """
+    given = (*call.positional, *call.named.values())
+    if call.target is None:
+        return (
+            "The only scalar that the model returned beside its output was taken as the whole loss."
+        )
+    if any(part is call.target for part in given):
+        return None
+    from batchfinder.run.batches.structure import describe
+
+    raise UnknownLoss(
+        "expected a model that returns its loss, or an output to compare with the target; found an "
+        f"output and a scalar that was made without the target ({describe(batch)}): pass loss_fn= "
+        "(output, target -> scalar), or train_step=(model, batch -> scalar) that adds them up"
+    )
 
 
 def _no_target(batch: Batch) -> UnknownLoss:

@@ -98,18 +98,31 @@ def _choose(
         raise _unknown(output, target)
     if target.is_floating_point():
         if output.shape == target.shape:
-            return functional.mse_loss, "mean squared error"
+            return functional.mse_loss, f"mean squared error{_if_labels(target)}"
         if output.numel() == target.numel():
             return _flat_error, "mean squared error"
         raise _unknown(output, target)
     whole = not target.is_complex() and target.dtype is not torch.bool
+    last = whole and output.ndim >= 3 and target.shape == output.shape[:-1]
+    if last and target.shape == output.shape[:1] + output.shape[2:]:
+        _check_classes(target, output.shape[-1])
+        return _last_class_error, (
+            f"cross-entropy over the last dimension (of the shape {tuple(output.shape)} the second "
+            "would do as well)"
+        )
     if whole and output.ndim >= 2 and target.shape == output.shape[:1] + output.shape[2:]:
         _check_classes(target, output.shape[1])
         return _class_error, "cross-entropy"
-    if whole and output.ndim >= 3 and target.shape == output.shape[:-1]:
+    if last:
         _check_classes(target, output.shape[-1])
         return _last_class_error, "cross-entropy over the last dimension"
     raise _unknown(output, target)
+
+
+def _if_labels(target: torch.Tensor) -> str:
+    if not bool(((target == 0) | (target == 1)).all()):
+        return ""
+    return " (all targets are 0 or 1: where they are labels, pass loss_fn=BCEWithLogitsLoss())"
 
 
 def _flat_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ import torch
 from loader_cases import Encoding, Graphs
 from torch import nn
 
-from batchfinder.errors import InvalidArgument
+from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.run.step import moved, step_from
+from batchfinder.run.step.loss import LossInference
 from batchfinder.run.torch_internals import compile_contexts
 
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -288,3 +289,39 @@ def test_an_object_that_answers_every_attribute_is_no_compiled_function() -> Non
             return lambda: None
 
     assert len(compile_contexts([Answers()])) <= 1
+
+
+class WithPenalty(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.layer(x)
+        return out, 0.01 * out.square().mean()
+
+
+def test_a_penalty_beside_an_output_is_not_taken_for_the_loss() -> None:
+    step = step_from(WithPenalty())
+    with pytest.raises(UnknownLoss, match="a scalar that was made without the target"):
+        step.forward_backward((torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])))
+
+
+def test_the_only_scalar_without_a_target_is_said_to_be_the_whole_loss() -> None:
+    step = step_from(WithPenalty())
+    step.forward_backward((torch.randn(5, 4),))
+    assert any("taken as the whole loss" in said for said in step.assumptions)
+
+
+def test_classes_are_last_where_they_might_be_second_too() -> None:
+    output, target = torch.randn(2, 6, 6), torch.randint(6, (2, 6))
+    inferred = LossInference()
+    truth = nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
+    assert torch.equal(inferred(output, target), truth)
+    assert "the second would do as well" in (inferred.assumption or "")
+
+
+def test_targets_of_zeros_and_ones_are_said_to_look_like_labels() -> None:
+    inferred = LossInference()
+    inferred(torch.randn(4, 5), torch.tensor([[0.0, 1, 0, 0, 1]] * 4))
+    assert "where they are labels" in (inferred.assumption or "")
