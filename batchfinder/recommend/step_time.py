@@ -109,17 +109,20 @@ def fitted(
     again = np.asarray(visits) != 1
     if again.any():
         residual = logs - curve
-        misfit = _misfit(residual[again], noise[again])
+        misfit = _misfit(residual[again], noise[again], chance=1)
+        at_most = _misfit(residual[again], noise[again], chance=-1)
     else:
         noise = np.maximum(noise, float(np.mean((logs - curve) ** 2)))
         curve, between = _averaged(batches, logs, noise)
-        residual, misfit = logs - curve, LEAST_MISFIT**2
+        residual, misfit, at_most = logs - curve, LEAST_MISFIT**2, LEAST_MISFIT**2
     kept = misfit / (noise + misfit)
     far = np.sqrt(noise + misfit) * OUTLIER
     likely = np.minimum(1.0, far / np.maximum(np.abs(residual), 1e-12))
     pulled = kept * residual * (kept + (1 - kept) * likely)  # an outlier is noise, where there is
     share = 1 - kept
-    covariance = share[:, None] * between * share[None, :] + np.diag(kept * noise)
+    # What the small misfit that moves the times leaves out may still be there.
+    left = at_most * noise / (at_most + noise)
+    covariance = share[:, None] * between * share[None, :] + np.diag(left)
     return StepTimes(np.exp(curve + pulled), np.asarray(covariance))
 
 
@@ -136,12 +139,15 @@ def _averaged(sizes: Vector, logs: Vector, noise: Vector) -> tuple[Vector, Vecto
     return curve, within + between
 
 
-def _misfit(residual: Vector, noise: Vector) -> float:
-    """Variance of true times about the curve: what the noise, and its own chance, leave."""
+def _misfit(residual: Vector, noise: Vector, *, chance: int) -> float:
+    """Variance of true times about the curve: what the noise leaves of the residuals' variance.
+
+    The noise is taken one standard error of its mean larger (``chance`` 1) or smaller (-1).
+    """
     scale = np.sqrt(noise + LEAST_MISFIT**2)
     clipped = np.clip(residual, -3 * scale, 3 * scale)
-    chance = 1 + math.sqrt(2 / len(residual))
-    return max(LEAST_MISFIT**2, float(np.mean(clipped**2 - chance * noise)))
+    share = max(0.0, 1 + chance * math.sqrt(2 / len(residual)))
+    return max(LEAST_MISFIT**2, float(np.mean(clipped**2 - share * noise)))
 
 
 @dataclass(frozen=True)
