@@ -15,7 +15,6 @@ import pytest
 import batchfinder
 from batchfinder import errors
 from batchfinder.noise import MicroBatchVariance
-from batchfinder.report import Report
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(
@@ -23,6 +22,7 @@ PAGES = sorted(
     for page in DOCS.rglob("*.md")
     if not {"_build", "notebooks", "tables"} & set(page.relative_to(DOCS).parts)
 )
+README = DOCS.parent / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 QUICK = {"budget_seconds": 4.0, "noise": MicroBatchVariance(warmup_steps=4), "at_most": 128}
 
@@ -45,14 +45,20 @@ def preludes_of(page: Path) -> list[Path]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The same calls with a small budget, in a folder that may be written to."""
-    whole = batchfinder.find_batch_size
+    """The same calls under a small limit and budget, in a folder that may be written to."""
 
-    @functools.wraps(whole)
-    def smaller(*positional: Any, **named: Any) -> Report:
-        return whole(*positional, **{**QUICK, **named})
+    def with_defaults(name: str, **defaults: Any) -> None:
+        whole = getattr(batchfinder, name)
 
-    monkeypatch.setattr(batchfinder, "find_batch_size", smaller)
+        @functools.wraps(whole)
+        def smaller(*positional: Any, **named: Any) -> Any:
+            return whole(*positional, **{**defaults, **named})
+
+        monkeypatch.setattr(batchfinder, name, smaller)
+
+    with_defaults("find_batch_size", memory_limit="48MiB", **QUICK)
+    with_defaults("max_batch_size", memory_limit="48MiB")
+    with_defaults("eval_batch_size", memory_limit="48MiB", budget_seconds=1)
     monkeypatch.setenv("BATCHFINDER_QUIET", "1")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
@@ -106,6 +112,35 @@ def test_pages_speak_of_the_project_alone() -> None:
         words = page.read_text(encoding="utf-8").lower()
         for word in ("optimal batch", "todo", "tbd"):
             assert word not in words, f"{page.name}: {word}"
+
+
+def test_examples_carry_no_limit_that_would_be_pasted() -> None:
+    for page in [*PAGES, README]:
+        for block in blocks(page):
+            assert "memory_limit=" not in block, page.name
+
+
+LINK = re.compile(
+    r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)|\{doc\}`(?:[^`<]*<)?([^`>]+)>?`"
+)
+FENCE = re.compile(r"^```(?!\{).*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST write them."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.stem)
+def test_internal_links_resolve(page: Path) -> None:
+    for link, image, document in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+        if re.match(r"\w+:", link or image):
+            continue
+        path, _, heading = (link or image or document + ".md").partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link or image or document}"
+        assert not heading or heading in anchors(target), f"{page.name}: {link}"
 
 
 def test_example_scripts_are_short_and_each_is_listed() -> None:
