@@ -301,7 +301,7 @@ def test_the_given_rate_is_the_one_that_the_assumed_optimizer_trains_with() -> N
     assert not any("0.001" in caveat for caveat in report.caveats)
 
 
-def test_an_optimizer_that_was_not_passed_is_not_vouched_for() -> None:
+def test_an_optimizer_that_was_not_passed_is_found_and_put_back() -> None:
     model = network()
     hidden = torch.optim.Adam(model.parameters())
 
@@ -309,6 +309,23 @@ def test_an_optimizer_that_was_not_passed_is_not_vouched_for() -> None:
         hidden.zero_grad()
         nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
         hidden.step()
+
+    report = bf.find_batch_size(
+        model, loader(), train_step=step, memory_limit="16MiB", budget_seconds=4
+    )
+    assert report.state_restored
+    assert not hidden.state
+    assert report.learning_rate is None
+    assert any("could be neither read nor set" in caveat for caveat in report.caveats)
+
+
+def test_an_optimizer_that_cannot_be_found_is_not_vouched_for() -> None:
+    model = network()
+
+    def step(model: nn.Module, batch: Any) -> None:
+        model.zero_grad()
+        nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+        torch.optim.Adam(model.parameters()).step()
 
     with pytest.warns(bf.StateNotRestoredWarning, match="optimizer="):
         report = bf.find_batch_size(

@@ -72,13 +72,15 @@ class _SavedAttributes:
     names: frozenset[str]
     saved: dict[str, tuple[Any, Any]]  # name -> (the object itself, its contents)
 
-    def restore(self) -> None:
+    def restore(self, *, carried: bool) -> None:
+        """``carried``: all but the mode, which no batch leaves for the next."""
         attributes = self.module.__dict__
         for name in [name for name in attributes if name not in self.names]:
             if "dynamo" not in name:  # the compiler's own marks are a cache, not the user's state
                 del attributes[name]
         for name, (original, contents) in self.saved.items():
-            attributes[name] = put_back(original, contents)
+            if not (carried and name == "training"):
+                attributes[name] = put_back(original, contents)
 
 
 class ModuleState:
@@ -106,12 +108,15 @@ class ModuleState:
     def restore(self) -> None:
         for parameter in self._parameters:
             parameter.restore()
-        self.restore_carried()
+        self._restore_attributes(carried=False)
 
     def restore_carried(self) -> None:
         """Buffers and plain attributes alone: what one batch leaves for the next."""
+        self._restore_attributes(carried=True)
+
+    def _restore_attributes(self, *, carried: bool) -> None:
         for attributes in self._attributes:
-            attributes.restore()
+            attributes.restore(carried=carried)
         for buffer in self._buffers:
             buffer.restore()
 

@@ -13,8 +13,9 @@ from batchfinder.protocols import Batch
 from batchfinder.rates import GroupRate
 from batchfinder.run.step import faults
 from batchfinder.run.step.compiled import Compilation
+from batchfinder.run.step.layout import lay_out, zero_gradient
 from batchfinder.run.step.move import moved
-from batchfinder.run.step.optimizers import family_of, name_of, state_tensors, still
+from batchfinder.run.step.optimizers import family_of, name_of, state_tensors
 from batchfinder.run.step.precision import Context, precision_of, scaler_caveat
 from batchfinder.run.step.rates import Rates
 from batchfinder.run.step.update import Clip, Updates
@@ -70,6 +71,7 @@ class Step:
         self._updates_itself = False
         self.has_looked = False
         self._reached: list[torch.nn.Parameter] | None = None
+        self._sparse_dims: dict[int, int] = {}
         self._compilation = Compilation(self._modules, compiled)
 
     @property
@@ -246,10 +248,8 @@ class Step:
         if not bare:
             return
         for parameter in self.reached():
-            parameter.grad = torch.zeros_like(parameter)
-        with still(bare):
-            for optimizer in bare:
-                optimizer.step()
+            parameter.grad = zero_gradient(parameter, self._sparse_dims.get(id(parameter), 0))
+        lay_out(bare)
         self.zero_grad()
 
     def look(self, batch: Batch) -> None:
@@ -265,6 +265,8 @@ class Step:
         except Exception:  # noqa: BLE001  # whatever it is, the first trial meets it and tells
             return
         reached = [p for p in self._parameters if p.grad is not None]
+        sparse = ((p, p.grad) for p in reached if p.grad is not None and p.grad.is_sparse)
+        self._sparse_dims = {id(p): gradient.sparse_dim() for p, gradient in sparse}
         if not self._updates_itself:
             self._reached = reached or None
 

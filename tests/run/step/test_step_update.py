@@ -312,3 +312,39 @@ def test_a_fingerprint_sees_one_element(dtype: torch.dtype) -> None:
     tensor[2, 3] = 1
     assert fingerprint([tensor]) != before
     assert fingerprint([tensor.t()]) == fingerprint([tensor])
+
+
+class Table(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.Embedding(50, 4, sparse=True), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rows(x))
+
+
+def test_the_state_of_an_optimizer_for_sparse_gradients_is_laid_out() -> None:
+    model = Table()
+    sparse = torch.optim.SparseAdam([model.rows.weight], lr=0.1)
+    dense = torch.optim.Adam(model.head.parameters(), lr=0.1)
+    step = step_from(model, loss_fn=LOSS, optimizer=[sparse, dense])
+    weights = model.rows.weight.detach().clone()
+    step.look((torch.arange(6), Y))
+    step.prime()
+    assert sparse.state[model.rows.weight]["exp_avg"].shape == (50, 4)
+    assert len(dense.state) == 2
+    assert torch.equal(model.rows.weight, weights)
+    assert sparse.param_groups[0]["lr"] == 0.1
+
+
+def test_an_optimizer_that_wants_more_than_gradients_is_laid_out_by_the_first_trial() -> None:
+    class PerSample(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            if not hasattr(self.param_groups[0]["params"][0], "grad_sample"):
+                raise ValueError("per-sample gradients are missing")
+
+    model = linear()
+    step = step_from(model, loss_fn=LOSS, optimizer=PerSample(model.parameters(), lr=0.1))
+    step.prime()
+    assert not step.optimizers()[0].state
+    assert all(p.grad is None for p in model.parameters())
