@@ -35,6 +35,7 @@ class Why(Enum):
 
     FASTEST = "fastest"
     NEAR_FASTEST = "near the fastest"
+    SURELY_FASTER = "surely faster than yours"
     YOURS_IS_AS_GOOD = "yours is as good"
     YOURS_WAITS_FOR_DATA = "yours waits for data"
     THROUGHPUT_KNEE = "throughput knee"

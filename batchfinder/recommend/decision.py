@@ -18,7 +18,7 @@ WORTHWHILE = 1.05
 """Another batch is recommended where it is surely faster than the user's own by this factor."""
 CLEARLY_SLOWER = 0.9
 """A loader that delivers less than this share of what the model takes is slower than it."""
-_FASTEST, _NEAR = 1 - 0.005, 1 / 1.035
+_FASTEST = 1 - 0.005
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ def decide(situation: Situation, objective: Objective, noise: NoiseScale | None)
     picked = best
     if all(option.plan != best.plan for option in sure):
         picked = objective(priced(situation, sure))
-    return Decision(picked.plan, _why(situation, picked, found), best.plan)
+    why = _why(situation, picked, found)
+    if picked.plan != best.plan and why is Why.NEAR_FASTEST:
+        why = Why.SURELY_FASTER
+    return Decision(picked.plan, why, best.plan)
 
 
 def _why(situation: Situation, picked: Candidate, found: list[Option]) -> Why:

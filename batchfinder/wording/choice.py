@@ -103,6 +103,7 @@ def headline(recommendation: Recommendation) -> str:
 _KEEP = {
     Why.FASTEST: "it has the shortest predicted time to the same loss",
     Why.NEAR_FASTEST: "nothing measured is reliably faster",
+    Why.SURELY_FASTER: "it is the fastest that is reliably faster than yours",
     Why.YOURS_IS_AS_GOOD: "nothing measured is reliably faster",
     Why.YOURS_WAITS_FOR_DATA: "training waits for its data",
     Why.THROUGHPUT_KNEE: "larger batches are hardly processed faster",
@@ -183,6 +184,8 @@ def why_sentence(recommendation: Recommendation) -> str:
         Why.FASTEST: f"{size} has the shortest predicted time to the same loss",
         Why.NEAR_FASTEST: f"{size} is the smallest round batch size within 3% of the shortest "
         "predicted time to the same loss",
+        Why.SURELY_FASTER: f"{size} is the fastest of the sizes that are reliably faster than "
+        "yours; others may be faster still, but what was measured leaves that open",
         Why.YOURS_IS_AS_GOOD: f"{size} is yours; no other size is at least 5% faster throughout "
         "the range that noise scale, step times and learning-rate rule leave open",
         Why.YOURS_WAITS_FOR_DATA: f"{size} is yours; no batch size makes the loader faster",

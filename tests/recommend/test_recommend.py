@@ -28,6 +28,7 @@ from batchfinder.recommend import (
 )
 from batchfinder.results import BatchPlan, Limit, Why
 from batchfinder.wording.advice import advice
+from batchfinder.wording.choice import why_sentence
 
 
 def fastest(candidates):
@@ -147,6 +148,8 @@ def test_where_the_best_is_not_sure_another_that_is_takes_its_place():
     found = yours(400, 16, noise=noise(400, 30, 700))
     assert 16 < found.plan.global_batch < best_power(400, 100)
     assert found.speedup.low >= 1.05
+    assert found.why is Why.SURELY_FASTER
+    assert "3%" not in why_sentence(found)  # nor does it say that nothing is faster
 
 
 def test_an_assumed_base_is_not_yours():
