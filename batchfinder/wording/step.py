@@ -26,6 +26,9 @@ def _left(names: tuple[str, ...]) -> str:
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "step.peak": _peak,
+    "step.own_update": (
+        "The step does its own backward and update: accumulation cannot be measured."
+    ),
     "step.left": _left,
     "step.recompile_limit": (
         "The compiled model met torch's recompile limit: larger or later sizes ran uncompiled, and "

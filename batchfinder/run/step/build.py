@@ -79,7 +79,7 @@ def step_from(
     if isinstance(compute, _ModelLoss):
         compute.look_at(sample_batch)
     held = reached_from([models, loss_fn, train_step, optimizers, backward, clip])
-    return Step(
+    step = Step(
         compute,
         modules,
         trained_by(optimizers, modules) if optimizers else free,
@@ -92,8 +92,12 @@ def step_from(
         schedulers=as_list(scheduler),
         rate_is_known=bool(optimizers) or base_learning_rate is not None,
         compiled=held.compiled,
-        assumptions=lambda: _assumptions(compute, optimizers, models, base_learning_rate),
+        is_assumed=not optimizers,
+        assumptions=lambda: _assumptions(
+            compute, models, base_learning_rate, is_assumed=step.assumes_optimizer
+        ),
     )
+    return step
 
 
 def _compute(model: Any, loss_fn: Any, train_step: Any) -> Compute:
@@ -204,11 +208,11 @@ def _no_target(batch: Batch) -> UnknownLoss:
 
 
 def _assumptions(
-    compute: Any, optimizers: list[Any], models: list[Any], rate: float | None
+    compute: Any, models: list[Any], rate: float | None, *, is_assumed: bool
 ) -> Iterator[str]:
     if compute.assumption:
         yield compute.assumption
-    if not optimizers:
+    if is_assumed:
         known = "" if rate is not None else f" at learning rate {ASSUMED_RATE:g}"
         yield f"No optimizer was given: AdamW was assumed{known}, for its memory."
     if any(not module.training for module in models):

@@ -21,6 +21,7 @@ from batchfinder.run.step.rates import Rates
 from batchfinder.run.step.update import Clip, Updates
 from batchfinder.run.step.watch import Watch
 from batchfinder.run.step.weights import Weights
+from batchfinder.wording import Caveat
 
 __all__ = ["Backward", "Compute", "Step"]
 
@@ -53,6 +54,7 @@ class Step:
         rate_is_known: bool = True,
         assumptions: Callable[[], Iterable[str]] = tuple,
         compiled: Sequence[Any] = (),
+        is_assumed: bool = False,
     ) -> None:
         self._compute = compute
         self._modules = list(modules)
@@ -69,6 +71,7 @@ class Step:
         self._weights = Weights()
         self._watch: Watch | None = None
         self._updates_itself = False
+        self.assumes_optimizer = is_assumed
         self.has_looked = False
         self._reached: list[torch.nn.Parameter] | None = None
         self._sparse_dims: dict[int, int] = {}
@@ -86,11 +89,7 @@ class Step:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What was inferred, as sentences; complete after the first ``forward_backward``."""
-        own = (
-            ("The step does its own backward and update: accumulation cannot be measured.",)
-            if self._updates_itself
-            else ()
-        )
+        own = (Caveat("step.own_update"),) if self._updates_itself else ()
         caveat = scaler_caveat(self._context, self._device, self._scaler)
         return (*self._assumed(), *own, *caveat, *self._compilation.notes)
 
@@ -101,7 +100,7 @@ class Step:
 
     @property
     def optimizer_name(self) -> str:
-        return name_of(self._optimizers)
+        return name_of(self._optimizers) or "optimizer in train_step"
 
     @property
     def optimizer_family(self) -> str:
@@ -153,9 +152,15 @@ class Step:
                 detached = self._without_graph(loss, versions)
         if self._versions() != versions:  # in its own code, or in a hook of backward
             self._updates_itself = True
+        if self._updates_itself and self.assumes_optimizer:
+            self._use_no_optimizer()
         if self._updates_itself and self._watch is not None:
             self._watch.called()
         return detached
+
+    def _use_no_optimizer(self) -> None:
+        """The step has one of its own: none need be assumed beside it."""
+        self.assumes_optimizer, self._optimizers, self._rates = False, [], Rates([])
 
     def _run_backward(self, loss: torch.Tensor, share: float) -> None:
         shared = loss if share == 1.0 else loss * share
@@ -217,7 +222,7 @@ class Step:
         return self._rates.base() if self._rate_is_known else None
 
     def group_rates(self, recommended: float | None = None) -> tuple[GroupRate, ...]:
-        """Every group's base rate, and what it becomes where the first one's is ``recommended``."""
+        """Every group's base, and its rate where the first one's is ``recommended``."""
         return tuple(self._rates.by_group(recommended)) if self._rate_is_known else ()
 
     def scale_learning_rate(self, factor: float) -> None:
@@ -274,27 +279,6 @@ class Step:
         """The trained parameters that have gradients, as far as is known."""
         return self.parameters() if self._reached is None else list(self._reached)
 
-    @contextmanager
-    def training_mode(self) -> Iterator[None]:
-        """Models in evaluation mode put into training mode, and every module's mode put back.
-
-        A model in training mode is left as it is: parts of it may be in evaluation mode on
-        purpose.
-        """
-        modes = [(each, each.training) for top in self._modules for each in top.modules()]
-        try:
-            for top in self._modules:
-                if not top.training:
-                    top.train()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-
     def check_loss(self, loss: torch.Tensor) -> None:
-        """Refuse a loss that is no number.
-
-        Raises:
-            LossIsNotFinite: for NaN and infinity.
-        """
+        """Raises ``LossIsNotFinite`` for NaN and infinity."""
         faults.refuse_not_finite(loss)

@@ -249,19 +249,6 @@ def test_a_gradient_scaler_scales_skips_and_unscales() -> None:
     assert step.loss_scale() == 4.0
 
 
-def test_training_mode_and_every_mode_put_back() -> None:
-    model = nn.Sequential(linear(), nn.BatchNorm1d(3))
-    model.eval()
-    step = step_from(model)
-    with step.training_mode():
-        assert model[1].training
-    assert not any(module.training for module in model.modules())
-    model.train()
-    model[1].eval()
-    with step.training_mode():
-        assert not model[1].training
-
-
 Point = namedtuple("Point", "x y")  # the untyped kind is what is tested
 
 

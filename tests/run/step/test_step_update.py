@@ -348,3 +348,21 @@ def test_an_optimizer_that_wants_more_than_gradients_is_laid_out_by_the_first_tr
     step.prime()
     assert not step.optimizers()[0].state
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_no_optimizer_is_assumed_beside_one_that_the_step_has() -> None:
+    model = linear()
+
+    def train_step(m: nn.Module, batch: Any) -> None:
+        m.zero_grad()
+        LOSS(m(batch[0]), batch[1]).backward()
+        torch.optim.SGD(m.parameters(), lr=0.3).step()
+
+    step = step_from(model, train_step=train_step)
+    assert step.optimizers()
+    step.look((X, Y))
+    step.prime()
+    assert not step.optimizers()
+    assert step.learning_rate() is None and step.group_rates() == ()
+    assert step.optimizer_name == "optimizer in train_step"
+    assert not any("AdamW" in said for said in step.assumptions)
