@@ -1,4 +1,4 @@
-"""Largest batch sizes remembered in a file, and each checked by one trial before it is believed.
+"""Largest batch sizes remembered in a file; each is verified again by one trial.
 
 Off unless asked (``cache=path``). An entry is found again only where nothing that memory depends
 on has changed: the model's structure and code, the step, the shape of a batch, the device, its

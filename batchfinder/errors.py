@@ -36,7 +36,7 @@ class BatchFinderError(RuntimeError):
 
 
 class InvalidArgument(BatchFinderError, ValueError):
-    """An argument has a value that cannot be meant, such as a ceiling below 1.
+    """An argument has an invalid value, such as a ceiling below 1.
 
     Way out: the message says what was expected and what was found.
     """

@@ -36,7 +36,7 @@ def shortest_time(candidates: Sequence[Candidate]) -> Candidate:
     Round micro-batches, powers of two and multiples of eight, go before others, such as the
     largest that fits.
 
-    Smaller costs less memory and fewer samples and generalises no worse (Keskar et al.
+    Smaller costs less memory and fewer samples and generalizes no worse (Keskar et al.
     2017, arXiv:1609.04836). A batch below the user's own is recommended only where the user's own
     takes over 10% longer than the best. Without a noise scale: the smallest batch within 10%
     of the best throughput.

@@ -1,1 +1,1 @@
-"""The engine room: runs the user's training at one size, safely."""
+"""Runs the user's training at one size, safely."""

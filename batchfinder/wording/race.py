@@ -92,7 +92,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "without training on it"
     ),
     "race.coupled": (
-        f"{_KEPT}: the samples of a batch meet in the loss (contrastive, in-batch negatives), "
+        f"{_KEPT}: the loss couples the samples of a batch (contrastive, in-batch negatives), "
         "so that a lower loss on batches left out does not say which rate trains better"
     ),
     "race.several_optimizers": (

@@ -17,7 +17,7 @@ FLOAT = 4
 
 @dataclass
 class PlainStep:
-    """A training step as the engine room expects it, without any inference."""
+    """A training step as batchfinder.run expects it, without any inference."""
 
     model: nn.Module
     loss: Callable[[nn.Module, Any], torch.Tensor]
