@@ -156,7 +156,12 @@ def _time(report: Report, ax: Any) -> None:
     samples = [each.relative_samples for each in priced]
     label = f"{report.unit} to target" if known else None
     ax.plot(times.keys(), samples, "--", color=marks.GREY, linewidth=1.4, label=label)
-    least = min(best, *(each for each in samples if math.isfinite(each)), 1.0)
+    joules = _joules_to_target(report, priced)
+    if joules:
+        ax.plot(
+            joules.keys(), joules.values(), ":", color=marks.GREY, linewidth=1.8, label="energy"
+        )
+    least = min(best, *(each for each in samples if math.isfinite(each)), *joules.values(), 1.0)
     ax.set_ylim((0.95 * least / top**_LEGEND) ** (1 / (1 - _LEGEND)), top)
     marks.ratio_axis(ax)
     ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10% of least")
@@ -164,6 +169,15 @@ def _time(report: Report, ax: Any) -> None:
     marks.points(ax, times, report.global_batch_size, yours)
     narrow = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 0.8, "borderaxespad": 0.2}
     ax.legend(loc="lower center", ncols=2, framealpha=0.7, edgecolor="none", fontsize=9, **narrow)
+
+
+def _joules_to_target(report: Report, priced: list[Candidate]) -> dict[int, float]:
+    """Energy to the target by global batch, 1 at the choice; empty where it was not measured."""
+    found = {each.plan.global_batch: each.energy_to_target for each in priced}
+    own = found.get(report.global_batch_size)
+    if not own:
+        return {}
+    return {batch: joules / own for batch, joules in found.items() if joules is not None}
 
 
 def _yours(report: Report) -> int | None:

@@ -124,6 +124,11 @@ class WholeStep(TrainStep, Protocol):
         ...
 
     @property
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Settings that change times and memory, by name, where they are on."""
+        ...
+
+    @property
     def has_looked(self) -> bool:
         """Whether ``look`` has run."""
         ...

@@ -79,7 +79,8 @@ def _machine(environment: Environment) -> str:
     device = f"{environment.device} ({name})" if name else environment.device
     threads = f"{environment.threads} thread{'s' * (environment.threads != 1)}"
     parts = (device, f"torch {environment.torch}", threads, environment.optimizer)
-    return ", ".join(part for part in (*parts, environment.precision) if part)
+    extra = (name if value == "on" else f"{name} {value}" for name, value in environment.extra)
+    return ", ".join(part for part in (*parts, environment.precision, *extra) if part)
 
 
 def findings(report: Report) -> Iterator[tuple[str, str]]:

@@ -150,6 +150,7 @@ class Bench:
             threads=torch.get_num_threads(),
             optimizer=self.step.optimizer_name,
             precision=self.step.precision,
+            extra=self.step.settings,
         )
 
 

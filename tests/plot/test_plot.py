@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.figure
 import pytest
+from matplotlib.figure import Figure
 from report_cases import NOISE, accumulated, bare, plain
 
 from batchfinder import plot
@@ -281,3 +282,21 @@ def test_the_batch_size_has_one_name_unless_there_are_two() -> None:
     assert names == {"batch size"}
     both = {ax.get_xlabel() for ax in accumulated().plot().flat}
     assert both == {"batch size per device", "global batch size"}
+
+
+def test_energy_is_drawn_beside_time_where_it_was_measured() -> None:
+    report = plain()
+    candidates = tuple(
+        replace(each, joules_per_sample=1.0 + each.plan.global_batch / 512)
+        for each in report.candidates
+    )
+    drawn = replace(report, recommendation=replace(report.recommendation, candidates=candidates))
+
+    def labels(of) -> list[str]:
+        figure = Figure()
+        ax = figure.add_subplot()
+        of.plot(ax, panel="time")
+        return [line.get_label() for line in ax.lines]
+
+    assert "energy" in labels(drawn)
+    assert "energy" not in labels(report)

@@ -57,12 +57,19 @@ def _autocast_dtype(context: Context, device: torch.device) -> torch.dtype | Non
 
 
 def precision_of(
-    parameters: Iterable[torch.Tensor], context: Context, device: torch.device, scaler: Any
+    parameters: Iterable[torch.Tensor],
+    context: Context,
+    device: torch.device,
+    scaler: Any,
+    seen: torch.dtype | None = None,
 ) -> str:
-    """``"float32"``, ``"bfloat16 autocast over float32"``, … as the environment says it."""
+    """``"float32"``, ``"bfloat16 autocast over float32"``, … as the environment says it.
+
+    ``seen`` is the autocast dtype that was in force in a forward pass, whoever entered it.
+    """
     dtypes = Counter(str(p.dtype).removeprefix("torch.") for p in parameters)
     stored = " and ".join(name for name, _ in dtypes.most_common())
-    dtype = _autocast_dtype(context, device)
+    dtype = seen or _autocast_dtype(context, device)
     if dtype is None:
         return stored
     scaled = ", scaled" if _is_enabled(scaler) else ""

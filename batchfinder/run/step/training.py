@@ -18,6 +18,7 @@ from batchfinder.run.step.move import moved
 from batchfinder.run.step.optimizers import family_of, name_of, state_tensors
 from batchfinder.run.step.precision import Context, precision_of, scaler_caveat
 from batchfinder.run.step.rates import Rates
+from batchfinder.run.step.seen import SeenPrecision, settings_of
 from batchfinder.run.step.update import Clip, Updates
 from batchfinder.run.step.watch import Watch
 from batchfinder.run.step.weights import Weights
@@ -76,6 +77,7 @@ class Step:
         self._reached: list[torch.nn.Parameter] | None = None
         self._sparse_dims: dict[int, int] = {}
         self._compilation = Compilation(self._modules, compiled)
+        self._seen = SeenPrecision([] if self.is_compiled else self._modules, device)
 
     @property
     def device(self) -> torch.device:
@@ -108,7 +110,13 @@ class Step:
 
     @property
     def precision(self) -> str:
-        return precision_of(self._parameters, self._context, self._device, self._scaler)
+        seen = self._seen.dtype
+        return precision_of(self._parameters, self._context, self._device, self._scaler, seen)
+
+    @property
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Settings that change times and memory, by name, where they are on."""
+        return settings_of(self._modules, self._device, is_compiled=self.is_compiled)
 
     def modules(self) -> list[torch.nn.Module]:
         """The model's modules, and the loss where it is one."""
@@ -141,7 +149,7 @@ class Step:
         on_device = moved(batch, self._device)
         versions = self._versions()
         with self._compilation.apart():
-            with self._context(), faults.devices_named():
+            with self._context(), faults.devices_named(), self._seen.looking():
                 loss, weight = self._compute(on_device)
             if isinstance(loss, torch.Tensor) and loss.requires_grad:
                 if self._versions() == versions:
