@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -66,6 +68,58 @@ def _escape_bars(  # noqa: PLR0917 - Sphinx calls it so
     lines[:] = [line.replace("|", r"\|") for line in lines]
 
 
+_SECTIONS = (
+    "What you train:",
+    "What you evaluate:",
+    "What is asked:",
+    "Your limits:",
+    "How it decides:",
+    "How it runs:",
+)
+
+
+def _list_arguments(  # noqa: PLR0917 - Sphinx calls it so
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Arguments in sections of our own, each as an item with its type."""
+    if what != "function" or not set(lines) & set(_SECTIONS):
+        return
+    arguments = inspect.signature(thing).parameters.values()
+    types = {each.name: str(each.annotation).replace(" | ", " or ") for each in arguments}
+    inside, listed = False, []
+    for line in lines:
+        if line and not line.startswith(" "):
+            inside = line in _SECTIONS
+        if not inside or not line:
+            listed.append(line)
+        elif line in _SECTIONS:
+            listed += [f"**{line.rstrip(':')}**", ""]
+        elif found := re.match(r"    (\w+): (.*)", line):
+            listed.append(f"- **{found[1]}** (``{types[found[1]]}``): {found[2]}")
+        elif line.startswith("        "):
+            listed.append("  " + line.strip())
+        else:
+            listed.append(line.strip())
+    lines[:] = listed
+
+
+def _without_types(  # noqa: PLR0917 - likewise
+    app: Sphinx, what: str, name: str, thing: object, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """The signature of what ``_list_arguments`` lists: names and plain defaults."""
+    if what != "function" or not any(each in (thing.__doc__ or "") for each in _SECTIONS):
+        return None
+    parts, keyword_only = [], False
+    for each in inspect.signature(thing).parameters.values():
+        if each.kind is each.KEYWORD_ONLY and not keyword_only:
+            parts.append("*")
+            keyword_only = True
+        shown = repr(each.default)
+        default = "=..." if shown.startswith(("_", "<")) else f"={shown}"
+        parts.append(each.name + ("" if each.default is each.empty else default))
+    return f"({', '.join(parts)})", returns
+
+
 def _inline_math(self: HTMLTranslator, node: nodes.math) -> None:
     self.body.append(tex2mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
@@ -79,7 +133,9 @@ def _block_math(self: HTMLTranslator, node: nodes.math_block) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
+    app.connect("autodoc-process-docstring", _list_arguments, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _escape_bars)
+    app.connect("autodoc-process-signature", _without_types)
 
 
 (HERE / "errors.md").write_text(errors_page(), encoding="utf-8")

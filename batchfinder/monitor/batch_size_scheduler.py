@@ -25,6 +25,8 @@ __all__ = ["BatchSizeScheduler"]
 class BatchSizeScheduler:
     """Changes the batch size along a training, and the learning rate with it.
 
+    For example::
+
         growth = BatchSizeScheduler(loader, optimizer, Doubling(200_000, at_most=1024))
         for epoch in range(epochs):
             for batch in growth.loader:

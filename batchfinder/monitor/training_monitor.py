@@ -34,6 +34,8 @@ _UPDATES = 3
 class TrainingMonitor:
     """Watches a training: the gradient noise scale, and instability as it begins.
 
+    For example::
+
         monitor = TrainingMonitor(model, optimizer, batch_size=64, observe=print)
         for batch in loader:
             optimizer.zero_grad()
