@@ -51,7 +51,7 @@ def require(*modules: str) -> None:
             importlib.import_module(module)
         except ImportError as error:
             package = "scikit-learn" if module == "sklearn" else module
-            message = f'the demo needs {package}: pip install "torch-batchfinder[demo]"'
+            message = f"the demo needs {package}: pip install {package}"
             raise MissingDependency(message) from error
 
 

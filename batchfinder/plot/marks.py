@@ -21,7 +21,7 @@ def matplotlib(module: str) -> Any:
     try:
         return importlib.import_module(f"matplotlib.{module}")
     except ImportError as error:
-        message = 'plots need matplotlib: pip install "torch-batchfinder[plot]"'
+        message = "plots need matplotlib: pip install matplotlib"
         raise MissingDependency(message) from error
 
 

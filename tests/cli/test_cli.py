@@ -275,13 +275,15 @@ def test_no_answer_is_1(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     assert main(["show", "report.json", "--figure", "figure.png"]) == 1
 
 
-@pytest.mark.parametrize("module", ["sklearn", "matplotlib"])
+@pytest.mark.parametrize(
+    ("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")]
+)
 def test_the_demo_names_what_it_lacks_before_it_runs(
-    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["demo"]) == 1
-    assert 'pip install "torch-batchfinder[demo]"' in capsys.readouterr().err
+    assert f"pip install {package}" in capsys.readouterr().err
 
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
