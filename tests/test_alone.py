@@ -140,7 +140,7 @@ def test_a_batch_that_runs_out_of_memory_is_cut(steps: int) -> None:
         )
         assert snapshot.differences() == ()
     assert found.micro_batch <= 16
-    assert any("memory ran out with micro-batches of 32: those of 16" in c for c in found.caveats)
+    assert any("micro-batches of 32; fell back to micro-batches of 16" in c for c in found.caveats)
 
 
 def test_a_warm_up_that_runs_out_later_goes_on_with_smaller_micro_batches() -> None:

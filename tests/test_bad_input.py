@@ -169,7 +169,10 @@ def test_a_value_object_refuses_what_is_invalid(make: Any, wrong: dict[str, Any]
 @pytest.mark.parametrize(
     ("argument", "names"),
     [
-        ("objective", "'fewest_samples', 'highest_throughput', 'largest', 'shortest_time'"),
+        (
+            "objective",
+            "'fewest_samples', 'highest_throughput', 'largest', 'least_energy', 'shortest_time'",
+        ),
         ("learning_rate_rule", "'adascale', 'fixed', 'linear', 'lower_only', 'square_root'"),
     ],
 )

@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
-from batchfinder.probe import SearchSpace
 from batchfinder.probe import stage as probing
 from batchfinder.probe.stage import probe_sizes
 from batchfinder.results import Limit, TrialStarted
@@ -80,7 +79,7 @@ def test_larger_batches_that_time_forbids_are_said_to_be_limited_by_time() -> No
     training = Training(network(), loader())
     events: list[Any] = []
     with opened(training, memory_limit="16MiB", observe=events.append) as call:
-        found = probe_sizes(call, SearchSpace(), Search(), step_seconds=1e-9)
+        found = probe_sizes(call, Search(), step_seconds=1e-9)
     assert found.limited_by is Limit.TIME
     (said,) = found.caveats
     assert isinstance(said, Caveat) and said.code == "probe.time"

@@ -45,7 +45,7 @@ def test_a_search_is_a_table_with_the_answer_above_it() -> None:
         caveats=("One thing to know.",),
     )
     assert str(found).splitlines() == [
-        "Largest batch size that fits: 128, limited by memory: a larger batch would not fit.",
+        "Largest batch size that fits: 128, limited by memory.",
         "  batch size  peak memory   trial  outcome",
         "  ──────────  ───────────  ──────  " + "─" * len(Outcome.OUT_OF_MEMORY.value),
         "           1     5.00 MiB  250 ms  " + Outcome.FITS.value,

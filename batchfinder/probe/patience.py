@@ -48,11 +48,19 @@ def within_time(propose: Propose, step_seconds: float) -> Propose:
             return wanted
         low = history(trials).low
         allowed = _largest_within(trials, low, wanted, step_seconds)
+        if _is_first_timing(trials, step_seconds):
+            allowed = max(allowed, min(2 * low, wanted))
         instead = space.at_most(allowed)
         tried = {trial.batch_size for trial in trials}
         return instead if instead >= WORTH_ANOTHER_TRIAL * low and instead not in tried else None
 
     return patient
+
+
+def _is_first_timing(trials: Sequence[Trial], step_seconds: float) -> bool:
+    """Whether one size alone was timed and keeps to the time: it may hold a cold start."""
+    timed = [trial for trial in latest(trials) if trial.fits and trial.step_seconds > 0]
+    return len(timed) == 1 and timed[0].step_seconds <= step_seconds
 
 
 def not_tried_for_time(

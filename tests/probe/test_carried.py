@@ -37,7 +37,7 @@ def test_a_queue_starts_anew_at_every_size() -> None:
         memory_limit="16MiB",
         powers_of_two=True,
         at_most=32,
-        budget_seconds=5,
+        budget_seconds=60,
         noise=None,
     )
     assert found.max_batch_size == 32

@@ -54,6 +54,20 @@ def test_a_quick_training_is_searched_to_its_end() -> None:
     assert not_tried_for_time(trials, space, guided, 10.0) is None
 
 
+def test_a_cold_start_does_not_end_the_search() -> None:
+    """The first step of a process takes 0.4 s whatever its size; the next one a millisecond."""
+    warm = []
+
+    def run(size: int) -> Trial:
+        seconds = 0.001 if warm else 0.4
+        warm.append(size)
+        return Trial(size, Outcome.FITS, 10**8 + size, 2 * seconds, step_seconds=seconds)
+
+    space = SearchSpace(ceiling=512, limit_bytes=GIB)
+    trials = probe(run, space, propose=within_time(guided, 0.5))
+    assert max(trial.batch_size for trial in trials) == 512
+
+
 def test_a_search_that_memory_ended_is_not_said_to_be_ended_by_time() -> None:
     run = timed(lambda size: 0.004 * size, limit=GIB)
     space = SearchSpace(limit_bytes=GIB)

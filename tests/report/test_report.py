@@ -146,7 +146,7 @@ def test_no_growth_no_scaling_advice() -> None:
 def test_the_first_sentence_says_what_to_do() -> None:
     first = {name: case().text(1000).splitlines()[0] for name, case in CASES.items()}
     assert first["plain"].startswith(
-        "Use batch size 128 at learning rate 0.00176 instead of 32 at 0.001: predicted 1.5x to"
+        "Use batch size 128 at learning rate 0.00176 instead of 32 at 0.001: predicted 1.4x to"
     )
     assert first["plain"].endswith("faster to the same loss; limited by gradient noise.")
     assert first["kept"].startswith("Keep batch size 128 at learning rate 0.001: ")

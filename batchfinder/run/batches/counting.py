@@ -11,7 +11,13 @@ import torch
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
-from batchfinder.run.batches.structure import children, describe, rows_in, size_along
+from batchfinder.run.batches.structure import (
+    MAKE_LOADER,
+    children,
+    describe,
+    rows_in,
+    size_along,
+)
 
 __all__ = ["COUNT", "Key", "count_of", "grown", "measures"]
 
@@ -84,5 +90,6 @@ def count_of(batch: Batch, key: Key | None, batch_dim: int | None = None) -> int
         return rows_in(batch, batch_dim or 0)
     except CannotBuildBatch:
         raise CannotBuildBatch(
-            f"expected a batch in which something counts samples; found {describe(batch)}: {COUNT}"
+            f"expected a batch in which something counts samples; found {describe(batch)}: "
+            f"{COUNT}; or {MAKE_LOADER}"
         ) from None

@@ -230,7 +230,7 @@ class Indexed:
 
     def follow(self, loader: Iterable[Batch]) -> Iterable[Batch]:
         if self._reader.workers and type(loader) is DataLoader and loader.batch_sampler is not None:
-            return Followed(self._reader, loader.batch_sampler, self.patience)
+            return Followed(self._reader, loader, self.patience)
         return loader
 
     def close(self) -> None:
@@ -243,12 +243,15 @@ class Followed:
 
     prefetch_factor = 1
 
-    def __init__(self, reader: Reader, batches: Iterable[list[Any]], patience: Patience) -> None:
+    def __init__(self, reader: Reader, loader: DataLoader[Any], patience: Patience) -> None:
         self.num_workers = reader.workers
-        self._reader, self._batches, self._patience = reader, batches, patience
+        self._reader, self._loader, self._patience = reader, loader, patience
 
     def __iter__(self) -> Iterator[Batch]:
-        coming = enumerate(self._batches)
+        # As the loader does, which draws a seed for its workers before its sampler draws
+        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
+        batches: Iterable[list[Any]] = self._loader.batch_sampler or ()
+        coming = enumerate(batches)
         flying: deque[tuple[int, Ticket]] = deque()
         try:
             while True:
