@@ -71,7 +71,12 @@ def is_compiled_function(function: Any) -> bool:
 
 
 def compiled_from(function: Any) -> Any:
-    """The function as it was written; ``None`` where it is not compiled."""
+    """The function as it was written; ``None`` where it is not compiled.
+
+    What was kept from the compiler (``torch.compiler.disable``) is wrapped alike, and not compiled.
+    """
+    if getattr(function, "_torchdynamo_disable", None) is True:
+        return None
     return getattr(function, "_torchdynamo_orig_callable", None)
 
 

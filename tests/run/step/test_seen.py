@@ -76,3 +76,15 @@ def test_settings_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         torch.set_float32_matmul_precision(before)
     assert found == (("cuDNN benchmark", "on"), ("TF32", "on"))
+
+
+def test_what_was_kept_from_the_compiler_is_not_compiled() -> None:
+    from batchfinder.run.torch_internals import compiled_from, is_compiled_function
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    kept = torch.compiler.disable(plain)
+    assert compiled_from(kept) is None
+    assert not is_compiled_function(kept)
+    assert compiled_from(torch.compile(plain, backend="eager")) is plain
