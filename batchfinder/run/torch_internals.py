@@ -6,8 +6,10 @@ it has not.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -75,9 +77,12 @@ def compiled_from(function: Any) -> Any:
 
     What was kept from the compiler (``torch.compiler.disable``) is wrapped alike, and not compiled.
     """
-    if getattr(function, "_torchdynamo_disable", None) is True:
+    if isinstance(function, types.MethodType):
+        function = function.__func__
+    # not getattr: some objects answer every attribute
+    if inspect.getattr_static(function, "_torchdynamo_disable", None) is True:
         return None
-    return getattr(function, "_torchdynamo_orig_callable", None)
+    return inspect.getattr_static(function, "_torchdynamo_orig_callable", None)
 
 
 def _runs_compiled(module: torch.nn.Module) -> Any:

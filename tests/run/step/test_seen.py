@@ -88,3 +88,9 @@ def test_what_was_kept_from_the_compiler_is_not_compiled() -> None:
     assert compiled_from(kept) is None
     assert not is_compiled_function(kept)
     assert compiled_from(torch.compile(plain, backend="eager")) is plain
+
+    class Answering:
+        def __getattr__(self, name: str) -> object:
+            return plain
+
+    assert not is_compiled_function(Answering())
