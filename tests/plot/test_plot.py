@@ -222,7 +222,7 @@ def test_a_candidate_without_a_price_is_left_out() -> None:
 
 def test_without_matplotlib_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependency, match=r"torch-batchfinder\[plot\]"):
+    with pytest.raises(MissingDependency, match="pip install matplotlib"):
         plot.figure(plain())
 
 
