@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,3 +211,23 @@ def test_gpt2_small_in_24_gb() -> None:
     )
     assert found.batch_size == pytest.approx(13, rel=0.1)
     assert found.low <= 13 <= found.high
+
+
+@pytest.mark.slow
+def test_the_allocated_peaks_of_an_h200_are_met_within_a_hundredth() -> None:
+    path = Path(__file__).parent.parent / "support" / "edge_on_an_h200.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    measured = {row["size"]: row["alloc"] for row in rows if row.get("ok") and not row["conf"]}
+    model = resnet50()
+    loader = DataLoader(Zeros(lambda: (torch.zeros(3, 224, 224), 0)), batch_size=8)
+    for size in (min(measured), max(measured)):
+        estimate = estimate_memory(
+            model,
+            loader,
+            size,
+            device="H200",
+            loss_fn=nn.CrossEntropyLoss(),
+            optimizer=torch.optim.SGD(model.parameters(), 0.1, momentum=0.9),
+            autocast=torch.bfloat16,
+        )
+        assert estimate.peak_bytes == pytest.approx(measured[size], rel=0.01)
