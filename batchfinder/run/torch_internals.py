@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _REGION = "_isolate_recompiles_id"
+_ABSENT = object()
 
 
 def uncompiled() -> AbstractContextManager[Any]:
@@ -79,7 +80,7 @@ def compiled_from(function: Any) -> Any:
     """
     if isinstance(function, types.MethodType):
         function = function.__func__
-    # not getattr: some objects answer every attribute
+    # not by getattr: some objects answer every attribute
     if inspect.getattr_static(function, "_torchdynamo_disable", None) is True:
         return None
     return inspect.getattr_static(function, "_torchdynamo_orig_callable", None)
@@ -99,12 +100,18 @@ def compile_contexts(things: Iterable[Any]) -> list[Any]:
     found: dict[int, Any] = {}
     for thing in things:
         compiled = _runs_compiled(thing) if isinstance(thing, torch.nn.Module) else thing
-        closure = getattr(compiled, "__closure__", None)  # anything, of an object that answers all
-        cells = [cell.cell_contents for cell in closure] if isinstance(closure, tuple) else []
-        for candidate in (compiled, *cells):
-            if hasattr(candidate, _REGION) and hasattr(candidate, "callback"):
+        if isinstance(compiled, types.MethodType):
+            compiled = compiled.__func__
+        closure = compiled.__closure__ if isinstance(compiled, types.FunctionType) else None
+        for candidate in (compiled, *(cell.cell_contents for cell in closure or ())):
+            if _has(candidate, _REGION) and _has(candidate, "callback"):
                 found[id(candidate)] = candidate
     return list(found.values())
+
+
+def _has(thing: Any, name: str) -> bool:
+    """As ``hasattr``, but not fooled by an object that answers every attribute."""
+    return inspect.getattr_static(thing, name, _ABSENT) is not _ABSENT
 
 
 def new_compile_region() -> int | None:
