@@ -11,9 +11,9 @@ from batchfinder.confirm import OwnPair
 from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.learning_rate_range import LOWEST, range_test
 from batchfinder.measure import MEMORY_GONE
-from batchfinder.noise import NoRoom, attempt
 from batchfinder.rates import UpdateEffect
 from batchfinder.results import Note, ProbeResult
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.bench import Bench
 from batchfinder.session import Call, world_size
 from batchfinder.wording import Caveat
@@ -69,7 +69,7 @@ def base_of(
     """
     try:
         return _base(call, probed, batch_size, learning_rate)
-    except NoRoom as error:
+    except Shortage as error:
         raise NothingFits(MEMORY_GONE.format(found=error)) from None
 
 
@@ -126,7 +126,7 @@ def why_unused(bench: Bench, size: int) -> Caveat | None:
 
     Raises:
         InvalidArgument: where the optimizer's step does nothing.
-        NoRoom: where memory ends at the smallest size too.
+        Shortage: where memory ends at the smallest size too.
     """
     step, rate = bench.step, bench.step.base_learning_rate()
     if not bench.has_own_optimizer:
@@ -169,7 +169,7 @@ def check_loss(bench: Bench, size: int) -> int:
 
     Raises:
         LossIsNotFinite: where it is NaN or infinite.
-        NoRoom: where memory ends at the smallest size too.
+        Shortage: where memory ends at the smallest size too.
     """
     size, loss = in_room(
         bench, size, lambda each: bench.step.forward_backward(bench.source.ordinary(each))
@@ -186,15 +186,16 @@ def in_room(bench: Bench, size: int, work: Callable[[int], T]) -> tuple[int, T]:
     A size that fitted in a trial may still run out later, once memory is in fragments.
 
     Raises:
-        NoRoom: where memory ends at the smallest size too.
+        Shortage: where memory ends at the smallest size too.
     """
     allowed = bench.sizes
     size = allowed.at_most(size)
     while True:
         bench.training()
         try:
-            return size, attempt(bench.step, size, partial(work, size))
-        except NoRoom:
+            with attempt(bench.step, size, memory=bench.memory):
+                return size, work(size)
+        except Shortage:
             if size <= allowed.smallest:
                 raise
         size = allowed.at_most(size // 2)

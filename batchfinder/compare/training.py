@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from statistics import fmean
 
 import torch
@@ -89,13 +88,8 @@ def train_cell(
     count = sum(parameter.numel() for parameter in model.parameters())
     progress = _Progress(replace(asked, parameters=count), model, step)
     try:
-        ending = attempt(
-            partial(_train, recipe, rules, progress, fastest, clock),
-            step=step,
-            memory=backend_for(step.device),
-            size=asked.batch_size,
-            doing="the training",
-        )
+        with attempt(step, asked.batch_size, "the training", memory=backend_for(step.device)):
+            ending = _train(recipe, rules, progress, fastest, clock)
     except Shortage as shortage:
         return progress.end(Ending.OUT_OF_MEMORY, shortage.message[:200])
     return progress.end(ending)

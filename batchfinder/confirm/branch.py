@@ -33,16 +33,26 @@ FAILURES = {
 
 @dataclass
 class _Record:
-    """Losses so far, still on the device."""
+    """Losses so far, still on the device, and the peak of the memory."""
 
     opening: list[torch.Tensor] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
     retries_when_settled: int | None = None
     """The allocator's retries half-way: those before were its cache settling."""
 
-    def trace(self, failure: Judgement | None, detail: str, peak: int | None) -> Trace:
+    peak: int = 0
+
+    @contextmanager
+    def reading_peak(self, memory: MemoryBackend) -> Iterator[None]:
+        """Read the peak at the end, before a clean-up could change what the memory says."""
+        try:
+            yield
+        finally:
+            self.peak = memory.peak_bytes()
+
+    def trace(self, failure: Judgement | None = None, detail: str = "") -> Trace:
         opening, losses = ([float(loss) for loss in part] for part in (self.opening, self.losses))
-        return Trace(tuple(opening), tuple(losses), failure, detail, peak)
+        return Trace(tuple(opening), tuple(losses), failure, detail, self.peak)
 
 
 def run_branch(
@@ -67,56 +77,45 @@ def run_branch(
     memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
     record = _Record()
-    run = _Run(step, source, memory, plan, record, steps, ramp, advance)
+    feed = endless(source, plan.micro_batch)
+    ordinary = partial(_drawn, memory, partial(next, feed))
+    longest = partial(_drawn, memory, partial(source.take, plan.micro_batch))
     try:
-        attempt(run, step=step, memory=memory, size=plan.micro_batch, doing="the confirmation")
-    except Shortage as shortage:
-        return record.trace(FAILURES[shortage.verdict], shortage.message[:200], run.peak)
-    step.zero_grad()
-    if record.retries_when_settled is not None and memory.pressure() > record.retries_when_settled:
-        return record.trace(Judgement.AT_THE_EDGE, "", run.peak)
-    return record.trace(None, "", run.peak)
-
-
-@dataclass
-class _Run:
-    """The steps of one branch; ``peak`` is that of its memory."""
-
-    step: TrainStep
-    source: BatchSource
-    memory: MemoryBackend
-    plan: BatchPlan
-    record: _Record
-    steps: int
-    ramp: int
-    advance: Advance
-    peak: int = field(default=0, init=False)
-
-    def __call__(self) -> None:
-        try:
-            self._train()
-        finally:  # before a clean-up could change what the memory says
-            self.peak = self.memory.peak_bytes()
-
-    def _train(self) -> None:
-        step, source, memory, plan = self.step, self.source, self.memory, self.plan
-        feed = endless(source, plan.micro_batch)
-        with memory.watch(step.holdings()):
-            ordinary = partial(_drawn, memory, partial(next, feed))
-            longest = partial(_drawn, memory, partial(source.take, plan.micro_batch))
-            _open(step, ordinary, self.record)
-            for number in range(self.steps):
-                if number == self.steps // 2:
-                    self.record.retries_when_settled = memory.pressure()
+        with (
+            attempt(step, plan.micro_batch, "the confirmation", memory=memory),
+            record.reading_peak(memory),
+            memory.watch(step.holdings()),
+        ):
+            for _ in range(OPENING):
+                step.zero_grad()
+                record.opening.append(step.forward_backward(ordinary()))
+                if step.updates_itself:  # its losses are not to be had without an update
+                    break
+            step.zero_grad()
+            for number in range(steps):
+                if number == steps // 2:
+                    record.retries_when_settled = memory.pressure()
                 draw = longest if number == LONGEST_AT else ordinary
-                with _at(step, min(1.0, (number + 1) / max(1, self.ramp))):
-                    loss = _whole_step(step, draw, plan.accumulation_steps)
-                self.advance(plan.micro_batch * plan.accumulation_steps)
+                with _at(step, min(1.0, (number + 1) / max(1, ramp))):
+                    step.zero_grad()
+                    losses = []
+                    for _ in range(plan.accumulation_steps):
+                        losses.append(
+                            step.forward_backward(draw(), scale=1 / plan.accumulation_steps)
+                        )
+                    step.update()
+                advance(plan.micro_batch * plan.accumulation_steps)
                 if draw is ordinary:
-                    self.record.losses.append(loss)
-                    if not bool(torch.isfinite(loss)) and not step.updates_itself:
+                    record.losses.append(torch.stack(losses).mean())
+                    if not bool(torch.isfinite(record.losses[-1])) and not step.updates_itself:
                         break
             memory.synchronize()
+    except Shortage as shortage:
+        return record.trace(FAILURES[shortage.verdict], shortage.message[:200])
+    step.zero_grad()
+    if record.retries_when_settled is not None and memory.pressure() > record.retries_when_settled:
+        return record.trace(Judgement.AT_THE_EDGE)
+    return record.trace()
 
 
 def _drawn(memory: MemoryBackend, draw: Callable[[], Batch]) -> Batch:
@@ -125,23 +124,6 @@ def _drawn(memory: MemoryBackend, draw: Callable[[], Batch]) -> Batch:
         batch = draw()
     memory.hold(tensors_in(batch))
     return batch
-
-
-def _open(step: TrainStep, draw: Callable[[], Batch], record: _Record) -> None:
-    """Losses at the start, without an update; once where the step cannot do without."""
-    for _ in range(OPENING):
-        step.zero_grad()
-        record.opening.append(step.forward_backward(draw()))
-        if step.updates_itself:
-            break
-    step.zero_grad()
-
-
-def _whole_step(step: TrainStep, draw: Callable[[], Batch], count: int) -> torch.Tensor:
-    step.zero_grad()
-    losses = [step.forward_backward(draw(), scale=1 / count) for _ in range(count)]
-    step.update()
-    return torch.stack(losses).mean()
 
 
 @contextmanager

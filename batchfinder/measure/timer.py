@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import median
 
 from batchfinder.meter import unmetered
@@ -223,47 +222,37 @@ class Timer:
         return Caveat("measure.settled", seconds=seconds, of=len(records))
 
     def _visited(self, record: Record) -> bool:
-        """Whether memory lasted; where it did not, nothing of the visit is left."""
-        try:
-            attempt(
-                partial(self._visit, record),
-                step=self._step,
-                memory=self._memory,
-                size=record.batch_size,
-                doing="timing",
-            )
-        except Shortage:
-            return False
-        return True
-
-    def _visit(self, record: Record) -> None:
-        """A few steps at one size; their mean is one value of the sample."""
-        self._start_over()
-        batch = self._source.ordinary(record.batch_size)
+        """A few steps at one size, whose mean is one value of the sample; whether memory lasted."""
+        size = record.batch_size
         forward_backward = update = 0.0
         steps = 0
         least = self._effort.visit_seconds
         if self._energy is not None:  # whose counter moves a few times a second
             least = max(least, self._effort.energy_visit_seconds)
-        before = self._joules()
-        while steps == 0 or forward_backward + update < least:
-            self._step.zero_grad()
-            start = self._now()
-            self._step.forward_backward(batch)
-            middle = self._now()
-            self._step.update()
-            forward_backward += middle - start
-            update += self._now() - middle
-            steps += 1
-            if steps >= 64:
-                break
-        after = self._joules()
-        self._step.zero_grad()
+        try:
+            with attempt(self._step, size, "timing", memory=self._memory):
+                self._start_over()
+                batch = self._source.ordinary(size)
+                before = self._joules()
+                while steps == 0 or (steps < 64 and forward_backward + update < least):
+                    self._step.zero_grad()
+                    start = self._now()
+                    self._step.forward_backward(batch)
+                    middle = self._now()
+                    self._step.update()
+                    forward_backward += middle - start
+                    update += self._now() - middle
+                    steps += 1
+                after = self._joules()
+                self._step.zero_grad()
+        except Shortage:
+            return False
         record.forward_backward.append(forward_backward / steps)
         record.update.append(update / steps)
         if before is not None and after is not None:
             record.joules_per_sample.append((after - before) / (steps * record.counted))
         self._advance(steps * record.counted)
+        return True
 
     def _joules(self) -> float | None:
         return None if self._energy is None else self._energy.joules()

@@ -8,7 +8,6 @@ from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.per_example import PerExample
 from batchfinder.noise.preflight import hazards_in_room
 from batchfinder.noise.ranks import ALONE, Exchange, TorchRanks
-from batchfinder.noise.room import NoRoom, attempt
 from batchfinder.noise.sketch import Sketch
 from batchfinder.noise.training_loop import train_steps
 from batchfinder.results import NoiseFindings
@@ -19,14 +18,12 @@ __all__ = [
     "Exchange",
     "Metric",
     "MicroBatchVariance",
-    "NoRoom",
     "NoiseFindings",
     "PerExample",
     "Point",
     "Pooling",
     "Sketch",
     "TorchRanks",
-    "attempt",
     "hazards_in_room",
     "metric_for",
     "noise_along_warmup",

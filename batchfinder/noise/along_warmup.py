@@ -20,11 +20,11 @@ from batchfinder.noise.context import (
 from batchfinder.noise.estimators import warmup_estimator
 from batchfinder.noise.micro_batch import TooFew
 from batchfinder.noise.preflight import hazards_in_room
-from batchfinder.noise.room import NoRoom
 from batchfinder.noise.sampling import Allowed, any_size, never
-from batchfinder.noise.warmup import run_warmup
+from batchfinder.noise.warmup import Warmup
 from batchfinder.protocols import Advance, BatchSource, Clock, NoiseEstimator, Observer, TrainStep
 from batchfinder.results import Event, NoiseFindings, NoiseScale
+from batchfinder.run.attempt import Shortage
 from batchfinder.wording import Caveat
 
 ENOUGH_GROUPS = 16
@@ -98,9 +98,11 @@ def noise_along_warmup(
         is_enough,
     )
     try:
-        context, record = run_warmup(context, warmup_steps)
-    except NoRoom as error:
+        warmup = Warmup(context, warmup_steps)
+        warmup.run()
+    except Shortage as error:
         return NoiseFindings(None, caveats=(Caveat("noise.no_room", why=str(error)),))
+    context, record = warmup.context, warmup.record
     training = _conclude(context, record, warmup_steps)
     if training is not None and warmup_steps:
         training = replace(training, whole_training=True)
@@ -149,7 +151,7 @@ def _at_last_weights(context: WarmupContext, record: WarmupRecord) -> NoiseScale
         size = context.estimate_size(estimator.samples // 16)
         try:
             return replace(context.estimate(estimator, size, 0), after_steps=record.steps)
-        except NoRoom as error:
+        except Shortage as error:
             smaller = context.smaller(size)
             if smaller is None:
                 raise NoiseNotMeasured(Caveat("noise.no_room", why=str(error))) from None
@@ -185,7 +187,7 @@ def _per_size(
             break
         try:
             found.append(replace(context.estimate(estimator, size, size), after_steps=record.steps))
-        except NoiseNotMeasured as error:
+        except (NoiseNotMeasured, Shortage) as error:
             record.caveats.append(Caveat("noise.size_absent", size=size, why=str(error)))
     return found
 

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from batchfinder import formulas
 from batchfinder.errors import NoiseNotMeasured
@@ -14,7 +13,6 @@ from batchfinder.formulas import Moments
 from batchfinder.meter import unmetered
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric
 from batchfinder.noise.preflight import NORM_BATCH, Hazards
-from batchfinder.noise.room import attempt
 from batchfinder.noise.sampling import (
     Allowed,
     FreshBatches,
@@ -25,6 +23,7 @@ from batchfinder.noise.sampling import (
 )
 from batchfinder.protocols import Advance, BatchSource, Clock, TrainStep, WarmupEstimator
 from batchfinder.results import BatchPlan, NoiseScale
+from batchfinder.run.attempt import attempt
 from batchfinder.wording import Caveat
 
 FEWEST_GROUPS = 4
@@ -225,7 +224,8 @@ class WarmupContext:
         """``estimator`` at the weights as they are, on samples shuffled by ``salt``.
 
         Raises:
-            NoiseNotMeasured: where there is none, or no memory for it (``NoRoom``).
+            NoiseNotMeasured: where there is none.
+            Shortage: where there is no memory for it.
         """
         batches = FreshBatches.shuffled(
             self.source,
@@ -235,8 +235,8 @@ class WarmupContext:
             deadline=self.deadline,
             advance=self.advance,
         )
-        work = partial(estimator.estimate, self.step, batches, BatchPlan(size))
-        return attempt(self.step, size, work)
+        with attempt(self.step, size):
+            return estimator.estimate(self.step, batches, BatchPlan(size))
 
 
 @dataclass

@@ -17,9 +17,9 @@ from torch import nn
 from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.formulas import mean_loss_ratio
 from batchfinder.meter import unmetered
-from batchfinder.noise.room import NoRoom, attempt
 from batchfinder.noise.sampling import Allowed, any_size, never
 from batchfinder.protocols import Advance, BatchSource, TrainStep
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.wording import Caveat
 
 NORM_BATCH = 32
@@ -135,19 +135,18 @@ def hazards_in_room(
 
     while True:
         size = 2 * half_size(source, most, in_room)
-        look = partial(
-            look_for_hazards,
-            step,
-            source,
-            seed,
-            most,
-            allowed=in_room,
-            advance=advance,
-            out_of_time=out_of_time,
-        )
         try:
-            return attempt(step, max(1, size), look)
-        except NoRoom:
+            with attempt(step, max(1, size)):
+                return look_for_hazards(
+                    step,
+                    source,
+                    seed,
+                    most,
+                    allowed=in_room,
+                    advance=advance,
+                    out_of_time=out_of_time,
+                )
+        except Shortage:
             room = max(1, size // 2)  # with very few it looks at modules alone
 
 

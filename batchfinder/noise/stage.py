@@ -8,7 +8,7 @@ from functools import partial
 
 from batchfinder.base_pair import Base, check_loss
 from batchfinder.meter import Meter
-from batchfinder.noise import NoRoom, noise_along_warmup, train_steps, warmup_estimator
+from batchfinder.noise import noise_along_warmup, train_steps, warmup_estimator
 from batchfinder.protocols import NoiseEstimator
 from batchfinder.results import (
     Measurement,
@@ -19,6 +19,7 @@ from batchfinder.results import (
     Recommendation,
     Stage,
 )
+from batchfinder.run.attempt import Shortage
 from batchfinder.run.bench import Bench
 from batchfinder.session import Call, stage
 from batchfinder.wording import Caveat
@@ -162,7 +163,7 @@ def estimate_here(
                 allowed=allowed,
                 advance=Meter(Stage.NOISE, call.observe, of=warmup_steps, clock=call.budget.clock),
             )
-        except NoRoom as error:
+        except Shortage as error:
             return NoiseFindings(training=None, caveats=(Caveat("noise.no_room", why=str(error)),))
         found = noise_along_warmup(
             bench.step,

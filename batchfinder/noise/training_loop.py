@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.formulas import Moments, moments
 from batchfinder.meter import unmetered
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, GradientHooks, Metric, accumulated_square
 from batchfinder.noise.preflight import hazards_in_room
-from batchfinder.noise.room import NoRoom, NoRoomToUpdate, attempt
 from batchfinder.noise.sampling import Allowed, TrainingBatches, any_size, cut, nearest_allowed
 from batchfinder.protocols import Advance, BatchSource, TrainStep
+from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.wording import Caveat
+
+THE_UPDATE = "the optimizer's update"
+"""Which no smaller micro-batch makes smaller."""
 
 _NOT_FINITE_IN_A_ROW = 5
 
@@ -39,61 +42,44 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         self.parameters = self.step.parameters()
 
-    def train(self, sizes: Sequence[int]) -> None:
-        """One optimizer step over micro-batches of ``sizes``, not measured.
+    def train(self, sizes: Sequence[int], *, measured: bool = False) -> Moments | None:
+        """One optimizer step over micro-batches of ``sizes``.
+
+        Its moments where it is ``measured`` and they are finite.
 
         Raises:
-            NoRoom: where memory ran out; before the update, unless it is ``NoRoomToUpdate``.
+            Shortage: where memory ran out; before the update, unless it was ``doing`` that.
         """
-        attempt(self.step, max(sizes), partial(self._accumulate, sizes, None))
-        self._update(sizes)
-
-    def train_and_measure(self, sizes: Sequence[int]) -> Moments | None:
-        """One optimizer step, and its moments; None where they are not finite.
-
-        Raises:
-            NoRoom: as ``train``.
-        """
-
-        def measured() -> Moments | None:
-            with GradientHooks(self.parameters, metric=self.metric) as hooks:
-                return self._accumulate(sizes, hooks)
-
-        found = attempt(self.step, max(sizes), measured)
-        self._update(sizes)
-        return found
-
-    def _update(self, sizes: Sequence[int]) -> None:
-        try:
-            attempt(self.step, max(sizes), self.step.update)
-        except NoRoom as error:
-            raise NoRoomToUpdate(f"{error}, in the optimizer's update") from None
-
-    def _accumulate(self, sizes: Sequence[int], hooks: GradientHooks | None) -> Moments | None:
-        batches = self.batches.take(sizes)
-        counts = [self.batches.source.count(batch) for batch in batches]
-        total = sum(counts)
-        whole = self.step.loss_scale() * (total if self.sum_reduced else 1)
+        step, parameters = self.step, self.parameters
         squares, weights = [], []
         loss = 0.0
-        self.step.zero_grad()
-        for batch, count in zip(batches, counts, strict=True):
-            share = count / total
-            part = self.step.forward_backward(batch, 1.0 if self.sum_reduced else share)
-            loss += float(part) * (1 / total if self.sum_reduced else share)
-            weights.append(share * self.step.weight)
-            if hooks is not None:
-                reading = hooks.read(whole * weights[-1])
-                self.in_parts |= not reading.whole
-                squares.append(reading.squared_norm)
-        self._note(loss)
-        if hooks is None:
-            return None
-        mean = accumulated_square(self.parameters, whole * sum(weights), self.metric)
-        if not math.isfinite(mean + sum(squares)):
-            self.not_finite += 1
-            return None
-        return moments([total * weight for weight in weights], squares, mean)
+        hooks = GradientHooks(parameters, metric=self.metric) if measured else None
+        with attempt(step, max(sizes)), hooks or nullcontext():
+            batches = self.batches.take(sizes)
+            counts = [self.batches.source.count(batch) for batch in batches]
+            total = sum(counts)
+            whole = step.loss_scale() * (total if self.sum_reduced else 1)
+            step.zero_grad()
+            for batch, count in zip(batches, counts, strict=True):
+                share = count / total
+                part = step.forward_backward(batch, 1.0 if self.sum_reduced else share)
+                loss += float(part) * (1 / total if self.sum_reduced else share)
+                weights.append(share * step.weight)
+                if hooks is not None:
+                    reading = hooks.read(whole * weights[-1])
+                    self.in_parts |= not reading.whole
+                    squares.append(reading.squared_norm)
+            self._note(loss)
+            found = None
+            if measured:
+                mean = accumulated_square(parameters, whole * sum(weights), self.metric)
+                if math.isfinite(mean + sum(squares)):
+                    found = moments([total * weight for weight in weights], squares, mean)
+                else:
+                    self.not_finite += 1
+        with attempt(step, max(sizes), THE_UPDATE):
+            step.update()
+        return found
 
     def _note(self, loss: float) -> None:
         self.losses.append(loss)
@@ -137,7 +123,7 @@ def train_steps(
     memory runs out. ``advance`` is told of every step.
 
     Raises:
-        NoRoom: where memory runs out with micro-batches of 1 too, or in the update.
+        Shortage: where memory runs out with micro-batches of 1 too, or in the update.
         LossIsNotFinite: where the training has no finite loss.
     """
     hazards = hazards_in_room(step, source, seed, micro_batch, allowed=allowed, advance=advance)
@@ -148,11 +134,9 @@ def train_steps(
             loop.train(cut(batch, micro_batch, 1, allowed))
             taken += 1
             advance(batch)
-        except NoRoomToUpdate:
-            raise
-        except NoRoom:
+        except Shortage as error:
             smaller = nearest_allowed(micro_batch // 2, allowed, micro_batch // 2)
-            if smaller is None:
+            if smaller is None or error.doing == THE_UPDATE:
                 raise
             micro_batch = smaller
     step.zero_grad()

@@ -9,9 +9,9 @@ from batchfinder.errors import NoiseNotMeasured, OutOfTime
 from batchfinder.formulas import Moments
 from batchfinder.noise.context import FEWEST_GROUPS, Point, WarmupContext, WarmupRecord
 from batchfinder.noise.gradient_hooks import MATURE, metric_of
-from batchfinder.noise.room import NoRoom, NoRoomToUpdate
 from batchfinder.noise.sampling import TrainingBatches
-from batchfinder.noise.training_loop import TrainingLoop
+from batchfinder.noise.training_loop import THE_UPDATE, TrainingLoop
+from batchfinder.run.attempt import Shortage
 from batchfinder.wording import Caveat
 
 PIECES = 2
@@ -32,21 +32,13 @@ WANTED = 8.0
 the noise scale gives ±40%, and it may have more than doubled by then."""
 
 
-def run_warmup(context: WarmupContext, steps: int) -> tuple[WarmupContext, WarmupRecord]:
-    """Train ``steps`` optimizer steps, and gather points along them.
-
-    The context given back has smaller micro-batches where memory ran out.
-
-    Raises:
-        NoRoom: where memory runs out even with micro-batches of 1.
-    """
-    warmup = _Warmup(context, steps)
-    record = warmup.run()
-    return warmup.context, record
-
-
 @dataclass
-class _Warmup:
+class Warmup:
+    """``steps`` optimizer steps, and points gathered along them.
+
+    ``context`` has smaller micro-batches afterwards where memory ran out.
+    """
+
     context: WarmupContext
     steps: int
     record: WarmupRecord = field(default_factory=WarmupRecord)
@@ -63,7 +55,6 @@ class _Warmup:
         self.first = max(self.steps // 4, MATURE if self.matures else 0) + 1
         half = self.steps / 2
         self.moments = {self.steps - round(index * half / ESTIMATES) for index in range(ESTIMATES)}
-
         self.checks = {round(self.steps * share / 10) for share in range(5, 10)}
 
     def _is_enough(self, number: int) -> bool:
@@ -81,7 +72,12 @@ class _Warmup:
         self.whole = self.context.parts(1)
         self.pieces = self.context.parts(PIECES)
 
-    def run(self) -> WarmupRecord:
+    def run(self) -> None:
+        """Train.
+
+        Raises:
+            Shortage: where memory runs out even with micro-batches of 1.
+        """
         for number in range(1, self.steps + 1):
             if self.context.out_of_time():
                 break
@@ -100,35 +96,28 @@ class _Warmup:
                 break
         self.context.step.zero_grad()
         self.record.caveats.extend(self.loop.caveats())
-        return self.record
 
     def _advance(self, number: int) -> None:
-        """One optimizer step, measured where it is its turn."""
+        """One optimizer step, measured where it is its turn; smaller until memory lasts."""
         turn = number >= self.first and (number - self.first) % self.stride == 0
-        found = self._trained(turn and self.context.splits and not self.loop.in_parts)
+        measured = turn and self.context.splits and not self.loop.in_parts
+        found = None
+        while True:
+            sizes = self.pieces if measured else self.whole
+            try:
+                found = self.loop.train(sizes, measured=measured)
+                break
+            except Shortage as error:
+                smaller = self.context.smaller(max(sizes))
+                if smaller is None or error.doing == THE_UPDATE:
+                    raise
+                self._shrink(smaller, error)
         self.record.steps = number
         self.context.advance(self.context.base_batch)
         if found is not None and not self.loop.in_parts:
             self.record.points.append(Point(number, found))
 
-    def _trained(self, measured: bool) -> Moments | None:
-        """One optimizer step, in ever smaller micro-batches until memory lasts."""
-        while True:
-            try:
-                if measured:
-                    return self.loop.train_and_measure(self.pieces)
-                self.loop.train(self.whole)
-            except NoRoomToUpdate:
-                raise
-            except NoRoom as error:
-                smaller = self.context.smaller(max(self.pieces if measured else self.whole))
-                if smaller is None:
-                    raise
-                self._shrink(smaller, error)
-            else:
-                return None
-
-    def _shrink(self, size: int, reason: NoRoom) -> None:
+    def _shrink(self, size: int, reason: Shortage) -> None:
         """Go on with micro-batches of ``size``, and samples not seen yet."""
         self.context = replace(self.context, micro_batch=size)
         self._cut()
@@ -166,8 +155,8 @@ class _Warmup:
         self.loop.batches.left = 0
         try:
             found = context.estimate(estimator, size, record.steps)
-        except NoiseNotMeasured as error:
-            if isinstance(error, NoRoom):
+        except (NoiseNotMeasured, Shortage) as error:
+            if isinstance(error, Shortage):
                 smaller = context.smaller(size)
                 self.context = replace(context, largest=smaller or 1)
                 self.extra *= smaller is not None

@@ -78,7 +78,19 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         _check_holdings(holdings)
         searched = _space_on(bench, call.budget.share(0.1))
         bench.step.scale_learning_rate(0.0)
-        recalled = _search(call, search, searched, patience)
+        run: Callable[[int], Trial] = _trial_runner(bench)
+        if search.isolate is not None:
+            run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
+        conduct = _conduct(call, search, patience)
+        if search.cache is None:
+            trials = probe(run, searched, **conduct)
+            _tell_own_step(call, trials)
+            recalled = Recalled(trials, trials, has_ended(trials, searched, conduct["propose"]))
+        else:
+            what = {**_described(bench), "patience": str(patience)}
+            recalled = probe_remembering(
+                run, searched, path=search.cache, described=what, **conduct
+            )
     evidence = latest(recalled.evidence)
     if not any(trial.fits for trial in evidence):
         raise NothingFits(_nothing_fits(evidence, holdings) + _neighbours(bench))
@@ -131,44 +143,30 @@ def _tell_own_step(call: Call, trials: Sequence[Trial]) -> None:
         call.own_step_takes(seconds)
 
 
-def _search(call: Call, search: Search, space: SearchSpace, patience: float | None) -> Recalled:
-    """Search, each trial announced before it runs."""
-    bench = call.bench
+def _conduct(call: Call, search: Search, patience: float | None) -> dict[str, Any]:
+    """How the search goes on and ends, each trial announced before it runs."""
 
     def announce(size: int, trials: Sequence[Trial]) -> None:
         step = step_seconds_at(trials, size)
         call.observe(TrialStarted(size, None if step is None else _STEPS * step))
         _tell_own_step(call, trials)
 
-    run: Callable[[int], Trial] = _trial_runner(bench)
-    if search.isolate is not None:
-        run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
-    propose = search.propose if patience is None else within_time(search.propose, patience)
-    conduct: dict[str, Any] = {
-        "propose": propose,
+    return {
+        "propose": search.propose if patience is None else within_time(search.propose, patience),
         "before": announce,
         "observe": call.observe,
         "enough": lambda: call.budget.is_spent(0.5),
     }
-    if search.cache is None:
-        trials = probe(run, space, **conduct)
-        _tell_own_step(call, trials)
-        return Recalled(trials, trials, has_ended(trials, space, propose))
-    return probe_remembering(
-        run,
-        space,
-        path=search.cache,
-        described={
-            **described(
-                bench.step,
-                bench.source,
-                bench.memory,
-                functions=bench.functions,
-                versions={"torch": torch.__version__},
-            ),
-            "patience": str(patience),
-        },
-        **conduct,
+
+
+def _described(bench: Bench) -> dict[str, str]:
+    """All that the largest size depends on, as the cache compares it."""
+    return described(
+        bench.step,
+        bench.source,
+        bench.memory,
+        functions=bench.functions,
+        versions={"torch": torch.__version__},
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -112,13 +111,8 @@ def race_rates(
     )
 
     def arm(at: float, order: int) -> RaceArm:
-        ran = attempt(
-            partial(course.arm, at, order),
-            step=step,
-            size=plan.micro_batch,
-            doing="a race of learning rates",
-            memory=memory,
-        )
+        with attempt(step, plan.micro_batch, "a race of learning rates", memory=memory):
+            ran = course.arm(at, order)
         if observe is not None:
             observe(ran)
         return ran

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from batchfinder.base_pair import Base
-from batchfinder.noise import NoRoom, hazards_in_room
+from batchfinder.noise import hazards_in_room
 from batchfinder.protocols import LearningRateRule
 from batchfinder.race.arithmetic import runs_within, steps_at
 from batchfinder.race.racing import length_of, race_rates
@@ -25,6 +25,7 @@ from batchfinder.results import (
     Recommendation,
     Stage,
 )
+from batchfinder.run.attempt import Shortage
 from batchfinder.run.bench import Bench
 from batchfinder.scaling import critical_batch_size, rule_for
 from batchfinder.session import Call, stage, world_size
@@ -221,7 +222,7 @@ def _refusal(
         coupled = hazards_in_room(
             bench.step, bench.source, bench.seed, min(_LOOKED_AT, plan.micro_batch)
         ).refusal
-    except NoRoom:
+    except Shortage:
         return Caveat("race.out_of_memory", micro_batch=plan.micro_batch)
     return Caveat("race.coupled") if coupled else None
 

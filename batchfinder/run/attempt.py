@@ -1,51 +1,53 @@
-"""One piece of work at one size, where memory may end: recognised and cleaned up in one way."""
+"""Work at one size, where memory may end: recognised and cleaned up in one way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from batchfinder.errors import BatchFinderError, DeviceLost
 from batchfinder.protocols import MemoryBackend, TrainStep
 from batchfinder.run.oom import Verdict, is_about_size, sign_of
 from batchfinder.run.recover import recover
 
-__all__ = ["Shortage", "attempt"]
+__all__ = ["A_STEP", "Shortage", "attempt"]
 
-T = TypeVar("T")
-
-_LONGEST = 300
+A_STEP = "a training step"
 
 
 class Shortage(BatchFinderError):
     """Work at one size met the end of memory or an index limit; a smaller size may do.
 
-    Holds text alone: the error itself would keep the failed step's tensors alive.
-
     Way out: a smaller micro-batch.
     """
 
-    def __init__(self, verdict: Verdict, doing: str, message: str) -> None:
-        super().__init__(f"{verdict.value}, in {doing}: {message[:_LONGEST]}")
+    def __init__(self, verdict: Verdict, size: int, doing: str, message: str) -> None:
+        what = "memory ran out" if verdict is Verdict.OUT_OF_MEMORY else "an index limit was met"
+        where = "" if doing == A_STEP else f", in {doing}"
+        super().__init__(f"{what} with a micro-batch of {size}{where}")
         self.verdict = verdict
+        self.size = size
         self.doing = doing
         self.message = message
 
 
+@contextmanager
 def attempt(
-    work: Callable[[], T],
-    *,
     step: TrainStep,
     size: int,
-    doing: str | Callable[[], str],
+    doing: str | Callable[[], str] = A_STEP,
+    *,
     memory: MemoryBackend | None = None,
-) -> T:
-    """``work()``; where it does not fit, nothing of the failed step is alive afterwards.
+) -> Iterator[None]:
+    """Work inside may not fit; nothing of the step that failed is alive afterwards.
 
-    Weights and optimizer state that the step changed are the caller's to put back.
+    A context rather than a function of the work, so that no frame comes between the caller and
+    the step. Weights and optimizer state that the step changed are the caller's to put back, and
+    so are the caller's own variables.
 
     Args:
-        work: runs the step.
         step: whose gradients are dropped.
         size: micro-batch, for the messages. At size 1 a message that may be a plain mistake is
             taken for one: a mistake is made at every size.
@@ -57,8 +59,9 @@ def attempt(
         DeviceLost: where the device cannot be used again in this process.
         Exception: any other error, as itself, with a note of what was done at which size.
     """
+    outer = sys.exception()  # the user's own, where the call stands in an ``except``
     try:
-        return work()
+        yield
     except Exception as error:
         now = doing if isinstance(doing, str) else doing()
         sign = sign_of(error)
@@ -67,15 +70,36 @@ def attempt(
         if not is_about_size(sign, size):
             error.add_note(f"batchfinder: in {now} at batch size {size}")
             raise
-        shortage = Shortage(sign.verdict, now, " ".join(str(error).split()))
-    # Not in the handler, whose traceback keeps the failed step's tensors alive.
+        shortage = Shortage(sign.verdict, size, now, " ".join(str(error).split()))
+        _forget_frames(error, outer)
+    else:
+        return
     try:
         recover(step, memory)
     except RuntimeError as error:  # a device's own errors may surface late
         if sign_of(error).verdict is Verdict.DEVICE_LOST:
             raise DeviceLost(_lost(error, size, "clean-up")) from error
         raise
-    raise shortage
+    raise shortage from None
+
+
+def _forget_frames(error: BaseException, outer: BaseException | None) -> None:
+    """Drop the variables of the frames that failed; ``outer`` was there before.
+
+    The traceback keeps them, with the failed step's tensors, for as long as the error is alive,
+    which is until the caller's ``with`` has ended.
+    """
+    seen = set() if outer is None else {id(outer)}
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        failed = waiting.pop()
+        if failed is None or id(failed) in seen:
+            continue
+        seen.add(id(failed))
+        traceback.clear_frames(failed.__traceback__)
+        waiting += [failed.__cause__, failed.__context__]
+        if isinstance(failed, BaseExceptionGroup):
+            waiting += failed.exceptions
 
 
 def _lost(error: Exception, size: int, doing: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -58,10 +59,30 @@ def run_trial(
     memory.release()
     pressure, others = memory.pressure(), memory.other_processes_bytes()
     started = clock()
-    run = _Run(step, source, memory, size, steps, clock)
-    ending = run.ending()
-    if ending.fragmented:
-        ending = run.ending()
+    for is_last in (False, True):
+        run = _Run(memory, clock, steps)
+        try:
+            with attempt(step, size, run.doing, memory=memory), run.read_at_its_end():
+                batch = source.take(size)
+                crowded = _crowded_host(source, memory, batch)
+                if crowded is None:
+                    run.stage = "forward and backward"
+                    with memory.watch(_held(step, batch)):
+                        while run.goes_on():
+                            with run.one_step():
+                                step.zero_grad()
+                                step.forward_backward(batch)
+                                run.stage = "update"
+                                step.update()
+                ending = crowded or run.ending()
+        except Shortage as shortage:
+            ending = _failed(shortage, run.stage)
+            if is_fragmented(shortage.message) and not is_last:
+                batch = None
+                memory.release()
+                continue
+        break
+    batch = None
     if ending.outcome in (Outcome.FITS, Outcome.AT_THE_EDGE):
         used = run.peak if run.reserved is None else run.reserved
         ending = _unless_spilled(ending, memory, used)
@@ -95,75 +116,58 @@ def run_undisturbed(
 
 @dataclass(frozen=True)
 class _Ending:
-    """How a trial ended, as plain text: an exception kept would keep its tensors."""
+    """How a trial ended."""
 
     outcome: Outcome
     note: str = ""
     has_peak: bool = True
-    fragmented: bool = False
-    """Whether what was asked for was there, in pieces."""
     step_seconds: float = 0.0
 
 
 @dataclass
 class _Run:
-    """The steps of one trial, and how far they came."""
+    """How far the steps of one trial came, and what the memory said at their end."""
 
-    step: TrainStep
-    source: BatchSource
     memory: MemoryBackend
-    size: int
-    steps: int
     clock: Clock
-    stage: str = field(default="loading", init=False)
-    peak: int = field(default=0, init=False)
-    reserved: int | None = field(default=None, init=False)
-    ended: float = field(default=0.0, init=False)
+    wanted: int
+    stage: str = "loading"
+    taken: int = 0
+    steady: int = 0
+    fastest: float = math.inf
+    peak: int = 0
+    reserved: int | None = None
+    ended: float = 0.0
 
-    def ending(self) -> _Ending:
-        """How the steps end; nothing of a step that failed is alive afterwards."""
-        self.stage = "loading"
-        try:
-            return attempt(
-                self._read,
-                step=self.step,
-                memory=self.memory,
-                size=self.size,
-                doing=lambda: f"{self.stage} of a trial",
-            )
-        except Shortage as shortage:
-            return _failed(shortage, self.stage)
+    def doing(self) -> str:
+        return f"{self.stage} of a trial"
 
-    def _read(self) -> _Ending:
+    def goes_on(self) -> bool:
+        """Whether memory is not known to be steady yet."""
+        return self.steady < self.wanted and self.taken < max(self.wanted, MOST_STEPS)
+
+    @contextmanager
+    def one_step(self) -> Iterator[None]:
+        """One step, from forward to update, timed."""
+        self.stage = "forward and backward"
+        pressure, began = self.memory.pressure(), self.clock()
+        yield
+        self.memory.synchronize()
+        self.taken, self.fastest = self.taken + 1, min(self.fastest, self.clock() - began)
+        self.steady = self.steady + 1 if self.memory.pressure() == pressure else 0
+
+    @contextmanager
+    def read_at_its_end(self) -> Iterator[None]:
+        """Read the peaks, before a clean-up could change what the memory says."""
         try:
-            return self._run()
-        finally:  # before a clean-up could change what the memory says
+            yield
+        finally:
             self.peak, self.reserved = self.memory.peak_bytes(), self.memory.reserved_peak_bytes()
             self.ended = self.clock()
 
-    def _run(self) -> _Ending:
-        """Steps until memory is steady."""
-        step, memory = self.step, self.memory
-        batch = self.source.take(self.size)
-        crowded = _crowded_host(self.source, memory, batch)
-        if crowded is not None:
-            return crowded
-        self.stage = "forward and backward"
-        steady = taken = 0
-        fastest = math.inf
-        with memory.watch(_held(step, batch)):
-            while steady < self.steps and taken < max(self.steps, MOST_STEPS):
-                pressure, began = memory.pressure(), self.clock()
-                step.zero_grad()
-                self.stage = "forward and backward"
-                step.forward_backward(batch)
-                self.stage = "update"
-                step.update()
-                memory.synchronize()
-                taken, fastest = taken + 1, min(fastest, self.clock() - began)
-                steady = steady + 1 if memory.pressure() == pressure else 0
-        outcome = Outcome.FITS if steady >= self.steps else Outcome.AT_THE_EDGE
-        return _Ending(outcome, step_seconds=fastest)
+    def ending(self) -> _Ending:
+        outcome = Outcome.FITS if self.steady >= self.wanted else Outcome.AT_THE_EDGE
+        return _Ending(outcome, step_seconds=self.fastest)
 
 
 def _held(step: TrainStep, batch: Batch) -> Iterator[torch.Tensor]:
@@ -177,7 +181,6 @@ def _failed(shortage: Shortage, stage: str) -> _Ending:
         Outcome.INDEX_LIMIT if index else Outcome.OUT_OF_MEMORY,
         f"in {stage}: {shortage.message[:300]}",
         has_peak=stage != "loading",
-        fragmented=is_fragmented(shortage.message),
     )
 
 

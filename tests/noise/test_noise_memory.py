@@ -10,8 +10,6 @@ from noise_cases import PlainStep, Population, blobs, cross_entropy, perceptron
 from torch import Tensor
 
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, noise_along_warmup
-from batchfinder.noise import room as room_module
-from batchfinder.run import recover as recover_module
 
 
 class Crowded(PlainStep):
@@ -148,28 +146,3 @@ def test_what_may_be_a_mistake_is_one_at_a_single_sample() -> None:
     with pytest.raises(RuntimeError, match="cuDNN"):
         look(Crowded(0, error=doubtful))
     assert look(Crowded(4, error=doubtful)).training is not None
-
-
-def test_the_clean_up_comes_after_the_failed_steps_frames_are_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import sys
-    import weakref
-
-    alive: list[bool] = []
-    held: list[weakref.ref[Tensor]] = []
-
-    def work() -> None:
-        large = torch.ones(10)
-        held.append(weakref.ref(large))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-
-    def watched() -> int:
-        alive.append(held[0]() is not None or sys.exc_info()[0] is not None)
-        return 0
-
-    monkeypatch.setattr(recover_module.gc, "collect", watched)
-    with pytest.raises(room_module.NoRoom) as caught:
-        room_module.attempt(Crowded(1), 8, work)
-    assert alive == [False]
-    assert caught.value.__context__ is None

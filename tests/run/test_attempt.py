@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,15 +17,15 @@ STEP = FakeStep(FakeClock(), float)
 DOUBTFUL = "Unable to find a valid cuDNN algorithm to run convolution"
 
 
-def failing(error: Exception) -> Callable[[], None]:
-    def work() -> None:
+def fail(error: Exception, size: int = 4) -> None:
+    with attempt(STEP, size, "timing"):
         raise error
 
-    return work
 
-
-def test_what_the_work_returns_is_returned() -> None:
-    assert attempt(lambda: 7, step=STEP, size=4, doing="counting") == 7
+def test_work_that_ends_well_is_left_alone() -> None:
+    with attempt(STEP, 4, "counting"):
+        seven = 7
+    assert seven == 7
 
 
 @pytest.mark.parametrize(
@@ -41,35 +39,37 @@ def test_what_the_work_returns_is_returned() -> None:
 )
 def test_a_shortage_says_what_ended_and_where(message: str, verdict: Verdict) -> None:
     with pytest.raises(Shortage) as caught:
-        attempt(failing(RuntimeError(message)), step=STEP, size=4, doing="timing")
-    assert (caught.value.verdict, caught.value.doing) == (verdict, "timing")
+        fail(RuntimeError(message))
+    assert (caught.value.verdict, caught.value.size, caught.value.doing) == (verdict, 4, "timing")
     assert message in caught.value.message
-    assert caught.value.__context__ is None
+    assert str(caught.value).endswith("with a micro-batch of 4, in timing")
+
+
+def test_a_shortage_in_a_plain_step_need_not_say_where() -> None:
+    with pytest.raises(Shortage) as caught, attempt(STEP, 4):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+    assert str(caught.value) == "memory ran out with a micro-batch of 4"
 
 
 def test_at_size_one_what_may_be_a_mistake_is_one() -> None:
     mistake = RuntimeError(DOUBTFUL)
     with pytest.raises(RuntimeError) as caught:
-        attempt(failing(mistake), step=STEP, size=1, doing="timing")
+        fail(mistake, 1)
     assert caught.value is mistake
 
 
 def test_a_bug_is_itself_with_a_note_of_the_part_that_failed() -> None:
-    part = ["loading"]
-
-    def work() -> None:
-        part[0] = "update"
+    part = "loading"
+    with pytest.raises(KeyError) as caught, attempt(STEP, 4, lambda: f"{part} of a trial"):
+        part = "update"
         raise KeyError("mine")
-
-    with pytest.raises(KeyError) as caught:
-        attempt(work, step=STEP, size=4, doing=lambda: f"{part[0]} of a trial")
     assert caught.value.__notes__ == ["batchfinder: in update of a trial at batch size 4"]
 
 
 def test_a_lost_device_is_said() -> None:
     lost = RuntimeError("CUDA error: an illegal memory access was encountered")
     with pytest.raises(DeviceLost, match="lost in timing at batch size 4"):
-        attempt(failing(lost), step=STEP, size=4, doing="timing")
+        fail(lost)
 
 
 def test_a_device_lost_in_the_clean_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,27 +77,51 @@ def test_a_device_lost_in_the_clean_up_is_said(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr("batchfinder.run.attempt.recover", late)
-    short = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
     with pytest.raises(DeviceLost, match="lost in clean-up"):
-        attempt(failing(short), step=STEP, size=4, doing="timing")
+        fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
 
 
-def test_the_clean_up_comes_after_the_failed_frames_are_gone(
+def in_pieces(held: list[weakref.ref[torch.Tensor]]) -> None:
+    """Fails with an error that was caused by another, each with a tensor in its frames."""
+
+    def inner() -> None:
+        small = torch.ones(10)
+        held.append(weakref.ref(small))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    large = torch.ones(10)
+    held.append(weakref.ref(large))
+    try:
+        inner()
+    except torch.OutOfMemoryError as error:
+        raise ExceptionGroup("of mine", [error]) from error
+
+
+def test_nothing_of_the_failed_frames_is_alive_when_it_is_cleaned_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[bool] = []
 
-    def work() -> None:
-        large = torch.ones(10)
-        held.append(weakref.ref(large))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-
     def collect() -> int:
-        alive.append(held[0]() is not None or sys.exc_info()[0] is not None)
+        alive.extend(tensor() is not None for tensor in held)
         return 0
 
     monkeypatch.setattr(recovering.gc, "collect", collect)
-    with pytest.raises(Shortage):
-        attempt(work, step=STEP, memory=FakeMemory(), size=8, doing="timing")
-    assert alive == [False]
+    with pytest.raises(Shortage), attempt(STEP, 8, "timing", memory=FakeMemory()):
+        in_pieces(held)
+    assert alive == [False, False]
+
+
+def test_an_error_that_the_caller_is_handling_keeps_its_frames() -> None:
+    def own() -> None:
+        mine = 7
+        raise ValueError(mine)
+
+    try:
+        own()
+    except ValueError as error:
+        with pytest.raises(Shortage):
+            fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+        frame = error.__traceback__.tb_next.tb_frame  # type: ignore[union-attr]  # as raised above
+        assert frame.f_locals == {"mine": 7}

@@ -145,24 +145,21 @@ class _ModelLoss:
         return self._inference.assumption or self._said
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, None]:
-        return self._loss(batch), None
-
-    def _loss(self, batch: Batch) -> torch.Tensor:
         call = call_for(self._model, batch, keep_target=self._loss_fn is not None)
-        output = call(self._model)
+        output = self._model(*call.positional, **call.named)
         if self._loss_fn is not None:
             if call.target is None:
                 raise _no_target(batch)
-            return require_scalar(self._loss_fn(output, call.target), "loss_fn")
+            return require_scalar(self._loss_fn(output, call.target), "loss_fn"), None
         found = own_loss(output)
         if found is not None:
             if isinstance(output, tuple | list):
                 self._said = _said_of_scalar(batch, call)
             self._said = found[1] or self._said
-            return require_scalar(found[0], "the model")
+            return require_scalar(found[0], "the model"), None
         if call.target is None:
             raise _no_target(batch)
-        return self._inference(output, call.target)
+        return self._inference(output, call.target), None
 
     def look_at(self, batch: Batch) -> None:
         """Refuse at once a loss function for a batch in which no target can be seen."""
