@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         NothingToTrain,
         NotPicklable,
         OutOfTime,
+        PeerFailed,
+        RanksNotTogether,
         StateNotRestoredWarning,
         UnknownLoss,
     )
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         NoiseEstimator,
         Objective,
         Observer,
+        RankGroup,
         TrainStep,
     )
     from batchfinder.race import Race
@@ -95,6 +98,7 @@ if TYPE_CHECKING:
         TrialStarted,
     )
     from batchfinder.run.memory import memory_limit
+    from batchfinder.run.ranks import ALONE, TorchRanks
     from batchfinder.run.state import preserved
     from batchfinder.testing import assert_fits
     from batchfinder.training import Search, Training
@@ -102,6 +106,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALONE",
     "BatchFinderError",
     "BatchFinderWarning",
     "BatchPlan",
@@ -141,11 +146,14 @@ __all__ = [
     "Observer",
     "OutOfTime",
     "Outcome",
+    "PeerFailed",
     "PerExample",
     "ProbeResult",
     "Race",
     "RaceArm",
     "RaceResult",
+    "RankGroup",
+    "RanksNotTogether",
     "Recommendation",
     "Report",
     "Search",
@@ -153,6 +161,7 @@ __all__ = [
     "Stage",
     "StageStarted",
     "StateNotRestoredWarning",
+    "TorchRanks",
     "TrainStep",
     "Training",
     "TrainingMonitor",
@@ -184,6 +193,7 @@ _HOMES = (
     "report",
     "training",
     "run.memory",
+    "run.ranks",
     "run.state",
     "noise",
     "race",

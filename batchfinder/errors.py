@@ -22,6 +22,8 @@ __all__ = [
     "NothingFits",
     "NothingToTrain",
     "OutOfTime",
+    "PeerFailed",
+    "RanksNotTogether",
     "StateNotRestoredWarning",
     "TrainingFailed",
     "UnknownLoss",
@@ -116,6 +118,37 @@ class DeviceLost(BatchFinderError):
     Way out: restart the process; ``search=Search(isolate=make)`` runs every trial in a
     process of its own.
     """
+
+
+class RanksNotTogether(BatchFinderError):
+    """The ranks of a training did not make the same call, or did not go the same way in it.
+
+    Way out: call the function on every rank, with the same arguments and the same model; or pass
+    ``ranks=batchfinder.ALONE`` on the one rank that is to search by itself, on the bare module.
+    """
+
+
+class PeerFailed(BatchFinderError):
+    """Another rank has ended the call with an error of its own.
+
+    Way out: that rank's own output has the traceback. Nothing of this rank's is changed.
+
+    Args:
+        rank: which rank.
+        kind: the type of its error.
+        message: its text.
+        where: what it was doing.
+    """
+
+    def __init__(self, rank: int, kind: str, message: str, where: str) -> None:
+        self.rank, self.kind, self.message, self.where = rank, kind, message, where
+        said = f": {message}" if message else ""
+        super().__init__(
+            f"rank {rank} stopped: {kind} in {where}{said}; its own output has the traceback"
+        )
+
+    def __reduce__(self) -> tuple[type[PeerFailed], tuple[int, str, str, str]]:
+        return PeerFailed, (self.rank, self.kind, self.message, self.where)
 
 
 class NotPicklable(BatchFinderError):

@@ -1,0 +1,49 @@
+"""Ask before every collective.
+
+A dispatch mode sees every collective as an operator, whoever issues it: the reducer of
+DistributedDataParallel, the all-gathers of ``fully_shard``, an optimizer, DTensor, the user. Before
+it lets one through it has every rank say that it is well. A rank that ran out of memory says so in
+place of its next one, and nobody begins what it will not join: nothing waits for ever, and nothing
+has to be aborted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Gate"]
+
+_NAMESPACES = ("c10d", "_c10d_functional")
+_NOT_BEGUN = ("wait_tensor", "monitored_barrier_")
+"""Operators there that begin nothing."""
+
+
+class Gate(TorchDispatchMode):
+    """Calls ``ask`` with the name of every collective that is about to begin."""
+
+    def __init__(self, ask: Callable[[str], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
+        self._ask = ask
+        tensors = sys.modules.get("torch.distributed.tensor")
+        self._distributed = getattr(tensors, "DTensor", None)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if self._distributed is not None and any(issubclass(t, self._distributed) for t in types):
+            return NotImplemented  # which turns it into operators on local tensors, seen here again
+        if func.namespace in _NAMESPACES and func._opname not in _NOT_BEGUN:
+            self._ask(f"collective {func._opname}")
+        return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # else the compiler would give up what it meets under this mode

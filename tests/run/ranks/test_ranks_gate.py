@@ -1,0 +1,157 @@
+"""No collective begins that a rank will not join: two processes over gloo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from processes import all_well, on_processes
+from ranks_cases import CLASSES, WIDTH, perceptron, wrapped
+from torch import nn
+
+from batchfinder.run.ranks import TorchRanks, mend, wrapping_of
+
+
+class Planted(nn.Module):
+    """Runs out of memory in forward or in backward, on one rank, from some size on."""
+
+    def __init__(self, rank: int, place: str) -> None:
+        super().__init__()
+        self.rank, self.place = rank, place
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.distributed.get_rank() == self.rank and len(x) > 8:
+            if self.place == "forward":
+                raise torch.OutOfMemoryError("planted in forward")
+            x.register_hook(self.fail)
+        return x
+
+    def fail(self, gradient: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("planted in backward")
+
+
+def step(model: nn.Module, optimizer: Any, size: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, WIDTH, generator=generator)
+    y = torch.randint(CLASSES, (size,), generator=generator)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def cut_steps(rank: int, how: str, place: str, first: int) -> tuple[list[str], list[float]]:
+    """Steps of which those of more than 8 samples run out of memory on rank 1."""
+    model = perceptron(4)
+    model.insert(2, Planted(1, place))
+    model = wrapped(model, how)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ranks = TorchRanks().meet({"function": "test"})
+    for number in range(first):
+        step(model, optimizer, 8, 10 * number + rank)
+    met = []
+    for _ in range(3):
+        try:
+            with ranks.together("a step"), ranks.gate():
+                step(model, optimizer, 16, rank)
+        except torch.OutOfMemoryError as error:
+            met.append(str(error))
+        mend([model])
+        optimizer.zero_grad()
+    for number in range(3):
+        step(model, optimizer, 8, 100 + 10 * number + rank)
+    total = [float(p.detach().double().sum()) for p in whole(model)]
+    return met, total
+
+
+def whole(model: nn.Module) -> list[torch.Tensor]:
+    return [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+
+
+def undisturbed(rank: int, how: str, first: int) -> list[float]:
+    model = wrapped(perceptron(4), how)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seeds = [10 * number for number in range(first)] + [100 + 10 * number for number in range(3)]
+    for seed in seeds:
+        step(model, optimizer, 8, seed + rank)
+    return [float(p.detach().double().sum()) for p in whole(model)]
+
+
+def check(how: str, place: str, first: int) -> None:
+    expected = all_well(on_processes(undisturbed, how, first))
+    found = all_well(on_processes(cut_steps, how, place, first))
+    for rank in range(2):
+        met, total = found[rank]
+        assert met == [f"planted in {place} (on rank 1 of 2)"] * 3
+        assert total == expected[rank]
+
+
+def test_a_step_that_was_cut_on_one_rank_leaves_ddp_as_if_it_had_not_been() -> None:
+    check("ddp", "backward", first=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("place", ["forward", "backward"])
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_cut_steps_leave_no_trace(how: str, place: str, first: int) -> None:
+    check(how, place, first)
+
+
+def seen(rank: int, how: str) -> list[str]:
+    model = wrapped(perceptron(), how)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ranks = TorchRanks().meet({"function": "test"})
+    asked: list[str] = []
+    tell = ranks.tell
+    ranks.tell = lambda where, value: (asked.append(where), tell(where, value))[1]  # type: ignore
+    step(model, optimizer, 8, rank)
+    with ranks.gate():
+        step(model, optimizer, 8, rank)
+        nn.utils.clip_grad_norm_(model.parameters(), 1e3)
+    return asked
+
+
+@pytest.mark.slow
+def test_the_gate_sees_the_collectives_of_every_wrapper() -> None:
+    ddp, fsdp = (all_well(on_processes(seen, how)) for how in ("ddp", "fsdp"))
+    assert ddp[0] == ddp[1]
+    assert fsdp[0] == fsdp[1]
+    assert sum("allreduce" in each for each in ddp[0]) >= 2
+    assert sum("allgather" in each for each in fsdp[0]) >= 2
+    assert sum("reduce_scatter" in each for each in fsdp[0]) >= 2
+    assert "collective all_reduce" in fsdp[0]  # of the norm
+
+
+def described(rank: int) -> list[tuple[str, int, bool]]:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    found = [wrapping_of([wrapped(perceptron(), how)], 2) for how in ("bare", "ddp", "fsdp")]
+    split = perceptron()
+    parallelize_module(split, init_device_mesh("cpu", (2,)), {"0": ColwiseParallel()})
+    found.append(wrapping_of([split], 2))
+    both = perceptron()
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("dp", "tp"))
+    parallelize_module(both, mesh["tp"], {"0": ColwiseParallel()})
+    fully_shard(both, mesh=mesh["dp"])
+    found.append(wrapping_of([both], 2))
+    return [(each.name, each.replicas, each.splits) for each in found]
+
+
+@pytest.mark.slow
+def test_replicas_are_not_ranks() -> None:
+    assert (
+        all_well(on_processes(described))
+        == [
+            [
+                ("", 2, False),
+                ("DistributedDataParallel", 2, False),
+                ("fully_shard", 2, False),
+                ("tensor parallelism", 1, True),
+                ("fully_shard", 1, True),
+            ]
+        ]
+        * 2
+    )
