@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
+
+import torch
 
 from batchfinder.run.batches.lengths import extent_of
 from batchfinder.run.batches.randomness import kept, reseed
@@ -100,10 +103,24 @@ def packed(read: Any) -> bytes | None:
 
     ``None`` where they cannot be sent at all, as an open file.
     """
+    sent = io.BytesIO()
     try:
-        return pickle.dumps(read, protocol=pickle.HIGHEST_PROTOCOL)
+        _Packer(sent, protocol=pickle.HIGHEST_PROTOCOL).dump(read)
     except (pickle.PicklingError, TypeError, AttributeError):
         return None
+    return sent.getvalue()
+
+
+class _Packer(pickle.Pickler):
+    """A tensor is sent without the rest of its storage: a row of a data set in memory is small."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is not torch.Tensor or value.layout is not torch.strided:
+            return NotImplemented
+        if value.untyped_storage().nbytes() <= value.numel() * value.element_size():
+            return NotImplemented
+        own = value.detach().clone().requires_grad_(value.requires_grad)
+        return own.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 def _is_all_broken(read: Any) -> bool:
