@@ -45,7 +45,8 @@ def test_the_size_was_run_and_fits(found: Evaluation) -> None:
 
 
 def test_it_is_the_smallest_near_the_highest_throughput(found: Evaluation) -> None:
-    rates = {each.batch_size: each.samples_per_second for each in found.measurements}
+    """The lower ends of the intervals count, so that one lucky timing decides nothing."""
+    rates = {each.batch_size: each.samples_per_second_low for each in found.measurements}
     best = max(rates.values())
     assert rates[found.batch_size] >= 0.95 * best
     assert all(rate < 0.95 * best for size, rate in rates.items() if size < found.batch_size)

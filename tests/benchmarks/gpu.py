@@ -9,7 +9,7 @@ asserts nothing; what fails is a row that says so::
 
     python tests/benchmarks/gpu.py            on a GPU; also saves gpu_results.json
     python tests/benchmarks/gpu.py --tiny     the same in small, on a CPU, to try the script
-    python tests/benchmarks/gpu.py --quick    whole calls, and what is found under 24 GB
+    python tests/benchmarks/gpu.py --parts calls,rivals --limits 24GB     some of it
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from batchfinder.run.oom import Verdict, classify
 
 SECONDS = 480.0
 STEPS, TRUTH_STEPS = 100, 4
-EXPANDABLE = "expandable_segments:True"
+SETTINGS, EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"
+WHOLE = "whole card"
 _STARTED = time.monotonic()
 
 
@@ -122,7 +123,7 @@ def found(case: Case, device: torch.device, limit: str, with_truth: bool) -> dic
 
 
 def whole_call(case: Case, device: torch.device, limit: str) -> dict[str, Any]:
-    training = Training(case, device)
+    training, events = Training(case, device), []
     started = time.perf_counter()
     report = batchfinder.find_batch_size(
         training.model,
@@ -131,7 +132,7 @@ def whole_call(case: Case, device: torch.device, limit: str) -> dict[str, Any]:
         optimizer=training.optimizer,
         memory_limit=limit or None,
         budget_seconds=20 if device.type == "cpu" else None,
-        observe=lambda event: None,
+        observe=lambda event: events.append((time.perf_counter() - started, event)),
     )
     seconds = time.perf_counter() - started
     steps = STEPS if device.type == "cuda" else 3
@@ -157,6 +158,7 @@ def whole_call(case: Case, device: torch.device, limit: str) -> dict[str, Any]:
         "caveats": list(map(str, report.caveats)),
         "report": report.text(100),
         "explained": report.explain(100),
+        "events": [(round(at, 2), str(event)[:120]) for at, event in events],
     }
 
 
@@ -176,24 +178,21 @@ def cell(name: str, work: Callable[[], dict[str, Any]], device: torch.device) ->
         released(device)
     except RuntimeError as error:
         row["after"] = str(error)[:200]
-    unsaid = ("trials", "at", "caveats", "report", "explained")
+    unsaid = ("trials", "at", "caveats", "report", "explained", "events")
     short = {key: value for key, value in row.items() if key not in unsaid}
     print(json.dumps(short, default=str), flush=True)
     return row
 
 
-def limits(tiny: bool, quick: bool = False) -> tuple[str, ...]:
-    if tiny:
-        return ("48MiB",)
-    return ("24GB",) if quick else ("24GB", "16GB", "")
-
-
-def searches(device: torch.device, tiny: bool, quick: bool) -> Iterator[dict[str, Any]]:
-    label = " ".join(filter(None, [os.environ.get("PYTORCH_CUDA_ALLOC_CONF")]))
-    for limit in limits(tiny, quick):
+def searches(
+    device: torch.device, tiny: bool, limits: Sequence[str], with_truth: bool = True
+) -> Iterator[dict[str, Any]]:
+    label = ", expandable segments" if EXPANDABLE in os.environ.get(SETTINGS, "") else ""
+    for limit in ("48MiB",) if tiny else limits:
         for name in ("ResNet-50", "GPT-2 small", "UNet"):
-            work = functools.partial(found, cases(tiny)[name], device, limit, not quick)
-            yield cell(f"{name}, {limit or 'whole card'} {label}".strip(), work, device)
+            given = "" if limit == WHOLE else limit
+            work = functools.partial(found, cases(tiny)[name], device, given, with_truth)
+            yield cell(f"{name}, {limit}{label}", work, device)
 
 
 def calls(device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
@@ -219,22 +218,24 @@ def rivals(device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
         yield cell(f"{case.name}, {limit}, {name}", work, device)
 
 
-def expandable(folder: Path, seconds: float, quick: bool) -> list[dict[str, Any]]:
+def expandable(limits: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
     """The same searches in a process whose allocator has expandable segments."""
-    path = folder / "expandable.json"
-    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": EXPANDABLE}
-    command = [sys.executable, __file__, "--only-found", "--seconds", str(seconds)]
-    command += ["--quick"] if quick else []
-    subprocess.run([*command, "--save", str(path)], env=environment, check=False)
-    return json.loads(path.read_text())["rows"] if path.exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "expandable.json"
+        environment = {**os.environ, SETTINGS: EXPANDABLE}
+        command = [sys.executable, __file__, "--parts", "searches", "--seconds", str(seconds)]
+        command += ["--limits", ",".join(limits), "--save", str(path)]
+        subprocess.run(command, env=environment, check=False)
+        if path.exists():
+            yield from json.loads(path.read_text())["rows"]
 
 
 def main() -> None:
     global SECONDS  # noqa: PLW0603  # set once, by the command line
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only-found", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--parts", default="calls,searches,expandable,rivals")
+    parser.add_argument("--limits", default=f"24GB,16GB,{WHOLE}")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--save", type=Path, default=Path("gpu_results.json"))
     options = parser.parse_args()
@@ -242,31 +243,22 @@ def main() -> None:
     device = torch.device("cuda" if on_gpu else "cpu")
     name = torch.cuda.get_device_name() if on_gpu else platform.machine()
     print(f"{name}, torch {torch.__version__}{', in small' if options.tiny else ''}", flush=True)
-    # a third of the time is for the process with expandable segments
-    whole = options.only_found or not on_gpu
-    SECONDS = options.seconds * (1.0 if whole else 0.67)
+    SECONDS = options.seconds
+    limits = options.limits.split(",")
+    parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "calls": lambda: calls(device, options.tiny),
+        "searches": lambda: searches(device, options.tiny, limits),
+        "expandable": lambda: expandable(limits, SECONDS - (time.monotonic() - _STARTED)),
+        "rivals": lambda: rivals(device, options.tiny),
+    }
     done: list[dict[str, Any]] = []
-
-    def save() -> None:
-        done_so_far = {"device": name, "torch": torch.__version__, "rows": done}
-        options.save.write_text(json.dumps(done_so_far, indent=1, default=str))
-
-    def add(rows: Iterator[dict[str, Any]]) -> None:
-        for row in rows:
+    for part in options.parts.split(","):
+        if part == "expandable" and not on_gpu:
+            continue
+        for row in parts[part]():
             done.append(row)
-            save()
-
-    if not options.only_found:
-        add(calls(device, options.tiny))
-    add(searches(device, options.tiny, options.quick))
-    if not options.only_found and not options.quick:
-        add(rivals(device, options.tiny))
-    if on_gpu and not options.only_found:
-        with tempfile.TemporaryDirectory() as folder:
-            left = options.seconds - (time.monotonic() - _STARTED) - 10
-            if left > 20:
-                done.extend(expandable(Path(folder), left, options.quick))
-    save()
+            saved = {"device": name, "torch": torch.__version__, "rows": done}
+            options.save.write_text(json.dumps(saved, indent=1, default=str))
     print(f"saved {options.save}; {time.monotonic() - _STARTED:.0f} s in all")
 
 

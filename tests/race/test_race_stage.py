@@ -125,7 +125,7 @@ def test_too_little_data_to_leave_any_out_is_refused():
 
 
 def test_a_budget_without_time_for_it_is_said():
-    assert refused(budget_seconds=1.0) == "race.no_time"
+    assert refused(budget_seconds=0.001) == "race.no_time"  # over before it, on any machine
 
 
 def test_the_default_budget_is_not_spent_by_a_race():

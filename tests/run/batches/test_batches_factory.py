@@ -124,7 +124,8 @@ def test_samples_that_only_workers_can_read() -> None:
     assert [source.count(source.draw(3)) for _ in range(3)] == [3, 3, 3]
     del source
     gc.collect()
-    assert not psutil.Process().children()
+    _, alive = psutil.wait_procs(psutil.Process().children(), timeout=5)
+    assert not alive
 
 
 def test_samples_that_nobody_can_read_raise_as_themselves() -> None:
