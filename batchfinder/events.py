@@ -30,7 +30,8 @@ class TrialStarted:
 class Progress:
     """An event: how far a stage is that has lasted ``seconds``; at most twice a second.
 
-    ``of`` is ``None`` where the number of steps is not known beforehand.
+    ``of`` is ``None`` where the number of steps is not known beforehand. ``waited_seconds`` is how
+    long one step or read has lasted that is still under way; 0 where one has just ended.
     """
 
     stage: Stage
@@ -40,6 +41,7 @@ class Progress:
     unit: str = "steps"
     samples_per_second: float = 0.0
     seconds_left: float | None = None
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A call has some tens of events, so a line each says more than a bar, and reads as well in a log
 file as on a screen. How far a long stage is stands below them: on a terminal in one line that is
-overwritten, elsewhere in a row every ten seconds. In a notebook the rows form one HTML table,
+overwritten, elsewhere in a row every nine seconds. In a notebook the rows form one HTML table,
 updated in place, which the saved file keeps. Silent under ``BATCHFINDER_QUIET=1`` and on every
 rank but 0.
 """
@@ -34,14 +34,14 @@ from batchfinder.table import Row, Table
 from batchfinder.units import format_bytes, format_count, format_rate, format_seconds, format_size
 from batchfinder.wording.confirm import judgement_words
 
-__all__ = ["NotebookTable", "StreamRows", "default_observer", "describe", "silent"]
+__all__ = ["NotebookTable", "StreamRows", "default_observer", "describe", "is_quiet", "silent"]
 
 Described = tuple[str, str, str]
 """What happened, at which size, and what came of it."""
 
 _LONG_SECONDS = 5.0
 _BRIEF_SECONDS = 2.0
-_ROW_SECONDS = 10.0
+_ROW_SECONDS = 9.0
 """Seconds between two rows of one stage, where no line can be overwritten."""
 _UPDATE_SECONDS = 2.0
 """Seconds between two updates of a notebook's table, so that it does not flicker."""
@@ -76,7 +76,7 @@ def rank() -> int:
 class StreamRows:
     """One line per event on a stream (default: stderr, looked up at each event).
 
-    How far a stage is overwrites itself on a terminal, and is a row every ten seconds elsewhere.
+    How far a stage is overwrites itself on a terminal, and is a row every nine seconds elsewhere.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -217,8 +217,12 @@ def _progress(event: Progress) -> str:
     parts = [f"{done} {event.unit}"]
     if event.of is not None:
         parts = [f"{done} of {format_size(event.of)} {event.unit}"]
+    elif not event.done:
+        parts = []
     if event.samples_per_second:
         parts.append(f"{format_count(event.samples_per_second)} samples per second")
+    if event.waited_seconds:
+        parts.append(f"under way for {format_seconds(round(event.waited_seconds))}")
     if event.seconds_left is not None:
         parts.append(f"{format_seconds(max(1, round(event.seconds_left)))} left")
     return ", ".join(parts)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 
 from batchfinder.errors import StateNotRestoredWarning
 from batchfinder.probe import SearchSpace
-from batchfinder.progress import default_observer
+from batchfinder.progress import default_observer, is_quiet, silent
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.training import Training
+from batchfinder.waiting import Waiting
 from batchfinder.wording import Caveat
 
 __all__ = [
@@ -62,13 +63,26 @@ class Budget:
     """One step of the user's own batch size, as far as it is known."""
     beside_seconds: float = 0.0
     """Taken by what the default does not count: a race of learning rates."""
+    _aside_since: float | None = None
 
     @property
     def limit_seconds(self) -> float | None:
         """What the call keeps to; ``None`` where it has no limit."""
         if self.total_seconds is not None or not self.has_default:
             return self.total_seconds
-        return DEFAULT_SECONDS + DEFAULT_STEPS * self.own_step_seconds + self.beside_seconds
+        aside = 0.0 if self._aside_since is None else self.clock() - self._aside_since
+        taken = self.beside_seconds + aside
+        return DEFAULT_SECONDS + DEFAULT_STEPS * self.own_step_seconds + taken
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done within does not count where the caller gave no budget."""
+        self._aside_since = self.clock()
+        try:
+            yield
+        finally:
+            self.beside_seconds += self.clock() - self._aside_since
+            self._aside_since = None
 
     def left(self) -> float | None:
         limit = self.limit_seconds
@@ -144,18 +158,27 @@ def opened(
     ``has_default_budget`` there is one even where ``budget_seconds`` is left out.
     """
     budget = Budget(budget_seconds, has_default=has_default_budget)
-    observe = observe or default_observer()
-    if budget.limit_seconds is not None and budget_seconds is None:
-        observe(Note(Caveat("session.plan", seconds=budget.limit_seconds)))
-    with open_bench(
-        training,
-        space=space,
-        memory_limit=memory_limit,
-        base_learning_rate=base_learning_rate,
-        seed=seed,
-        patience_seconds=budget.share(_LOOKING),
-        seconds_left=budget.seconds_left,
-    ) as bench:
+    with ExitStack() as stack:
+        on_read = None
+        if observe is None and is_quiet():
+            observe = silent
+        elif observe is None:
+            waiting = stack.enter_context(Waiting(default_observer()))
+            observe, on_read = waiting, waiting.on_read
+        if budget.limit_seconds is not None and budget_seconds is None:
+            observe(Note(Caveat("session.plan", seconds=budget.limit_seconds)))
+        bench = stack.enter_context(
+            open_bench(
+                training,
+                space=space,
+                memory_limit=memory_limit,
+                base_learning_rate=base_learning_rate,
+                seed=seed,
+                patience_seconds=budget.share(_LOOKING),
+                seconds_left=budget.seconds_left,
+                on_read=on_read,
+            )
+        )
         yield Call(bench, observe, training.loader, budget)
 
 

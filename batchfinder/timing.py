@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 __all__ = [
     "Interval",
@@ -13,8 +13,10 @@ __all__ = [
     "interval_rank",
     "median_interval",
     "outward",
+    "scatter",
     "sizes_worth_measuring",
     "unbeaten",
+    "without_drift",
 ]
 
 SAME = 0.05
@@ -60,6 +62,72 @@ def _coverage(count: int, rank: int) -> float:
     return 1 - 2 * tail / float(2**count)
 
 
+FEWEST_IN_A_ROUND = 3
+"""Sizes visited in one round, below which nothing of it can be told from their own scatter."""
+
+
+def without_drift(
+    visits: Mapping[int, Sequence[tuple[int, float]]],
+) -> dict[int, list[float]]:
+    """The seconds of every visit, less what all sizes of one round have in common.
+
+    A machine that other work slows down for a while slows every size of that round: a two-way
+    median polish (Tukey 1977, Exploratory Data Analysis, chapter 11) of the logarithms takes it
+    out. Rounds are as slow as the median of them.
+
+    Args:
+        visits: by size, the number of the round and the seconds of each visit.
+    """
+    numbers = sorted({number for each in visits.values() for number, _ in each})
+    inside = {
+        number: [size for size, each in visits.items() if any(n == number for n, _ in each)]
+        for number in numbers
+    }
+    shared = [number for number in numbers if len(inside[number]) >= FEWEST_IN_A_ROUND]
+    logs = {
+        size: [(number, math.log(max(seconds, 1e-12))) for number, seconds in each]
+        for size, each in visits.items()
+    }
+    slow = dict.fromkeys(numbers, 0.0)
+    for _ in range(POLISHINGS if len(shared) > 1 else 0):
+        middle = {
+            size: median(log - slow[number] for number, log in each)
+            for size, each in logs.items()
+            if each
+        }
+        for number in shared:
+            slow[number] = median(
+                log - middle[size]
+                for size in inside[number]
+                for n, log in logs[size]
+                if n == number
+            )
+        usual = median(slow[number] for number in shared)
+        slow = {number: slow[number] - usual if number in shared else 0.0 for number in numbers}
+    return {
+        size: [math.exp(log - slow[number]) for number, log in each] for size, each in logs.items()
+    }
+
+
+POLISHINGS = 6
+
+
+def scatter(values: Mapping[int, Sequence[float]]) -> float | None:
+    """Relative standard deviation of one value, pooled over all sizes; ``None`` below two each.
+
+    Args:
+        values: by size, each about a middle of its own.
+    """
+    squares, freedom = 0.0, 0
+    for each in values.values():
+        if len(each) > 1:
+            logs = [math.log(max(value, 1e-12)) for value in each]
+            middle = fmean(logs)
+            squares += sum((log - middle) ** 2 for log in logs)
+            freedom += len(logs) - 1
+    return math.sqrt(squares / freedom) if freedom else None
+
+
 def sizes_worth_measuring(largest: int, *also: int | None, most: int = 14) -> tuple[int, ...]:
     """Powers of two up to ``largest``, ``largest`` itself, and what else is asked for.
 
@@ -80,19 +148,25 @@ def sizes_worth_measuring(largest: int, *also: int | None, most: int = 14) -> tu
 
 
 def half_steps_around_knee(throughputs: Mapping[int, float], share: float = 0.9) -> tuple[int, ...]:
-    """Sizes × √2 on both sides of the knee, which is where the choice is usually made.
+    """Three quarters of the knee and one and a half times it, where the choice is usually made.
 
-    The knee is the smallest size with ``share`` of the best throughput.
+    The knee is the smallest size with ``share`` of the best throughput. Where a step's time turns
+    from a floor to a slope at once, a size between two powers of two can be faster than both.
+    Multiples of 8 from 64 on.
     """
     sizes = sorted(throughputs)
     best = max(throughputs.values())
     knee = next(size for size in sizes if throughputs[size] >= share * best)
-    wanted = (round(knee / math.sqrt(2)), round(knee * math.sqrt(2)))
+    wanted = (_rounded(0.75 * knee), _rounded(1.5 * knee))
     return tuple(
         size
         for size in wanted
         if sizes[0] < size < sizes[-1] and all(abs(size - near) > 0.15 * near for near in sizes)
     )
+
+
+def _rounded(size: float) -> int:
+    return 8 * round(size / 8) if size >= 64 else round(size)
 
 
 def outward(sizes: Sequence[int], first: int) -> list[int]:

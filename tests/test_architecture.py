@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"results"},
     {"wording.advice", "wording.choice", "wording.confirm"},
     {"protocols"},
-    {"probe", "devices", "scaling", "formulas", "timing", "html", "meter"},
+    {"probe", "devices", "scaling", "formulas", "timing", "html", "meter", "waiting"},
     {"training"},
     {"run"},
     {"plot", "progress", "noise", "report.encoding"},
@@ -64,6 +64,7 @@ NO_TORCH = {
     "progress",
     "table",
     "meter",
+    "waiting",
 }
 LONGEST_FILE = 300
 

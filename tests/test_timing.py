@@ -14,7 +14,9 @@ from batchfinder.timing import (
     half_steps_around_knee,
     median_interval,
     outward,
+    scatter,
     sizes_worth_measuring,
+    without_drift,
 )
 
 
@@ -53,7 +55,7 @@ def test_sizes_never_pass_the_largest(largest: int, base: int) -> None:
 def test_half_steps_lie_around_the_knee() -> None:
     throughputs = {size: size / (1 + size / 64) for size in (16, 32, 64, 128, 256, 512, 1024)}
     # 90% of the best is first reached at 512
-    assert half_steps_around_knee(throughputs) == (362, 724)
+    assert half_steps_around_knee(throughputs) == (384, 768)
     assert half_steps_around_knee({8: 1.0}) == ()
 
 
@@ -63,3 +65,44 @@ def test_a_power_of_two_near_a_size_asked_for_says_nothing_more() -> None:
 
 def test_outward_from_a_size() -> None:
     assert outward([1, 2, 4, 8, 16, 32, 90], 8) == [8, 16, 4, 32, 2, 1, 90]
+
+
+def test_a_round_that_was_slow_throughout_is_as_fast_as_the_others() -> None:
+    truth, slow = {1: 1.0, 2: 1.5, 4: 2.0, 8: 4.0}, (1.0, 1.0, 3.0, 1.0, 0.5)
+    visits = {size: [(n, t * factor) for n, factor in enumerate(slow)] for size, t in truth.items()}
+    found = without_drift(visits)
+    assert {size: pytest.approx([t] * 5) for size, t in truth.items()} == found
+
+
+def test_two_sizes_are_no_round() -> None:
+    visits = {1: [(0, 1.0), (1, 2.0)], 2: [(0, 2.0), (1, 4.0)]}
+    found = without_drift(visits)
+    assert found == {1: pytest.approx([1.0, 2.0]), 2: pytest.approx([2.0, 4.0])}
+
+
+def test_drift_is_taken_out_of_times_that_scatter_and_nothing_else_is() -> None:
+    """What is left has the scatter of single visits, and its middles are nearer to the truth."""
+    draws = random.Random(0)
+    errors: dict[str, list[float]] = {"as they are": [], "even": []}
+    scattered = []
+    for _ in range(200):
+        slow = [math.exp(draws.gauss(0, 0.2)) for _ in range(6)]
+        visits = {
+            size: [
+                (n, size**0.7 * factor * math.exp(draws.gauss(0, 0.08)))
+                for n, factor in enumerate(slow)
+                if n < 5 or draws.random() < 0.5
+            ]
+            for size in (8, 16, 32, 64, 128, 256)
+        }
+        even = without_drift(visits)
+        scattered.append(scatter(even))
+        for name, times in (
+            ("as they are", {s: [t for _, t in each] for s, each in visits.items()}),
+            ("even", even),
+        ):
+            ratio = sorted(times[256])[2] / sorted(times[32])[2]
+            errors[name].append(math.log(ratio / 8**0.7))
+    spread = {name: math.sqrt(sum(e * e for e in each) / 200) for name, each in errors.items()}
+    assert spread["even"] < 0.7 * spread["as they are"]
+    assert sum(scattered) / 200 == pytest.approx(0.08, rel=0.15)

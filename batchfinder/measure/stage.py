@@ -17,6 +17,8 @@ __all__ = ["measure_sizes"]
 
 OWN_STEPS = 60
 """Where the user's own steps are slow, as much time as so many of them take."""
+OF_WHAT_WAS_GIVEN = 0.2
+"""Share of a budget of the caller's own that is spent on timing where the usual time is less."""
 
 
 def measure_sizes(
@@ -43,6 +45,7 @@ def measure_sizes(
             bench.memory,
             sizes,
             first=base,
+            most=inside,
             expected=lambda size: step_seconds_at(probed.trials, size),
             effort=effort,
             energy=energy_counter(bench.step.device),
@@ -72,9 +75,13 @@ def largest_within(memory: MemoryBreakdown, largest: int, headroom: float) -> in
 
 
 def _effort(call: Call, own_step_seconds: float | None) -> Effort:
-    """As much time as ``OWN_STEPS`` of the user's own steps take, within the budget's share."""
+    """As much time as ``OWN_STEPS`` of the user's own steps take, or their budget allows for."""
     effort, share = Effort(), call.budget.share(0.4)
-    patient = max(effort.budget_seconds, OWN_STEPS * (own_step_seconds or 0.0))
+    patient = max(
+        effort.budget_seconds,
+        OWN_STEPS * (own_step_seconds or 0.0),
+        OF_WHAT_WAS_GIVEN * (call.budget.total_seconds or 0.0),
+    )
     if share is None or share >= patient:
         return replace(effort, budget_seconds=patient)
     if share < effort.budget_seconds:

@@ -1,16 +1,17 @@
 """What does each micro-batch cost? Throughput with an interval, peak memory, the loader's time.
 
-Timing begins at the user's own size and works outward. Sizes are then visited in turn, in an order
-that rotates, so that a machine that slows down (heat, neighbours) does not favour the size that
-happened to be measured first. Those that cannot win whatever the noise scale are not visited again.
+Timing begins at the user's own size and works outward. Sizes are then visited in rounds, in an
+order that rotates, and what slowed a whole round (heat, neighbours) is taken out of its times.
+Those that cannot win whatever the noise scale are not visited again.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
-from batchfinder.measure.timer import Effort, Record, Timer
+from batchfinder.measure.timer import Effort, Record, Timer, evened
 from batchfinder.meter import unmetered
 from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import Energy, Measurement, Note
@@ -41,6 +42,7 @@ def measure(
     sizes: Sequence[int],
     *,
     first: int | None = None,
+    most: float = math.inf,
     expected: Callable[[int], float | None] = lambda size: None,
     effort: Effort | None = None,
     energy: EnergyCounter | None = None,
@@ -65,6 +67,7 @@ def measure(
         memory: synchronised before every reading of the clock.
         sizes: micro-batches to time; half-steps around the knee are added.
         first: where timing begins, as a rule the user's own size; left out, the smallest.
+        most: the largest size that can be chosen; beyond it a time is for show.
         expected: seconds of a step at a size, where they are known before.
         effort: how much time to spend.
         energy: the device's counter of joules, where it has one.
@@ -85,6 +88,7 @@ def measure(
         memory,
         effort,
         own=order[0],
+        most=most,
         energy=energy,
         clock=clock,
         say=say,
@@ -95,17 +99,17 @@ def measure(
     deadline = started + effort.budget_seconds / 2
     affordable = timer.affordable(order, expected)
     records = timer.warm_up(affordable, deadline, smallest=min(sizes))
-    records = timer.settle(records, started + 0.75 * effort.budget_seconds)
+    records = timer.settle(records, started + 0.75 * effort.budget_seconds, effort.fewest_visits)
     if len(records) > 1:
         between = half_steps_around_knee(
-            {record.batch_size: max(record.throughputs()) for record in records}
+            {record.batch_size: record.counted / record.seconds() for record in evened(records)}
         )
         more = [size for size in between if allowed(size)]
-        added = timer.warm_up(more, deadline, at_least=0)
-        records = timer.settle([*records, *added], started + effort.budget_seconds)
+        records += timer.warm_up(more, deadline, at_least=0)
+    records = timer.settle(records, started + effort.budget_seconds)
     if observe is not None:
         observe(Note(timer.why_it_stopped(records, clock() - started)))
-    records.sort(key=lambda record: record.batch_size)
+    records = sorted(evened(records), key=lambda record: record.batch_size)
     loader_seconds = loading_seconds(
         source,
         [record.batch_size for record in records],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 
 from batchfinder.meter import unmetered
@@ -12,28 +14,31 @@ from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.energy import EnergyCounter
 from batchfinder.run.trial import run_trial
-from batchfinder.timing import SAME, median_interval, unbeaten
+from batchfinder.timing import SAME, scatter, unbeaten, without_drift
 from batchfinder.wording import Caveat
 
-__all__ = ["Effort", "Record", "Timer"]
+__all__ = ["Effort", "Record", "Timer", "evened"]
 
 ONE_SIZE = 0.25
 """Share of the time that one size may take before it is left out, the user's own excepted."""
 STEPS_A_SIZE = 4
 """Steps that a size takes at the least: a trial's and two visits'."""
 FEWEST_SIZES = 3
+REACH = 1.645 * math.sqrt(math.pi / 2)
+"""Half the 90% interval of a median of n normal values, times √n over their deviation."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on timing. The interval is tight once it is within ``tight`` of itself.
+    """How much is spent on timing.
 
-    A size that cannot win is visited ``fewest_visits`` times; half of the time is for warming up.
+    A size that can win is visited until its median is known to ``tight`` (90%), by the scatter of
+    all of them; one that cannot win ``fewest_visits`` times. Half of the time is for warming up.
     """
 
-    budget_seconds: float = 15.0
+    budget_seconds: float = 8.0
     fewest_visits: int = 2
-    least_visits: int = 5
+    least_visits: int = 4
     most_visits: int = 30
     visit_seconds: float = 0.05
     energy_visit_seconds: float = 0.25
@@ -44,12 +49,13 @@ class Effort:
 
 @dataclass
 class Record:
-    """The visits to one size so far: seconds per step, in its two parts."""
+    """The visits to one size so far: seconds per step, in its two parts, and in which round."""
 
     batch_size: int
     peak_bytes: int | None
     counted: int
     """Samples or tokens that a batch really holds: a token budget is rarely filled whole."""
+    rounds: list[int] = field(default_factory=list)
     forward_backward: list[float] = field(default_factory=list)
     update: list[float] = field(default_factory=list)
     joules_per_sample: list[float] = field(default_factory=list)
@@ -58,16 +64,35 @@ class Record:
         pairs = zip(self.forward_backward, self.update, strict=True)
         return [self.counted / max(sum(pair), 1e-12) for pair in pairs]
 
+    def visits(self) -> list[float]:
+        """The seconds of a whole step, at every visit."""
+        return list(map(sum, zip(self.forward_backward, self.update, strict=True)))
+
     def seconds(self) -> float:
         """The median seconds of a whole step."""
-        return median(map(sum, zip(self.forward_backward, self.update, strict=True)))
+        return median(self.visits())
 
-    def is_settled(self, effort: Effort, *, matters: bool) -> bool:
-        visits = len(self.update)
-        if visits < (effort.least_visits if matters else effort.fewest_visits):
-            return False
-        tight = median_interval(self.throughputs()).relative_width <= 2 * effort.tight
-        return tight or not matters or visits >= effort.most_visits
+
+def evened(records: Sequence[Record]) -> list[Record]:
+    """The records without what slowed all sizes of one round alike."""
+    even = without_drift(
+        {each.batch_size: list(zip(each.rounds, each.visits(), strict=True)) for each in records}
+    )
+    found = []
+    for each in records:
+        shares = [
+            a / max(b, 1e-12) for a, b in zip(even[each.batch_size], each.visits(), strict=True)
+        ]
+        found.append(
+            replace(
+                each,
+                forward_backward=[
+                    s * f for s, f in zip(each.forward_backward, shares, strict=True)
+                ],
+                update=[s * f for s, f in zip(each.update, shares, strict=True)],
+            )
+        )
+    return found
 
 
 class Timer:
@@ -81,6 +106,7 @@ class Timer:
         effort: Effort,
         *,
         own: int,
+        most: float = math.inf,
         energy: EnergyCounter | None,
         clock: Clock,
         say: Callable[[str], None],
@@ -92,6 +118,8 @@ class Timer:
         self._effort, self._own, self._clock, self._say = effort, own, clock, say
         self._advance = advance
         self._start_over = start_over
+        self._most = most
+        self._round = 0
 
     def affordable(
         self, sizes: Sequence[int], expected: Callable[[int], float | None]
@@ -174,22 +202,27 @@ class Timer:
         And where another process disturbed it, since its peak may be that one's too.
         """
         self._start_over()
-        trial = run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+        # Without a cache there is nothing to settle, and one step shows the peak.
+        steps = 1 if self._memory.reserved_peak_bytes() is None else 2
+        run = partial(
+            run_trial, self._step, self._source, self._memory, size, steps=steps, clock=self._clock
+        )
+        trial = run()
         self._advance(size, steps=0)
-        if trial.fits and not trial.disturbed:
-            return trial
-        return run_trial(self._step, self._source, self._memory, size, clock=self._clock)
+        return trial if trial.fits and not trial.disturbed else run()
 
     def _counted(self, size: int) -> int:
         return self._source.count(self._source.ordinary(size))
 
-    def settle(self, records: list[Record], deadline: float) -> list[Record]:
-        """Visit sizes in rotated order until each is settled or the time is up.
+    def settle(
+        self, records: list[Record], deadline: float, visits: float = math.inf
+    ) -> list[Record]:
+        """Visit sizes in rotated order until each is settled, or was visited so often.
 
         One that runs out of memory twice in a row is left out.
         """
-        turn = 0
-        while self._clock() < deadline and (waiting := self.unsettled(records)):
+        while self._clock() < deadline and (waiting := self.unsettled(records, visits)):
+            turn = self._round = self._round + 1
             offset = turn % len(waiting)
             for record in waiting[offset:] + waiting[:offset]:
                 if self._clock() >= deadline:
@@ -197,22 +230,35 @@ class Timer:
                 if not (self._visited(record) or self._visited(record)):
                     records.remove(record)
                     self._say(_left_out(record.batch_size, Outcome.OUT_OF_MEMORY))
-            turn += 1
         return records
 
-    def unsettled(self, records: Sequence[Record]) -> list[Record]:
-        """Those whose time is not known well enough for what they can still win.
+    def unsettled(self, records: Sequence[Record], visits: float = math.inf) -> list[Record]:
+        """Those to be visited again: all that can win, until the last of them is known well enough.
 
-        The user's own is to be known well in any case: prices are told against it.
+        One round visits them all, so that what slows the machine for a while slows them alike. The
+        user's own is among them in any case: prices are told against it.
         """
-        can_win = unbeaten({record.batch_size: record.seconds() for record in records})
+        even = evened(records)
+        can_win = unbeaten({record.batch_size: record.seconds() for record in even}) | {self._own}
+        matter = [each for each in even if each.batch_size in can_win and self._can_be_chosen(each)]
+        effort, scattered = (
+            self._effort,
+            scatter({each.batch_size: each.visits() for each in matter}),
+        )
+        enough: float = effort.least_visits
+        if scattered is not None:
+            enough = max(enough, (REACH * scattered / effort.tight) ** 2)
+        enough = min(enough, effort.most_visits, visits)
+        again = any(len(each.update) < enough for each in matter)
+        sizes = {each.batch_size for each in matter} if again else set()
         return [
             record
             for record in records
-            if not record.is_settled(
-                self._effort, matters=record.batch_size in can_win | {self._own}
-            )
+            if record.batch_size in sizes or len(record.update) < effort.fewest_visits
         ]
+
+    def _can_be_chosen(self, record: Record) -> bool:
+        return record.batch_size == self._own or record.batch_size <= self._most
 
     def why_it_stopped(self, records: Sequence[Record], seconds: float) -> Caveat:
         """A sentence for the observer."""
@@ -247,6 +293,7 @@ class Timer:
                 self._step.zero_grad()
         except Shortage:
             return False
+        record.rounds.append(self._round)
         record.forward_backward.append(forward_backward / steps)
         record.update.append(update / steps)
         if before is not None and after is not None:

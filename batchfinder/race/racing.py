@@ -121,6 +121,8 @@ def race_rates(
         finish = run_arms(arm, rate, most=race.arms, total=total, enough=enough)
     except Shortage:
         return replace(none, refusal=Caveat("race.out_of_memory", micro_batch=plan.micro_batch))
+    if not finish.arms:
+        return replace(none, refusal=Caveat("race.no_time", steps=length.steps))
     found = replace(
         none,
         arms=finish.arms,

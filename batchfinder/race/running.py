@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchfinder.errors import OutOfTime
 from batchfinder.race.arithmetic import best_of, next_arm, offset_of
 from batchfinder.results import RaceArm
 
@@ -17,7 +18,7 @@ LossAt = Callable[[float, int], RaceArm]
 
 @dataclass(frozen=True)
 class Finish:
-    """How a race ended. ``best_rate`` is ``None`` where every rate ran away."""
+    """How a race ended. ``best_rate`` is ``None`` where every rate ran away, or none was run."""
 
     arms: tuple[RaceArm, ...]
     best_rate: float | None
@@ -39,7 +40,8 @@ def run_arms(
 
     Where the repeat runs away, or makes the mean of both orders worse than the next lower rate,
     that one takes its place and is repeated, and so on: a rate may diverge on one order of the data
-    and be the fastest on another, and the best of many is so by luck too.
+    and be the fastest on another, and the best of many is so by luck too. An arm for which no time
+    is left to read samples ends it, and does not count.
 
     Args:
         loss_at: runs one arm.
@@ -59,7 +61,10 @@ def run_arms(
     first = min(most, total - 1)
     k = next_arm(losses, first)
     while k is not None:
-        losses[k] = run(k, 1)
+        try:
+            losses[k] = run(k, 1)
+        except OutOfTime:
+            break
         k = None if enough() else next_arm(losses, first)
     best = best_of(losses)
     if best is None:
@@ -69,7 +74,10 @@ def run_arms(
     for _ in range(most):
         if len(arms) >= total or enough():
             return Finish(tuple(arms), _rate(start, kept), at_edge, repeated=False)
-        again = run(kept, 2)
+        try:
+            again = run(kept, 2)
+        except OutOfTime:
+            return Finish(tuple(arms), _rate(start, kept), at_edge, repeated=False)
         both = (losses.get(kept, again) + again) / 2
         if math.isfinite(both) and both <= losses.get(kept - 1, math.inf):
             offset = offset_of(losses, best) if kept == best else 0.0

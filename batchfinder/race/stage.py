@@ -159,8 +159,7 @@ def _race(
     step_seconds = next((c.step_seconds for c in recommendation.candidates if c.chosen), 0.0)
     seconds = _USUAL_ARMS * length.cost * step_seconds
     detail = f"{length.steps} steps each at batch {plan}"
-    started = call.budget.clock()
-    with stage(call, Stage.RACE, detail, seconds):
+    with call.budget.aside(), stage(call, Stage.RACE, detail, seconds):
         refusal = _refusal(call, training, plan, steps=_USUAL_ARMS * length.cost, seconds=seconds)
         if refusal is not None:
             call.said.append(refusal)
@@ -184,7 +183,6 @@ def _race(
             observe=call.observe,
         )
         bench.training()
-    call.budget.beside_seconds += call.budget.clock() - started
     call.said.extend(_said(result))
     return result
 

@@ -164,6 +164,7 @@ def open_bench(
     seed: int = 0,
     patience_seconds: float | None = None,
     seconds_left: Callable[[], float] = lambda: math.inf,
+    on_read: Callable[[int, int], None] | None = None,
 ) -> Iterator[Bench]:
     """Snapshot, build, and put back at the end.
 
@@ -175,6 +176,7 @@ def open_bench(
         seed: of every random number drawn.
         patience_seconds: how long samples may be looked at before the first trial, softly.
         seconds_left: of the whole call; no samples are read once it is 0.
+        on_read: called with the samples read so far and those under way, after every read.
 
     Raises:
         InvalidArgument: where an object cannot be kept.
@@ -209,6 +211,7 @@ def open_bench(
             seed=seed,
             patience_seconds=patience_seconds,
             seconds_left=seconds_left,
+            on_read=on_read,
         )
         stack.callback(source.close)
         step = step_from(

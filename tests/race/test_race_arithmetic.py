@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchfinder.errors import InvalidArgument
+from batchfinder.errors import InvalidArgument, OutOfTime
 from batchfinder.race import Race, carried, clipped, race_steps, run_arms, steps_at
 from batchfinder.race.arithmetic import (
     averaged_share,
@@ -250,6 +250,22 @@ def test_a_race_out_of_time_keeps_the_best_so_far():
 
 
 # --- the value -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arms", [0, 2, 3])
+def test_an_arm_that_no_samples_can_be_read_for_ends_the_race_and_does_not_count(arms):
+    whole = arms_of(log_bowl(0.1))
+    left = iter([True] * arms)
+
+    def timed(rate, order):
+        if not next(left, False):
+            raise OutOfTime("no time")
+        return whole(rate, order)
+
+    finish = run_arms(timed, 0.1, most=8)
+    assert len(finish.arms) == arms
+    assert (finish.best_rate is None) == (arms == 0)
+    assert arms == 0 or not finish.repeated
 
 
 def test_a_race_is_a_value():

@@ -133,6 +133,12 @@ def test_the_default_budget_is_not_spent_by_a_race():
     assert budget.left() == 0.0
     budget.beside_seconds = 90.0
     assert budget.left() == pytest.approx(50.0)
+    now = [100.0]
+    aside = Budget(has_default=True, clock=lambda: now[0], started=40.0)
+    with aside.aside():
+        now[0] += 500.0
+        assert aside.left() == pytest.approx(0.0) and aside.limit_seconds == 560.0
+    assert aside.beside_seconds == 500.0
     given = Budget(60.0, has_default=True, clock=lambda: 100.0, started=0.0, beside_seconds=90.0)
     assert given.left() == 0.0
 

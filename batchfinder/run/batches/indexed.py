@@ -120,9 +120,12 @@ class Indexed:
         """Over all workers at once."""
         started = self.patience.clock()
         tickets = [self._ask(want, part) for part in self._parts(positions)]
-        found = [each for ticket in tickets for each in ticket.result()]
-        seconds = self.patience.clock() - started
-        self.patience.note(len(found), seconds=seconds)
+        found: list[Any] = []
+        for ticket in tickets:
+            part = ticket.result()
+            found += part
+            self.patience.note(len(part))
+        self.patience.took(len(found), self.patience.clock() - started)
         return found
 
     def _parts(self, positions: Sequence[int]) -> list[Sequence[int]]:
@@ -208,8 +211,12 @@ class Indexed:
         started = self.patience.clock()
         requests = self._drawn_in_order(count)
         tickets = [self._request(Want.SAMPLES, requests, p) for p in self._parts(range(count))]
-        found = [sample for ticket in tickets for sample in ticket.result()]
-        self.patience.note(count, seconds=self.patience.clock() - started)
+        found: list[Any] = []
+        for ticket in tickets:
+            part = ticket.result()
+            found += part
+            self.patience.note(len(part))
+        self.patience.took(count, self.patience.clock() - started)
         return found
 
     def _drawn_in_order(self, count: int) -> list[tuple[Any, int]]:

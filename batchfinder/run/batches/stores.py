@@ -38,11 +38,17 @@ class Patience:
         return self.seconds_left() <= 0
 
     def note(self, samples: int, planned: int = 0, seconds: float | None = None) -> None:
+        """``samples`` more were read, in ``seconds`` where they were waited for from the start."""
         self.samples_read += samples
-        if seconds is not None and samples:
-            self.recent.append(seconds / samples)
+        if seconds is not None:
+            self.took(samples, seconds)
         if self.on_read is not None:
             self.on_read(self.samples_read, planned)
+
+    def took(self, samples: int, seconds: float) -> None:
+        """A read of ``samples`` was waited for from start to end, for ``seconds``."""
+        if samples:
+            self.recent.append(seconds / samples)
 
     def expected_seconds(self, samples: int) -> float:
         """For reading so many, by the median of the latest reads; 0.0 before the first."""
