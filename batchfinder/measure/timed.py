@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from batchfinder.measure.timer import Effort, Record, Timer, evened
+from batchfinder.measure.timer import Timer
+from batchfinder.measure.visits import Effort, Record, evened
 from batchfinder.meter import unmetered
 from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, TrainStep
 from batchfinder.results import Energy, Measurement, Note

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
-from statistics import median
 
+from batchfinder.measure.visits import Effort, Record, evened, is_as_quick, is_below_floor
 from batchfinder.meter import unmetered
 from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.energy import EnergyCounter
 from batchfinder.run.trial import run_trial
-from batchfinder.timing import SAME, scatter, unbeaten, without_drift
+from batchfinder.timing import scatter, unbeaten
 from batchfinder.wording import Caveat
 
-__all__ = ["Effort", "Record", "Timer", "evened"]
+__all__ = ["Timer"]
 
 ONE_SIZE = 0.25
 """Share of the time that one size may take before it is left out, the user's own excepted."""
@@ -26,73 +25,6 @@ STEPS_A_SIZE = 4
 FEWEST_SIZES = 3
 REACH = 1.645 * math.sqrt(math.pi / 2)
 """Half the 90% interval of a median of n normal values, times √n over their deviation."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is spent on timing.
-
-    A size that can win is visited until its median is known to ``tight`` (90%), by the scatter of
-    all of them; one that cannot win ``fewest_visits`` times. Half of the time is for warming up.
-    """
-
-    budget_seconds: float = 8.0
-    fewest_visits: int = 2
-    least_visits: int = 4
-    most_visits: int = 30
-    visit_seconds: float = 0.05
-    energy_visit_seconds: float = 0.25
-    tight: float = 0.05
-    loader_batches: int = 6
-    loader_budget_seconds: float = 4.0
-
-
-@dataclass
-class Record:
-    """The visits to one size so far: seconds per step, in its two parts, and in which round."""
-
-    batch_size: int
-    peak_bytes: int | None
-    counted: int
-    """Samples or tokens that a batch really holds: a token budget is rarely filled whole."""
-    rounds: list[int] = field(default_factory=list)
-    forward_backward: list[float] = field(default_factory=list)
-    update: list[float] = field(default_factory=list)
-    joules_per_sample: list[float] = field(default_factory=list)
-
-    def throughputs(self) -> list[float]:
-        pairs = zip(self.forward_backward, self.update, strict=True)
-        return [self.counted / max(sum(pair), 1e-12) for pair in pairs]
-
-    def visits(self) -> list[float]:
-        """The seconds of a whole step, at every visit."""
-        return list(map(sum, zip(self.forward_backward, self.update, strict=True)))
-
-    def seconds(self) -> float:
-        """The median seconds of a whole step."""
-        return median(self.visits())
-
-
-def evened(records: Sequence[Record]) -> list[Record]:
-    """The records without what slowed all sizes of one round alike."""
-    even = without_drift(
-        {each.batch_size: list(zip(each.rounds, each.visits(), strict=True)) for each in records}
-    )
-    found = []
-    for each in records:
-        shares = [
-            a / max(b, 1e-12) for a, b in zip(even[each.batch_size], each.visits(), strict=True)
-        ]
-        found.append(
-            replace(
-                each,
-                forward_backward=[
-                    s * f for s, f in zip(each.forward_backward, shares, strict=True)
-                ],
-                update=[s * f for s, f in zip(each.update, shares, strict=True)],
-            )
-        )
-    return found
 
 
 class Timer:
@@ -154,7 +86,7 @@ class Timer:
         skipped, late = [], []
         floor: Record | None = None
         for count, size in enumerate(order):
-            if floor is not None and _is_below_floor(size, floor, records):
+            if floor is not None and is_below_floor(size, floor, records):
                 skipped.append(size)
             elif count >= at_least and self._clock() > deadline:
                 late.append(size)
@@ -172,7 +104,7 @@ class Timer:
         self, floor: Record, records: list[Record], skipped: Sequence[int]
     ) -> list[Record]:
         """Without what cannot win since a step takes as long as at a much larger size."""
-        as_quick = [each.batch_size for each in records if _is_as_quick(each, floor)]
+        as_quick = [each.batch_size for each in records if is_as_quick(each, floor)]
         below = [
             record.batch_size
             for record in records
@@ -307,18 +239,6 @@ class Timer:
     def _now(self) -> float:
         self._memory.synchronize()
         return self._clock()
-
-
-def _is_as_quick(record: Record, floor: Record) -> bool:
-    """Whether a step takes as long as at the smallest size, by all that was seen of both."""
-    slowest = max(map(sum, zip(record.forward_backward, record.update, strict=True)))
-    quickest = min(map(sum, zip(floor.forward_backward, floor.update, strict=True)))
-    return slowest <= (1 + SAME) * quickest
-
-
-def _is_below_floor(size: int, floor: Record, records: Sequence[Record]) -> bool:
-    """Whether a batch at least twice as large takes no longer than any step does."""
-    return any(each.batch_size >= 2 * size and _is_as_quick(each, floor) for each in records)
 
 
 def _left_out(size: int, outcome: Outcome) -> Caveat:
