@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.frameworks import refuse_frameworks
 from batchfinder.probe import Propose, guided
 from batchfinder.protocols import Batch
 
@@ -134,6 +135,13 @@ class Training:
         Raises:
             InvalidArgument: naming the argument and the way out.
         """
+        refuse_frameworks(
+            self.model,
+            self.loader,
+            as_list(self.optimizer),
+            has_step=self.loss_fn is not None or self.train_step is not None,
+            has_backward=self.backward is not None,
+        )
         if not self.modules():
             raise InvalidArgument(
                 "expected a torch.nn.Module (or a list or dict of them) as the model; "

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "batchfinder"
 # Each layer imports only from layers above it (or from its own package for a split room).
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"units", "table"},
+    {"units", "table", "frameworks"},
     {"wording"},
     {"outcomes", "races", "rates"},
     {"events", "plans", "trials"},
@@ -176,7 +176,8 @@ import logging, sys, torch
 before, handlers = set(sys.modules), list(logging.getLogger().handlers)
 import batchfinder
 loaded = {name.split(".")[0] for name in set(sys.modules) - before}
-optional = {"matplotlib", "pandas", "sklearn", "IPython", "lightning", "transformers", "pytest"}
+optional = {"matplotlib", "pandas", "sklearn", "IPython", "pytest"}
+optional |= {"lightning", "pytorch_lightning", "transformers", "accelerate"}
 assert not loaded & optional, loaded & optional
 assert logging.getLogger().handlers == handlers
 assert not torch.cuda.is_initialized()

@@ -126,7 +126,13 @@ def find_batch_size(
     )
     options.setdefault("base_batch_size", _base(accelerator, loader))
     with _at_a_boundary(accelerator):
-        return with_framework(search(made, **options), "accelerate")
+        report = search(made, **options)
+    return with_framework(
+        report,
+        "accelerate",
+        precision=accelerator.mixed_precision,
+        strategy=accelerator.distributed_type.value,
+    )
 
 
 def max_batch_size(

@@ -10,10 +10,11 @@ Works with ``lightning`` and ``pytorch_lightning`` alike.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.errors import BatchFinderWarning, InvalidArgument, MissingDependency
 from batchfinder.find import find_batch_size as search
 from batchfinder.integrations.lightning_apply import Names, apply_before_fit, apply_inside_fit
 from batchfinder.integrations.lightning_trainer import inside_fit, refuse, training_inside_fit
@@ -44,13 +45,14 @@ class BatchFinder(Callback):  # type: ignore[misc]  # either package's, which my
     """Searches as ``fit`` begins, sets batch size, accumulation and learning rate, then trains.
 
     On a resumed run (``ckpt_path``) the search waits until the optimizer is loaded. At several
-    processes it refuses.
+    processes it refuses; under ``fast_dev_run`` it warns and does nothing.
 
     Args:
         batch_arg_name: where the batch size is kept: an attribute of the module, its ``hparams``,
             the datamodule or its ``hparams``; several names are tried in turn.
         lr_arg_name: likewise for the learning rate.
         apply: whether to set the result; without it the report is all that is left.
+        milestones: epochs at whose start to search again, after layers were unfrozen, say.
         **options: keyword arguments of ``batchfinder.find_batch_size``.
 
     Attributes:
@@ -64,12 +66,14 @@ class BatchFinder(Callback):  # type: ignore[misc]  # either package's, which my
         batch_arg_name: str | Sequence[str] = _BATCH_NAMES,
         lr_arg_name: str | Sequence[str] = _RATE_NAMES,
         apply: bool = True,
+        milestones: Sequence[int] = (),
         **options: Any,
     ) -> None:
         super().__init__()
         check_options(options, "Lightning")
         self._names = _names(batch_arg_name, lr_arg_name)
         self._apply = apply
+        self._milestones = frozenset(milestones)
         self._options = options
         self.report: Report | None = None
         self.applied: tuple[Applied, ...] = ()
@@ -84,8 +88,18 @@ class BatchFinder(Callback):  # type: ignore[misc]  # either package's, which my
         if self.report is None:
             self._search(trainer, pl_module)
 
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Search here at a milestone."""
+        if trainer.current_epoch in self._milestones and trainer.global_step:
+            self._search(trainer, pl_module)
+
     def _search(self, trainer: Any, module: Any) -> None:
         if trainer.fast_dev_run:
+            warnings.warn(
+                "fast_dev_run is on: BatchFinder did not search, and nothing was set",
+                BatchFinderWarning,
+                stacklevel=2,
+            )
             return
         refuse(trainer)
         training, base = training_inside_fit(trainer, module)
@@ -132,7 +146,12 @@ def find_batch_size(
     """
     if _is_fabric(trainer):
         report = search(_fabric_training(trainer, model, *objects, options=options), **options)
-        return with_framework(report, "lightning")
+        return with_framework(
+            report,
+            "lightning",
+            precision=str(trainer._precision.precision),
+            strategy=type(trainer.strategy).__name__,
+        )
     check_options(options, "Lightning")
     loaders = objects[0] if objects else train_dataloaders
 
@@ -215,7 +234,13 @@ def _named(report: Report, trainer: Any) -> Report:
     if isinstance(trainer.limit_train_batches, int):
         counted.append("limit_train_batches")
     name = "lightning" if package == "lightning" else "pytorch-lightning"
-    return with_framework(report, name, counted=counted)
+    return with_framework(
+        report,
+        name,
+        counted=counted,
+        precision=str(trainer.precision),
+        strategy=type(trainer.strategy).__name__,
+    )
 
 
 def _is_fabric(trainer: Any) -> bool:

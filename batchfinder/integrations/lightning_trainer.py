@@ -31,7 +31,8 @@ def refuse(trainer: Any) -> None:
     """Refuse what a search on one device says nothing about.
 
     Raises:
-        InvalidArgument: for several processes, sharded strategies and ``overfit_batches``.
+        InvalidArgument: for several processes, sharded strategies, ``overfit_batches`` and
+            ``fast_dev_run``.
     """
     refuse_ranks(trainer.world_size, "Lightning")
     strategy = type(trainer.strategy).__name__
@@ -40,10 +41,11 @@ def refuse(trainer: Any) -> None:
             f"expected a strategy of one device; found {strategy}: search with "
             "Trainer(devices=1), then leave headroom"
         )
-    if trainer.overfit_batches:
-        raise InvalidArgument(
-            "expected the whole training set; found overfit_batches: leave it out of the search"
-        )
+    for name in ("overfit_batches", "fast_dev_run"):
+        if getattr(trainer, name):
+            raise InvalidArgument(
+                f"expected the whole training set; found {name}: leave it out of the search"
+            )
 
 
 def inside_fit(

@@ -80,10 +80,13 @@ def refuse_ranks(size: int, framework: str) -> None:
         )
 
 
-def with_framework(report: Report, *distributions: str, counted: Iterable[str] = ()) -> Report:
-    """The report with the framework's version, and what is counted in steps named in a caveat."""
+def with_framework(
+    report: Report, *distributions: str, counted: Iterable[str] = (), **settings: str
+) -> Report:
+    """The report with versions, the framework's own ``settings``, and what is counted in steps."""
     named = tuple((name, version(name)) for name in distributions)
-    environment = replace(report.environment, extra=(*report.environment.extra, *named))
+    extra = (*report.environment.extra, *named, *settings.items())
+    environment = replace(report.environment, extra=extra)
     caveats = report.caveats
     steps = tuple(counted)
     if steps and report.global_batch_size != report.base_batch_size:

@@ -72,7 +72,10 @@ def find_batch_size(trainer: Trainer, *, apply: bool = False, **options: Any) ->
     options.setdefault("base_batch_size", per_step)
     report = _inside_train(trainer, lambda training: search(training, **options))
     counted = [name for name in _COUNTED if (getattr(arguments, name, 0) or 0) >= 1]
-    report = with_framework(report, "transformers", "accelerate", counted=counted)
+    precision = str(trainer.accelerator.mixed_precision)
+    report = with_framework(
+        report, "transformers", "accelerate", counted=counted, precision=precision
+    )
     if arguments.auto_find_batch_size:
         caveats = (*report.caveats, Caveat("integrations.shrinks"))
         report = replace(report, caveats=caveats)

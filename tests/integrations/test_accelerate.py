@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from framework_cases import LIMIT, digest, digits, network, seed
+from framework_cases import PROBE, SHORT, WHOLE, digest, digits, network, seed
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -12,9 +12,6 @@ accelerate = pytest.importorskip("accelerate")
 
 from batchfinder import InvalidArgument
 from batchfinder.integrations import accelerate as adapter
-
-pytestmark = pytest.mark.slow
-QUICK = {"memory_limit": LIMIT, "budget_seconds": 8, "observe": lambda event: None}
 
 
 def prepared(steps: int = 2, precision: str = "no"):
@@ -51,8 +48,11 @@ def fresh_state():
     accelerate.state.GradientState._reset_state()
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_training_afterwards_is_that_without_a_search(precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "search"),
+    [("no", SHORT), ("bf16", SHORT), pytest.param("bf16", WHOLE, marks=pytest.mark.slow)],
+)
+def test_training_afterwards_is_that_without_a_search(precision, search) -> None:
     ends = []
     for searched in (False, True):
         fresh = accelerate.state.AcceleratorState
@@ -67,9 +67,13 @@ def test_training_afterwards_is_that_without_a_search(precision: str) -> None:
                 scheduler=scheduler,
                 max_grad_norm=1.0,
                 loss_fn=functional.cross_entropy,
-                **QUICK,
+                **search,
             )
             assert report.base_batch_size == 32
+            is_bf16 = precision == "bf16"
+            expected = "bfloat16 autocast over float32" if is_bf16 else "float32"
+            assert report.environment.precision == expected
+            assert dict(report.environment.extra)["precision"] == precision
             assert report.base_learning_rate == pytest.approx(1e-3)
         train(accelerator, model, optimizer, loader, scheduler)
         ends.append(digest(model, optimizer.optimizer, scheduler.scheduler))
@@ -86,8 +90,7 @@ def test_between_two_micro_batches_every_step_is_real() -> None:
         optimizer,
         loader,
         loss_fn=functional.cross_entropy,
-        memory_limit=LIMIT,
-        observe=lambda event: None,
+        **PROBE,
     )
     assert found.memory.optimizer_bytes > 0
     assert not accelerator.sync_gradients
@@ -96,7 +99,7 @@ def test_between_two_micro_batches_every_step_is_real() -> None:
 def test_what_is_applied_is_prepared_and_takes_the_old_loaders_place() -> None:
     accelerator, model, optimizer, loader, scheduler = prepared()
     report = adapter.find_batch_size(
-        accelerator, model, optimizer, loader, loss_fn=functional.cross_entropy, **QUICK
+        accelerator, model, optimizer, loader, loss_fn=functional.cross_entropy, **SHORT
     )
     new, applied = adapter.apply(report, accelerator, loader, optimizer, scheduler)
     assert any(kept is new for kept in accelerator._dataloaders)

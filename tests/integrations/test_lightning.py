@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 import torch
-from framework_cases import LIMIT, digest, digits, network, seed
+from framework_cases import SHORT, WHOLE, digest, digits, network, seed
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -16,12 +16,16 @@ from batchfinder import InvalidArgument
 from batchfinder.integrations import lightning as adapter
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-QUICK = {"memory_limit": LIMIT, "budget_seconds": 8, "observe": lambda event: None}
+PRECISION = {
+    None: "float32",
+    "bf16-mixed": "bfloat16 autocast over float32",
+    "16-mixed": "float16 autocast over float32, scaled",
+    "bf16-true": "bfloat16",
+}
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 
 
@@ -75,32 +79,53 @@ def trainer_of(package: str, **options):
         "enable_model_summary": False,
         **options,
     }
+    if given.get("precision") == "16-mixed":  # which a Trainer turns into bf16-mixed on a CPU
+        plugins = importlib.import_module(f"{package}.plugins.precision")
+        given["plugins"] = [plugins.MixedPrecision(given.pop("precision"), "cpu")]
     return pl.Trainer(**given)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize(
-    ("options", "of_module"),
+    ("package", "options", "of_module", "search"),
     [
-        ({}, {}),
-        ({"precision": "bf16-mixed", "gradient_clip_val": 1.0}, {}),
-        ({}, {"manual": True}),
-        ({}, {"schedule": "one cycle"}),
+        (PACKAGES[0], {}, {}, SHORT),
+        (PACKAGES[1], {}, {}, SHORT),
+        (PACKAGES[0], {"precision": "bf16-mixed", "gradient_clip_val": 1.0}, {}, SHORT),
+        (PACKAGES[0], {"precision": "16-mixed"}, {}, SHORT),
+        (PACKAGES[0], {"precision": "bf16-true"}, {}, SHORT),
+        (PACKAGES[0], {"accumulate_grad_batches": 2}, {}, SHORT),
+        (PACKAGES[0], {}, {"manual": True}, SHORT),
+        (PACKAGES[0], {}, {"schedule": "one cycle"}, SHORT),
+        pytest.param(PACKAGES[0], {}, {}, WHOLE, marks=pytest.mark.slow),
+        pytest.param(PACKAGES[1], {}, {"schedule": "one cycle"}, WHOLE, marks=pytest.mark.slow),
     ],
-    ids=["plain", "bf16, clipped", "manual", "one cycle"],
+    ids=[
+        "plain",
+        "pytorch_lightning",
+        "bf16, clipped",
+        "fp16",
+        "bf16-true",
+        "accumulated",
+        "manual",
+        "one cycle",
+        "whole",
+        "pytorch_lightning, whole",
+    ],
 )
-def test_training_afterwards_is_that_without_a_search(package, options, of_module) -> None:
-    if package == "pytorch_lightning" and options:
-        pytest.skip("one precision is enough for the second package")
+def test_training_afterwards_is_that_without_a_search(package, options, of_module, search) -> None:
     ends = []
     for searched in (False, True):
         module = module_of(package, **of_module)
         trainer = trainer_of(package, **options)
         if searched:
             callbacks = list(trainer.callbacks)
-            report = adapter.find_batch_size(trainer, module, **QUICK)
+            report = adapter.find_batch_size(trainer, module, **search)
             assert trainer.callbacks == callbacks
-            assert report.base_batch_size == 16
+            assert report.base_batch_size == 16 * options.get("accumulate_grad_batches", 1)
+            assert report.environment.precision == PRECISION[options.get("precision")]
+            extra = dict(report.environment.extra)
+            assert extra["precision"] == options.get("precision", "32-true")
+            assert extra["strategy"] == "SingleDeviceStrategy"
             if not of_module.get("manual"):
                 assert report.base_learning_rate == pytest.approx(1e-3)
         trainer.fit(module)
@@ -110,7 +135,7 @@ def test_training_afterwards_is_that_without_a_search(package, options, of_modul
 
 def test_what_the_function_applies_equals_the_numbers_typed_in() -> None:
     module, trainer = module_of(PACKAGES[0]), trainer_of(PACKAGES[0])
-    report = adapter.find_batch_size(trainer, module, apply=True, **QUICK)
+    report = adapter.find_batch_size(trainer, module, apply=True, **SHORT)
     assert module.batch_size == module.hparams.batch_size == report.batch_size
     typed = module_of(PACKAGES[0])
     typed.batch_size, typed.lr = report.batch_size, module.lr
@@ -123,11 +148,14 @@ def test_what_the_function_applies_equals_the_numbers_typed_in() -> None:
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one cycle"])
-def test_the_callback_searches_applies_and_trains(schedule) -> None:
-    finder = adapter.BatchFinder(**QUICK)
-    module = module_of(PACKAGES[0], schedule=schedule)
-    trainer = trainer_of(PACKAGES[0], callbacks=[finder], limit_train_batches=1.0)
+@pytest.mark.parametrize(
+    ("package", "schedule"),
+    [(PACKAGES[0], "constant"), (PACKAGES[0], "one cycle"), (PACKAGES[1], "constant")],
+)
+def test_the_callback_searches_applies_and_trains(package, schedule) -> None:
+    finder = adapter.BatchFinder(**SHORT, at_least=12)
+    module = module_of(package, schedule=schedule)
+    trainer = trainer_of(package, callbacks=[finder], limit_train_batches=1.0)
     trainer.fit(module)
     report = finder.report
     assert module.batch_size == report.batch_size
@@ -146,7 +174,7 @@ def test_loaders_given_to_fit_are_searched_and_named_to_be_set_by_hand() -> None
     del module.batch_size
     module.hparams.pop("batch_size")
     loader = DataLoader(digits(), batch_size=16, shuffle=True)
-    report = adapter.find_batch_size(trainer, module, loader, **QUICK)
+    report = adapter.find_batch_size(trainer, module, loader, **SHORT)
     applied = adapter.apply(report, trainer, module)
     assert not applied[0].done
     assert "report.make_loader(loader)" in str(applied[0])
@@ -161,7 +189,7 @@ def test_an_error_in_the_users_step_is_itself_and_the_trainer_can_be_used_again(
 
     type(module).training_step = bad
     with pytest.raises(ValueError, match="planted"):
-        adapter.find_batch_size(trainer, module, **QUICK)
+        adapter.find_batch_size(trainer, module, **SHORT)
     type(module).training_step = good
     trainer.fit(module)
     assert trainer.global_step == 4
@@ -175,7 +203,7 @@ def test_an_interrupt_passes_and_does_not_end_the_process() -> None:
 
     type(module).training_step = interrupted
     with pytest.raises(KeyboardInterrupt):
-        adapter.find_batch_size(trainer, module, **QUICK)
+        adapter.find_batch_size(trainer, module, **SHORT)
 
 
 def test_options_that_lightning_answers_are_refused() -> None:
@@ -196,7 +224,7 @@ def test_fabric_objects_are_unwrapped(precision) -> None:
         loader = fabric.setup_dataloaders(DataLoader(digits(), batch_size=16, shuffle=True))
         if searched:
             report = adapter.find_batch_size(
-                fabric, model, optimizer, loader, loss_fn=functional.cross_entropy, **QUICK
+                fabric, model, optimizer, loader, loss_fn=functional.cross_entropy, **SHORT
             )
             assert report.base_batch_size == 16
         for index, (images, labels) in enumerate(loader):

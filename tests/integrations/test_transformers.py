@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from framework_cases import LIMIT, Lines, digest, seed
+from framework_cases import PROBE, SHORT, WHOLE, Lines, digest, seed
 
 transformers = pytest.importorskip("transformers")
 
@@ -13,8 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 from batchfinder import InvalidArgument
 from batchfinder.integrations import transformers as adapter
 
-pytestmark = pytest.mark.slow
-QUICK = {"memory_limit": LIMIT, "budget_seconds": 10, "observe": lambda event: None}
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 class Counting(TrainerCallback):
@@ -46,17 +45,30 @@ def trainer_of(tmp_path, kind=Trainer, callbacks=(), **changed):
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"bf16": True}, {"gradient_checkpointing": True}], ids=["plain", "bf16", "ac"]
+    ("changed", "search"),
+    [
+        ({}, SHORT),
+        ({"bf16": True}, SHORT),
+        ({"gradient_checkpointing": True}, SHORT),
+        ({"train_sampling_strategy": "group_by_length"}, SHORT),
+        ({"label_smoothing_factor": 0.1, "neftune_noise_alpha": 5.0}, SHORT),
+        pytest.param({}, WHOLE, marks=pytest.mark.slow),
+    ],
+    ids=["plain", "bf16", "checkpointing", "by length", "smoothed, NEFTune", "whole"],
 )
-def test_training_afterwards_is_that_without_a_search(tmp_path, changed) -> None:
+def test_training_afterwards_is_that_without_a_search(tmp_path, changed, search) -> None:
     ends = []
     for searched in (False, True):
         counting = Counting()
         trainer = trainer_of(tmp_path, callbacks=[counting], **changed)
         if searched:
             before = set(vars(trainer))
-            report = adapter.find_batch_size(trainer, **QUICK)
+            report = adapter.find_batch_size(trainer, **search)
             assert set(vars(trainer)) == before
+            is_bf16 = "bf16" in changed
+            expected = "bfloat16 autocast over float32" if is_bf16 else "float32"
+            assert report.environment.precision == expected
+            assert dict(report.environment.extra)["precision"] == ("bf16" if is_bf16 else "no")
             assert counting.begun == 0
             assert report.base_batch_size == 8
             assert report.base_learning_rate == pytest.approx(1e-3)
@@ -67,7 +79,7 @@ def test_training_afterwards_is_that_without_a_search(tmp_path, changed) -> None
 
 def test_what_is_applied_equals_the_same_numbers_typed_in(tmp_path) -> None:
     trainer = trainer_of(tmp_path)
-    report = adapter.find_batch_size(trainer, apply=True, **QUICK)
+    report = adapter.find_batch_size(trainer, apply=True, **SHORT)
     typed = trainer_of(tmp_path, **adapter.training_arguments(report))
     ends = []
     for each in (trainer, typed):
@@ -90,7 +102,7 @@ def test_after_an_error_of_the_users_and_after_an_interrupt_all_is_as_before(tmp
         trainer.error = error
         before, callbacks = set(vars(trainer)), list(trainer.callback_handler.callbacks)
         with pytest.raises(error):
-            adapter.max_batch_size(trainer, memory_limit=LIMIT, observe=lambda event: None)
+            adapter.max_batch_size(trainer, **PROBE)
         assert set(vars(trainer)) == before
         assert trainer.callback_handler.callbacks == callbacks
 
@@ -108,7 +120,7 @@ def test_an_optimizer_of_the_users_is_scaled(tmp_path) -> None:
     trainer = trainer_of(tmp_path)
     optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.01)
     trainer.optimizer = optimizer
-    report = adapter.find_batch_size(trainer, **QUICK)
+    report = adapter.find_batch_size(trainer, **SHORT)
     assert report.base_learning_rate == pytest.approx(0.01)
     adapter.apply(report, trainer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(report.learning_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pydoc_data.topics
 import random
@@ -15,7 +16,21 @@ from torch.utils.data import Dataset, TensorDataset
 
 LIMIT = "24MiB"
 
+SHORT: dict[str, Any] = {
+    "memory_limit": LIMIT,
+    "at_most": 24,
+    "budget_seconds": 0.5,
+    "observe": lambda event: None,
+}
+"""Every stage begins and few get far: enough for what a search leaves behind."""
 
+WHOLE: dict[str, Any] = {"memory_limit": LIMIT, "budget_seconds": 8, "observe": lambda event: None}
+"""Every stage, the confirmation included."""
+
+PROBE: dict[str, Any] = {"memory_limit": LIMIT, "observe": lambda event: None}
+
+
+@functools.cache
 def digits() -> TensorDataset:
     found = load_digits()
     images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16

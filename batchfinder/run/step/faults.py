@@ -7,9 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
-from batchfinder.errors import DeviceMismatch, LossIsNotFinite, NothingToTrain, UnknownLoss
+from batchfinder.errors import (
+    DeviceMismatch,
+    InvalidArgument,
+    LossIsNotFinite,
+    NothingToTrain,
+    UnknownLoss,
+)
 
-__all__ = ["devices_named", "refuse_detached", "refuse_not_finite", "second_backward_named"]
+__all__ = [
+    "forward_named",
+    "refuse_detached",
+    "refuse_not_finite",
+    "second_backward_named",
+]
 
 
 def refuse_not_finite(loss: torch.Tensor) -> None:
@@ -41,18 +52,24 @@ def refuse_detached(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 @contextmanager
-def devices_named() -> Iterator[None]:
-    """Torch's own error on tensors of two devices, as ours with the way out."""
+def forward_named() -> Iterator[None]:
+    """Errors of a forward pass whose own text has no way out for us, as ours."""
     try:
         yield
     except RuntimeError as error:
-        if "Expected all tensors to be on the same device" not in str(error):
-            raise
-        raise DeviceMismatch(
-            "expected model, loss and batch on one device; torch says: "
-            f"{str(error).splitlines()[0]} — move the model and the loss to one device before "
-            "the call, or move the batch inside train_step"
-        ) from error
+        text = str(error)
+        if "Expected all tensors to be on the same device" in text:
+            raise DeviceMismatch(
+                "expected model, loss and batch on one device; torch says: "
+                f"{text.splitlines()[0]} — move the model and the loss to one device before "
+                "the call, or move the batch inside train_step"
+            ) from error
+        if "is not attached to a `Trainer`" in text:
+            raise InvalidArgument(
+                "expected a step that runs without a Trainer; found one that asks for its own: "
+                "use batchfinder.integrations.lightning, find_batch_size(trainer, model, ...)"
+            ) from error
+        raise
 
 
 @contextmanager
@@ -66,5 +83,6 @@ def second_backward_named() -> Iterator[None]:
         raise UnknownLoss(
             "expected a loss on which backward has not run; found one on which it has. Let "
             "train_step return the loss before backward and leave backward and update to us, or "
-            "let it do all of it and return None or loss.detach()"
+            "let it do all of it and return None or loss.detach(). Under Accelerate and Fabric "
+            "return the loss in place of accelerator.backward(loss) or fabric.backward(loss)"
         ) from error

@@ -149,7 +149,7 @@ class Step:
         on_device = moved(batch, self._device)
         versions = self._versions()
         with self._compilation.apart():
-            with self._context(), faults.devices_named(), self._seen.looking():
+            with self._context(), faults.forward_named(), self._seen.looking():
                 loss, weight = self._compute(on_device)
             if isinstance(loss, torch.Tensor) and loss.requires_grad:
                 if self._versions() == versions:
