@@ -133,6 +133,17 @@ def test_an_error_below_the_users_own_size_names_the_way_out(least: int) -> None
     )
 
 
+@pytest.mark.parametrize("most", [32, 100])
+def test_an_error_above_the_users_own_size_names_the_way_out(most: int) -> None:
+    step = Recorded(lambda size: size <= most and (most == 100 or most % size == 0))
+    with pytest.raises(ValueError, match="is not allowed") as caught:
+        bf.max_batch_size(network(), loader(), train_step=step, memory_limit="1MiB", observe=quiet)
+    assert any(
+        "a step of 32 runs, and one of" in note and "powers_of_two=" in note
+        for note in caught.value.__notes__
+    )
+
+
 def test_an_error_at_every_size_is_the_users_own_alone() -> None:
     step = Recorded(lambda size: False)
     with pytest.raises(ValueError, match="is not allowed") as caught:

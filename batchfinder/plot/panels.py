@@ -57,7 +57,7 @@ def _memory(report: Report, ax: Any) -> None:
         marks.title(ax, "What fits", f"peak memory, {unit}")
         ax.set_ylim(0, 1.25 * limit / scale)
     marks.batch_axis(ax, [trial.batch_size for trial in report.trials], _axis(report))
-    marks.lines(ax, report.batch_size, report.base_batch_size)
+    marks.lines(ax, report.batch_size, report.own_batch_size)
     ax.legend(loc="center left", framealpha=0.7, edgecolor="none", fontsize=9)
 
 
@@ -83,7 +83,7 @@ def _throughput(report: Report, ax: Any) -> None:
     marks.title(ax, "What each size costs", f"{report.unit} per second")
     marks.batch_axis(ax, sizes, _axis(report))
     places = dict(zip(sizes, middles, strict=True))
-    marks.points(ax, places, report.batch_size, report.base_batch_size)
+    marks.points(ax, places, report.batch_size, report.own_batch_size)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
 
@@ -182,7 +182,7 @@ def _joules_to_target(report: Report, priced: list[Candidate]) -> dict[int, floa
 
 def _yours(report: Report) -> int | None:
     """The user's own global batch."""
-    return report.base_batch_size and report.base_batch_size * report.world_size
+    return report.own_batch_size and report.own_batch_size * report.world_size
 
 
 def _top_of(seen: list[Candidate]) -> float:

@@ -55,6 +55,11 @@ _NEEDS_MORE = (
     "model or the loss needs a smallest size or multiples of one, pass at_least= or multiple_of=: "
     "no other size is then tried"
 )
+_NEEDS_FEWER = (
+    "batchfinder: a step of {own} runs, and one of {size} does not. If the model or the loss takes "
+    "only some sizes, say which: at_most=, multiple_of= or powers_of_two=; no other size is then "
+    "tried"
+)
 _STEPS = 2
 """In a trial, where memory is steady at once."""
 _BUDGET_SHARE = 0.1
@@ -191,6 +196,8 @@ def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | Non
 
 
 def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
+    ran: list[int] = []
+
     def run(size: int) -> Trial:
         bench.start_over()
         try:
@@ -198,9 +205,12 @@ def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
         except BatchFinderError:
             raise
         except Exception as error:
-            if _runs_at_own_size(bench, size):
-                error.add_note(_NEEDS_MORE.format(own=bench.source.base_batch_size, size=size))
+            own = bench.source.base_batch_size or max(ran, default=size)
+            if _runs_at(bench, own, size):
+                note = _NEEDS_MORE if own > size else _NEEDS_FEWER
+                error.add_note(note.format(own=own, size=size))
             raise
+        ran.append(size)
         if not trial.fits:  # an aborted step leaves half a state behind
             bench.fresh()
             bench.step.scale_learning_rate(0.0)
@@ -209,10 +219,9 @@ def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
     return run
 
 
-def _runs_at_own_size(bench: Bench, size: int) -> bool:
-    """Whether a step that failed at ``size`` runs at the user's own, larger one."""
-    own = bench.source.base_batch_size
-    if own is None or own <= size:
+def _runs_at(bench: Bench, own: int, failed: int) -> bool:
+    """Whether a step runs at ``own``, which one of ``failed`` samples did not."""
+    if own == failed:
         return False
     try:
         bench.fresh()

@@ -90,6 +90,12 @@ class Report:
         return self.recommendation.learning_rate
 
     @property
+    def own_batch_size(self) -> int | None:
+        """The base batch size where it is the caller's or their loader's; ``None`` if assumed."""
+        change = self.recommendation.change
+        return self.base_batch_size if change is None or change.base_batch_is_yours else None
+
+    @property
     def rate_factor(self) -> float | None:
         """By how much every learning rate is multiplied; ``None`` where no rate is recommended."""
         if self.learning_rate is None or not self.base_learning_rate:

@@ -127,7 +127,7 @@ def _notes(report: Report, measurement: Measurement) -> list[str]:
     size, steps = measurement.batch_size, report.accumulation_steps
     remarks = (
         ("chosen" + (f" (x {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
-        ("yours", size == report.base_batch_size),
+        (YOURS, size == report.own_batch_size),
         ("largest", size == report.max_batch_size),
         (_HIGHEST_THROUGHPUT, size == _highest_throughput(report)),
         ("waits for data", _waits(report, measurement)),

@@ -15,7 +15,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+)
 
 __all__ = [
     "compile_contexts",
@@ -30,6 +33,7 @@ __all__ = [
     "recompile_limit_met",
     "resizes_followed",
     "uncompiled",
+    "under_fake_tensors",
     "wider_recompile_limit",
 ]
 
@@ -241,3 +245,11 @@ def _patch_resize() -> list[Resizing]:
     resize_.listeners = listeners  # type: ignore[attr-defined]  # found again through the patch
     torch.UntypedStorage.resize_ = resize_  # type: ignore  # a method of C, replaced by ours
     return listeners
+
+
+def under_fake_tensors() -> bool:
+    """Whether tensors have shapes and no data here, as in a rehearsal."""
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    return fake is not None and any(
+        isinstance(mode, fake.FakeTensorMode) for mode in _get_current_dispatch_mode_stack()
+    )

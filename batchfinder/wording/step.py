@@ -16,6 +16,12 @@ def _peak(now: float, peak: float) -> str:
     )
 
 
+def _assumed_optimizer(names: tuple[str, ...], rate: float | None) -> str:
+    was = "were" if len(names) > 1 else "was"
+    at = "" if rate is None else f" at learning rate {rate:g}"
+    return f"No optimizer was given: {' and '.join(names)} {was} assumed{at}, for its memory."
+
+
 def _left(names: tuple[str, ...]) -> str:
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return (
@@ -30,6 +36,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "The step does its own backward and update: accumulation cannot be measured."
     ),
     "step.left": _left,
+    "step.assumed_optimizer": _assumed_optimizer,
     "step.recompile_limit": (
         "The compiled model met torch's recompile limit: larger or later sizes ran uncompiled, and "
         "their times are those of another program. Compile with dynamic=None or dynamic=True."

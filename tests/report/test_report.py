@@ -13,6 +13,8 @@ from report_cases import (
     candidate,
     kept,
     plain,
+    problem,
+    report_of,
     unconfirmed,
     waiting,
 )
@@ -203,6 +205,15 @@ def test_a_rate_from_a_range_test_is_not_called_yours() -> None:
     assumed = replace(plain().recommendation, change=replace(change, base_rate_is_yours=False))
     assert "1.8x the base rate 0.001" in learning_rate_sentence(assumed)
     assert "instead of 32:" in replace(plain(), recommendation=assumed).text(1000)
+
+
+def test_a_size_that_was_assumed_is_not_called_yours() -> None:
+    assumed = report_of(problem(base_is_yours=False))
+    assert assumed.own_batch_size is None
+    assert assumed.base_batch_size == 32
+    for told in (assumed.text(120), assumed.explain(), assumed._repr_html_()):
+        assert "yours" not in told
+    assert plain().own_batch_size == 32
 
 
 def test_only_rows_that_matter_are_shown_and_all_in_the_page() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +15,17 @@ from batchfinder.run.step.checks import check_loss_device, check_modules, device
 from batchfinder.run.step.loss import LossInference, own_loss, require_scalar
 from batchfinder.run.step.optimizers import (
     ASSUMED_RATE,
-    assumed_optimizer,
+    assumed_optimizers,
     check_optimizers,
     trainable,
     trained_by,
 )
 from batchfinder.run.step.precision import context_for
-from batchfinder.run.step.training import Backward, Compute, Step
+from batchfinder.run.step.training import Compute, Step
 from batchfinder.run.step.update import Clip, check_clip
 from batchfinder.run.step.weights import split_weight
-from batchfinder.training import as_list
+from batchfinder.training import Backward, as_list
+from batchfinder.wording import Caveat
 
 __all__ = ["step_from"]
 
@@ -79,11 +80,12 @@ def step_from(
     if isinstance(compute, _ModelLoss):
         compute.look_at(sample_batch)
     held = reached_from([models, loss_fn, train_step, optimizers, backward, clip])
+    used = optimizers or assumed_optimizers(free, modules, base_learning_rate)
     step = Step(
         compute,
         modules,
         trained_by(optimizers, modules) if optimizers else free,
-        optimizers or [assumed_optimizer(free, base_learning_rate)],
+        used,
         device=device,
         context=context_for(autocast, device, grad_scaler),
         backward=backward,
@@ -94,7 +96,7 @@ def step_from(
         compiled=held.compiled,
         is_assumed=not optimizers,
         assumptions=lambda: _assumptions(
-            compute, models, base_learning_rate, is_assumed=step.assumes_optimizer
+            compute, models, base_learning_rate, used if step.assumes_optimizer else ()
         ),
     )
     return step
@@ -205,12 +207,15 @@ def _no_target(batch: Batch) -> UnknownLoss:
 
 
 def _assumptions(
-    compute: Any, models: list[Any], rate: float | None, *, is_assumed: bool
+    compute: Any, models: list[Any], rate: float | None, assumed: Sequence[Any]
 ) -> Iterator[str]:
     if compute.assumption:
         yield compute.assumption
-    if is_assumed:
-        known = "" if rate is not None else f" at learning rate {ASSUMED_RATE:g}"
-        yield f"No optimizer was given: AdamW was assumed{known}, for its memory."
+    if assumed:
+        yield Caveat(
+            "step.assumed_optimizer",
+            names=tuple(type(each).__name__ for each in assumed),
+            rate=ASSUMED_RATE if rate is None else None,
+        )
     if any(not module.training for module in models):
         yield "The model was handed in in evaluation mode."

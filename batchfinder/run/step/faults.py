@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+<<<<<<< HEAD
 from batchfinder.errors import (
     DeviceMismatch,
     InvalidArgument,
@@ -21,6 +23,14 @@ __all__ = [
     "refuse_not_finite",
     "second_backward_named",
 ]
+=======
+from batchfinder.errors import DeviceMismatch, InvalidArgument, LossIsNotFinite, UnknownLoss
+
+__all__ = ["named", "refuse_not_finite", "second_backward_named"]
+
+_SCHEDULE_END = re.compile(r"Tried to step \d+ times\. The specified number of total steps")
+"""``OneCycleLR`` ends so; other schedules of torch go on."""
+>>>>>>> 1943263 (A step that accumulates over several calls is recognized and refused with its number; the end of a schedule, sizes a training cannot take and sparse gradients are named; an assumed size is not called yours)
 
 
 def refuse_not_finite(loss: torch.Tensor) -> None:
@@ -32,26 +42,8 @@ def refuse_not_finite(loss: torch.Tensor) -> None:
         )
 
 
-def refuse_detached(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """A loss without a graph, after which no parameter has changed.
-
-    Raises:
-        UnknownLoss: where backward has run.
-        NothingToTrain: where it has not.
-    """
-    if any(p.grad is not None for p in parameters):
-        raise UnknownLoss(
-            "expected a loss with its graph, or a step that also updates; found one that ran "
-            "backward and no update: return the loss before backward, or update and return "
-            "None"
-        )
-    raise NothingToTrain(
-        "expected a loss that depends on a trained parameter; found one without a graph: "
-        "look for detach(), no_grad() or .item() on the way, or for frozen parameters"
-    )
-
-
 @contextmanager
+<<<<<<< HEAD
 def forward_named() -> Iterator[None]:
     """Errors of a forward pass whose own text has no way out for us, as ours."""
     try:
@@ -70,6 +62,28 @@ def forward_named() -> Iterator[None]:
                 "use batchfinder.integrations.lightning, find_batch_size(trainer, model, ...)"
             ) from error
         raise
+=======
+def named() -> Iterator[None]:
+    """Torch's own errors on tensors of two devices, and on a schedule's end, with the way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected all tensors to be on the same device" not in str(error):
+            raise
+        raise DeviceMismatch(
+            "expected model, loss and batch on one device; torch says: "
+            f"{str(error).splitlines()[0]} — move the model and the loss to one device before "
+            "the call, or move the batch inside train_step"
+        ) from error
+    except ValueError as error:
+        if not _SCHEDULE_END.match(str(error)):
+            raise
+        raise InvalidArgument(
+            "expected a train_step that can be called more often than the training has steps; "
+            f"found one whose learning-rate schedule ends ({error}): leave scheduler.step() out of "
+            "train_step and pass scheduler=, or build the schedule with more steps for this call"
+        ) from error
+>>>>>>> 1943263 (A step that accumulates over several calls is recognized and refused with its number; the end of a schedule, sizes a training cannot take and sparse gradients are named; an assumed size is not called yours)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from batchfinder.errors import UnknownLoss
 from batchfinder.run.batches.structure import describe, leaves
+from batchfinder.run.torch_internals import under_fake_tensors
 
 __all__ = ["LossInference", "own_loss", "require_scalar"]
 
@@ -105,16 +106,13 @@ def _choose(
     whole = not target.is_complex() and target.dtype is not torch.bool
     last = whole and output.ndim >= 3 and target.shape == output.shape[:-1]
     if last and target.shape == output.shape[:1] + output.shape[2:]:
-        _check_classes(target, output.shape[-1])
         return _last_class_error, (
             f"cross-entropy over the last dimension (of the shape {tuple(output.shape)} the second "
             "would do as well)"
         )
     if whole and output.ndim >= 2 and target.shape == output.shape[:1] + output.shape[2:]:
-        _check_classes(target, output.shape[1])
         return _class_error, "cross-entropy"
     if last:
-        _check_classes(target, output.shape[-1])
         return _last_class_error, "cross-entropy over the last dimension"
     raise _unknown(output, target)
 
@@ -131,15 +129,27 @@ def _flat_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _class_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    _check_classes(target, output.shape[1])
     return functional.cross_entropy(output, target.long())
 
 
 def _last_class_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    _check_classes(target, output.shape[-1])
     return functional.cross_entropy(output.flatten(0, -2), target.long().flatten())
 
 
 def _check_classes(target: torch.Tensor, classes: int) -> None:
-    """Out of range, a GPU would stop with an assertion that no later call can leave."""
+    """Out of range, a GPU would stop with an assertion that no later call can leave.
+
+    So every batch is looked at. Of a single class the loss is 0 whatever the weights.
+    """
+    if classes < 2:
+        raise UnknownLoss(
+            "expected an output of at least 2 classes for whole-number targets; found 1 (for "
+            f"labels of 0 and 1: BCEWithLogitsLoss on floating targets): {_WAY_OUT}"
+        )
+    if under_fake_tensors():
+        return
     known = target[target != -100]
     if known.numel() and (int(known.max()) >= classes or int(known.min()) < 0):
         raise UnknownLoss(

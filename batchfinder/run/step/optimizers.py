@@ -12,11 +12,12 @@ from batchfinder.errors import InvalidArgument, NothingToTrain
 
 __all__ = [
     "ASSUMED_RATE",
-    "assumed_optimizer",
+    "assumed_optimizers",
     "family_of",
     "group_rates",
     "inner_optimizer",
     "name_of",
+    "refuse_sparse",
     "set_rate",
     "state_tensors",
     "still",
@@ -39,11 +40,44 @@ _FAMILIES = (
 )
 
 
-def assumed_optimizer(
-    parameters: Sequence[torch.nn.Parameter], rate: float | None
-) -> torch.optim.Optimizer:
-    """AdamW: what most training uses, and of the common ones the largest in memory."""
-    return torch.optim.AdamW(parameters, lr=ASSUMED_RATE if rate is None else rate)
+def assumed_optimizers(
+    parameters: Sequence[torch.nn.Parameter],
+    modules: Iterable[torch.nn.Module],
+    rate: float | None,
+) -> list[torch.optim.Optimizer]:
+    """AdamW: what most training uses, and of the common ones the largest in memory.
+
+    SparseAdam for embeddings whose gradients are sparse: AdamW takes none.
+    """
+    embeddings = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    sparse = {
+        id(part.weight)
+        for module in modules
+        for part in module.modules()
+        if isinstance(part, embeddings) and part.sparse
+    }
+    kinds = (
+        (torch.optim.AdamW, [p for p in parameters if id(p) not in sparse]),
+        (torch.optim.SparseAdam, [p for p in parameters if id(p) in sparse]),
+    )
+    return [kind(held, lr=ASSUMED_RATE if rate is None else rate) for kind, held in kinds if held]
+
+
+def refuse_sparse(optimizers: Iterable[Any], sparse: Iterable[int]) -> None:
+    """Of parameters by their ids, those with sparse gradients, in optimizers that were assumed.
+
+    Raises:
+        InvalidArgument: where one is held by another one than SparseAdam.
+    """
+    left = set(sparse)
+    for optimizer in optimizers:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if held & left and not isinstance(optimizer, torch.optim.SparseAdam):
+            raise InvalidArgument(
+                "expected optimizer= for a model with sparse gradients; found none, and AdamW, "
+                "which is assumed then, takes none of them: pass the optimizer of your training, "
+                "such as torch.optim.SparseAdam or torch.optim.SGD"
+            )
 
 
 def inner_optimizer(optimizer: Any) -> Any:

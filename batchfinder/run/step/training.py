@@ -9,28 +9,30 @@ from typing import Any, TypeAlias
 
 import torch
 
+from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Batch
 from batchfinder.rates import GroupRate
 from batchfinder.run.step import faults
 from batchfinder.run.step.compiled import Compilation
 from batchfinder.run.step.layout import lay_out, zero_gradient
 from batchfinder.run.step.move import moved
-from batchfinder.run.step.optimizers import family_of, name_of, state_tensors
+from batchfinder.run.step.optimizers import family_of, name_of, refuse_sparse, state_tensors
+from batchfinder.run.step.own_update import Did, Sight, check_every_call
 from batchfinder.run.step.precision import Context, precision_of, scaler_caveat
 from batchfinder.run.step.rates import Rates
 from batchfinder.run.step.seen import SeenPrecision, settings_of
 from batchfinder.run.step.update import Clip, Updates
 from batchfinder.run.step.watch import Watch
 from batchfinder.run.step.weights import Weights
+from batchfinder.run.torch_internals import under_fake_tensors
+from batchfinder.training import Backward
 from batchfinder.wording import Caveat
 
-__all__ = ["Backward", "Compute", "Step"]
+__all__ = ["Compute", "Step"]
 
 Compute: TypeAlias = Callable[[Batch], tuple[torch.Tensor | float | None, float | None]]
 """A batch on the device -> the loss (``None`` or a float where it did backward and update), and
 its weight in the accumulated mean, if it has one."""
-
-Backward: TypeAlias = Callable[[torch.Tensor], Any]
 
 
 class Step:
@@ -71,7 +73,7 @@ class Step:
         self._updates = Updates(self._parameters, self._optimizers, scaler, clip)
         self._weights = Weights()
         self._watch: Watch | None = None
-        self._updates_itself = False
+        self._updates_itself = self._has_run = False
         self.assumes_optimizer = is_assumed
         self.has_looked = False
         self._reached: list[torch.nn.Parameter] | None = None
@@ -129,11 +131,7 @@ class Step:
         return list(self._parameters)
 
     def holdings(self) -> Iterator[torch.Tensor]:
-        seen: set[int] = set()
-        for tensor in self._held():
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield tensor
+        yield from {id(tensor): tensor for tensor in self._held()}.values()
 
     def _held(self) -> Iterator[torch.Tensor]:
         for module in self._modules:
@@ -146,6 +144,7 @@ class Step:
 
     def forward_backward(self, batch: Batch, scale: float = 1.0) -> torch.Tensor:
         """The detached loss; raises ``UnknownLoss`` or ``NothingToTrain`` where there is none."""
+<<<<<<< HEAD
         on_device = moved(batch, self._device)
         versions = self._versions()
         with self._compilation.apart():
@@ -159,12 +158,40 @@ class Step:
             else:
                 detached = self._without_graph(loss, versions)
         if self._versions() != versions:  # in its own code, or in a hook of backward
+=======
+        detached, did = self._once(batch, scale)
+        if did.updated:
+            self._updates_itself = True
+        elif did.by_itself and not self._updates_itself:
+            self._check_every_call(did, batch, scale)
+>>>>>>> 1943263 (A step that accumulates over several calls is recognized and refused with its number; the end of a schedule, sizes a training cannot take and sparse gradients are named; an assumed size is not called yours)
             self._updates_itself = True
         if self._updates_itself and self.assumes_optimizer:
             self._use_no_optimizer()
         if self._updates_itself and self._watch is not None:
             self._watch.called()
         return detached
+
+    def _once(self, batch: Batch, scale: float) -> tuple[torch.Tensor, Did]:
+        """The detached loss, and what the step did beside computing it."""
+        on_device = moved(batch, self._device)
+        sight = Sight(self._parameters, by_value=not self._has_run and not under_fake_tensors())
+        with self._compilation.apart():
+            with self._context(), faults.named(), self._seen.looking():
+                loss, weight = self._compute(on_device)
+            has_graph = isinstance(loss, torch.Tensor) and loss.requires_grad
+            by_itself = not has_graph or sight.ran_backward or sight.updated
+            if isinstance(loss, torch.Tensor) and not by_itself:
+                self._run_backward(loss, self._weights.share(weight, scale))
+        did = Did(sight.updated, sight.ran_backward, by_itself)  # or in a hook of backward
+        self._has_run = True
+        if isinstance(loss, torch.Tensor):
+            return loss.detach(), did
+        return torch.tensor(math.nan if loss is None else loss), did
+
+    def _check_every_call(self, first: Did, batch: Batch, scale: float = 1.0) -> None:
+        if not under_fake_tensors():  # whose updates cannot all be seen
+            check_every_call(first, lambda: self._once(batch, scale)[1])
 
     def _use_no_optimizer(self) -> None:
         """The step has one of its own: none need be assumed beside it."""
@@ -178,18 +205,6 @@ class Step:
                 scaled.backward()
             else:
                 self._backward(scaled)
-
-    def _without_graph(self, loss: torch.Tensor | float | None, before: list[int]) -> torch.Tensor:
-        """The loss of a step that updated by itself."""
-        if not isinstance(loss, torch.Tensor):
-            self._updates_itself = True
-            return torch.tensor(math.nan if loss is None else loss)
-        if self._versions() == before:
-            faults.refuse_detached(self._parameters)
-        return loss.detach()
-
-    def _versions(self) -> list[int]:
-        return [parameter._version for parameter in self._parameters]
 
     @property
     def weight(self) -> float:
@@ -270,16 +285,25 @@ class Step:
 
         A part of a model that is not used, such as a second head, costs neither gradients nor
         optimizer state. A part that only some batches use gets its state in the trials.
+
+        Raises:
+            InvalidArgument: where the step updates by itself, but not at every call; where
+                gradients are sparse and the optimizer that was assumed takes none such.
         """
         self.has_looked = True
         self.zero_grad()
         try:
             self.forward_backward(batch)
+            if self._updates_itself:
+                self._check_every_call(Did(updated=True, ran_backward=True), batch)
+        except InvalidArgument:
+            raise
         except Exception:  # noqa: BLE001  # whatever it is, the first trial meets it and tells
             return
         reached = [p for p in self._parameters if p.grad is not None]
         sparse = ((p, p.grad) for p in reached if p.grad is not None and p.grad.is_sparse)
         self._sparse_dims = {id(p): gradient.sparse_dim() for p, gradient in sparse}
+        refuse_sparse(self._optimizers if self.assumes_optimizer else (), self._sparse_dims)
         if not self._updates_itself:
             self._reached = reached or None
 

@@ -313,3 +313,21 @@ def test_targets_of_zeros_and_ones_are_said_to_look_like_labels() -> None:
     inferred = LossInference()
     inferred(torch.randn(4, 5), torch.tensor([[0.0, 1, 0, 0, 1]] * 4))
     assert "where they are labels" in (inferred.assumption or "")
+
+
+def test_a_single_class_is_refused_whatever_the_labels() -> None:
+    for labels in (torch.zeros(4).long(), torch.tensor([0, 1, 0, 1])):
+        with pytest.raises(UnknownLoss, match=r"at least 2 classes.*BCEWithLogitsLoss.*loss_fn="):
+            LossInference()(torch.randn(4, 1), labels)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3)])
+def test_class_targets_out_of_range_are_named_in_later_batches_too(shape: Any) -> None:
+    inferred, output = LossInference(), torch.randn(shape)
+    target = torch.zeros(shape[:-1]).long()
+    inferred(output, target)
+    target[-1] = 255
+    with pytest.raises(UnknownLoss, match="from 0 to 2 for an output of 3 classes; found 0 to 255"):
+        inferred(output, target)
+    target[-1] = -100  # what torch ignores
+    inferred(output, target)

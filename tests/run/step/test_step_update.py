@@ -337,6 +337,38 @@ def test_the_state_of_an_optimizer_for_sparse_gradients_is_laid_out() -> None:
     assert sparse.param_groups[0]["lr"] == 0.1
 
 
+def test_the_optimizer_that_is_assumed_takes_sparse_gradients() -> None:
+    model = Table()
+    step = step_from(model, loss_fn=LOSS)
+    batch = (torch.arange(6), Y)
+    step.look(batch)
+    step.prime()
+    step.forward_backward(batch)
+    before = model.rows.weight.detach().clone()
+    step.update()
+    assert not torch.equal(model.rows.weight, before)
+    assert step.optimizer_name == "AdamW + SparseAdam"
+    assert step.optimizer_family == "adam"
+    assert any(
+        "AdamW and SparseAdam were assumed at learning rate 0.001" in said
+        for said in step.assumptions
+    )
+
+
+def test_sparse_gradients_that_could_not_be_foreseen_ask_for_the_optimizer() -> None:
+    class Looked(Table):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = nn.functional.embedding(x, self.rows.weight, sparse=True)
+            return self.head(rows)
+
+    model = Looked()
+    model.rows.sparse = False
+    with pytest.raises(InvalidArgument, match=r"sparse gradients.*SparseAdam"):
+        step_from(model, loss_fn=LOSS).look((torch.arange(6), Y))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step_from(model, loss_fn=LOSS, optimizer=optimizer).look((torch.arange(6), Y))
+
+
 def test_an_optimizer_that_wants_more_than_gradients_is_laid_out_by_the_first_trial() -> None:
     class PerSample(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:
