@@ -59,7 +59,8 @@ def loading_seconds(
 
     The size nearest to the user's own is timed first, then the others from the smallest up while
     there is time. A loader's time is its samples' time, so that the rest, and sizes of which the
-    dataset fills only one batch, are given the time per sample of the next smaller size timed.
+    dataset fills only one batch, are given the time per sample of the next smaller size timed; so
+    are those below the user's own of which the loader makes no batches.
     """
     own = source.base_batch_size
     nearest = min(sizes, key=lambda size: abs(size - (own or 0)), default=0)
@@ -71,7 +72,12 @@ def loading_seconds(
         if timed and (batches + 1) * size * per_sample > left:
             continue
         loader = source.rebuild(size)
-        seconds = time_loader(loader, batches=batches, clock=clock, budget_seconds=left)
+        try:
+            seconds = time_loader(loader, batches=batches, clock=clock, budget_seconds=left)
+        except Exception:
+            if own is None or size >= own:
+                raise
+            continue  # a collate function that leaves out broken samples may be left with none
         if seconds is not None:
             timed[size] = seconds
             per_sample = seconds / size

@@ -8,29 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
-<<<<<<< HEAD
-from batchfinder.errors import (
-    DeviceMismatch,
-    InvalidArgument,
-    LossIsNotFinite,
-    NothingToTrain,
-    UnknownLoss,
-)
-
-__all__ = [
-    "forward_named",
-    "refuse_detached",
-    "refuse_not_finite",
-    "second_backward_named",
-]
-=======
 from batchfinder.errors import DeviceMismatch, InvalidArgument, LossIsNotFinite, UnknownLoss
 
-__all__ = ["named", "refuse_not_finite", "second_backward_named"]
+__all__ = ["forward_named", "refuse_not_finite", "second_backward_named"]
 
 _SCHEDULE_END = re.compile(r"Tried to step \d+ times\. The specified number of total steps")
 """``OneCycleLR`` ends so; other schedules of torch go on."""
->>>>>>> 1943263 (A step that accumulates over several calls is recognized and refused with its number; the end of a schedule, sizes a training cannot take and sparse gradients are named; an assumed size is not called yours)
 
 
 def refuse_not_finite(loss: torch.Tensor) -> None:
@@ -43,7 +26,6 @@ def refuse_not_finite(loss: torch.Tensor) -> None:
 
 
 @contextmanager
-<<<<<<< HEAD
 def forward_named() -> Iterator[None]:
     """Errors of a forward pass whose own text has no way out for us, as ours."""
     try:
@@ -62,19 +44,6 @@ def forward_named() -> Iterator[None]:
                 "use batchfinder.integrations.lightning, find_batch_size(trainer, model, ...)"
             ) from error
         raise
-=======
-def named() -> Iterator[None]:
-    """Torch's own errors on tensors of two devices, and on a schedule's end, with the way out."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "Expected all tensors to be on the same device" not in str(error):
-            raise
-        raise DeviceMismatch(
-            "expected model, loss and batch on one device; torch says: "
-            f"{str(error).splitlines()[0]} — move the model and the loss to one device before "
-            "the call, or move the batch inside train_step"
-        ) from error
     except ValueError as error:
         if not _SCHEDULE_END.match(str(error)):
             raise
@@ -83,7 +52,6 @@ def named() -> Iterator[None]:
             f"found one whose learning-rate schedule ends ({error}): leave scheduler.step() out of "
             "train_step and pass scheduler=, or build the schedule with more steps for this call"
         ) from error
->>>>>>> 1943263 (A step that accumulates over several calls is recognized and refused with its number; the end of a schedule, sizes a training cannot take and sparse gradients are named; an assumed size is not called yours)
 
 
 @contextmanager

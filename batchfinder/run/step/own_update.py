@@ -120,8 +120,9 @@ def _refuse_no_update(calls: Sequence[Did]) -> None:
     if any(did.ran_backward for did in calls):
         raise UnknownLoss(
             "expected a loss with its graph, or a step that also updates; found one that ran "
-            f"backward and no update in {count}: return the loss before backward, or update in "
-            "the step too and return None or loss.detach()"
+            f"backward and no update in {count}: return the loss before backward (under "
+            "Accelerate and Fabric in place of accelerator.backward(loss) or "
+            "fabric.backward(loss)), or update in the step too and return None or loss.detach()"
         )
     raise NothingToTrain(
         "expected a loss that depends on a trained parameter, or a step that updates; found one "

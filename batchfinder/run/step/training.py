@@ -144,27 +144,11 @@ class Step:
 
     def forward_backward(self, batch: Batch, scale: float = 1.0) -> torch.Tensor:
         """The detached loss; raises ``UnknownLoss`` or ``NothingToTrain`` where there is none."""
-<<<<<<< HEAD
-        on_device = moved(batch, self._device)
-        versions = self._versions()
-        with self._compilation.apart():
-            with self._context(), faults.forward_named(), self._seen.looking():
-                loss, weight = self._compute(on_device)
-            if isinstance(loss, torch.Tensor) and loss.requires_grad:
-                if self._versions() == versions:
-                    self._run_backward(loss, self._weights.share(weight, scale))
-                # else it has updated, and returns the loss to be seen
-                detached = loss.detach()
-            else:
-                detached = self._without_graph(loss, versions)
-        if self._versions() != versions:  # in its own code, or in a hook of backward
-=======
         detached, did = self._once(batch, scale)
         if did.updated:
             self._updates_itself = True
         elif did.by_itself and not self._updates_itself:
             self._check_every_call(did, batch, scale)
->>>>>>> 1943263 (A step that accumulates over several calls is recognized and refused with its number; the end of a schedule, sizes a training cannot take and sparse gradients are named; an assumed size is not called yours)
             self._updates_itself = True
         if self._updates_itself and self.assumes_optimizer:
             self._use_no_optimizer()
@@ -177,7 +161,7 @@ class Step:
         on_device = moved(batch, self._device)
         sight = Sight(self._parameters, by_value=not self._has_run and not under_fake_tensors())
         with self._compilation.apart():
-            with self._context(), faults.named(), self._seen.looking():
+            with self._context(), faults.forward_named(), self._seen.looking():
                 loss, weight = self._compute(on_device)
             has_graph = isinstance(loss, torch.Tensor) and loss.requires_grad
             by_itself = not has_graph or sight.ran_backward or sight.updated

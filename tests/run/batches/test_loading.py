@@ -1,0 +1,44 @@
+"""How long the user's loader takes, at sizes that it was not made for too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from batchfinder.run.batches import source_from
+from batchfinder.run.batches.loading import loading_seconds
+
+
+class Files(Dataset[Any]):
+    """Every second sample is broken."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Any:
+        return None if index % 2 else torch.zeros(3)
+
+
+def without_broken(rows: list[Any]) -> Any:
+    return default_collate([row for row in rows if row is not None])
+
+
+def test_sizes_too_small_for_the_collate_function_take_their_share_of_a_larger_one() -> None:
+    loader = DataLoader(Files(), batch_size=4, collate_fn=without_broken)
+    found = loading_seconds(source_from(loader), [1, 4, 8])
+    assert set(found) == {1, 4, 8}
+    assert found[1] == pytest.approx(found[4] / 4)
+
+
+def test_an_error_at_the_users_own_size_is_raised() -> None:
+    def broken(rows: list[Any]) -> Any:
+        raise IndexError("list index out of range")
+
+    loader = DataLoader(Files(), batch_size=4, collate_fn=without_broken)
+    source = source_from(loader)
+    loader.collate_fn = broken
+    with pytest.raises(IndexError):
+        loading_seconds(source, [4, 8])
