@@ -90,7 +90,6 @@ def measure(
         effort,
         own=order[0],
         most=most,
-        energy=energy,
         clock=clock,
         say=say,
         advance=advance,
@@ -110,6 +109,8 @@ def measure(
     records = timer.settle(records, started + effort.budget_seconds)
     if observe is not None:
         observe(Note(timer.why_it_stopped(records, clock() - started)))
+    if energy is not None:
+        timer.read_energy(records, energy)
     records = sorted(evened(records), key=lambda record: record.batch_size)
     loader_seconds = loading_seconds(
         source,
@@ -167,6 +168,8 @@ def _energy(record: Record, idle_watts: float | None) -> Energy | None:
     if idle_watts is None or not record.joules_per_sample:
         return None
     found = median_interval(record.joules_per_sample)
+    if len(record.joules_per_sample) == 1:
+        found = Interval(found.middle / (1 + SCATTER), found.middle, found.middle * (1 + SCATTER))
     return Energy(found.middle, found.low, found.high, idle_watts)
 
 

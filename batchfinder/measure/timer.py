@@ -39,14 +39,12 @@ class Timer:
         *,
         own: int,
         most: float = math.inf,
-        energy: EnergyCounter | None,
         clock: Clock,
         say: Callable[[str], None],
         start_over: Callable[[], None],
         advance: Advance = unmetered,
     ) -> None:
         self._step, self._source, self._memory = step, source, memory
-        self._energy = energy
         self._effort, self._own, self._clock, self._say = effort, own, clock, say
         self._advance = advance
         self._start_over = start_over
@@ -199,19 +197,31 @@ class Timer:
             return Caveat("measure.stopped", seconds=seconds, left=left, of=len(records))
         return Caveat("measure.settled", seconds=seconds, of=len(records))
 
-    def _visited(self, record: Record) -> bool:
-        """A few steps at one size, whose mean is one value of the sample; whether memory lasted."""
+    def read_energy(self, records: Sequence[Record], energy: EnergyCounter) -> None:
+        """Every size once, and again in rounds as long as there is time."""
+        deadline = self._clock() + self._effort.energy_budget_seconds
+        for turn in range(self._effort.energy_visits):
+            for record in records:
+                if turn and self._clock() >= deadline:
+                    return
+                self._visited(record, energy)
+
+    def _visited(self, record: Record, energy: EnergyCounter | None = None) -> bool:
+        """A few steps at one size, whose mean is one value of the sample; whether memory lasted.
+
+        With ``energy`` its counter is read before and after, in place of the times.
+        """
         size = record.batch_size
         forward_backward = update = 0.0
         steps = 0
-        least = self._effort.visit_seconds
-        if self._energy is not None:  # whose counter moves a few times a second
-            least = max(least, self._effort.energy_visit_seconds)
+        effort = self._effort
+        least = effort.visit_seconds if energy is None else effort.energy_visit_seconds
         try:
             with attempt(self._step, size, "timing", memory=self._memory):
                 self._start_over()
                 batch = self._source.ordinary(size)
-                before = self._joules()
+                self._memory.synchronize()
+                before = None if energy is None else energy.joules()
                 while steps == 0 or (steps < 64 and forward_backward + update < least):
                     self._step.zero_grad()
                     start = self._now()
@@ -221,20 +231,19 @@ class Timer:
                     forward_backward += middle - start
                     update += self._now() - middle
                     steps += 1
-                after = self._joules()
+                after = None if energy is None else energy.joules()
                 self._step.zero_grad()
         except Shortage:
             return False
+        self._advance(steps * record.counted)
+        if energy is not None:
+            if before is not None and after is not None:
+                record.joules_per_sample.append((after - before) / (steps * record.counted))
+            return True
         record.rounds.append(self._round)
         record.forward_backward.append(forward_backward / steps)
         record.update.append(update / steps)
-        if before is not None and after is not None:
-            record.joules_per_sample.append((after - before) / (steps * record.counted))
-        self._advance(steps * record.counted)
         return True
-
-    def _joules(self) -> float | None:
-        return None if self._energy is None else self._energy.joules()
 
     def _now(self) -> float:
         self._memory.synchronize()

@@ -17,6 +17,7 @@ class Effort:
 
     A size that can win is visited until its median is known to ``tight`` (90%), by the scatter of
     all of them; one that cannot win ``fewest_visits`` times. Half of the time is for warming up.
+    Energy is read apart, in longer visits, since its counter moves a few times a second.
     """
 
     budget_seconds: float = 8.0
@@ -24,7 +25,9 @@ class Effort:
     least_visits: int = 4
     most_visits: int = 30
     visit_seconds: float = 0.05
+    energy_visits: int = 3
     energy_visit_seconds: float = 0.25
+    energy_budget_seconds: float = 4.0
     tight: float = 0.05
     loader_batches: int = 6
     loader_budget_seconds: float = 4.0

@@ -174,8 +174,12 @@ def _windows(context: WarmupContext, record: WarmupRecord) -> Sequence[NoiseScal
 def _per_size(
     context: WarmupContext, sizes: Sequence[int], record: WarmupRecord, steps: int
 ) -> list[NoiseScale]:
+    """Each at the last weights, with no more samples in all than half of those trained on."""
     found = []
     share = context.estimator.samples // max(len(sizes), 1)
+    if record.steps:
+        share = min(share, record.steps * context.base_batch // (2 * max(len(sizes), 1)))
+        sizes = [size for size in sizes if FEWEST_GROUPS * size <= share]
     for size in sizes:
         count = max(FEWEST_GROUPS, min(ENOUGH_GROUPS, share // size))
         estimator = context.estimator.with_budget(max(share, count * size), at_least=count)

@@ -77,13 +77,24 @@ def test_an_update_for_which_memory_ends_gives_none() -> None:
 
 
 def test_single_sizes_without_room_are_skipped_and_said() -> None:
-    found = look(Crowded(32), sizes=(8, 32, 128))
+    longer = {"warmup_steps": 100, "estimator": MicroBatchVariance(samples=2048)}
+    found = look(Crowded(32), sizes=(8, 32, 128), **longer)
     assert [each.micro_batch for each in found.per_size] == [8, 32]
     assert found.training is not None
     assert any(
         "at micro-batch size 128: memory ran out with a micro-batch of 128" in each
         for each in found.caveats
     )
+
+
+def test_single_sizes_take_no_more_than_half_of_the_samples_trained_on() -> None:
+    step = Crowded(4096)
+    found = look(step, sizes=(8, 32, 1024), warmup_steps=100)
+    assert [each.micro_batch for each in found.per_size] == [8, 32]
+    assert sum(step.sizes[-sum(each.samples // each.micro_batch for each in found.per_size) :]) <= (
+        100 * 32 // 2
+    )
+    assert max(step.sizes) < 1024
 
 
 def test_a_look_without_room_is_skipped_and_the_next_is_smaller() -> None:

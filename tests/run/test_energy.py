@@ -94,6 +94,22 @@ def test_a_counter_that_moves_in_steps_is_read_over_long_windows() -> None:
         assert 0.9 * true_joules(size) <= low <= high <= 1.1 * true_joules(size)
 
 
+@pytest.mark.parametrize("pace", [1.0, 20.0])
+def test_reading_it_takes_a_few_seconds(pace: float) -> None:
+    def taken(energy: bool) -> float:
+        clock = FakeClock()
+        step = FakeStep(clock, lambda size: pace * seconds(size))
+        counter = NvmlEnergy("GPU-1", CountingNvml(clock, step)) if energy else None
+        measure(step, FakeSource(), FakeMemory(), (16, 64, 256), energy=counter, clock=clock,
+                sleep=clock.pass_by)  # fmt: skip
+        return clock.now
+
+    one_round = sum(
+        max(pace * seconds(size), 0.25 + pace * seconds(size)) for size in (16, 64, 256)
+    )
+    assert 0 < taken(True) - taken(False) <= 4.0 + 2 * one_round
+
+
 def test_a_device_that_does_not_tell_has_no_energy() -> None:
     clock = FakeClock()
     step = FakeStep(clock, seconds)
