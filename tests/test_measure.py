@@ -290,6 +290,19 @@ def test_a_hopeless_size_never_starves_a_likely_one() -> None:
     assert clock.now <= 20
 
 
+def test_the_size_of_the_user_is_timed_however_slow_and_not_said_to_be_left_out() -> None:
+    clock, said = FakeClock(), []
+    step = FakeStep(clock, lambda size: 0.1 * size)
+    found = measure(
+        step, FakeSource(), FakeMemory(), (1, 8, 16, 32), first=16, clock=clock,
+        expected=lambda size: 0.1 * size, say=said.append,
+    )  # fmt: skip
+    assert max(each.batch_size for each in found) == 16
+    assert said[0] == (
+        "batches of 8 and more, but for your own 16, were not timed: a step would take 800 ms"
+    )
+
+
 def test_a_size_that_cannot_win_is_not_visited_again() -> None:
     """Samples take no less time from 64 on: larger batches have their time, and no more."""
     clock = FakeClock()

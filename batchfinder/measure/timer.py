@@ -59,7 +59,9 @@ class Timer:
         taking = {size: expected(size) or 0.0 for size in sizes}
         slow = [size for size in sizes[1:] if taking[size] > most]
         if slow:
-            self._say(Caveat("measure.slow", size=min(slow), seconds=taking[min(slow)]))
+            self._say(
+                Caveat("measure.slow", size=min(slow), seconds=taking[min(slow)], own=self._own)
+            )
         return [size for size in sizes if size not in slow]
 
     def warm_up(

@@ -18,9 +18,10 @@ def _floor(sizes: Sequence[int], like: int, seconds: float) -> str:
     )
 
 
-def _slow(size: int, seconds: float) -> str:
+def _slow(size: int, seconds: float, own: int) -> str:
+    but = f", but for your own {format_size(own)}," if own > size else ""
     return (
-        f"batches of {format_size(size)} and more were not timed: a step would take "
+        f"batches of {format_size(size)} and more{but} were not timed: a step would take "
         f"{format_seconds(seconds)}"
     )
 

@@ -119,7 +119,7 @@ class _Packer(pickle.Pickler):
             return NotImplemented
         if value.untyped_storage().nbytes() <= value.numel() * value.element_size():
             return NotImplemented
-        own = value.detach().clone().requires_grad_(value.requires_grad)
+        own: Any = value.detach().clone().requires_grad_(value.requires_grad)
         return own.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
