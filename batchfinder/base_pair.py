@@ -15,7 +15,7 @@ from batchfinder.rates import UpdateEffect
 from batchfinder.results import Note, ProbeResult
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.bench import Bench
-from batchfinder.session import Call, world_size
+from batchfinder.session import Call
 from batchfinder.wording import Caveat
 
 __all__ = ["Base", "base_of", "check_loss", "in_room", "own_pair", "why_unused"]
@@ -48,11 +48,11 @@ class Base:
         return min(self.batch_size, largest)
 
 
-def own_pair(base: Base, *, is_measured: bool = False) -> OwnPair | None:
+def own_pair(base: Base, replicas: int = 1, *, is_measured: bool = False) -> OwnPair | None:
     """The user's own pair, or the one that was measured, which trains; what was assumed may not."""
     if base.learning_rate is None or not base.is_yours:
         return None
-    return OwnPair(base.batch_size * world_size(), base.learning_rate, is_measured)
+    return OwnPair(base.batch_size * replicas, base.learning_rate, is_measured)
 
 
 def base_of(

@@ -20,7 +20,7 @@ from typing import Any
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe import Propose, SearchSpace, guided, has_ended, latest, probe
-from batchfinder.protocols import BatchSource, MemoryBackend, Observer, WholeStep
+from batchfinder.protocols import BatchSource, MemoryBackend, Observer, Ranks, WholeStep
 from batchfinder.results import Outcome, Trial
 
 __all__ = ["Recalled", "described", "probe_remembering", "recheck"]
@@ -56,6 +56,7 @@ def probe_remembering(
     observe: Observer | None = None,
     enough: Callable[[], bool] = lambda: False,
     before: Callable[[int, Sequence[Trial]], None] = lambda size, trials: None,
+    ranks: Ranks | None = None,
 ) -> Recalled:
     """``probe``, beginning with what the file at ``path`` remembers, and adding to it.
 
@@ -72,6 +73,7 @@ def probe_remembering(
         observe: see there.
         enough: see there.
         before: see there.
+        ranks: who searches together; the first one reads and writes for all.
 
     Raises:
         InvalidArgument: where the file at ``path`` is something else than a cache.
@@ -80,13 +82,16 @@ def probe_remembering(
     entries = _read(file)
     key = _key({**described, **_described_space(space)})
     remembered = _trials_in(entries.get(key))
+    if ranks is not None:
+        remembered = ranks.tell("the cache", remembered)[0]
     largest = _largest(remembered)
     search = propose if largest is None else recheck(largest, then=propose)
     trials = probe(run, space, propose=search, observe=observe, enough=enough, before=before)
     ended = has_ended(trials, space, search)
     if _is_confirmed(trials, largest):
         return Recalled(trials, latest([*remembered, *trials]), ended)
-    if ended and _largest(trials) is not None:
+    writes = ranks is None or ranks.rank == 0
+    if ended and writes and _largest(trials) is not None:
         _write(file, {**_read(file), key: _entry(described, latest(trials))})
     return Recalled(trials, trials, ended)
 

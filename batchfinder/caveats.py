@@ -9,7 +9,7 @@ from batchfinder.results import (
     ProbeResult,
     Recommendation,
 )
-from batchfinder.session import Call, world_size
+from batchfinder.session import Call
 from batchfinder.wording import Caveat
 
 __all__ = ["caveats_of"]
@@ -19,11 +19,6 @@ WEIGHTY = (
     ("confirm.", "recommend.no_noise", "recommend.far", "recommend.rate", "race.", "measure."),
 )
 """Codes by their beginnings, the weightiest first."""
-
-_EVERY_RANK = (
-    "every rank searched by itself, and the ranks may have found different sizes: take the "
-    "smallest. Call this on the bare module, before it is wrapped for distributed training"
-)
 
 
 def caveats_of(
@@ -49,8 +44,6 @@ def caveats_of(
     shaky = [each for each in measurements if each.unstable or each.repeats < 2]
     if 2 * len(shaky) > len(measurements):
         said.append(Caveat("measure.unreliable", count=len(shaky), of=len(measurements)))
-    if world_size() > 1:
-        said.append(_EVERY_RANK)
     said.extend(f"could not verify that this was restored: {each}" for each in lost)
     said.extend(call.cut)
     return tuple(sorted(dict.fromkeys(said), key=weight))

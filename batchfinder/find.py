@@ -14,13 +14,13 @@ from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_noise, with_noise
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.stage import probe_sizes
-from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
+from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer, RankGroup
 from batchfinder.race import Race
 from batchfinder.race.stage import settled_by_race
 from batchfinder.recommend import Problem, recommend
 from batchfinder.report import Report
 from batchfinder.run.batches import workers_of
-from batchfinder.session import not_restored, opened, world_size
+from batchfinder.session import in_all, not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
     Clip,
@@ -72,6 +72,7 @@ def find_batch_size(
     budget_seconds: float | None = None,
     seed: int = 0,
     observe: Observer | None = None,
+    ranks: RankGroup | None = None,
 ) -> Report:
     """Which batch size should this model train with, and at which learning rate?
 
@@ -125,12 +126,15 @@ def find_batch_size(
         budget_seconds: soft limit on the whole call; what it cut is a caveat. Left out: about a
             minute, and 20 of your own steps more; a race comes on top.
         seed: makes two calls draw the same samples.
-        observe: gets every event. Left out: rows on stderr.
+        observe: gets every event. Left out: rows on stderr, by rank 0 alone.
+        ranks: which processes search together. Left out: all of the process group, where there is
+            one; each must make the call. ``ALONE``: this one by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
         NothingFits: not even the smallest batch fits.
         CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch, LossIsNotFinite: see each.
+        RanksNotTogether, PeerFailed: where other ranks do otherwise.
     """
     check(
         "find_batch_size",
@@ -173,6 +177,8 @@ def find_batch_size(
         has_default_budget=True,
         seed=seed,
         observe=observe,
+        ranks=ranks,
+        function="find_batch_size",
     ) as call:
         bench = call.bench
         probed = probe_sizes(call, search, step_seconds=_LONGEST_STEP)
@@ -190,8 +196,8 @@ def find_batch_size(
             ceiling=at_most,
             floor=at_least or 1,
             probe_limit=probed.limited_by,
-            dataset_length=bench.source.length,
-            world_size=world_size(),
+            dataset_length=in_all(bench.source.length, call.replicas),
+            world_size=call.replicas,
             optimizer_family=bench.step.optimizer_family,
             can_accumulate=not bench.step.updates_itself,
             workers=workers_of(training.loader),
@@ -219,12 +225,14 @@ def find_batch_size(
         )
         findings = settled.findings
         recommendation, confirmation = confirm_choice(
-            call, settled.problem, own_pair(settled.known, is_measured=settled.has_raced)
+            call,
+            settled.problem,
+            own_pair(settled.known, call.replicas, is_measured=settled.has_raced),
         )
         environment = bench.environment()
         rates = bench.step.group_rates(recommendation.learning_rate)
     lost = not_restored(call)
-    return Report(
+    report = Report(
         recommendation=recommendation,
         probe=with_headroom(probed, recommendation),
         measurements=with_noise(measurements, findings),
@@ -248,3 +256,4 @@ def find_batch_size(
         unit=bench.source.unit,
         seconds=tuple(call.spent.items()),
     )
+    return shared(call, report)

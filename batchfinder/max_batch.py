@@ -8,9 +8,9 @@ from typing import Any
 from batchfinder.arguments import check
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.stage import probe_sizes
-from batchfinder.protocols import Observer
+from batchfinder.protocols import Observer, RankGroup
 from batchfinder.results import ProbeResult
-from batchfinder.session import not_restored, opened
+from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
     Clip,
@@ -50,6 +50,7 @@ def max_batch_size(
     budget_seconds: float | None = None,
     seed: int = 0,
     observe: Observer | None = None,
+    ranks: RankGroup | None = None,
 ) -> ProbeResult:
     """The largest micro-batch that trains without running out of memory.
 
@@ -72,12 +73,15 @@ def max_batch_size(
         search: how the largest size is searched (``Search``).
         budget_seconds: soft limit on the whole call; what it cut is a caveat.
         seed: makes two calls draw the same samples.
-        observe: gets every event. Left out: rows on stderr.
+        observe: gets every event. Left out: rows on stderr, by rank 0 alone.
+        ranks: which processes search together. Left out: all of the process group, where there is
+            one; each must make the call. ``ALONE``: this one by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
         NothingFits: not even the smallest batch fits.
         CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch: see each.
+        RanksNotTogether, PeerFailed: where other ranks do otherwise.
     """
     check(
         "max_batch_size",
@@ -112,8 +116,10 @@ def max_batch_size(
         budget_seconds=budget_seconds,
         seed=seed,
         observe=observe,
+        ranks=ranks,
+        function="max_batch_size",
     ) as call:
         found = probe_sizes(call, search)
         assumed = call.bench.assumptions()
     not_restored(call)
-    return replace(found, caveats=(*assumed, *found.caveats))
+    return shared(call, replace(found, caveats=(*assumed, *found.caveats)))

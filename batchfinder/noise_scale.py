@@ -9,9 +9,9 @@ from batchfinder.errors import BatchFinderError
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_here
 from batchfinder.probe import SearchSpace
-from batchfinder.protocols import NoiseEstimator, Observer
+from batchfinder.protocols import NoiseEstimator, Observer, RankGroup
 from batchfinder.results import NoiseScale
-from batchfinder.session import not_restored, opened
+from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
     Clip,
@@ -45,6 +45,7 @@ def gradient_noise_scale(
     noise: NoiseEstimator = _VARIANCE,
     seed: int = 0,
     observe: Observer | None = None,
+    ranks: RankGroup | None = None,
 ) -> NoiseScale:
     """The gradient noise scale tr(Σ)/|G|² at the weights as they are, with a 90% interval.
 
@@ -63,7 +64,9 @@ def gradient_noise_scale(
             step. Left out: the loader's batch size.
         noise: how it is estimated, with its ``samples`` and ``warmup_steps``.
         seed: which samples are drawn.
-        observe: gets every event. Left out: rows on stderr.
+        observe: gets every event. Left out: rows on stderr, by rank 0 alone.
+        ranks: which processes search together. Left out: all of the process group, where there is
+            one; each must make the call. ``ALONE``: this one by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
@@ -83,9 +86,16 @@ def gradient_noise_scale(
         grad_scaler=grad_scaler,
     )
     space = SearchSpace(multiple_of=micro_batch or 1)
-    with opened(training, space=space, seed=seed, observe=observe) as call:
+    with opened(
+        training,
+        space=space,
+        seed=seed,
+        observe=observe,
+        ranks=ranks,
+        function="gradient_noise_scale",
+    ) as call:
         found = estimate_here(call, noise, micro_batch=micro_batch)
     not_restored(call)
     if found.training is None:
         raise BatchFinderError(" ".join(found.caveats))
-    return found.training
+    return shared(call, found.training)

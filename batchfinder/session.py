@@ -7,30 +7,35 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 
+from batchfinder import __version__
 from batchfinder.errors import StateNotRestoredWarning
 from batchfinder.probe import SearchSpace
 from batchfinder.progress import default_observer, is_quiet, silent
-from batchfinder.protocols import Clock, Observer
+from batchfinder.protocols import Clock, Observer, RankGroup, Ranks
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
-from batchfinder.training import Training
+from batchfinder.run.ranks import described_model, ranks_here, refuse_alone, wrapping_of
+from batchfinder.training import Training, as_list
 from batchfinder.waiting import Waiting
 from batchfinder.wording import Caveat
 
 __all__ = [
     "Budget",
     "Call",
+    "in_all",
     "not_restored",
     "opened",
+    "shared",
     "stage",
-    "world_size",
 ]
+
+T = TypeVar("T")
 
 _ANY_SIZE = SearchSpace()
 
@@ -57,6 +62,7 @@ class Budget:
 
     total_seconds: float | None = None
     clock: Clock = time.perf_counter
+    """Of several ranks the same for all, so that each reading is a message."""
     started: float = field(default_factory=time.perf_counter)
     has_default: bool = False
     own_step_seconds: float = 0.0
@@ -64,6 +70,11 @@ class Budget:
     beside_seconds: float = 0.0
     """Taken by what the default does not count: a race of learning rates."""
     _aside_since: float | None = None
+    own_clock: Clock | None = None
+    """This rank's, where ``clock`` is that of several."""
+
+    def __post_init__(self) -> None:
+        self._started_here = self.here()
 
     @property
     def limit_seconds(self) -> float | None:
@@ -80,9 +91,15 @@ class Budget:
         self._aside_since = self.clock()
         try:
             yield
-        finally:
-            self.beside_seconds += self.clock() - self._aside_since
+        except BaseException:  # without another reading, which would wait for other ranks
             self._aside_since = None
+            raise
+        self.beside_seconds += self.clock() - self._aside_since
+        self._aside_since = None
+
+    def here(self) -> float:
+        """This rank's own time, for what the others need not go by."""
+        return self.clock() if self.own_clock is None else self.own_clock()
 
     def left(self) -> float | None:
         limit = self.limit_seconds
@@ -92,6 +109,11 @@ class Budget:
         """As ``left``; infinite without a limit."""
         left = self.left()
         return math.inf if left is None else left
+
+    def seconds_left_here(self) -> float:
+        """As ``seconds_left``, by this rank's own clock."""
+        limit = self.limit_seconds
+        return math.inf if limit is None else max(0.0, limit - (self.here() - self._started_here))
 
     def share(self, part: float) -> float | None:
         """``part`` of what is left."""
@@ -119,6 +141,11 @@ class Call:
     spent: dict[str, float] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+
+    @property
+    def replicas(self) -> int:
+        """How many ranks share one optimizer step, each with samples of its own."""
+        return self.bench.step.ranks.replicas
 
     def say(self, text: str) -> None:
         """Tell the observer now, and the report's reader at the end."""
@@ -151,13 +178,35 @@ def opened(
     has_default_budget: bool = False,
     seed: int = 0,
     observe: Observer | None = None,
+    ranks: RankGroup | None = None,
+    function: str = "",
 ) -> Iterator[Call]:
     """What the user handed in, set up for one call; put back on the way out.
 
     The budget runs from here on: to look at the samples takes time too. With
-    ``has_default_budget`` there is one even where ``budget_seconds`` is left out.
+    ``has_default_budget`` there is one even where ``budget_seconds`` is left out. ``function`` is
+    the one that was called, which all ``ranks`` must have done.
     """
+    group = ranks_here() if ranks is None else ranks
+    modules = [each for each in as_list(training.model) if isinstance(each, torch.nn.Module)]
+    wrapping = wrapping_of(modules)
+    met = group.meet(
+        {
+            "the function": function,
+            "batchfinder": __version__,
+            "the model": described_model(modules),
+            "the sizes allowed": str(space),
+            "budget_seconds": str(budget_seconds),
+            "base_learning_rate": str(base_learning_rate),
+            "seed": str(seed),
+        },
+        replicas=wrapping.replicas,
+    )
+    if met.alone:
+        refuse_alone(wrapping)
     budget = Budget(budget_seconds, has_default=has_default_budget)
+    if not met.alone:
+        budget = replace(budget, clock=met.clock, started=met.clock(), own_clock=time.perf_counter)
     with ExitStack() as stack:
         on_read = None
         if observe is None and is_quiet():
@@ -175,11 +224,17 @@ def opened(
                 base_learning_rate=base_learning_rate,
                 seed=seed,
                 patience_seconds=budget.share(_LOOKING),
-                seconds_left=budget.seconds_left,
+                seconds_left=budget.seconds_left_here,
                 on_read=on_read,
+                ranks=met,
+                wrapping=wrapping,
             )
         )
-        yield Call(bench, observe, training.loader, budget)
+        try:
+            yield Call(bench, observe, training.loader, budget)
+        except BaseException as error:
+            met.left_with(error)
+            raise
 
 
 @contextmanager
@@ -188,7 +243,7 @@ def stage(
 ) -> Iterator[None]:
     """Announce a stage, time it, and name it in a note on any error that comes out of it."""
     call.observe(StageStarted(which, detail, expected_seconds))
-    started = call.budget.clock()
+    started = call.budget.here()
     try:
         yield
     except Exception as error:
@@ -196,7 +251,18 @@ def stage(
         raise
     finally:
         name = which.name.lower()
-        call.spent[name] = call.spent.get(name, 0.0) + call.budget.clock() - started
+        call.spent[name] = call.spent.get(name, 0.0) + call.budget.here() - started
+
+
+def in_all(samples: int | None, replicas: int) -> int | None:
+    """``samples`` on each of so many replicas; ``None`` for a stream."""
+    return None if samples is None else samples * replicas
+
+
+def shared(call: Call, found: T) -> T:
+    """Rank 0's, on every rank: what was decided is the same, names of devices may differ."""
+    ranks = call.bench.step.ranks
+    return ranks.tell("the result", found if ranks.rank == 0 else None)[0] or found
 
 
 def not_restored(call: Call) -> tuple[str, ...]:
@@ -209,6 +275,7 @@ def not_restored(call: Call) -> tuple[str, ...]:
         call.said.append(Caveat("step.left", names=left))
     if call.bench.step.updates_itself and unseen:
         lost = (*lost, _UNSEEN)
+    lost = _on_any_rank(call.bench.step.ranks, lost)
     if lost:
         warnings.warn(
             f"not shown to be as before the call: {', '.join(lost)}. If a step of yours keeps "
@@ -220,9 +287,9 @@ def not_restored(call: Call) -> tuple[str, ...]:
     return lost
 
 
-def world_size() -> int:
-    """Devices that share one optimizer step; 1 where nothing is distributed."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1
-    return int(distributed.get_world_size())
+def _on_any_rank(ranks: Ranks, lost: tuple[str, ...]) -> tuple[str, ...]:
+    """What is lost on any rank, with the rank where that is not this one."""
+    if ranks.alone:
+        return lost
+    every = ranks.tell("what was put back", lost)
+    return tuple(f"{each} on rank {rank}" for rank, own in enumerate(every) for each in own)

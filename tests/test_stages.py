@@ -17,8 +17,9 @@ import batchfinder as bf
 from batchfinder.base_pair import Base, own_pair
 from batchfinder.confirm import OwnPair
 from batchfinder.noise import MicroBatchVariance
+from batchfinder.progress import silent
 from batchfinder.results import StageStarted
-from batchfinder.session import Budget, opened, world_size
+from batchfinder.session import Budget, opened
 
 ROWS = 400
 
@@ -229,7 +230,8 @@ def test_where_batch_norm_cannot_have_its_two_samples_the_error_is_about_memory(
 
 
 def test_one_process_alone_is_one_device() -> None:
-    assert world_size() == 1
+    with opened(bf.Training(network(), loader()), observe=silent) as call:
+        assert (call.replicas, call.bench.step.ranks) == (1, bf.ALONE)
 
 
 def test_the_estimate_of_the_whole_training_can_be_told_from_the_others() -> None:

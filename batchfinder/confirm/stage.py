@@ -43,13 +43,14 @@ def confirm_choice(
             plan,
             rate,
             steps=steps,
+            clock=call.budget.clock,
             observe=call.observe,
             fresh=bench.training,
             advance=Meter(
                 Stage.CONFIRM,
                 call.observe,
                 of=2 * steps if rate is not None else steps,
-                clock=call.budget.clock,
+                clock=call.budget.here,
             ),
         )
 

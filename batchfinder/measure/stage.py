@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, measure
 from batchfinder.meter import Meter
 from batchfinder.probe import step_seconds_at
+from batchfinder.protocols import BatchSource, Clock
 from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
+from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import energy_counter
 from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
@@ -48,7 +53,8 @@ def measure_sizes(
             most=inside,
             expected=lambda size: step_seconds_at(probed.trials, size),
             effort=effort,
-            energy=energy_counter(bench.step.device),
+            energy=energy_counter(bench.step.device) if bench.step.ranks.alone else None,
+            clock=call.budget.clock,
             allowed=allowed.allows,
             observe=call.observe,
             say=call.say,
@@ -57,13 +63,26 @@ def measure_sizes(
                 call.observe,
                 unit="timings",
                 seconds=effort.budget_seconds,
-                clock=call.budget.clock,
+                clock=call.budget.here,
             ),
             start_over=bench.start_over,
+            loading=loading_seconds if bench.step.ranks.alone else partial(_slowest_loading, call),
         )
     if not measured:
         raise NothingFits(NOTHING_TIMED)
     return measured
+
+
+def _slowest_loading(
+    call: Call, source: BatchSource, sizes: Sequence[int], *, clock: Clock, **effort: Any
+) -> dict[int, float]:
+    """The slowest rank's loader; each times its own, by its own clock."""
+    del clock
+    ranks = call.bench.step.ranks
+    with ranks.together("the loader's time"):
+        own = loading_seconds(source, sizes, clock=call.budget.here, **effort)
+    every = ranks.tell("the loader's time", own)
+    return {size: max(each[size] for each in every) for size in sizes if all(map(len, every))}
 
 
 def largest_within(memory: MemoryBreakdown, largest: int, headroom: float) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from batchfinder.measure.timer import Timer
 from batchfinder.measure.visits import Effort, Record, evened
@@ -29,6 +30,9 @@ MEMORY_GONE = (
     "leave, and call again"
 )
 NOTHING_TIMED = MEMORY_GONE.format(found="memory ran out at every size that was to be timed")
+
+Loading: TypeAlias = Callable[..., dict[int, float]]
+"""As ``loading_seconds``."""
 
 IDLE_SECONDS = 0.5
 """For the draw without any work."""
@@ -54,6 +58,7 @@ def measure(
     say: Callable[[str], None] = lambda text: None,
     advance: Advance = unmetered,
     start_over: Callable[[], None] = lambda: None,
+    loading: Loading = loading_seconds,
 ) -> tuple[Measurement, ...]:
     """Time whole training steps at the sizes that could win; the results in increasing size.
 
@@ -79,6 +84,7 @@ def measure(
         say: gets a sentence for each size that is left out.
         advance: told of every trial and every visit to a size.
         start_over: puts back what earlier batches left for the next; called where sizes change.
+        loading: times the loader by itself.
     """
     effort = effort or Effort()
     step.scale_learning_rate(0.0)
@@ -112,7 +118,7 @@ def measure(
     if energy is not None:
         timer.read_energy(records, energy)
     records = sorted(evened(records), key=lambda record: record.batch_size)
-    loader_seconds = loading_seconds(
+    loader_seconds = loading(
         source,
         [record.batch_size for record in records],
         batches=effort.loader_batches,
@@ -123,8 +129,8 @@ def measure(
     scatter = _scatter(records, effort)
     measurements = []
     for record in records:
-        loading = loader_seconds.get(record.batch_size)
-        measurements.append(_summary(record, loading, scatter, idle_watts))
+        waiting = loader_seconds.get(record.batch_size)
+        measurements.append(_summary(record, waiting, scatter, idle_watts))
         if observe is not None:
             observe(measurements[-1])
     return tuple(measurements)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import fmean
 
 from batchfinder.measure.visits import Effort, Record, evened, is_as_quick, is_below_floor
 from batchfinder.meter import unmetered
@@ -144,7 +145,9 @@ class Timer:
         return trial if trial.fits and not trial.disturbed else run()
 
     def _counted(self, size: int) -> int:
-        return self._source.count(self._source.ordinary(size))
+        own = self._source.count(self._source.ordinary(size))
+        counts = self._step.ranks.tell("samples in a batch", own)
+        return round(fmean(counts))
 
     def settle(
         self, records: list[Record], deadline: float, visits: float = math.inf
@@ -219,7 +222,10 @@ class Timer:
         effort = self._effort
         least = effort.visit_seconds if energy is None else effort.energy_visit_seconds
         try:
-            with attempt(self._step, size, "timing", memory=self._memory):
+            with (
+                attempt(self._step, size, "timing", memory=self._memory),
+                self._step.ranks.ungated(),
+            ):
                 self._start_over()
                 batch = self._source.ordinary(size)
                 self._memory.synchronize()

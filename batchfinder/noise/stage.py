@@ -88,7 +88,7 @@ def estimate_noise(
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
             advance=Meter(
-                Stage.NOISE, call.observe, of=steps, seconds=seconds, clock=call.budget.clock
+                Stage.NOISE, call.observe, of=steps, seconds=seconds, clock=call.budget.here
             ),
         )
 
@@ -161,7 +161,7 @@ def estimate_here(
                 steps=warmup_steps,
                 seed=bench.seed,
                 allowed=allowed,
-                advance=Meter(Stage.NOISE, call.observe, of=warmup_steps, clock=call.budget.clock),
+                advance=Meter(Stage.NOISE, call.observe, of=warmup_steps, clock=call.budget.here),
             )
         except Shortage as error:
             return NoiseFindings(training=None, caveats=(Caveat("noise.no_room", why=str(error)),))
@@ -175,7 +175,7 @@ def estimate_here(
             observe=call.observe,
             seed=bench.seed,
             allowed=allowed,
-            advance=Meter(Stage.NOISE, call.observe, clock=call.budget.clock),
+            advance=Meter(Stage.NOISE, call.observe, clock=call.budget.here),
         )
     return found if fitting == size else _with_smaller(found, size, fitting)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from batchfinder.cache import Recalled, described, probe_remembering
-from batchfinder.errors import BatchFinderError, NothingFits
+from batchfinder.errors import BatchFinderError, InvalidArgument, NothingFits
 from batchfinder.predict import first_guess
 from batchfinder.probe import (
     SearchSpace,
@@ -85,6 +85,7 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         bench.step.scale_learning_rate(0.0)
         run: Callable[[int], Trial] = _trial_runner(bench)
         if search.isolate is not None:
+            _refuse_ranks(bench)
             run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
         conduct = _conduct(call, search, patience)
         if search.cache is None:
@@ -94,7 +95,12 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         else:
             what = {**_described(bench), "patience": str(patience)}
             recalled = probe_remembering(
-                run, searched, path=search.cache, described=what, **conduct
+                run,
+                searched,
+                path=search.cache,
+                described=what,
+                ranks=bench.step.ranks,
+                **conduct,
             )
     evidence = latest(recalled.evidence)
     if not any(trial.fits for trial in evidence):
@@ -122,6 +128,14 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         limited_by=limit if recalled.ended and slow is None else Limit.TIME,
         ceiling=searched.ceiling,
     )
+
+
+def _refuse_ranks(bench: Bench) -> None:
+    if not bench.step.ranks.alone:
+        raise InvalidArgument(
+            "expected a search without isolate= on several ranks; found one: a trial in a process "
+            "of its own cannot join their collectives. Leave isolate= out"
+        )
 
 
 def _about_memory_of(
@@ -196,6 +210,8 @@ def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | Non
         return None
     if bench.memory.reserved_peak_bytes() is not None:
         return None
+    if not bench.step.ranks.alone:  # a rehearsal would begin the wrapper's collectives
+        return None
     guess = first_guess(bench.step, bench.source, bench.memory, sizes, seconds=seconds)
     bench.fresh()  # whatever the rehearsal left on the user's modules
     return guess
@@ -205,6 +221,7 @@ def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
     ran: list[int] = []
 
     def run(size: int) -> Trial:
+        bench.step.ranks.tell(f"a trial of {size}", None)
         bench.start_over()
         try:
             trial = run_trial(bench.step, bench.source, bench.memory, size)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["RankGroup", "Ranks"]
 
@@ -52,6 +52,24 @@ class Ranks(Protocol):
 
     def together(self, where: str) -> AbstractContextManager[None]:
         """A piece of work that all ranks leave alike: all well, all out of memory, all failed."""
+        ...
+
+    def guarded(self, where: str, mend: Callable[[], None] = ...) -> AbstractContextManager[None]:
+        """Work whose error all hear of, at their next message; ``mend`` puts this rank right."""
+        ...
+
+    def gate(self) -> AbstractContextManager[Any]:
+        """Inside, no collective begins before all ranks have said that they are well."""
+        ...
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether ``gate`` asks: not inside ``ungated``."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the ranks have parted, so that nothing can be told any more."""
         ...
 
     def ungated(self) -> AbstractContextManager[None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from batchfinder.protocols.ranks import Ranks
 from batchfinder.protocols.source import Batch
 from batchfinder.rates import GroupRate, UpdateEffect
 
@@ -21,6 +22,11 @@ class TrainStep(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+    @property
+    def ranks(self) -> Ranks:
+        """Who takes this step together."""
+        ...
+
     @property
     def updates_itself(self) -> bool:
         """Whether ``forward_backward`` does backward *and* update; ``update`` is then a no-op."""
@@ -133,10 +139,11 @@ class WholeStep(TrainStep, Protocol):
         """Whether ``look`` has run."""
         ...
 
-    def look(self, batch: Batch) -> None:
+    def look(self, batch: Batch, *, forward_backward: Callable[[Batch], Any] | None = None) -> None:
         """See which parameters the gradients of ``batch`` reach; state is the caller's to put back.
 
-        Optimizer state is then laid out for those alone.
+        Optimizer state is then laid out for those alone. ``forward_backward`` is used in place of
+        the step's own, where given.
         """
         ...
 

@@ -28,7 +28,7 @@ from batchfinder.results import (
 from batchfinder.run.attempt import Shortage
 from batchfinder.run.bench import Bench
 from batchfinder.scaling import critical_batch_size, rule_for
-from batchfinder.session import Call, stage, world_size
+from batchfinder.session import Call, stage
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat
 
@@ -103,7 +103,12 @@ def settled_by_race(
         training,
         race,
         recommendation,
-        run_steps=_run_steps(training_steps, recommendation.plan, base, findings.training),
+        run_steps=_run_steps(
+            training_steps,
+            recommendation.plan,
+            base.batch_size * call.replicas,
+            findings.training,
+        ),
         training_steps=training_steps,
         only_if_it_pays=only_if_it_pays,
     )
@@ -111,7 +116,7 @@ def settled_by_race(
         return Settled(problem, findings, base, result)
     raced = Raced(inner, result.batch, result.learning_rate)
     known = replace(
-        base, batch_size=result.batch // world_size(), learning_rate=result.learning_rate
+        base, batch_size=result.batch // call.replicas, learning_rate=result.learning_rate
     )
     if max(result.factor, 1 / result.factor) >= _REMEASURED:
         call.said.append(Caveat("race.remeasured", factor=max(result.factor, 1 / result.factor)))
@@ -122,14 +127,14 @@ def settled_by_race(
 
 
 def _run_steps(
-    training_steps: int | None, plan: BatchPlan, base: Base, noise: NoiseScale | None
+    training_steps: int | None, plan: BatchPlan, base_batch: int, noise: NoiseScale | None
 ) -> float | None:
     """Steps at ``plan`` that stand for the training's at the user's own batch."""
     if training_steps is None:
         return None
     return steps_at(
         plan.global_batch,
-        base_batch=base.batch_size * world_size(),
+        base_batch=base_batch,
         base_steps=training_steps,
         critical=critical_batch_size(noise),
     )
@@ -206,7 +211,7 @@ def _refusal(
     optimizers = as_list(training.optimizer)
     found = {
         Caveat("race.updates_itself"): bench.step.updates_itself,
-        Caveat("race.ranks"): world_size() > 1,
+        Caveat("race.ranks"): call.replicas > 1,
         Caveat("race.several_optimizers", count=len(optimizers)): _train_apart(
             optimizers, as_list(training.model)
         ),

@@ -61,7 +61,8 @@ def attempt(
     """
     outer = sys.exception()  # the user's own, where the call stands in an ``except``
     try:
-        yield
+        with step.ranks.together(f"work at {size}"):
+            yield
     except Exception as error:
         now = doing if isinstance(doing, str) else doing()
         sign = sign_of(error)

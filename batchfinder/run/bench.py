@@ -16,12 +16,14 @@ from typing import Any
 import torch
 
 from batchfinder.probe import SearchSpace
-from batchfinder.protocols import BatchSource, MemoryBackend, WholeStep
+from batchfinder.probe.conclusions import held_bytes
+from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, WholeStep
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
 from batchfinder.run.batches.randomness import reseed
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
+from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
 from batchfinder.run.recover import recover
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
@@ -31,6 +33,7 @@ from batchfinder.wording import Caveat
 __all__ = ["Bench", "open_bench"]
 
 _ANY_SIZE = SearchSpace()
+_BARE = Wrapping()
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Bench:
             for inner in optimizer.state.values()
             for value in _tensors(inner)
         )
-        return MemoryBreakdown(
+        own = MemoryBreakdown(
             parameter_bytes=_bytes_of(parameters),
             buffer_bytes=_bytes_of(buffers),
             gradient_bytes=sum(
@@ -132,6 +135,7 @@ class Bench:
             non_torch_bytes=self.memory.non_torch_bytes(),
             other_processes_bytes=self.memory.other_processes_bytes(),
         )
+        return max(self.step.ranks.tell("what is held", own), key=held_bytes)
 
     def assumptions(self) -> tuple[str, ...]:
         """What had to be inferred from the model and the loader, as sentences."""
@@ -165,6 +169,8 @@ def open_bench(
     patience_seconds: float | None = None,
     seconds_left: Callable[[], float] = lambda: math.inf,
     on_read: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
+    wrapping: Wrapping = _BARE,
 ) -> Iterator[Bench]:
     """Snapshot, build, and put back at the end.
 
@@ -177,6 +183,8 @@ def open_bench(
         patience_seconds: how long samples may be looked at before the first trial, softly.
         seconds_left: of the whole call; no samples are read once it is 0.
         on_read: called with the samples read so far and those under way, after every read.
+        ranks: who searches together.
+        wrapping: how the model is distributed over them.
 
     Raises:
         InvalidArgument: where an object cannot be kept.
@@ -202,36 +210,42 @@ def open_bench(
                 ],
             )
         )
+        seed += ranks.rank * ranks.replicas // ranks.size  # the noise of each replica's is its own
         seed_everything(seed)
-        source = source_from(
-            training.loader,
-            make_loader=training.make_loader,
-            batch_dim=training.batch_dim,
-            count=training.count,
-            seed=seed,
-            patience_seconds=patience_seconds,
-            seconds_left=seconds_left,
-            on_read=on_read,
-        )
-        stack.callback(source.close)
-        step = step_from(
-            training.model,
-            loss_fn=training.loss_fn,
-            train_step=training.train_step,
-            optimizer=training.optimizer,
-            autocast=training.autocast,
-            grad_scaler=training.grad_scaler,
-            clip=training.clip,
-            backward=training.backward,
-            scheduler=training.scheduler,
-            sample_batch=source.take(min(2, source.ceiling or 2)),
-            base_learning_rate=base_learning_rate,
-        )
+        step: WholeStep
+        source: BatchSource
         memory: MemoryBackend
-        if outer is not None and outer.device.type == step.device.type:
-            memory = outer
-        else:
-            memory = backend_for(step.device, memory_limit, held=list(step.holdings()))
+        with ranks.together("setting up"):
+            source = source_from(
+                training.loader,
+                make_loader=training.make_loader,
+                batch_dim=training.batch_dim,
+                count=training.count,
+                seed=seed,
+                patience_seconds=patience_seconds,
+                seconds_left=seconds_left,
+                on_read=on_read,
+                part=OwnPart(ranks),
+            )
+            stack.callback(source.close)
+            step = step_from(
+                training.model,
+                loss_fn=training.loss_fn,
+                train_step=training.train_step,
+                optimizer=training.optimizer,
+                autocast=training.autocast,
+                grad_scaler=training.grad_scaler,
+                clip=training.clip,
+                backward=training.backward,
+                scheduler=training.scheduler,
+                sample_batch=source.take(min(2, source.ceiling or 2)),
+                base_learning_rate=base_learning_rate,
+            )
+            if outer is not None and outer.device.type == step.device.type:
+                memory = outer
+            else:
+                memory = backend_for(step.device, memory_limit, held=list(step.holdings()))
+        step, source, memory = joined(step, source, memory, ranks, wrapping)
         given = as_list(training.optimizer)
         ours = [each for each in step.optimizers() if not any(each is one for one in given)]
         own = stack.enter_context(preserved(*ours, parameters=False))  # the model's own

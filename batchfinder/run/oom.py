@@ -14,6 +14,8 @@ from enum import Enum
 
 import torch
 
+from batchfinder.errors import PeerFailed, RanksNotTogether
+
 __all__ = ["Sign", "Verdict", "classify", "is_about_size", "sign_of"]
 
 
@@ -79,6 +81,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _own_sign(error: BaseException) -> Sign:
+    if isinstance(error, PeerFailed | RanksNotTogether):  # which quote another rank's error
+        return Sign(Verdict.OTHER)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Sign(Verdict.OUT_OF_MEMORY)
     if isinstance(error, OSError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, TrainStep
+from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, Ranks, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.memory.fragmentation import is_fragmented
@@ -64,7 +64,7 @@ def run_trial(
         try:
             with attempt(step, size, run.doing, memory=memory), run.read_at_its_end():
                 batch = source.take(size)
-                crowded = _crowded_host(source, memory, batch)
+                crowded = _crowded_on_any(step.ranks, _crowded_host(source, memory, batch))
                 if crowded is None:
                     run.stage = "forward and backward"
                     with memory.watch(_held(step, batch)):
@@ -161,9 +161,14 @@ class _Run:
         """Read the peaks, before a clean-up could change what the memory says."""
         try:
             yield
-        finally:
-            self.peak, self.reserved = self.memory.peak_bytes(), self.memory.reserved_peak_bytes()
-            self.ended = self.clock()
+        except Exception:  # not Ctrl-C, which waits for no other rank
+            self._read()
+            raise
+        self._read()
+
+    def _read(self) -> None:
+        self.peak, self.reserved = self.memory.peak_bytes(), self.memory.reserved_peak_bytes()
+        self.ended = self.clock()
 
     def ending(self) -> _Ending:
         outcome = Outcome.FITS if self.steady >= self.wanted else Outcome.AT_THE_EDGE
@@ -211,6 +216,12 @@ def _crowded_host(source: BatchSource, memory: MemoryBackend, batch: Batch) -> _
         "smaller prefetch_factor would allow more",
         has_peak=False,
     )
+
+
+def _crowded_on_any(ranks: Ranks, own: _Ending | None) -> _Ending | None:
+    """The host of any rank's, which ends the trial on all."""
+    every = ranks.tell("the host's memory", own)
+    return next((each for each in every if each is not None), None)
 
 
 def tensors_in(batch: Batch) -> Iterator[torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 from batchfinder.confirm import Trace, confirm, judge
 from batchfinder.results import BatchPlan, Judgement
 from batchfinder.run.memory.defaults import Defaults
+from batchfinder.run.ranks import ALONE
 
 CURVATURE = 4.0
 
@@ -17,6 +18,7 @@ class Bowl:
     """L(w) = ½ · curvature · w² by gradient descent: stable exactly below rate 2 / curvature."""
 
     device = torch.device("cpu")
+    ranks = ALONE
     updates_itself = False
     optimizer_family = "unknown"
 

@@ -10,6 +10,7 @@ from batchfinder.errors import CannotBuildBatch
 from batchfinder.race import Course, Race, race_rates, run_arms
 from batchfinder.race.arms import Average, Passes
 from batchfinder.results import BatchPlan
+from batchfinder.run.ranks import ALONE
 
 CURVATURE = 4.0
 
@@ -18,6 +19,7 @@ class Bowl:
     """L(w) = ½ · curvature · w² plus the batch's mean, by gradient descent."""
 
     device = torch.device("cpu")
+    ranks = ALONE
     updates_itself = False
     optimizer_family = "unknown"
 

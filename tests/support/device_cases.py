@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from memory_cases import CPU
 
+from batchfinder.protocols import Ranks
+from batchfinder.run.ranks import ALONE
+
 MIB = 1024**2
 GIB = 1024**3
 
@@ -148,6 +151,7 @@ class GpuTraining:
     disturb: int = 0
     device: torch.device = CPU
     updates_itself: bool = False
+    ranks: Ranks = ALONE
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return []

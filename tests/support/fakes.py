@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from batchfinder.run.memory.defaults import Defaults
+from batchfinder.run.ranks import ALONE
 
 
 class FakeClock:
@@ -113,6 +114,7 @@ class FakeStep:
     """Takes ``seconds(size)`` for forward and backward, ``update_seconds`` for the update."""
 
     device = torch.device("cpu")
+    ranks = ALONE
     updates_itself = False
     optimizer_family = "unknown"
     weight = 1.0

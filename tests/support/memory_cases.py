@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from batchfinder.protocols import Ranks
 from batchfinder.run.memory.scratch import AllocationRecord, highest
+from batchfinder.run.ranks import ALONE
 
 CPU = torch.device("cpu")
 FLOAT = 4
@@ -24,6 +26,7 @@ class PlainStep:
     optimizer: torch.optim.Optimizer
     device: torch.device = CPU
     updates_itself: bool = False
+    ranks: Ranks = ALONE
     optimizer_family: str = "sgd"
     calls: list[str] = field(default_factory=list)
 

@@ -8,6 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from batchfinder.run.ranks import ALONE
+
 Loss: TypeAlias = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 
 
@@ -55,6 +57,7 @@ class Population:
 class PlainStep:
     """A training step with nothing between the loss and the optimizer."""
 
+    ranks = ALONE
     updates_itself = False
     weight = 1.0
 

@@ -48,6 +48,7 @@ from batchfinder.run.batches.source import SampleSource
 from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.tables import Rows, table_behind
 from batchfinder.run.batches.tokens import TokenSource
+from batchfinder.run.ranks import WHOLE, OwnPart
 
 __all__ = ["Source", "source_from"]
 
@@ -66,6 +67,7 @@ def source_from(
     seconds_left: Callable[[], float] = lambda: math.inf,
     on_read: Callable[[int, int], None] | None = None,
     clock: Clock = time.perf_counter,
+    part: OwnPart = WHOLE,
 ) -> Source:
     """The user's loader as batches of any size; the loader itself is never read or changed.
 
@@ -81,12 +83,13 @@ def source_from(
             that were read, and ``draw`` raises ``OutOfTime``.
         on_read: called with the samples read so far and those under way, after every read.
         clock: seconds; a fake one in tests.
+        part: which samples are this rank's.
 
     Raises:
         CannotBuildBatch: where the loader is empty, can be read only once, or is no loader.
     """
     patience = Patience(seconds_left, on_read, clock)
-    options = Options(seed, allow_repeats, batch_dim, count, patience, patience_seconds)
+    options = Options(seed, allow_repeats, batch_dim, count, patience, patience_seconds, part)
     loader = unwrapped(loader)
     if make_loader is not None:
         base = _base_of(loader, options.count)
@@ -135,7 +138,8 @@ def _from_indexed(loader: DataLoader[Any], options: Options) -> Source:
     batching = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
     sampler = getattr(batching, "sampler", None)
     with seeded(options.seed):
-        indices = indices_of(sampler if sampler is not None else batching, loader.dataset)
+        every = indices_of(sampler if sampler is not None else batching, loader.dataset)
+        indices = options.part.of_indices(every)
     if not len(indices):
         raise CannotBuildBatch(empty_loader(loader))
     budget = token_budget(batching)

@@ -26,6 +26,7 @@ from batchfinder.run.batches.source import SampleSource
 from batchfinder.run.batches.stores import Patience, Store
 from batchfinder.run.batches.streamed import Streamed
 from batchfinder.run.batches.structure import MAKE_LOADER
+from batchfinder.run.ranks import WHOLE, OwnPart
 from batchfinder.wording import Caveat
 
 __all__ = ["Options", "Whole", "empty_loader", "from_batches", "from_stream", "rebuilder"]
@@ -41,6 +42,7 @@ class Options:
     count: Callable[[Batch], int] | None
     patience: Patience
     looking_seconds: float | None = None
+    part: OwnPart = WHOLE
 
     def common(self) -> dict[str, Any]:
         return {
@@ -81,8 +83,10 @@ def from_stream(loader: DataLoader[Any], options: Options) -> SampleSource:
             return ()
         return (Caveat("batches.repeating_workers", workers=loader.num_workers),)
 
+    start, share = options.part.of_stream(by_workers if loader.num_workers else lambda: dataset)
+    length = _stated_length(dataset)
     store = Streamed(
-        by_workers if loader.num_workers else lambda: dataset,
+        start,
         loader.collate_fn,
         options.seed,
         patience=options.patience,
@@ -95,11 +99,11 @@ def from_stream(loader: DataLoader[Any], options: Options) -> SampleSource:
         rebuilder(loader),
         base_batch_size=loader.batch_size,
         worker_copies=copies_of(loader),
-        ceiling=_stated_length(loader.dataset),
+        ceiling=None if length is None else length // share,
         notes=(
             "The dataset is a stream: samples were buffered from its start, and its length is "
             "unknown."
-            if _stated_length(loader.dataset) is None
+            if length is None
             else "The dataset is a stream: samples were buffered from its start.",
         ),
         **options.of_samples(),
@@ -152,7 +156,9 @@ def from_batches(
         for batch in batches:
             yield from cutting.rows(batch)
 
-    store = Streamed(start, cutting.join, options.seed, patience=options.patience)
+    store = Streamed(
+        options.part.of_stream(start)[0], cutting.join, options.seed, patience=options.patience
+    )
     return SampleSource(
         store,
         cutting.join,

@@ -4,6 +4,8 @@
 - ``messages``: one kind of message, over the store of the default process group;
 - ``met``: the ranks of one call, and what is decided from their messages;
 - ``group``: how they meet;
+- ``agreed_step``, ``agreed_memory``, ``agreed_source``: this rank's own, as all have them;
+- ``parts``: samples of a rank's own;
 - ``gate``: asks all ranks before every collective;
 - ``wrappers``: DistributedDataParallel, ``fully_shard`` and others; a step that was cut is mended.
 """
@@ -12,17 +14,30 @@ from __future__ import annotations
 
 from batchfinder.run.ranks.alone import ALONE, Alone
 from batchfinder.run.ranks.group import TorchRanks, launched_without_group, ranks_here
+from batchfinder.run.ranks.joined import joined
 from batchfinder.run.ranks.met import MetRanks
-from batchfinder.run.ranks.wrappers import Wrapping, mend, wrapping_of
+from batchfinder.run.ranks.parts import WHOLE, OwnPart
+from batchfinder.run.ranks.wrappers import (
+    Wrapping,
+    described_model,
+    mend,
+    refuse_alone,
+    wrapping_of,
+)
 
 __all__ = [
     "ALONE",
+    "WHOLE",
     "Alone",
     "MetRanks",
+    "OwnPart",
     "TorchRanks",
     "Wrapping",
+    "described_model",
+    "joined",
     "launched_without_group",
     "mend",
     "ranks_here",
+    "refuse_alone",
     "wrapping_of",
 ]

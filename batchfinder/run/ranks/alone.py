@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ class Alone:
     alone = True
     replicas = 1
     waited_seconds = 0.0
+    is_gated = is_over = False
 
     def meet(self, described: Mapping[str, str], *, replicas: int | None = None) -> Alone:
         """Nobody is waited for."""
@@ -33,6 +34,15 @@ class Alone:
 
     def together(self, where: str) -> AbstractContextManager[None]:
         del where
+        return nullcontext()
+
+    def guarded(
+        self, where: str, mend: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[None]:
+        del where, mend
+        return nullcontext()
+
+    def gate(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def ungated(self) -> AbstractContextManager[None]:

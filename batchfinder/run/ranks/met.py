@@ -91,7 +91,13 @@ class MetRanks:
         return [each.value for each in answers]
 
     def together(self, where: str) -> AbstractContextManager[None]:
-        return _Together(self, where)
+        return _Guarded(self, where, asks=True)
+
+    def guarded(
+        self, where: str, mend: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[None]:
+        """Work whose error all hear of, at their next message; ``mend`` puts this rank right."""
+        return _Guarded(self, where, asks=False, mend=mend)
 
     def gate(self) -> AbstractContextManager[Any]:
         return Gate(self.ask) if self.is_gated else nullcontext()
@@ -206,11 +212,13 @@ class MetRanks:
             return
 
 
-class _Together:
-    """A piece of work that all ranks leave alike."""
+class _Guarded:
+    """Work whose error all ranks hear of; with ``asks`` they leave it together too."""
 
-    def __init__(self, ranks: MetRanks, where: str) -> None:
-        self._ranks, self._where = ranks, where
+    def __init__(
+        self, ranks: MetRanks, where: str, *, asks: bool, mend: Callable[[], None] = lambda: None
+    ) -> None:
+        self._ranks, self._where, self._asks, self._mend = ranks, where, asks, mend
 
     def __enter__(self) -> None: ...
 
@@ -221,13 +229,16 @@ class _Together:
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            self._ranks.ask(self._where)
-        elif isinstance(error, Exception):
-            raised = self._ranks.met_with(error, self._where)
-            if raised is not error:
-                raise raised from None
-        else:
+            if self._asks:
+                self._ranks.ask(self._where)
+            return
+        self._mend()
+        if not isinstance(error, Exception):
             self._ranks.left_with(error)
+            return
+        raised = self._ranks.met_with(error, self._where)
+        if raised is not error:
+            raise raised from None
 
 
 def _state_of(error: Exception) -> State:

@@ -6,6 +6,7 @@ cannot be wrapped in what was not loaded.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,36 +22,31 @@ from batchfinder.run.distributed_internals import (
     sharded_mesh_size,
 )
 
-__all__ = ["Wrapping", "mend", "wrapping_of"]
-
-_ONLY_WHOLE = (
-    "expected a model whose ranks all run the same steps; found {found}: {why}. Search on one "
-    "stage or one process with ranks=batchfinder.ALONE, or use {instead}"
-)
+__all__ = ["Wrapping", "described_model", "mend", "refuse_alone", "wrapping_of"]
 
 
 @dataclass(frozen=True)
 class Wrapping:
-    """How a model is distributed over ``size`` ranks.
+    """How a model is distributed.
 
-    ``replicas`` of it train on samples of their own; ``splits`` says that ranks of one replica
-    share samples, as under tensor parallelism. ``exchanges``: the wrapper averages
-    gradients.
+    ``replicas`` ranks train on samples of their own; ``None`` where all do. ``exchanges``: a
+    wrapper averages gradients, among ``group_size`` ranks. ``sharded``: ``fully_shard`` has divided
+    the parameters.
     """
 
-    name: str
-    replicas: int
-    exchanges: bool
+    name: str = ""
+    replicas: int | None = None
+    exchanges: bool = False
     sharded: bool = False
-    splits: bool = False
+    group_size: int = 1
 
 
-def wrapping_of(modules: Iterable[torch.nn.Module], size: int) -> Wrapping:
+def wrapping_of(modules: Iterable[torch.nn.Module]) -> Wrapping:
     """What ``modules`` are wrapped in.
 
     Raises:
-        InvalidArgument: for what cannot be searched on several ranks: FullyShardedDataParallel,
-            stages of a pipeline, and ``fully_shard`` in a torch without ``reset_iter_state``.
+        InvalidArgument: for what cannot be put right after a step that was cut:
+            FullyShardedDataParallel, and ``fully_shard`` in a torch without ``reset_iter_state``.
     """
     parts = [part for module in modules for part in module.modules()]
     _refuse(parts)
@@ -61,19 +57,41 @@ def wrapping_of(modules: Iterable[torch.nn.Module], size: int) -> Wrapping:
                 "expected a torch whose fully_shard can be reset after a step that was cut "
                 f"(FSDPModule.reset_iter_state); found {torch.__version__}: install a newer torch"
             )
-        replicas = sharded_mesh_size(sharded[0]) or size
-        return Wrapping("fully_shard", replicas, True, sharded=True, splits=replicas < size)
-    split = _mesh_of(parts)
-    data = list(_data_parallel(parts))
-    if data:
-        group = data[0].process_group
-        replicas = min(size, group.size()) if group is not None else size
-        return Wrapping(
-            "DistributedDataParallel", replicas, True, splits=split > 1 or replicas < size
-        )
+        size = sharded_mesh_size(sharded[0])
+        return Wrapping("fully_shard", size or None, True, sharded=True, group_size=size)
+    split = _ranks_of_one_parameter(parts)
+    for wrapped in _data_parallel(parts):
+        size = int(wrapped.process_group.size())
+        return Wrapping("DistributedDataParallel", size, True, group_size=size)
     if split > 1:
-        return Wrapping("tensor parallelism", max(1, size // split), False, splits=True)
-    return Wrapping("", size, False)
+        replicas = torch.distributed.get_world_size() // split
+        return Wrapping("tensor parallelism", max(1, replicas), group_size=split)
+    return Wrapping()
+
+
+def refuse_alone(wrapping: Wrapping) -> None:
+    """One rank by itself cannot step a model that waits for others.
+
+    Raises:
+        InvalidArgument: naming the way out.
+    """
+    if wrapping.group_size > 1:
+        raise InvalidArgument(
+            f"expected the bare module where a rank searches by itself; found {wrapping.name} over "
+            f"{wrapping.group_size} ranks, which would wait for the others: pass model.module, or "
+            "leave ranks= out and make the call on every rank"
+        )
+
+
+def described_model(modules: Iterable[torch.nn.Module]) -> str:
+    """What the model is made of, for ranks to compare: names and whole shapes."""
+    lines = [
+        f"{name} {tuple(tensor.shape)} {tensor.dtype}"
+        for module in modules
+        for name, tensor in module.named_parameters()
+    ]
+    digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+    return f"{len(lines)} parameters ({digest})"
 
 
 def mend(modules: Iterable[torch.nn.Module]) -> None:
@@ -95,7 +113,7 @@ def _of(parts: Sequence[torch.nn.Module], module: str, name: str) -> Iterator[An
         yield from (part for part in parts if isinstance(part, kind))
 
 
-def _mesh_of(parts: Sequence[torch.nn.Module]) -> int:
+def _ranks_of_one_parameter(parts: Sequence[torch.nn.Module]) -> int:
     """How many ranks one parameter is split over, outside ``fully_shard``; 1 where none is."""
     kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     if kind is None:

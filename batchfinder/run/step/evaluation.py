@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, Ranks
+from batchfinder.run.ranks import ALONE
 from batchfinder.run.step.call import call_for
 from batchfinder.run.step.checks import check_modules, device_of
 from batchfinder.run.step.compiled import Compilation
@@ -28,6 +29,7 @@ class EvaluationStep:
         autocast: see ``precision.context_for``.
     """
 
+    ranks: Ranks = ALONE
     updates_itself = False
     optimizer_family = "unknown"
     weight = 1.0

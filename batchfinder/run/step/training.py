@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, Ranks
 from batchfinder.rates import GroupRate
+from batchfinder.run.ranks import ALONE, mend
 from batchfinder.run.step import faults
 from batchfinder.run.step.compiled import Compilation
 from batchfinder.run.step.layout import lay_out, zero_gradient
@@ -40,6 +41,8 @@ class Step:
 
     Built by ``step_from``; ``assumptions`` says what was inferred on the way.
     """
+
+    ranks: Ranks = ALONE
 
     def __init__(
         self,
@@ -160,13 +163,17 @@ class Step:
         """The detached loss, and what the step did beside computing it."""
         on_device = moved(batch, self._device)
         sight = Sight(self._parameters, by_value=not self._has_run and not under_fake_tensors())
-        with self._compilation.apart():
-            with self._context(), faults.forward_named(), self._seen.looking():
-                loss, weight = self._compute(on_device)
-            has_graph = isinstance(loss, torch.Tensor) and loss.requires_grad
-            by_itself = not has_graph or sight.ran_backward or sight.updated
-            if isinstance(loss, torch.Tensor) and not by_itself:
-                self._run_backward(loss, self._weights.share(weight, scale))
+        try:
+            with self._compilation.apart():
+                with self._context(), faults.forward_named(), self._seen.looking():
+                    loss, weight = self._compute(on_device)
+                has_graph = isinstance(loss, torch.Tensor) and loss.requires_grad
+                by_itself = not has_graph or sight.ran_backward or sight.updated
+                if isinstance(loss, torch.Tensor) and not by_itself:
+                    self._run_backward(loss, self._weights.share(weight, scale))
+        except BaseException:
+            mend(self._modules)  # a wrapper may have been cut in the middle of an iteration
+            raise
         did = Did(sight.updated, sight.ran_backward, by_itself)  # or in a hook of backward
         self._has_run = True
         if isinstance(loss, torch.Tensor):
@@ -264,11 +271,12 @@ class Step:
         lay_out(bare)
         self.zero_grad()
 
-    def look(self, batch: Batch) -> None:
+    def look(self, batch: Batch, *, forward_backward: Callable[[Batch], Any] | None = None) -> None:
         """See which parameters the gradients of ``batch`` reach; state is the caller's to put back.
 
         A part of a model that is not used, such as a second head, costs neither gradients nor
-        optimizer state. A part that only some batches use gets its state in the trials.
+        optimizer state. A part that only some batches use gets its state in the trials. Of several
+        ranks all take the step, by ``forward_backward``.
 
         Raises:
             InvalidArgument: where the step updates by itself, but not at every call; where
@@ -277,7 +285,7 @@ class Step:
         self.has_looked = True
         self.zero_grad()
         try:
-            self.forward_backward(batch)
+            (forward_backward or self.forward_backward)(batch)
             if self._updates_itself:
                 self._check_every_call(Did(updated=True, ran_backward=True), batch)
         except InvalidArgument:
