@@ -20,11 +20,11 @@ from batchfinder.probe.conclusions import held_bytes
 from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, WholeStep
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
-from batchfinder.run.batches.randomness import reseed
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
 from batchfinder.run.recover import recover
+from batchfinder.run.seeding import seed_everything
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
 from batchfinder.training import Training, as_list
@@ -262,23 +262,6 @@ def open_bench(
             has_own_optimizer=bool(given),
             is_mid_training=any(getattr(each, "state", None) for each in given),
         )
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators in use. A device that was never used is left alone.
-
-    ``torch.manual_seed`` would leave a seed behind for a device that starts later.
-    """
-    reseed(seed)
-    for device in (torch.cuda, torch.xpu):
-        if device.is_available() and _in_use(device):
-            device.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
-
-
-def _in_use(device: Any) -> bool:
-    return bool(device.is_initialized())
 
 
 def _tensors(inner: Any) -> Iterator[torch.Tensor]:

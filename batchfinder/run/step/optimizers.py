@@ -15,6 +15,7 @@ __all__ = [
     "assumed_optimizers",
     "family_of",
     "group_rates",
+    "held_by",
     "inner_optimizer",
     "name_of",
     "refuse_sparse",
@@ -200,6 +201,22 @@ def still(optimizers: Sequence[Any]) -> Iterator[None]:
     finally:
         for group, rate in zip(groups, before, strict=True):
             set_rate(group, rate)
+
+
+def held_by(
+    modules: Sequence[torch.nn.Module],
+    parameters: Sequence[torch.nn.Parameter],
+    optimizers: Iterable[Any],
+) -> Iterator[torch.Tensor]:
+    """Every tensor alive between steps, each once."""
+    every = [*(p for module in modules for p in module.parameters()), *parameters]
+    held = [
+        *(buffer for module in modules for buffer in module.buffers()),
+        *every,
+        *(p.grad for p in every if p.grad is not None),
+        *state_tensors(optimizers),
+    ]
+    yield from {id(tensor): tensor for tensor in held}.values()
 
 
 def state_tensors(optimizers: Iterable[Any]) -> Iterator[torch.Tensor]:

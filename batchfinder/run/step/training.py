@@ -17,7 +17,7 @@ from batchfinder.run.step import faults
 from batchfinder.run.step.compiled import Compilation
 from batchfinder.run.step.layout import lay_out, zero_gradient
 from batchfinder.run.step.move import moved
-from batchfinder.run.step.optimizers import family_of, name_of, refuse_sparse, state_tensors
+from batchfinder.run.step.optimizers import family_of, held_by, name_of, refuse_sparse
 from batchfinder.run.step.own_update import Did, Sight, check_every_call
 from batchfinder.run.step.precision import Context, precision_of, scaler_caveat
 from batchfinder.run.step.rates import Rates
@@ -134,16 +134,7 @@ class Step:
         return list(self._parameters)
 
     def holdings(self) -> Iterator[torch.Tensor]:
-        yield from {id(tensor): tensor for tensor in self._held()}.values()
-
-    def _held(self) -> Iterator[torch.Tensor]:
-        for module in self._modules:
-            yield from module.buffers()
-            yield from module.parameters()
-        yield from self._parameters
-        every = [p for module in self._modules for p in module.parameters()]
-        yield from (p.grad for p in [*every, *self._parameters] if p.grad is not None)
-        yield from state_tensors(self._optimizers)
+        return held_by(self._modules, self._parameters, self._optimizers)
 
     def forward_backward(self, batch: Batch, scale: float = 1.0) -> torch.Tensor:
         """The detached loss; raises ``UnknownLoss`` or ``NothingToTrain`` where there is none."""
