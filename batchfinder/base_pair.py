@@ -140,20 +140,25 @@ def why_unused(bench: Bench, size: int) -> Caveat | None:
                 step.zero_grad()
                 step.forward_backward(bench.source.ordinary(each))
                 step.update()
-                # a gradient scaler leaves out updates until its scale has settled
-                if watch.updates >= _UPDATES and not watch.effect().did_nothing:
+                # a gradient scaler leaves out updates until its scale has settled, a wrapper
+                # those between two boundaries: so many in a row are waited for
+                settled = step.updates_itself or watch.in_a_row >= _UPDATES or not watch.made
+                if watch.updates >= _UPDATES and settled and not watch.effect().did_nothing:
                     break
             effect: UpdateEffect = watch.effect()
             return effect
 
     _, effect = in_room(bench, size, look)
     bench.training()
-    if effect.did_nothing:
+    if effect.did_nothing or (effect.updates == _MOST_UPDATES and effect.left_out):
+        made = effect.updates - effect.left_out
+        did = f"updated them in {made} of {effect.updates} calls"
+        if effect.did_nothing:
+            did = f"did nothing in {effect.updates} updates"
         raise InvalidArgument(
             f"expected an optimizer that updates the parameters; found {effect.wrapper}, whose "
-            f"step did nothing in {effect.updates} updates: a wrapper may wait for the end of an "
-            "accumulation. Pass the optimizer that it wraps (such as wrapper.optimizer), or let "
-            "its step run at every call"
+            f"step {did}: a wrapper may wait for the end of an accumulation. Pass the optimizer "
+            "that it wraps (such as wrapper.optimizer), or let its step run at every call"
         )
     if effect.steps_taken == 0:
         return Caveat("step.optimizer_unused", name=effect.wrapper)

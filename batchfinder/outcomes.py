@@ -56,6 +56,8 @@ class Judgement(Enum):
     OUT_OF_MEMORY = "out of memory"
     AT_THE_EDGE = "at the edge of memory"
     INDEX_LIMIT = "index limit"
+    NO_UPDATE = "no update"
+    RATE_NOT_KEPT = "rate not kept"
 
     @property
     def is_good(self) -> bool:
@@ -67,6 +69,11 @@ class Judgement(Enum):
         """Whether a smaller micro-batch may do."""
         sizes = (Judgement.OUT_OF_MEMORY, Judgement.AT_THE_EDGE, Judgement.INDEX_LIMIT)
         return self in sizes
+
+    @property
+    def is_about_use(self) -> bool:
+        """Whether the updates at the rate were not made, so that no rate can be told good."""
+        return self in (Judgement.NO_UPDATE, Judgement.RATE_NOT_KEPT)
 
 
 class Stage(Enum):

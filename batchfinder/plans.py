@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from batchfinder.outcomes import Judgement, Limit, Why
+from batchfinder.rates import UpdateEffect
 
 __all__ = [
     "BatchPlan",
@@ -187,6 +188,8 @@ class Confirmation:
     peak_bytes: int | None = None
     seconds: float = 0.0
     detail: str = ""
+    effect: UpdateEffect | None = None
+    """What the updates at the rate itself did; ``None`` where that was not looked at."""
 
     @property
     def held(self) -> bool:

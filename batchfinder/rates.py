@@ -32,9 +32,10 @@ class UpdateEffect:
     """What some updates of a training step did: whether they are the ones that were asked for.
 
     ``steps_taken`` is how often the optimizer's own step ran, ``None`` where that cannot be seen;
-    ``wrapper`` is the class whose step was called. ``rate_kept`` is false where a rate was
-    written by somebody else after it was set. ``state_moved`` is ``None`` where the optimizer
-    keeps no state.
+    ``wrapper`` is the class whose step was called. ``made`` counts the updates that wrote to a
+    parameter, if only a zero; ``None`` where they were written past its version. ``rate_kept`` is
+    false where a rate was written by somebody else after it was set. ``state_moved`` is ``None``
+    where the optimizer keeps no state.
     """
 
     updates: int
@@ -44,6 +45,7 @@ class UpdateEffect:
     rate_kept: bool
     steps_taken: int | None = None
     wrapper: str = ""
+    made: int | None = None
 
     @property
     def rate_was_used(self) -> bool:
@@ -51,7 +53,12 @@ class UpdateEffect:
         return self.parameters_moved and self.rate_kept and self.steps_taken != 0
 
     @property
+    def left_out(self) -> int:
+        """Of the updates that were asked for, those that the optimizer did not make."""
+        return 0 if self.made is None else max(0, self.updates - self.made)
+
+    @property
     def did_nothing(self) -> bool:
         """Whether updates were asked for and neither parameters nor state moved."""
-        moved = self.parameters_moved or bool(self.state_moved) or bool(self.steps_taken)
+        moved = self.parameters_moved or bool(self.state_moved) or bool(self.made)
         return self.updates > 0 and not moved

@@ -131,6 +131,27 @@ def test_an_update_that_does_nothing_is_refused_with_the_wrapper_s_name(make: An
         why_unused(bench, 8)
 
 
+class Now(Waiting):
+    """The same, at every fourth call."""
+
+    calls = 0
+
+    def step(self, closure: Any = None) -> None:
+        self.calls += 1
+        if self.calls % 4 == 0:
+            self.optimizer.step()
+
+
+def test_updates_at_some_calls_alone_are_refused_with_their_number() -> None:
+    model = linear()
+    wrapper = Now(torch.optim.SGD(model.parameters(), lr=0.1))
+    with (
+        bench_of(model, optimizer=wrapper, loss_fn=LOSS) as bench,
+        pytest.raises(bf.InvalidArgument, match="found Now, whose step updated them in 5 of 20"),
+    ):
+        why_unused(bench, 8)
+
+
 def test_updates_that_a_gradient_scaler_leaves_out_at_first_are_no_refusal() -> None:
     model = linear()
     members = {

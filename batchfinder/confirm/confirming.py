@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from batchfinder.confirm.branch import run_branch
 from batchfinder.confirm.constants import ALLOWANCE_AT_TWICE, STEPS
-from batchfinder.confirm.judging import Trace, judge, lead
+from batchfinder.confirm.judging import Trace, judge, judge_updates, lead
 from batchfinder.meter import unmetered
-from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, TrainStep
+from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, WholeStep
 from batchfinder.results import BatchPlan, Confirmation, Judgement
 
 __all__ = ["confirm"]
@@ -26,7 +26,7 @@ def _nothing() -> None:
 
 
 def confirm(
-    step: TrainStep,
+    step: WholeStep,
     source: BatchSource,
     memory: MemoryBackend,
     plan: BatchPlan,
@@ -61,8 +61,11 @@ def confirm(
         return trace
 
     fresh()
-    once = branch(1.0)
+    with step.watched() as watch:
+        once = branch(1.0)
+        effect = watch.effect()
     judgement, twice, at_twice = judge(once), None, None
+    judgement = judge_updates(judgement, effect, rate=learning_rate, by_itself=step.updates_itself)
     if judgement is Judgement.HELD and learning_rate is not None:
         for start in _starts(step, fresh):
             start()
@@ -85,13 +88,14 @@ def confirm(
         peak_bytes=max(peaks, default=None),
         seconds=clock() - started,
         detail=both.detail,
+        effect=effect,
     )
     if observe is not None:
         observe(confirmation)
     return confirmation
 
 
-def _starts(step: TrainStep, fresh: Callable[[], None]) -> tuple[Callable[[], None], ...]:
+def _starts(step: WholeStep, fresh: Callable[[], None]) -> tuple[Callable[[], None], ...]:
     """Where twice the rate is tried from.
 
     Under an adaptive optimizer, whose steps do not grow with the slope, a rate that is doubled
@@ -102,6 +106,6 @@ def _starts(step: TrainStep, fresh: Callable[[], None]) -> tuple[Callable[[], No
     return (fresh,)
 
 
-def _set_rate(step: TrainStep, rate: float | None, factor: float) -> None:
+def _set_rate(step: WholeStep, rate: float | None, factor: float) -> None:
     if rate is not None:
         step.set_learning_rate(rate * factor)

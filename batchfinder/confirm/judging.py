@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median, stdev
 
+from batchfinder.rates import UpdateEffect
 from batchfinder.results import Judgement
 
-__all__ = ["Trace", "judge", "lead"]
+__all__ = ["Trace", "judge", "judge_updates", "lead"]
 
 _RISE, _SPREADS = 3.0, 2.0
 _ROUNDING = 2.0**-23
@@ -62,6 +63,25 @@ def judge(trace: Trace, allowance: float = 0.0) -> Judgement:
     if end > allowed + _ROUNDING:
         return Judgement.ROSE
     return Judgement.OSCILLATED if _swings_wider(trace.losses) else Judgement.HELD
+
+
+def judge_updates(
+    judgement: Judgement, effect: UpdateEffect, *, rate: float | None, by_itself: bool
+) -> Judgement:
+    """``judgement``; a loss that went well says nothing of updates that were not made.
+
+    Args:
+        judgement: of the losses.
+        effect: what the updates did.
+        rate: that was set; ``None`` where none was.
+        by_itself: whether the step updates by itself: as often as it likes then.
+    """
+    if not judgement.is_good:
+        return judgement
+    half_missing = not by_itself and 2 * effect.left_out > effect.updates
+    if effect.updates and (half_missing or not effect.parameters_moved):
+        return Judgement.NO_UPDATE
+    return judgement if rate is None or effect.rate_was_used else Judgement.RATE_NOT_KEPT
 
 
 def lead(once: Trace, twice: Trace) -> float | None:

@@ -154,6 +154,7 @@ def confirm_with_retries(
         LossIsNotFinite: where it becomes so at the user's own pair.
     """
     chosen = recommend(problem)
+    unused: Confirmation | None = None
     tried: list[Confirmation] = []
     caveats: list[Caveat] = []
     while len(tried) < most_attempts:
@@ -164,8 +165,13 @@ def confirm_with_retries(
             caveats.append(Caveat("confirm.no_time"))
             break
         tried.append(run(attempt.plan, attempt.learning_rate))
+        if tried[-1].judgement.is_about_use:
+            unused = tried[-1]
+            break
         if len(tried) == 1:
             _check_own_pair(tried[0], chosen, own, run)
+    if unused is not None:
+        return _without_rate(problem, unused), unused
     known, own = own, _unless_refuted(own, tried)
     confirmed = [confirmation for confirmation in tried if is_confirmed(confirmation, own)]
     held = confirmed or [confirmation for confirmation in tried if confirmation.held]
@@ -189,6 +195,23 @@ def confirm_with_retries(
         limited_by=Limit.MEMORY if moved and ran_out else None,
     )
     return replace(settled, caveats=(*settled.caveats, *caveats)), kept
+
+
+def _without_rate(problem: Problem, unused: Confirmation) -> Recommendation:
+    """The plan that was run, without the rate that its updates did not use."""
+    found = recommend(
+        replace(problem, base_learning_rate=None), plan=unused.plan, why=Why.LAST_TRIED
+    )
+    effect = unused.effect
+    assert effect is not None
+    updates, made = effect.updates, effect.updates - effect.left_out
+    caveat = Caveat("confirm.nothing_not_kept", updates=updates)
+    if unused.judgement is Judgement.NO_UPDATE:
+        caveat = Caveat("confirm.nothing_moved", updates=updates)
+        if effect.left_out:
+            name = effect.wrapper
+            caveat = Caveat("confirm.nothing_no_update", name=name, made=made, updates=updates)
+    return replace(found, caveats=(*found.caveats, caveat))
 
 
 def _check_own_pair(

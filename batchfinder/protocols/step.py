@@ -101,6 +101,16 @@ class UpdateWatch(Protocol):
         """How many there have been."""
         ...
 
+    @property
+    def made(self) -> int:
+        """After how many of them a parameter had been written to."""
+        ...
+
+    @property
+    def in_a_row(self) -> int:
+        """How many of these were the last ones."""
+        ...
+
     def effect(self) -> UpdateEffect:
         """Which of rate, parameters and optimizer state have moved since."""
         ...

@@ -173,6 +173,9 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
         confirmation.last_loss,
         confirmation.detail,
     )
+    effect = confirmation.effect
+    if effect is not None and effect.clipped:
+        said += f"; gradients were clipped in {effect.clipped} of {effect.updates} updates"
     if confirmation.at_double_rate is None:
         return said
     if confirmation.at_double_rate is Judgement.HELD:

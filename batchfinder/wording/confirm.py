@@ -22,6 +22,8 @@ def judgement_words(judgement: Judgement, first: float, last: float, detail: str
         Judgement.OUT_OF_MEMORY: "it ran out of memory",
         Judgement.AT_THE_EDGE: "the allocator kept flushing its cache, too close to the limit",
         Judgement.INDEX_LIMIT: "it exceeded an index limit of a kernel",
+        Judgement.NO_UPDATE: "no parameter changed, or not in every update",
+        Judgement.RATE_NOT_KEPT: "the rate that was set is not the one that was trained with",
     }[judgement]
     return f"{said} ({detail})" if detail else said
 
@@ -91,6 +93,20 @@ def _lead_failed(*, rate: float, lead: float, steps: int, **failed: Any) -> str:
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "confirm.failed": _failed,
     "confirm.nothing_held": _nothing,
+    "confirm.nothing_no_update": (
+        "{name} made {made} of {updates} updates of the confirmation, so that no learning rate is "
+        "recommended: pass the optimizer that it wraps, or let it update at every step"
+    ),
+    "confirm.nothing_moved": (
+        "no parameter changed in {updates} updates of the confirmation, so that no learning rate "
+        "is recommended: look for gradients of zero, frozen parameters or a rate of zero"
+    ),
+    "confirm.nothing_not_kept": (
+        "in {updates} updates of the confirmation the learning rate that was set is not the one "
+        "that was trained with: a schedule inside the step writes its own, or another optimizer "
+        "updates. So none is recommended; pass the schedule as scheduler= in place of stepping it, "
+        "and the optimizer that is used as optimizer="
+    ),
     "confirm.no_time": "no time was left to confirm another plan",
     "confirm.lead": _lead,
     "confirm.raised": _raised,

@@ -2,9 +2,11 @@
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
+from fakes import as_asked_for, watched_by_hand
 
 from batchfinder.confirm import Trace, confirm, judge
 from batchfinder.results import BatchPlan, Judgement
@@ -21,6 +23,9 @@ class Bowl:
     ranks = ALONE
     updates_itself = False
     optimizer_family = "unknown"
+    keeps_rate = True
+    made_share = 1.0
+    moves = True
 
     def __init__(self, rate=0.1, start=1.0):
         self.weight = torch.nn.Parameter(torch.tensor(float(start)))
@@ -65,6 +70,24 @@ class Bowl:
 
     def zero_grad(self):
         self.weight.grad = None
+
+    def watched(self):
+        before = len(self.rates)
+
+        def effect():
+            updates = len(self.rates) - before
+            made = int(self.made_share * updates)
+            return replace(
+                as_asked_for(),
+                updates=updates,
+                made=made,
+                rate_kept=self.keeps_rate,
+                parameters_moved=self.moves,
+                clipped=updates // 4,
+                wrapper="Wrapper",
+            )
+
+        return watched_by_hand(effect)
 
 
 class Source:
@@ -276,6 +299,36 @@ def test_the_event_is_the_result():
     events = []
     found = run(Bowl(), 0.1, observe=events.append)
     assert events == [found]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "judgement"),
+    [
+        ({"keeps_rate": False}, Judgement.RATE_NOT_KEPT),
+        ({"moves": False}, Judgement.NO_UPDATE),
+        ({"made_share": 0.25}, Judgement.NO_UPDATE),
+    ],
+)
+def test_a_loss_that_falls_confirms_no_rate_that_was_not_used(wrong, judgement):
+    bowl = Bowl()
+    for name, value in wrong.items():
+        setattr(bowl, name, value)
+    found = run(bowl, 0.1)
+    assert found.judgement is judgement
+    assert not found.held and found.at_double_rate is None
+    assert found.effect.updates == 40
+
+
+def test_a_step_that_updates_by_itself_may_do_so_as_often_as_it_likes():
+    bowl = Bowl()
+    bowl.updates_itself, bowl.made_share = True, 0.25
+    assert run(bowl, 0.1).held
+
+
+def test_without_a_rate_none_can_be_lost():
+    bowl = Bowl()
+    bowl.keeps_rate = False
+    assert run(bowl, None).held
 
 
 # --- judging -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from fakes import as_asked_for
 from recommend_cases import affine, problem
 
 from batchfinder.confirm import OwnPair, confirm_with_retries, is_confirmed, next_attempt
@@ -219,3 +220,27 @@ def test_where_only_a_higher_rate_is_not_finite_a_lower_one_is_tried():
     settled, _ = confirm_with_retries(WHOLE, attempt, own=OwnPair(1, 0.1))
     assert tried[1] == (1, 0.1)
     assert settled.learning_rate == WANTED.learning_rate / 2
+
+
+@pytest.mark.parametrize(
+    ("judgement", "effect", "words"),
+    [
+        (Judgement.RATE_NOT_KEPT, {"rate_kept": False}, "is not the one that was trained with"),
+        (Judgement.NO_UPDATE, {"made": 10}, "Wrapper made 10 of 40 updates"),
+        (Judgement.NO_UPDATE, {"parameters_moved": False}, "no parameter changed in 40 updates"),
+    ],
+)
+def test_no_rate_is_recommended_that_updates_did_not_use(judgement, effect, words):
+    ran = []
+
+    def run(plan, rate):
+        ran.append(rate)
+        did = replace(as_asked_for(), wrapper="Wrapper", **effect)
+        return Confirmation(plan, rate, 40, judgement, effect=did)
+
+    recommendation, confirmation = confirm_with_retries(WHOLE, run)
+    assert len(ran) == 1  # a lower rate would not be used either
+    assert recommendation.learning_rate is None
+    assert all(each.learning_rate is None for each in recommendation.candidates)
+    assert recommendation.plan == WANTED.plan == confirmation.plan
+    assert any(words in caveat for caveat in recommendation.caveats)

@@ -20,6 +20,7 @@ from report_cases import (
 )
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.rates import UpdateEffect
 from batchfinder.report import Report
 from batchfinder.report.explanation import alternatives, time_words
 from batchfinder.report.settings import FRAMEWORKS
@@ -214,6 +215,15 @@ def test_a_size_that_was_assumed_is_not_called_yours() -> None:
     for told in (assumed.text(120), assumed.explain(), assumed._repr_html_()):
         assert "yours" not in told
     assert plain().own_batch_size == 32
+
+
+def test_how_many_updates_were_clipped_is_told() -> None:
+    report = plain()
+    assert report.confirmation is not None
+    effect = UpdateEffect(40, 13, parameters_moved=True, state_moved=True, rate_kept=True)
+    clipped = replace(report, confirmation=replace(report.confirmation, effect=effect))
+    assert "; gradients were clipped in 13 of 40 updates" in clipped.text(1000)
+    assert "clipped" not in report.text(1000)
 
 
 def test_only_rows_that_matter_are_shown_and_all_in_the_page() -> None:

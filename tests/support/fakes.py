@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import torch
 
+from batchfinder.rates import UpdateEffect
 from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.ranks import ALONE
 
@@ -23,6 +25,19 @@ class FakeClock:
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
+
+
+@contextmanager
+def watched_by_hand(effect: Callable[[], UpdateEffect]) -> Iterator[SimpleNamespace]:
+    """In place of a step's ``watched``: what updates are said to have done."""
+    yield SimpleNamespace(effect=effect)
+
+
+def as_asked_for() -> UpdateEffect:
+    """Updates that moved parameters, at the rate that was set."""
+    return UpdateEffect(
+        updates=40, clipped=0, parameters_moved=True, state_moved=None, rate_kept=True, made=40
+    )
 
 
 class FakeMemory(Defaults):

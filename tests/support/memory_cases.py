@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fakes import as_asked_for, watched_by_hand
 from torch import nn
 
 from batchfinder.protocols import Ranks
@@ -52,6 +53,9 @@ class PlainStep:
     def update(self) -> None:
         self.calls.append("update")
         self.optimizer.step()
+
+    def watched(self) -> Any:
+        return watched_by_hand(as_asked_for)
 
     def learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])

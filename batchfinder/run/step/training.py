@@ -205,6 +205,8 @@ class Step:
             return
         self._weights.settle(p.grad for p in self._parameters)
         self._updates.run()
+        if self._watch is not None:
+            self._watch.updated()
 
     @contextmanager
     def watched(self) -> Iterator[Watch]:
@@ -223,11 +225,9 @@ class Step:
         return self._rates.first() if self._rate_is_known else None
 
     def base_learning_rate(self) -> float | None:
-        """The peak of the first group's rate: what a scheduler started from or rises to."""
         return self._rates.base() if self._rate_is_known else None
 
     def group_rates(self, recommended: float | None = None) -> tuple[GroupRate, ...]:
-        """Every group's base, and its rate where the first one's is ``recommended``."""
         return tuple(self._rates.by_group(recommended)) if self._rate_is_known else ()
 
     def scale_learning_rate(self, factor: float) -> None:

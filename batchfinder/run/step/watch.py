@@ -38,13 +38,15 @@ class Watch:
         self._rates = rates
         self._updates = updates
         self._handles: list[Any] = []
-        self._taken = 0
-        self._calls = 0
+        self._taken = self._calls = 0
+        self.made = self.in_a_row = 0
+        self._versions: list[int] = []
 
     def __enter__(self) -> Self:
         self._rates.forget()
         self._updates.counting, self._updates.taken, self._updates.clipped = True, 0, 0
         self._before = fingerprint(self._parameters), self._state()
+        self._versions = self._versions_now()
         if self._inner and all(map(_takes_hooks, self._inner)):
             self._handles = [each.register_step_pre_hook(self._stepping) for each in self._inner]
         return self
@@ -68,6 +70,17 @@ class Watch:
         self._calls += 1
         if not self._handles:
             self._rates.look()
+        self.updated()
+
+    def updated(self) -> None:
+        """An update was asked for: note whether it was made."""
+        now = self._versions_now()
+        is_made, self._versions = now != self._versions, now
+        self.made += is_made
+        self.in_a_row = self.in_a_row + 1 if is_made else 0
+
+    def _versions_now(self) -> list[int]:
+        return [parameter._version for parameter in self._parameters]
 
     @property
     def updates(self) -> int:
@@ -78,13 +91,15 @@ class Watch:
         """What happened since it was entered."""
         self._rates.look()
         parameters, state = fingerprint(self._parameters), self._state()
+        moved = parameters != self._before[0]
         return UpdateEffect(
             updates=self.updates,
             clipped=self._updates.clipped,
-            parameters_moved=parameters != self._before[0],
+            parameters_moved=moved,
             state_moved=state != self._before[1] if state or self._before[1] else None,
             rate_kept=not self._rates.overwritten,
             steps_taken=self._taken if self._handles else None,
+            made=self.made if self.made or not moved else None,
             wrapper=type(self._optimizers[0]).__name__ if self._optimizers else "",
         )
 

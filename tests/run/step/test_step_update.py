@@ -191,6 +191,70 @@ def test_an_update_that_does_nothing_is_seen_through_a_wrapper(boundary: bool) -
     assert (effect.did_nothing, effect.wrapper) == (not boundary, "EveryFourth")
 
 
+class Nothing(torch.optim.SGD):
+    """Its step runs, hooks and all, and does nothing but at every ``every``-th call."""
+
+    def __init__(self, *given: Any, every: int, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.every, self.calls = every, 0
+
+    def step(self, closure: Any = None) -> None:
+        self.calls += 1
+        if self.every and self.calls % self.every == 0:
+            super().step(closure)
+
+
+def test_updates_that_were_made_are_counted_where_hooks_see_every_call() -> None:
+    for every, made in ((0, 0), (1, 8), (4, 2)):
+        model = linear()
+        optimizer = Nothing(model.parameters(), lr=0.1, every=every)
+        step = step_from(model, loss_fn=LOSS, optimizer=optimizer)
+        with step.watched() as watch:
+            for _ in range(8):
+                one_step(step)
+        effect = watch.effect()
+        assert (effect.updates, effect.made, effect.left_out) == (8, made, 8 - made)
+        assert effect.did_nothing is (made == 0)
+
+
+def test_updates_past_the_versions_of_parameters_are_not_counted() -> None:
+    class Old(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            for parameter in self.param_groups[0]["params"]:
+                parameter.data.sub_(parameter.grad, alpha=0.1)
+
+    model = linear()
+    step = step_from(model, loss_fn=LOSS, optimizer=Old(model.parameters(), lr=0.1))
+    with step.watched() as watch:
+        one_step(step)
+    effect = watch.effect()
+    assert effect.made is None and effect.left_out == 0 and not effect.did_nothing
+
+
+@pytest.mark.parametrize(("period", "kept"), [(100_000, True), (60, False)])
+def test_a_schedule_that_hardly_moves_leaves_the_rate(period: int, kept: bool) -> None:
+    model = linear()
+    optimizer = sgd(model)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, period)
+
+    def train_step(m: nn.Module, batch: Any) -> float:
+        optimizer.zero_grad()
+        loss = LOSS(m(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        return loss.item()
+
+    step = step_from(model, train_step=train_step, optimizer=optimizer)
+    with step.watched() as watch:
+        step.set_learning_rate(0.5)
+        for _ in range(40):
+            step.scale_learning_rate(0.5)
+            one_step(step)
+            step.scale_learning_rate(2.0)
+    assert watch.effect().rate_kept is kept
+
+
 def test_a_rate_that_the_step_overwrites_is_not_kept() -> None:
     model = linear()
     optimizer = sgd(model)
