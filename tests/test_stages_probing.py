@@ -84,7 +84,7 @@ def test_larger_batches_that_time_forbids_are_said_to_be_limited_by_time() -> No
     (said,) = found.caveats
     assert isinstance(said, Caveat) and said.code == "probe.time"
     assert said.startswith("larger batches were not tried: a step at ")
-    assert [event.batch_size for event in events if isinstance(event, TrialStarted)] == [1]
+    assert [event.batch_size for event in events if isinstance(event, TrialStarted)] == [1, 16]
 
 
 def test_a_search_that_a_budget_ended_is_limited_by_time() -> None:

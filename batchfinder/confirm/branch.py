@@ -14,7 +14,6 @@ from batchfinder.meter import unmetered
 from batchfinder.protocols import Advance, Batch, BatchSource, MemoryBackend, TrainStep
 from batchfinder.results import BatchPlan, Judgement
 from batchfinder.run.attempt import Shortage, attempt
-from batchfinder.run.batches import endless
 from batchfinder.run.oom import Verdict
 from batchfinder.run.trial import tensors_in
 
@@ -60,12 +59,13 @@ def run_branch(
     source: BatchSource,
     memory: MemoryBackend,
     plan: BatchPlan,
+    batches: Iterator[Batch],
     *,
     steps: int,
     ramp: int,
     advance: Advance = unmetered,
 ) -> Trace:
-    """``steps`` optimizer steps on the rebuilt loader, the rate rising linearly over ``ramp``.
+    """``steps`` optimizer steps on ``batches``, the rate rising linearly over ``ramp``.
 
     No cache is emptied between steps, and the second step takes the longest batch there is; its
     loss is left out of the trace. The rate is what ``step`` has now; weights move.
@@ -77,8 +77,7 @@ def run_branch(
     memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
     record = _Record()
-    feed = endless(source, plan.micro_batch)
-    ordinary = partial(_drawn, memory, partial(next, feed))
+    ordinary = partial(_drawn, memory, partial(next, batches))
     longest = partial(_drawn, memory, partial(source.take, plan.micro_batch))
     try:
         with (

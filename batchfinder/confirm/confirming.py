@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from batchfinder.confirm.branch import run_branch
 from batchfinder.confirm.constants import ALLOWANCE_AT_TWICE, STEPS
 from batchfinder.confirm.judging import Trace, judge, judge_updates, lead
 from batchfinder.meter import unmetered
-from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, WholeStep
+from batchfinder.protocols import (
+    Advance,
+    Batch,
+    BatchSource,
+    Clock,
+    MemoryBackend,
+    Observer,
+    WholeStep,
+)
 from batchfinder.results import BatchPlan, Confirmation, Judgement
+from batchfinder.run.batches import Kept
 
-__all__ = ["confirm"]
+__all__ = ["confirm", "goes_on_at_twice"]
 
 
 def _nothing() -> None:
@@ -42,7 +52,8 @@ def confirm(
 
     Twice the rate is tried where ``fresh`` puts the state, since some models stand least at their
     start; under SGD also from where the first branch ended, since the ceiling comes down as
-    training goes on. ``fresh`` is called before the first branch and the last; the caller
+    training goes on, on batches not seen before. From the start it sees those of the first branch,
+    which are read once. ``fresh`` is called before the first branch and the last; the caller
     restores after. In each the rate rises over the first quarter. Without a rate the step keeps
     its own, and only the first branch is run.
 
@@ -52,27 +63,31 @@ def confirm(
     """
     started = clock()
 
-    def branch(factor: float) -> Trace:
+    def branch(factor: float, batches: Iterator[Batch]) -> Trace:
         _set_rate(step, learning_rate, factor)
         trace = run_branch(
-            step, source, memory, plan, steps=steps, ramp=steps // 4, advance=advance
+            step, source, memory, plan, batches, steps=steps, ramp=steps // 4, advance=advance
         )
         _set_rate(step, learning_rate, 1.0)
         return trace
 
     fresh()
-    with step.watched() as watch:
-        once = branch(1.0)
-        effect = watch.effect()
-    judgement, twice, at_twice = judge(once), None, None
-    judgement = judge_updates(judgement, effect, rate=learning_rate, by_itself=step.updates_itself)
-    if judgement is Judgement.HELD and learning_rate is not None:
-        for start in _starts(step, fresh):
-            start()
-            twice = branch(2.0)
-            at_twice = judge(twice, ALLOWANCE_AT_TWICE)
-            if not at_twice.is_good:
-                break
+    with closing(Kept(source, plan.micro_batch)) as read:
+        with step.watched() as watch:
+            once = branch(1.0, read.onward())
+            effect = watch.effect()
+        judgement, twice, at_twice = judge(once), None, None
+        judgement = judge_updates(
+            judgement, effect, rate=learning_rate, by_itself=step.updates_itself
+        )
+        if judgement is Judgement.HELD and learning_rate is not None:
+            if goes_on_at_twice(step.optimizer_family):
+                twice = branch(2.0, read.onward())
+                at_twice = judge(twice, ALLOWANCE_AT_TWICE)
+            if at_twice is None or at_twice.is_good:
+                fresh()
+                twice = branch(2.0, read.again())
+                at_twice = judge(twice, ALLOWANCE_AT_TWICE)
     both = once if twice is None else twice
     peaks = [trace.peak_bytes for trace in (once, both) if trace.peak_bytes is not None]
     confirmation = Confirmation(
@@ -95,15 +110,13 @@ def confirm(
     return confirmation
 
 
-def _starts(step: WholeStep, fresh: Callable[[], None]) -> tuple[Callable[[], None], ...]:
-    """Where twice the rate is tried from.
+def goes_on_at_twice(optimizer_family: str) -> bool:
+    """Whether twice the rate is tried from where the first branch ended too.
 
-    Under an adaptive optimizer, whose steps do not grow with the slope, a rate that is doubled
-    midway lifts the loss for a while even where it trains well from the start: only that is tried.
+    Not under an adaptive optimizer, whose steps do not grow with the slope: a rate that is doubled
+    midway lifts the loss for a while even where it trains well from the start.
     """
-    if step.optimizer_family.startswith("sgd"):
-        return _nothing, fresh
-    return (fresh,)
+    return optimizer_family.startswith("sgd")
 
 
 def _set_rate(step: WholeStep, rate: float | None, factor: float) -> None:

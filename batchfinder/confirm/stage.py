@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchfinder.confirm.confirming import confirm
+from batchfinder.confirm.branch import OPENING
+from batchfinder.confirm.confirming import confirm, goes_on_at_twice
 from batchfinder.confirm.constants import FEWEST_STEPS, STEPS
 from batchfinder.confirm.procedure import confirm_recommendation
 from batchfinder.confirm.retry import OwnPair
@@ -28,7 +29,7 @@ def confirm_choice(
         recommendation = recommend(problem)
         call.observe(recommendation)
     bench = call.bench
-    steps = _affordable_steps(call, recommendation)
+    steps = _affordable_steps(call, problem, recommendation.plan)
     if steps < FEWEST_STEPS:
         call.cut_short("session.not_confirmed")
         return recommendation, None
@@ -36,32 +37,33 @@ def confirm_choice(
         call.cut_short("session.confirmed_short", steps=steps, of=STEPS)
 
     def run(plan: BatchPlan, rate: float | None) -> Confirmation:
+        now = max(FEWEST_STEPS, min(steps, _affordable_steps(call, problem, plan)))
         return confirm(
             bench.step,
             bench.source,
             bench.memory,
             plan,
             rate,
-            steps=steps,
+            steps=now,
             clock=call.budget.clock,
             observe=call.observe,
             fresh=bench.training,
             advance=Meter(
                 Stage.CONFIRM,
                 call.observe,
-                of=2 * steps if rate is not None else steps,
+                of=_passes(problem)[0] * now if rate is not None else now,
                 clock=call.budget.here,
             ),
         )
 
     detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
-    with stage(call, Stage.CONFIRM, detail, 2 * steps * _step_seconds(recommendation)):
+    with stage(call, Stage.CONFIRM, detail, _seconds(problem, recommendation.plan, steps)):
         return confirm_recommendation(
             problem,
             run,
             own=own,
-            enough=call.budget.is_spent,
-            enough_for_more=lambda: _affordable_steps(call, recommendation) < steps,
+            enough=lambda: _affordable_steps(call, problem, recommendation.plan) < FEWEST_STEPS,
+            enough_for_more=lambda: _affordable_steps(call, problem, recommendation.plan) < steps,
         )
 
 
@@ -74,11 +76,30 @@ def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeR
     return replace(probed, memory=replace(probed.memory, headroom_bytes=free))
 
 
-def _affordable_steps(call: Call, recommendation: Recommendation) -> int:
-    """As many steps as the budget has time for, at both rates."""
-    left, seconds = call.budget.left(), _step_seconds(recommendation)
-    return STEPS if left is None or not seconds else min(STEPS, int(left / (2 * seconds)))
+def _affordable_steps(call: Call, problem: Problem, plan: BatchPlan) -> int:
+    """As many steps as there is time for, in every branch and with what is read for them."""
+    left, one = call.budget.left(), _seconds(problem, plan, 1) - _seconds(problem, plan, 0)
+    if left is None or not one:
+        return STEPS
+    return min(STEPS, int((left - _seconds(problem, plan, 0)) / one))
 
 
-def _step_seconds(recommendation: Recommendation) -> float:
-    return next((each.step_seconds for each in recommendation.candidates if each.chosen), 0.0)
+def _seconds(problem: Problem, plan: BatchPlan, steps: int) -> float:
+    """What all branches of ``steps`` steps take, by what was measured at this micro-batch."""
+    sizes = (each for each in problem.measurements if each.batch_size == plan.micro_batch)
+    measured = next(sizes, None)
+    if measured is None:
+        return 0.0
+    branches, read = _passes(problem)
+    count = plan.accumulation_steps
+    work = count * measured.forward_backward_seconds + measured.update_seconds
+    loading = count * (measured.loader_seconds or 0.0)
+    with_reading = max(work, loading) if problem.workers else work + loading
+    return (steps + OPENING / count) * (read * with_reading + (branches - read) * work)
+
+
+def _passes(problem: Problem) -> tuple[int, int]:
+    """Branches of a confirmation, and how many of them read batches that were not kept."""
+    if problem.base_learning_rate is None:
+        return 1, 1
+    return (3, 2) if goes_on_at_twice(problem.optimizer_family) else (2, 1)

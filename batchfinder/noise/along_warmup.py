@@ -16,6 +16,7 @@ from batchfinder.noise.context import (
     PRECONDITIONED_FACTOR,
     WarmupContext,
     WarmupRecord,
+    may_grow,
 )
 from batchfinder.noise.estimators import warmup_estimator
 from batchfinder.noise.micro_batch import TooFew
@@ -123,7 +124,9 @@ def noise_along_warmup(
 
 def _conclude(context: WarmupContext, record: WarmupRecord, steps: int) -> NoiseScale | None:
     try:
-        return _concluded(context, record, steps)
+        found = _concluded(context, record, steps)
+        early = record.enough and 2 * record.steps < steps
+        return may_grow(found, record.steps, steps) if early else found
     except NoiseNotMeasured as error:
         if not (isinstance(error, TooFew) and record.steps < steps):
             record.caveats.append(Caveat("noise.absent", why=str(error)))

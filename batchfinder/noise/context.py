@@ -87,6 +87,11 @@ def said_of(found: Moments) -> tuple[str, ...]:
     return (Caveat("noise.alike"),) if found.is_alike else ()
 
 
+def may_grow(found: NoiseScale, taken: int, steps: int) -> NoiseScale:
+    """What was seen after ``taken`` of ``steps`` steps, with room for what the rest would add."""
+    return replace(found, high=found.high * max(1.0, steps / taken))
+
+
 def refuse_zero(found: Moments) -> None:
     """Raise ``NoiseNotMeasured`` where every gradient was zero."""
     if found.is_zero:

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from batchfinder.errors import NoiseNotMeasured, OutOfTime
 from batchfinder.formulas import Moments
-from batchfinder.noise.context import FEWEST_GROUPS, Point, WarmupContext, WarmupRecord
+from batchfinder.noise.context import (
+    FEWEST_GROUPS,
+    Point,
+    WarmupContext,
+    WarmupRecord,
+    may_grow,
+)
 from batchfinder.noise.gradient_hooks import MATURE, metric_of
 from batchfinder.noise.sampling import TrainingBatches
 from batchfinder.noise.training_loop import THE_UPDATE, TrainingLoop
+from batchfinder.results import NoiseScale
 from batchfinder.run.attempt import Shortage
 from batchfinder.wording import Caveat
 
@@ -26,6 +33,12 @@ ESTIMATES = 8
 
 FEWEST_STEPS = 20
 """No warm-up is ended before."""
+
+EARLIEST = 8
+"""After so many steps measuring begins, where a few may be enough."""
+
+EARLY_CHECKS = frozenset({36, 48, 64, 80})
+"""Steps after which a warm-up may end since no noise scale within reach changes the choice."""
 
 WANTED = 8.0
 """Samples wanted in the second half, as a multiple of the noise scale in the first: three times
@@ -52,10 +65,11 @@ class Warmup:
         self.loop = TrainingLoop(context.step, batches, context.hazards.sum_reduced)
         self._cut()
         self.matures = context.estimator.along_training and self.steps >= 2 * MATURE
-        self.first = max(self.steps // 4, MATURE if self.matures else 0) + 1
+        begin = self.steps // 4 if context.is_enough is None else min(EARLIEST, self.steps // 4)
+        self.first = max(begin, MATURE if self.matures else 0) + 1
         half = self.steps / 2
         self.moments = {self.steps - round(index * half / ESTIMATES) for index in range(ESTIMATES)}
-        self.checks = {round(self.steps * share / 10) for share in range(5, 10)}
+        self.checks = {round(self.steps * share / 10) for share in range(5, 10)} | EARLY_CHECKS
 
     def _is_enough(self, number: int) -> bool:
         """Whether a prediction from here decides, though the noise scale goes on to grow."""
@@ -65,8 +79,9 @@ class Warmup:
             found = self.context.predict(self.record)
         except NoiseNotMeasured:
             return False
-        grown = None if found is None else replace(found, high=found.high * self.steps / number)
-        return grown is not None and self.context.is_enough(grown)
+        if found is None:  # nothing was measured yet: does it matter at all?
+            found = NoiseScale(float(self.context.base_batch), 1.0, math.inf, 0, "none")
+        return self.context.is_enough(may_grow(found, number, self.steps))
 
     def _cut(self) -> None:
         self.whole = self.context.parts(1)

@@ -33,25 +33,26 @@ def step_seconds_at(trials: Sequence[Trial], size: int) -> float | None:
     return max(seconds + slope * (size - largest), 0.0)
 
 
-def within_time(propose: Propose, step_seconds: float) -> Propose:
+def within_time(propose: Propose, step_seconds: float, own: int | None = None) -> Propose:
     """``propose``, kept below sizes whose step would take longer than ``step_seconds``.
 
     Where it goes beyond, the largest size that keeps to the time is tried in its place, which may
     show that steps are faster than in proportion; where that is hardly more than what ran, the
-    search ends.
+    search ends. The user's ``own`` size is tried however long it takes: they train with it.
     """
 
     def patient(trials: Sequence[Trial], space: SearchSpace) -> int | None:
         wanted = propose(trials, space)
         expected = None if wanted is None else step_seconds_at(trials, wanted)
-        if wanted is None or expected is None or expected <= step_seconds:
+        if wanted is None or expected is None or expected <= step_seconds or wanted == own:
             return wanted
         low = history(trials).low
         allowed = _largest_within(trials, low, wanted, step_seconds)
         if _is_first_timing(trials, step_seconds):
             allowed = max(allowed, min(2 * low, wanted))
-        instead = space.at_most(allowed)
-        tried = {trial.batch_size for trial in trials}
+        instead, tried = space.at_most(allowed), {trial.batch_size for trial in trials}
+        if own is not None and max(instead, low) < own < wanted and own == space.at_most(own):
+            return own
         return instead if instead >= WORTH_ANOTHER_TRIAL * low and instead not in tried else None
 
     return patient
@@ -64,11 +65,15 @@ def _is_first_timing(trials: Sequence[Trial], step_seconds: float) -> bool:
 
 
 def not_tried_for_time(
-    trials: Sequence[Trial], space: SearchSpace, propose: Propose, step_seconds: float
+    trials: Sequence[Trial],
+    space: SearchSpace,
+    propose: Propose,
+    step_seconds: float,
+    own: int | None = None,
 ) -> tuple[int, float] | None:
     """The size that ``propose`` would go on to, and its step's seconds, where time forbids it."""
     wanted = propose(trials, space)
-    if wanted is None or within_time(propose, step_seconds)(trials, space) is not None:
+    if wanted is None or within_time(propose, step_seconds, own)(trials, space) is not None:
         return None
     expected = step_seconds_at(trials, wanted)
     return None if expected is None else (wanted, expected)

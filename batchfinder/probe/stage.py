@@ -63,20 +63,25 @@ _NEEDS_FEWER = (
 _STEPS = 2
 """In a trial, where memory is steady at once."""
 _BUDGET_SHARE = 0.1
-"""Of the call's budget: a step that takes longer is not tried."""
+"""Of a budget of the caller's: a step that takes longer is not tried."""
+_DEFAULT_SECONDS = 3.0
+_OWN_STEPS = 8
+"""Without one, a step is not tried that takes longer than this, and than so many of their own."""
+_LONG_SECONDS = 0.5
+"""From here on one step makes a trial where there is no cache whose state could change."""
 
 
 def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None) -> ProbeResult:
     """Run one micro-batch after another until the largest that fits is known.
 
-    No size is run whose step would take longer than ``step_seconds``, or than a tenth of the
-    call's budget.
+    No size but the user's own is run whose step would take longer than ``step_seconds``, or than a
+    tenth of the call's budget; under the default one, than 3 s and 8 of the user's own steps.
 
     Raises:
         NothingFits: where the smallest size does not fit, with the bytes needed and had.
     """
     bench = call.bench
-    patience = _patience(call, step_seconds)
+    own = bench.source.base_batch_size
     with stage(call, Stage.PROBE, f"limit {format_bytes(bench.memory.limit_bytes())}"):
         bench.fresh()
         holdings = bench.breakdown()
@@ -87,13 +92,13 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         if search.isolate is not None:
             _refuse_ranks(bench)
             run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
-        conduct = _conduct(call, search, patience)
+        conduct = _conduct(call, search, step_seconds)
         if search.cache is None:
             trials = probe(run, searched, **conduct)
             _tell_own_step(call, trials)
             recalled = Recalled(trials, trials, has_ended(trials, searched, conduct["propose"]))
         else:
-            what = {**_described(bench), "patience": str(patience)}
+            what = {**_described(bench), "patience": str(_patience(call, step_seconds))}
             recalled = probe_remembering(
                 run,
                 searched,
@@ -109,8 +114,8 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
     slow = None
     if not recalled.ended:
         call.cut_short("session.search", largest=largest)
-    elif patience is not None:
-        slow = not_tried_for_time(evidence, searched, search.propose, patience)
+    elif (patience := _patience(call, step_seconds)) is not None:
+        slow = not_tried_for_time(evidence, searched, search.propose, patience, own)
     limit = limit_met(evidence, searched, bench.space.ceiling)
     ordinary = _ordinary_peak(bench, largest)
     memory = with_line(holdings, evidence)
@@ -148,9 +153,12 @@ def _about_memory_of(
 
 def _patience(call: Call, step_seconds: float | None) -> float | None:
     """The longest step that may be tried, in seconds."""
-    budget = call.budget.total_seconds
-    shares = (step_seconds, None if budget is None else _BUDGET_SHARE * budget)
-    return min((each for each in shares if each is not None), default=None)
+    share: float | None = None
+    if call.budget.total_seconds is not None:
+        share = _BUDGET_SHARE * call.budget.total_seconds
+    elif call.budget.has_default:
+        share = max(_DEFAULT_SECONDS, _OWN_STEPS * call.budget.own_step_seconds)
+    return min((each for each in (step_seconds, share) if each is not None), default=None)
 
 
 def _tell_own_step(call: Call, trials: Sequence[Trial]) -> None:
@@ -162,16 +170,23 @@ def _tell_own_step(call: Call, trials: Sequence[Trial]) -> None:
         call.own_step_takes(seconds)
 
 
-def _conduct(call: Call, search: Search, patience: float | None) -> dict[str, Any]:
+def _conduct(call: Call, search: Search, step_seconds: float | None) -> dict[str, Any]:
     """How the search goes on and ends, each trial announced before it runs."""
 
     def announce(size: int, trials: Sequence[Trial]) -> None:
         step = step_seconds_at(trials, size)
-        call.observe(TrialStarted(size, None if step is None else _STEPS * step))
+        call.observe(TrialStarted(size, None if step is None else _steps(call.bench, step) * step))
         _tell_own_step(call, trials)
 
+    def propose(trials: Sequence[Trial], space: SearchSpace) -> int | None:
+        patience = _patience(call, step_seconds)
+        if patience is None:
+            return search.propose(trials, space)
+        own = call.bench.source.base_batch_size
+        return within_time(search.propose, patience, own)(trials, space)
+
     return {
-        "propose": search.propose if patience is None else within_time(search.propose, patience),
+        "propose": propose,
         "before": announce,
         "observe": call.observe,
         "enough": lambda: call.budget.is_spent(0.5),
@@ -217,23 +232,32 @@ def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | Non
     return guess
 
 
+def _steps(bench: Bench, step_seconds: float | None) -> int:
+    """Of a trial: a second one shows what a cache keeps, and how long a step takes warm."""
+    cached = bench.memory.reserved_peak_bytes() is not None
+    return _STEPS if cached or (step_seconds or 0.0) < _LONG_SECONDS else 1
+
+
 def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
-    ran: list[int] = []
+    ran: list[Trial] = []
 
     def run(size: int) -> Trial:
         bench.step.ranks.tell(f"a trial of {size}", None)
         bench.start_over()
+        steps = _steps(bench, step_seconds_at(ran, size))
         try:
-            trial = run_trial(bench.step, bench.source, bench.memory, size)
+            trial = run_trial(bench.step, bench.source, bench.memory, size, steps=steps)
         except BatchFinderError:
             raise
         except Exception as error:
-            own = bench.source.base_batch_size or max(ran, default=size)
+            own = bench.source.base_batch_size or max(
+                (trial.batch_size for trial in ran), default=size
+            )
             if _runs_at(bench, own, size):
                 note = _NEEDS_MORE if own > size else _NEEDS_FEWER
                 error.add_note(note.format(own=own, size=size))
             raise
-        ran.append(size)
+        ran.append(trial)
         if not trial.fits:  # an aborted step leaves half a state behind
             bench.fresh()
             bench.step.scale_learning_rate(0.0)

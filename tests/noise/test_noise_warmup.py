@@ -375,12 +375,39 @@ def test_a_warm_up_ends_once_its_interval_decides() -> None:
 
     step = training()
     found = look(step, warmup_steps=100, is_enough=is_enough)
-    assert (step.updates, found.training.after_steps) == (70, 70)
-    assert [each.after_steps for each in asked] == [50, 60, 70]
-    assert found.training.high == pytest.approx(asked[-1].high * 70 / 100)
+    assert (step.updates, found.training.after_steps) == (50, 49)
+    assert [each.after_steps for each in asked] == [33, 45, 49]  # the last that was measured
+    assert found.training.high == pytest.approx(asked[-1].high * 50 / 100)
     (said,) = [each for each in found.caveats if "ended after" in each]
-    assert said.startswith("the warm-up ended after 70 of 100 steps: the recommended batch size")
+    assert said.startswith("the warm-up ended after 50 of 100 steps: the recommended batch size")
     assert not any("is short" in each or "there was time" in each for each in found.caveats)
+
+
+def test_an_early_end_leaves_room_for_what_the_noise_scale_may_grow() -> None:
+    asked: list[NoiseScale] = []
+
+    def is_enough(found: NoiseScale) -> bool:
+        asked.append(found)
+        return True
+
+    found = look(training(), warmup_steps=100, is_enough=is_enough)
+    (last,) = asked
+    assert (found.training.after_steps, found.training.high) == (33, last.high)
+
+
+def test_where_no_noise_scale_at_all_would_matter_none_is_waited_for() -> None:
+    """Batch norm: nothing is measured in the first half."""
+    asked: list[NoiseScale] = []
+
+    def is_enough(found: NoiseScale) -> bool:
+        asked.append(found)
+        return True
+
+    step = training(model=with_batch_norm())
+    found = look(step, warmup_steps=100, is_enough=is_enough)
+    (any_at_all,) = asked
+    assert (any_at_all.low, any_at_all.high) == (1.0, math.inf)
+    assert (step.updates, found.training.after_steps) == (36, 36)
 
 
 def test_a_warm_up_whose_interval_never_decides_is_taken_whole() -> None:

@@ -46,6 +46,26 @@ def test_no_step_takes_longer_than_its_share(floor: float, guess: int | None, st
     assert size > largest and seconds == pytest.approx(floor + 0.004 * size, rel=0.05)
 
 
+@pytest.mark.parametrize("guess", [None, 26_068])
+def test_the_users_own_size_is_tried_however_long_it_takes_and_no_larger_one(
+    guess: int | None,
+) -> None:
+    run = timed(lambda size: 0.01 * size)
+    space = SearchSpace(limit_bytes=16 * GIB, first_guess=guess)
+    trials = probe(run, space, propose=within_time(guided, 1.0, 300))
+    assert max(trial.batch_size for trial in trials) == 300
+    assert all(trial.batch_size <= 100 for trial in trials if trial.batch_size != 300)
+    slow = not_tried_for_time(trials, space, guided, 1.0, 300)
+    assert slow is not None and slow[0] > 300
+
+
+def test_an_own_size_that_memory_has_no_room_for_is_not_waited_for() -> None:
+    run = timed(lambda size: 0.001 * size, limit=GIB)
+    space = SearchSpace(limit_bytes=GIB)
+    trials = probe(run, space, propose=within_time(guided, 10.0, 5000))
+    assert max(trial.batch_size for trial in trials if trial.fits) < 5000
+
+
 def test_a_quick_training_is_searched_to_its_end() -> None:
     run = timed(lambda size: 0.001 * size**0.5)
     space = SearchSpace(limit_bytes=16 * GIB)

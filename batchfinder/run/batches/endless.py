@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from batchfinder.protocols import Batch, BatchSource
 from batchfinder.run.batches.workers import reading
@@ -13,7 +13,7 @@ MOST_SKIPPED = 100
 """Batches below the size, one after the other, after which a loader is taken to have no others."""
 
 
-def endless(source: BatchSource, size: int) -> Iterator[Batch]:
+def endless(source: BatchSource, size: int) -> Generator[Batch]:
     """Batches of ``source.rebuild(size)`` without end, those of fewer than ``size`` samples out.
 
     An epoch's last batch may be of a single sample, at which batch norm fails: training at this

@@ -1,0 +1,61 @@
+"""Batches that are trained on more than once, and read once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+from batchfinder.protocols import Batch, BatchSource
+from batchfinder.run.batches.endless import endless
+from batchfinder.run.batches.structure import bytes_in
+
+__all__ = ["Kept"]
+
+MOST_BYTES = 256 * 2**20
+
+
+class Kept:
+    """The batches of ``endless``, kept in host memory as they come, so that they can come again.
+
+    Each is handed on as a copy of what is kept, since a step may change its batch. Beyond
+    ``most_bytes``, and where a batch cannot be copied, they are read again.
+    """
+
+    def __init__(self, source: BatchSource, size: int, *, most_bytes: int = MOST_BYTES) -> None:
+        self._source, self._size, self._room = source, size, most_bytes
+        self._feed = endless(source, size)
+        self._kept: list[Batch] | None = []
+
+    def onward(self) -> Iterator[Batch]:
+        """Batches not handed on before."""
+        for batch in self._feed:
+            self._keep(batch)
+            handed = [batch]
+            del batch  # else it stays in memory while the caller's next one, of another, runs
+            yield handed.pop()
+
+    def again(self) -> Iterator[Batch]:
+        """From the first batch on, then what comes after those that were kept."""
+        if self._kept is None:
+            self.close()
+            self._feed = endless(self._source, self._size)
+        else:
+            yield from map(copy.deepcopy, list(self._kept))
+        yield from self.onward()
+
+    def _keep(self, batch: Batch) -> None:
+        if self._kept is None:
+            return
+        self._room -= bytes_in(batch)
+        try:
+            kept = copy.deepcopy(batch) if self._room >= 0 else None
+        except Exception:  # noqa: BLE001 - a batch of the user's may refuse in any way
+            kept = None
+        if kept is None:
+            self._kept = None
+        else:
+            self._kept.append(kept)
+
+    def close(self) -> None:
+        """End the reading."""
+        self._feed.close()
