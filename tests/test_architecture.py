@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
     {"measure", "predict", "cache", "confirm", "learning_rate_range"},
     {"session"},
     {"base_pair"},
+    {"probe.runner"},
     {"probe.stage", "measure.stage", "noise.stage", "confirm.stage", "race.stage", "caveats"},
     {"find", "max_batch", "noise_scale", "compare", "evaluation", "testing"},
     {"integrations"},

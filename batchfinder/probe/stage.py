@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from batchfinder.cache import Recalled, described, probe_remembering
-from batchfinder.errors import BatchFinderError, InvalidArgument, NothingFits
+from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.predict import first_guess
 from batchfinder.probe import (
     SearchSpace,
@@ -30,6 +30,7 @@ from batchfinder.probe.conclusions import (
     limit_met,
     with_line,
 )
+from batchfinder.probe.runner import steps_of_trial, trial_runner
 from batchfinder.results import (
     Limit,
     MemoryBreakdown,
@@ -41,7 +42,7 @@ from batchfinder.results import (
 from batchfinder.run.bench import Bench
 from batchfinder.run.isolate import IsolatedTrials
 from batchfinder.run.memory.fragmentation import may_expand
-from batchfinder.run.trial import run_trial, run_undisturbed
+from batchfinder.run.trial import run_undisturbed
 from batchfinder.session import Call, stage
 from batchfinder.training import Search
 from batchfinder.units import format_bytes
@@ -50,25 +51,11 @@ from batchfinder.wording import Caveat
 __all__ = ["probe_sizes"]
 
 _WORTH_A_GUESS = 64
-_NEEDS_MORE = (
-    "batchfinder: a step of {own}, your own batch size, runs, and one of {size} does not. If the "
-    "model or the loss needs a smallest size or multiples of one, pass at_least= or multiple_of=: "
-    "no other size is then tried"
-)
-_NEEDS_FEWER = (
-    "batchfinder: a step of {own} runs, and one of {size} does not. If the model or the loss takes "
-    "only some sizes, say which: at_most=, multiple_of= or powers_of_two=; no other size is then "
-    "tried"
-)
-_STEPS = 2
-"""In a trial, where memory is steady at once."""
 _BUDGET_SHARE = 0.1
 """Of a budget of the caller's: a step that takes longer is not tried."""
 _DEFAULT_SECONDS = 3.0
 _OWN_STEPS = 8
 """Without one, a step is not tried that takes longer than this, and than so many of their own."""
-_LONG_SECONDS = 0.5
-"""From here on one step makes a trial where there is no cache whose state could change."""
 
 
 def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None) -> ProbeResult:
@@ -88,7 +75,7 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         _check_holdings(holdings)
         searched = _space_on(bench, call.budget.share(0.1))
         bench.step.scale_learning_rate(0.0)
-        run: Callable[[int], Trial] = _trial_runner(bench)
+        run: Callable[[int], Trial] = trial_runner(bench)
         if search.isolate is not None:
             _refuse_ranks(bench)
             run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
@@ -175,7 +162,9 @@ def _conduct(call: Call, search: Search, step_seconds: float | None) -> dict[str
 
     def announce(size: int, trials: Sequence[Trial]) -> None:
         step = step_seconds_at(trials, size)
-        call.observe(TrialStarted(size, None if step is None else _steps(call.bench, step) * step))
+        call.observe(
+            TrialStarted(size, None if step is None else steps_of_trial(call.bench, step) * step)
+        )
         _tell_own_step(call, trials)
 
     def propose(trials: Sequence[Trial], space: SearchSpace) -> int | None:
@@ -230,52 +219,6 @@ def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | Non
     guess = first_guess(bench.step, bench.source, bench.memory, sizes, seconds=seconds)
     bench.fresh()  # whatever the rehearsal left on the user's modules
     return guess
-
-
-def _steps(bench: Bench, step_seconds: float | None) -> int:
-    """Of a trial: a second one shows what a cache keeps, and how long a step takes warm."""
-    cached = bench.memory.reserved_peak_bytes() is not None
-    return _STEPS if cached or (step_seconds or 0.0) < _LONG_SECONDS else 1
-
-
-def _trial_runner(bench: Bench) -> Callable[[int], Trial]:
-    ran: list[Trial] = []
-
-    def run(size: int) -> Trial:
-        bench.step.ranks.tell(f"a trial of {size}", None)
-        bench.start_over()
-        steps = _steps(bench, step_seconds_at(ran, size))
-        try:
-            trial = run_trial(bench.step, bench.source, bench.memory, size, steps=steps)
-        except BatchFinderError:
-            raise
-        except Exception as error:
-            own = bench.source.base_batch_size or max(
-                (trial.batch_size for trial in ran), default=size
-            )
-            if _runs_at(bench, own, size):
-                note = _NEEDS_MORE if own > size else _NEEDS_FEWER
-                error.add_note(note.format(own=own, size=size))
-            raise
-        ran.append(trial)
-        if not trial.fits:  # an aborted step leaves half a state behind
-            bench.fresh()
-            bench.step.scale_learning_rate(0.0)
-        return trial
-
-    return run
-
-
-def _runs_at(bench: Bench, own: int, failed: int) -> bool:
-    """Whether a step runs at ``own``, which one of ``failed`` samples did not."""
-    if own == failed:
-        return False
-    try:
-        bench.fresh()
-        bench.step.scale_learning_rate(0.0)
-        return run_trial(bench.step, bench.source, bench.memory, own, steps=1).fits
-    except Exception:  # noqa: BLE001  # the first error is the one to be raised
-        return False
 
 
 def _ordinary_peak(bench: Bench, size: int) -> int | None:

@@ -1,0 +1,75 @@
+"""One trial after another on the bench."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchfinder.errors import BatchFinderError
+from batchfinder.probe.patience import step_seconds_at
+from batchfinder.results import Trial
+from batchfinder.run.bench import Bench
+from batchfinder.run.trial import run_trial
+
+__all__ = ["steps_of_trial", "trial_runner"]
+
+_NEEDS_MORE = (
+    "batchfinder: a step of {own}, your own batch size, runs, and one of {size} does not. If the "
+    "model or the loss needs a smallest size or multiples of one, pass at_least= or multiple_of=: "
+    "no other size is then tried"
+)
+_NEEDS_FEWER = (
+    "batchfinder: a step of {own} runs, and one of {size} does not. If the model or the loss takes "
+    "only some sizes, say which: at_most=, multiple_of= or powers_of_two=; no other size is then "
+    "tried"
+)
+_STEPS = 2
+"""In a trial, where memory is steady at once."""
+_LONG_SECONDS = 0.5
+"""From here on one step makes a trial where there is no cache whose state could change."""
+
+
+def steps_of_trial(bench: Bench, step_seconds: float | None) -> int:
+    """Of a trial: a second one shows what a cache keeps, and how long a step takes warm."""
+    cached = bench.memory.reserved_peak_bytes() is not None
+    return _STEPS if cached or (step_seconds or 0.0) < _LONG_SECONDS else 1
+
+
+def trial_runner(bench: Bench) -> Callable[[int], Trial]:
+    """Runs a trial at a size; what a failed step left behind is put back."""
+    ran: list[Trial] = []
+
+    def run(size: int) -> Trial:
+        bench.step.ranks.tell(f"a trial of {size}", None)
+        bench.start_over()
+        steps = steps_of_trial(bench, step_seconds_at(ran, size))
+        try:
+            trial = run_trial(bench.step, bench.source, bench.memory, size, steps=steps)
+        except BatchFinderError:
+            raise
+        except Exception as error:
+            own = bench.source.base_batch_size or max(
+                (trial.batch_size for trial in ran), default=size
+            )
+            if _runs_at(bench, own, size):
+                note = _NEEDS_MORE if own > size else _NEEDS_FEWER
+                error.add_note(note.format(own=own, size=size))
+            raise
+        ran.append(trial)
+        if not trial.fits:  # an aborted step leaves half a state behind
+            bench.fresh()
+            bench.step.scale_learning_rate(0.0)
+        return trial
+
+    return run
+
+
+def _runs_at(bench: Bench, own: int, failed: int) -> bool:
+    """Whether a step runs at ``own``, which one of ``failed`` samples did not."""
+    if own == failed:
+        return False
+    try:
+        bench.fresh()
+        bench.step.scale_learning_rate(0.0)
+        return run_trial(bench.step, bench.source, bench.memory, own, steps=1).fits
+    except Exception:  # noqa: BLE001  # the first error is the one to be raised
+        return False
