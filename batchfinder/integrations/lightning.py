@@ -17,23 +17,24 @@ from typing import Any
 from batchfinder.errors import BatchFinderWarning, InvalidArgument, MissingDependency
 from batchfinder.find import find_batch_size as search
 from batchfinder.integrations.lightning_apply import Names, apply_before_fit, apply_inside_fit
-from batchfinder.integrations.lightning_trainer import inside_fit, refuse, training_inside_fit
+from batchfinder.integrations.lightning_trainer import (
+    callbacks,
+    inside_fit,
+    refuse,
+    training_inside_fit,
+)
 from batchfinder.integrations.shared import Applied, check_options, refuse_ranks, with_framework
 from batchfinder.max_batch import max_batch_size as probe
 from batchfinder.report import Report
 from batchfinder.results import ProbeResult
 from batchfinder.training import Training
 
-try:
-    from lightning.pytorch import Callback
-except ImportError:
-    try:
-        from pytorch_lightning import Callback
-    except ImportError as error:
-        raise MissingDependency(
-            "batchfinder.integrations.lightning needs lightning or pytorch_lightning: "
-            'pip install "lightning>=2.4"'
-        ) from error
+_CALLBACKS = callbacks()
+if not _CALLBACKS:
+    raise MissingDependency(
+        "batchfinder.integrations.lightning needs lightning or pytorch_lightning: "
+        'pip install "lightning>=2.4"'
+    )
 
 __all__ = ["BatchFinder", "apply", "find_batch_size", "max_batch_size"]
 
@@ -41,7 +42,7 @@ _BATCH_NAMES = ("batch_size",)
 _RATE_NAMES = ("lr", "learning_rate")
 
 
-class BatchFinder(Callback):  # type: ignore[misc]  # either package's, which mypy cannot follow
+class BatchFinder(*_CALLBACKS):  # type: ignore[misc]  # of every package that is installed
     """Searches as ``fit`` begins, sets batch size, accumulation and learning rate, then trains.
 
     On a resumed run (``ckpt_path``) the search waits until the optimizer is loaded. At several

@@ -11,7 +11,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +22,7 @@ from batchfinder.integrations.shared import kept_attributes, refuse_ranks
 from batchfinder.run.state import preserved
 from batchfinder.training import Training
 
-__all__ = ["inside_fit", "refuse", "training_inside_fit"]
+__all__ = ["callbacks", "inside_fit", "refuse", "training_inside_fit"]
 
 T = TypeVar("T")
 
@@ -244,6 +244,15 @@ def _batch_size_of(loader: Any) -> int | None:
 
 
 # Of the trainer's own package, lightning or pytorch_lightning ------------------------------
+
+
+def callbacks() -> tuple[type[Any], ...]:
+    """The ``Callback`` of each package that is installed; a trainer accepts its own alone."""
+    found = []
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        with suppress(ImportError):
+            found.append(importlib.import_module(package).Callback)
+    return tuple(found)
 
 
 def _package(trainer: Any) -> str:

@@ -209,7 +209,7 @@ def _step_of(trainer: Trainer) -> Callable[[Any, Any], Any]:
             losses.append(loss)
 
         inputs = dict(batch) if hasattr(batch, "keys") else batch  # a step may pop from it
-        items = trainer._get_num_items_in_batch([inputs], accelerator.device)
+        _, items = trainer.get_batch_samples(iter([inputs]), 1, accelerator.device)
         accelerator.backward = keep
         try:
             trainer.training_step(model, inputs, items)

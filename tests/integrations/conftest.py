@@ -7,6 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+try:
+    from accelerate.state import AcceleratorState, GradientState
+except ImportError:
+    AcceleratorState = GradientState = None
+
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen_imports() -> Iterator[None]:
@@ -15,3 +20,12 @@ def frozen_imports() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator_state() -> Iterator[None]:
+    """Accelerate keeps one state for a process, its precision included."""
+    yield
+    if AcceleratorState is not None:
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from framework_cases import PROBE, SHORT, WHOLE, digest, digits, network, seed
@@ -10,19 +12,30 @@ from torch.utils.data import DataLoader
 
 accelerate = pytest.importorskip("accelerate")
 
-from batchfinder import InvalidArgument
+from accelerate.state import GradientState
+
+from batchfinder import InvalidArgument, Search, memory_limit
 from batchfinder.integrations import accelerate as adapter
 
 
-def prepared(steps: int = 2, precision: str = "no"):
+def prepared(
+    steps: int = 2,
+    precision: str = "no",
+    size: int = 16,
+    rate: float = 1e-3,
+    split: bool = False,
+):
     seed(0)
     accelerator = accelerate.Accelerator(
-        cpu=True, mixed_precision=precision, gradient_accumulation_steps=steps
+        cpu=True,
+        mixed_precision=precision,
+        gradient_accumulation_steps=steps,
+        dataloader_config=accelerate.DataLoaderConfiguration(split_batches=split),
     )
     model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), rate)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=20)
-    loader = DataLoader(digits(), batch_size=16, shuffle=True)
+    loader = DataLoader(digits(), batch_size=size, shuffle=True)
     return accelerator, *accelerator.prepare(model, optimizer, loader, scheduler)
 
 
@@ -39,11 +52,7 @@ def train(accelerator, model, optimizer, loader, scheduler, steps: int = 6) -> N
             optimizer.zero_grad()
 
 
-@pytest.fixture(autouse=True)
-def fresh_state():
-    accelerate.state.AcceleratorState._reset_state(True)
-    accelerate.state.GradientState._reset_state()
-    yield
+def fresh_accelerator() -> None:
     accelerate.state.AcceleratorState._reset_state(True)
     accelerate.state.GradientState._reset_state()
 
@@ -120,3 +129,74 @@ def test_what_the_objects_answer_is_refused(name: str) -> None:
         return
     with pytest.raises(InvalidArgument, match=name):
         adapter.find_batch_size(accelerator, model, optimizer, loader, **{name: torch.bfloat16})
+
+
+def test_the_largest_size_trains_in_the_users_loop_and_two_percent_more_does_not() -> None:
+    limit = "6MiB"
+    digits()  # in memory before the limit is set
+    accelerator, model, optimizer, loader, _ = prepared(steps=1)
+    options = {**PROBE, "memory_limit": limit, "search": Search(resolution=0)}
+    largest = adapter.max_batch_size(
+        accelerator, model, optimizer, loader, loss_fn=functional.cross_entropy, **options
+    ).max_batch_size
+
+    def runs(size: int) -> bool:
+        accelerator, model, optimizer, loader, scheduler = prepared(steps=1, size=size)
+        ahead = list(itertools.islice(loader, 3))  # a GPU holds none but the present one
+        batches = (ahead.pop() for _ in range(3))
+        try:
+            with memory_limit(limit):
+                train(accelerator, model, optimizer, batches, scheduler)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    assert [runs(largest), runs(largest + max(1, -(-largest // 50)))] == [True, False]
+
+
+def test_split_batches_and_a_saved_state_after_apply(tmp_path) -> None:
+    accelerator, model, optimizer, loader, scheduler = prepared(steps=1, split=True)
+    report = adapter.find_batch_size(
+        accelerator, model, optimizer, loader, loss_fn=functional.cross_entropy, **SHORT
+    )
+    assert report.base_batch_size == 16
+    new, _ = adapter.apply(report, accelerator, loader, optimizer, scheduler)
+    train(accelerator, model, optimizer, new, scheduler, steps=2)
+    accelerator.save_state(str(tmp_path))
+    accelerator.load_state(str(tmp_path))
+
+
+def test_applied_equals_the_same_numbers_typed_in() -> None:
+    accelerator, model, optimizer, loader, scheduler = prepared()
+    report = adapter.find_batch_size(
+        accelerator, model, optimizer, loader, loss_fn=functional.cross_entropy, **SHORT
+    )
+    new, _ = adapter.apply(report, accelerator, loader, optimizer, scheduler)
+    steps, factor = report.accumulation_steps, report.rate_factor or 1.0
+    fresh_accelerator()
+    typed = prepared(steps=steps, size=report.batch_size, rate=1e-3 * factor)
+    ends = []
+    for objects in ((accelerator, model, optimizer, new, scheduler), typed):
+        seed(1)
+        objects[0].gradient_state.plugin_kwargs["num_steps"] = steps  # one state for all
+        train(*objects)
+        ends.append(list(objects[1].parameters()))
+    torch.testing.assert_close(ends[0], ends[1])  # factor × (rate × share) is rounded otherwise
+
+
+def test_sharded_training_is_refused_with_the_way_out() -> None:
+    accelerator, model, optimizer, loader, _ = prepared()
+    accelerator.state.distributed_type = accelerate.utils.DistributedType.FSDP
+    with pytest.raises(InvalidArgument, match="search with one device"):
+        adapter.max_batch_size(accelerator, model, optimizer, loader, **PROBE)
+
+
+def test_every_private_name_that_is_used_exists() -> None:
+    accelerator, _, optimizer, loader, scheduler = prepared()
+    assert accelerator._dataloaders == [loader]
+    assert accelerator.step == 0
+    assert callable(GradientState()._set_sync_gradients)
+    assert isinstance(GradientState().dataloader_references, list)
+    assert isinstance(optimizer.optimizer, torch.optim.Optimizer)
+    assert scheduler.scheduler is not scheduler
+    assert accelerator.scaler is None

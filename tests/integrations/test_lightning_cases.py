@@ -20,6 +20,11 @@ from batchfinder import BatchFinderWarning, InvalidArgument, Search, memory_limi
 from batchfinder.integrations import lightning as adapter
 from batchfinder.integrations import lightning_trainer
 
+LOAD = (
+    {"weights_only": False}
+    if "weights_only" in inspect.signature(pl.Trainer.fit).parameters
+    else {}
+)
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -205,7 +210,7 @@ def test_a_resumed_run_searches_with_the_loaded_optimizer(checkpoint) -> None:
             PACKAGES[0], max_epochs=2, callbacks=[finder] if searched else [], limit_train_batches=3
         )
         seed(1)
-        trainer.fit(module, ckpt_path=checkpoint, weights_only=False)
+        trainer.fit(module, ckpt_path=checkpoint, **LOAD)
         assert trainer.current_epoch == 2
         ends.append(digest(module, trainer.optimizers[0]))
     assert finder.report is not None
@@ -216,7 +221,7 @@ def test_a_resumed_run_trains_on_with_what_is_applied(checkpoint) -> None:
     finder = adapter.BatchFinder(at_least=20, **SHORT)
     module = module_of(PACKAGES[0])
     trainer = trainer_of(PACKAGES[0], max_epochs=2, callbacks=[finder], limit_train_batches=3)
-    trainer.fit(module, ckpt_path=checkpoint, weights_only=False)
+    trainer.fit(module, ckpt_path=checkpoint, **LOAD)
     assert module.batch_size == finder.report.batch_size >= 20
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(
         1e-3 * finder.report.rate_factor

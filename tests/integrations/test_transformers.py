@@ -13,6 +13,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 from batchfinder import InvalidArgument
 from batchfinder.integrations import transformers as adapter
 
+fields = TrainingArguments.__dataclass_fields__
+BY_LENGTH = (
+    {"train_sampling_strategy": "group_by_length"}
+    if "train_sampling_strategy" in fields
+    else {"group_by_length": True}
+)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
@@ -50,7 +56,7 @@ def trainer_of(tmp_path, kind=Trainer, callbacks=(), **changed):
         ({}, SHORT),
         ({"bf16": True}, SHORT),
         ({"gradient_checkpointing": True}, SHORT),
-        ({"train_sampling_strategy": "group_by_length"}, SHORT),
+        (BY_LENGTH, SHORT),
         ({"label_smoothing_factor": 0.1, "neftune_noise_alpha": 5.0}, SHORT),
         pytest.param({}, WHOLE, marks=pytest.mark.slow),
     ],
