@@ -38,7 +38,7 @@ class Base:
 
     batch_size: int
     learning_rate: float | None
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
     is_yours: bool = True
     size_is_yours: bool = True
     rate_is_yours: bool = True
@@ -86,14 +86,9 @@ def _base(
         batch_size = source.base_batch_size
     if batch_size is None:
         batch_size = min(_ASSUMED_BATCH, probed.max_batch_size)
-        caveats.append(
-            f"neither base_batch_size nor the loader names a batch size: {batch_size} was assumed"
-        )
+        caveats.append(Caveat("base.no_size", assumed=batch_size))
     if source.ceiling is not None and batch_size > source.ceiling:
-        caveats.append(
-            f"the base batch size {batch_size} is more than the {source.ceiling} that the dataset "
-            "can fill: the dataset's size took its place"
-        )
+        caveats.append(Caveat("base.beyond_dataset", size=batch_size, ceiling=source.ceiling))
         batch_size = source.ceiling
     size_is_yours = not caveats
     check_loss(call.bench, min(batch_size, probed.max_batch_size))
@@ -206,20 +201,12 @@ def in_room(bench: Bench, size: int, work: Callable[[int], T]) -> tuple[int, T]:
         size = allowed.at_most(size // 2)
 
 
-def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | None, str]:
+def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | None, Caveat]:
     bench = call.bench
-    call.observe(Note("no learning rate was given: a range test looks for one"))
+    call.observe(Note(Caveat("base.range_test")))
     size, found = in_room(
         bench, min(batch_size, largest), partial(range_test, bench.step, bench.source)
     )
     if found is None:
-        return None, (
-            "no learning rate was given and the range test found none: no rate is "
-            "recommended; pass optimizer= or base_learning_rate="
-        )
-    return found, (
-        f"no learning rate was given: {found:.2g}, in place of what the assumed optimizer brings "
-        "along, comes from a learning-rate range test at batch "
-        f"{size}; pass optimizer= or base_learning_rate= to replace it by one that you know "
-        "to work"
-    )
+        return None, Caveat("base.no_rate_found")
+    return found, Caveat("base.rate_found", rate=found, batch=size)

@@ -23,7 +23,7 @@ from batchfinder.run.trial import run_trial
 from batchfinder.timing import sizes_worth_measuring
 from batchfinder.training import Autocast, Loader, Model, Search, Training, training_of
 from batchfinder.units import format_bytes
-from batchfinder.wording import summary
+from batchfinder.wording import Caveat, summary
 
 __all__ = ["Evaluation", "eval_batch_size"]
 
@@ -43,7 +43,7 @@ class Evaluation:
     measurements: tuple[Measurement, ...]
     limit_bytes: int
     unit: str = "samples"
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
 
     def __str__(self) -> str:
         return summary.evaluated(
@@ -185,7 +185,7 @@ class _Place:
         if not any(trial.fits for trial in latest(trials)):
             raise NothingFits(_nothing_fits(trials, self.memory))
         sizes = _sizes(trials, space, headroom)
-        said: list[str] = []
+        said: list[Caveat] = []
         timed = measure(
             self.step,
             self.source,
@@ -262,7 +262,7 @@ def _chosen(timed: Sequence[Measurement]) -> int:
 def _nothing_fits(trials: Sequence[Trial], memory: MemoryBackend) -> str:
     tried = min(trials, key=lambda trial: trial.batch_size)
     return (
-        f"not even a batch of {tried.batch_size} fits for evaluation: it {tried.outcome.value}; "
+        f"not even a batch of {tried.batch_size} fits for evaluation: it {tried.outcome.words}; "
         f"the limit is {format_bytes(memory.limit_bytes())}. Try lower precision (autocast=), a "
         "smaller input or a smaller model."
     )

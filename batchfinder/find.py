@@ -183,7 +183,8 @@ def find_batch_size(
         bench = call.bench
         probed = probe_sizes(call, search, step_seconds=_LONGEST_STEP)
         base = base_of(call, probed, base_batch_size, base_learning_rate)
-        measurements = measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
+        timed = measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
+        measurements = timed.measurements
         problem = Problem(
             measurements,
             None,
@@ -243,12 +244,13 @@ def find_batch_size(
         state_restored=not lost,
         caveats=caveats_of(
             call,
-            probed,
-            base,
-            measurements=measurements,
-            findings=findings,
-            recommendation=recommendation,
-            lost=lost,
+            probed.caveats,
+            base.caveats,
+            timed.caveats,
+            settled.caveats,
+            findings.caveats,
+            recommendation.caveats,
+            lost,
         ),
         environment=environment,
         base_batch_size=base.batch_size,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchfinder.arguments import check
+from batchfinder.caveats import caveats_of
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.stage import probe_sizes
 from batchfinder.protocols import Observer, RankGroup
@@ -120,6 +121,5 @@ def max_batch_size(
         function="max_batch_size",
     ) as call:
         found = probe_sizes(call, search)
-        assumed = call.bench.assumptions()
-    not_restored(call)
-    return shared(call, replace(found, caveats=(*assumed, *found.caveats)))
+    lost = not_restored(call)
+    return shared(call, replace(found, caveats=caveats_of(call, found.caveats, lost)))

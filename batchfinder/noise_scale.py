@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from batchfinder.arguments import check
+from batchfinder.caveats import caveats_of
 from batchfinder.errors import BatchFinderError
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_here
@@ -95,7 +97,8 @@ def gradient_noise_scale(
         function="gradient_noise_scale",
     ) as call:
         found = estimate_here(call, noise, micro_batch=micro_batch)
-    not_restored(call)
+    lost = not_restored(call)
     if found.training is None:
         raise BatchFinderError(" ".join(found.caveats))
-    return shared(call, found.training)
+    said = caveats_of(call, found.caveats, lost)
+    return shared(call, replace(found.training, caveats=said))

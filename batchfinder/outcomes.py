@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from enum import Enum
 
+from batchfinder.wording.probe import ENDED
+
 __all__ = ["Judgement", "Limit", "Outcome", "Stage", "Why"]
 
 
 class Outcome(Enum):
     """How one trial at one batch size ended."""
 
-    FITS = "ran and fitted"
-    OUT_OF_MEMORY = "ran out of memory"
-    AT_THE_EDGE = "ran, but the allocator went on flushing its cache: too close to the limit"
-    INDEX_LIMIT = "met an index or grid limit of a kernel, which more memory would not move"
-    KILLED = "its process was killed by the operating system"
+    FITS = "fits"
+    OUT_OF_MEMORY = "out of memory"
+    AT_THE_EDGE = "at the edge of memory"
+    INDEX_LIMIT = "index limit"
+    KILLED = "killed"
+
+    @property
+    def words(self) -> str:
+        """How it ended, as the end of a sentence that begins with the size."""
+        return ENDED[self.name]
 
 
 class Limit(Enum):

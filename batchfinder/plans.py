@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from batchfinder.outcomes import Judgement, Limit, Why
 from batchfinder.rates import UpdateEffect
+from batchfinder.wording import Caveat
 
 __all__ = [
     "BatchPlan",
@@ -163,7 +164,7 @@ class Recommendation:
     """Global batches between which the rule is trusted."""
     within_noise: tuple[int, int] | None = None
     """Smallest and largest global batch that the measurements cannot tell from the choice."""
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
 
 
 @dataclass(frozen=True)

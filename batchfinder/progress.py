@@ -232,7 +232,7 @@ def _trial(trial: Trial) -> str:
     peak = "" if trial.peak_bytes is None else f"peak {format_bytes(trial.peak_bytes)}"
     disturbed = "another process used memory meanwhile" if trial.disturbed else ""
     taken = format_seconds(trial.seconds) if trial.seconds else ""
-    said = (trial.outcome.value, peak, taken, trial.note, disturbed)
+    said = (trial.outcome.words, peak, taken, trial.note, disturbed)
     return ", ".join(part for part in said if part)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from batchfinder.wording import Caveat
+
 __all__ = ["RaceArm", "RaceResult"]
 
 
@@ -49,8 +51,8 @@ class RaceResult:
     averaged: bool = False
     start_loss: float = math.nan
     held_out_samples: int = 0
-    refusal: str = ""
-    caveats: tuple[str, ...] = ()
+    refusal: Caveat | None = None
+    caveats: tuple[Caveat, ...] = ()
 
     @property
     def factor(self) -> float:

@@ -31,7 +31,7 @@ from batchfinder.rates import GroupRate as GroupRate
 from batchfinder.trials import MemoryBreakdown as MemoryBreakdown
 from batchfinder.trials import ProbeResult as ProbeResult
 from batchfinder.trials import Trial as Trial
-from batchfinder.wording import summary
+from batchfinder.wording import Caveat, summary
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class NoiseScale:
     gradient_squared: float = math.nan
     noise_trace: float = math.nan
     micro_batch: int = 0
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
     after_steps: int = 0
     confidence: float = 0.90
     """How often the interval from ``low`` to ``high`` holds the true figure."""
@@ -96,7 +96,7 @@ class NoiseFindings:
     training: NoiseScale | None
     points: tuple[NoiseScale, ...] = ()
     per_size: tuple[NoiseScale, ...] = ()
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,14 @@ class Measurement:
         """Whether the interval is wider than a fifth of the figure."""
         width = self.samples_per_second_high - self.samples_per_second_low
         return width > 0.2 * self.samples_per_second
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The sizes that were timed, in increasing order, and what to say of those that were not."""
+
+    measurements: tuple[Measurement, ...]
+    caveats: tuple[Caveat, ...] = ()
 
 
 Event = (

@@ -128,9 +128,9 @@ class Budget:
 
 @dataclass
 class Call:
-    """What every stage of one call shares; ``spent``, ``cut`` and ``said`` are filled by them.
+    """What every stage of one call shares; ``spent`` is filled by them.
 
-    ``cut`` are caveats on what time left out; ``said`` those of stages that return none.
+    What a stage has to say stands in what it returns.
     """
 
     bench: Bench
@@ -139,24 +139,17 @@ class Call:
     """The user's own, to be asked how many workers it has."""
     budget: Budget = field(default_factory=Budget)
     spent: dict[str, float] = field(default_factory=dict)
-    cut: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
 
     @property
     def replicas(self) -> int:
         """How many ranks share one optimizer step, each with samples of its own."""
         return self.bench.step.ranks.replicas
 
-    def say(self, text: str) -> None:
-        """Tell the observer now, and the report's reader at the end."""
-        self.said.append(text)
-        self.observe(Note(text))
-
-    def cut_short(self, code: str, **numbers: Any) -> None:
-        """Keep ``Caveat(code, **numbers)``: what was left out as the time ran out."""
+    def cut_short(self, code: str, **numbers: Any) -> Caveat:
+        """What was left out as the time ran out, with the time that there was."""
         seconds = self.budget.limit_seconds or 0.0
         given = self.budget.total_seconds is not None
-        self.cut.append(Caveat(code, seconds=seconds, given=given, **numbers))
+        return Caveat(code, seconds=seconds, given=given, **numbers)
 
     def own_step_takes(self, seconds: float) -> None:
         """Plan with ``seconds`` for one step of the user's own, and say so where that is long."""
@@ -265,14 +258,11 @@ def shared(call: Call, found: T) -> T:
     return ranks.tell("the result", found if ranks.rank == 0 else None)[0] or found
 
 
-def not_restored(call: Call) -> tuple[str, ...]:
+def not_restored(call: Call) -> tuple[Caveat, ...]:
     """What is not, or cannot be shown to be, as it was before the call; a warning names it."""
     with gradients_on():  # as they were when the snapshot was taken
         lost = call.bench.snapshot.differences()
     unseen = not (call.bench.has_own_optimizer or call.bench.snapshot.keeps_optimizer)
-    left = call.bench.snapshot.left()
-    if left:
-        call.said.append(Caveat("step.left", names=left))
     if call.bench.step.updates_itself and unseen:
         lost = (*lost, _UNSEEN)
     lost = _on_any_rank(call.bench.step.ranks, lost)
@@ -284,7 +274,7 @@ def not_restored(call: Call) -> tuple[str, ...]:
             StateNotRestoredWarning,
             stacklevel=3,
         )
-    return lost
+    return tuple(Caveat("session.not_restored", what=each) for each in lost)
 
 
 def _on_any_rank(ranks: Ranks, lost: tuple[str, ...]) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def _message(trial: Trial, limit: int) -> str:
     needed = ""
     if trial.peak_bytes is not None:
         needed = f"; {format_bytes(trial.peak_bytes)} or more are needed"
-    found = f"it {trial.outcome.value}{needed}" + (f" ({trial.note})" if trial.note else "")
+    found = f"it {trial.outcome.words}{needed}" + (f" ({trial.note})" if trial.note else "")
     size = format_size(trial.batch_size)
     return (
         f"expected batch size {size} to fit in {format_bytes(limit)}; found that {found}. "

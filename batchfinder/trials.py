@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from batchfinder.outcomes import Limit, Outcome
-from batchfinder.wording import summary
+from batchfinder.wording import Caveat, summary
 
 __all__ = ["MemoryBreakdown", "ProbeResult", "Trial"]
 
@@ -82,7 +82,7 @@ class ProbeResult:
     memory: MemoryBreakdown
     limited_by: Limit
     ceiling: int | None = None
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
     ordinary_peak_bytes: int | None = None
     """Where lengths vary: the peak of ordinary samples at the largest size, not the longest."""
 
@@ -95,7 +95,7 @@ class ProbeResult:
     def __str__(self) -> str:
         return summary.searched(
             [
-                (trial.batch_size, trial.outcome.value, trial.peak_bytes, trial.seconds)
+                (trial.batch_size, trial.outcome.words, trial.peak_bytes, trial.seconds)
                 for trial in self.trials
             ],
             largest=self.max_batch_size,

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import batchfinder as bf
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.run.state import preserved
+from batchfinder.session import Budget
 from batchfinder.training import Search
 
 
@@ -209,3 +210,31 @@ def test_a_part_that_only_some_batches_use_is_counted_where_it_is_used() -> None
     asleep = max(peak for size, peak in peaks.items() if size < 8)
     awake = min(peak for size, peak in peaks.items() if size >= 8)
     assert awake - asleep > state_and_gradient
+
+
+def test_what_was_assumed_is_said_with_the_noise_scale() -> None:
+    found = bf.gradient_noise_scale(
+        network(),
+        DataLoader(population(512), batch_size=16),
+        noise=MicroBatchVariance(samples=256),
+        observe=lambda event: None,
+    )
+    codes = {caveat.code for caveat in found.caveats}
+    assert {"step.assumed_loss", "step.assumed_optimizer", "noise.at_start"} <= codes
+
+
+def test_what_the_budget_cut_is_said_by_the_search_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(budget: Budget, part: float = 1.0) -> bool:
+        return True
+
+    monkeypatch.setattr(Budget, "is_spent", late)
+    found = bf.max_batch_size(
+        network(),
+        DataLoader(population(512), batch_size=16),
+        memory_limit="200KiB",
+        budget_seconds=100,
+        observe=lambda event: None,
+    )
+    cut = [caveat for caveat in found.caveats if caveat.code == "session.search"]
+    assert [caveat.numbers["seconds"] for caveat in cut] == [100]
+    assert found.limited_by is bf.Limit.TIME

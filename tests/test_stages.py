@@ -78,8 +78,8 @@ def test_what_a_call_may_take_is_said_at_its_start_and_again_where_steps_are_slo
         call.own_step_takes(3.0)
         assert events[-1].text.code == "session.longer"
         assert "takes about 3 s, so this call takes up to about 2 min 00 s" in events[-1].text
-        call.cut_short("session.search", largest=64)
-    assert call.cut[0].startswith("the default time of about 2 min 00 s ran out")
+        cut = call.cut_short("session.search", largest=64)
+    assert cut.startswith("the default time of about 2 min 00 s ran out")
 
 
 def test_a_call_of_which_the_caller_sets_the_time_says_nothing_of_it() -> None:

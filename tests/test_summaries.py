@@ -47,10 +47,10 @@ def test_a_search_is_a_table_with_the_answer_above_it() -> None:
     assert str(found).splitlines() == [
         "Largest batch size that fits: 128, limited by memory.",
         "  batch size  peak memory   trial  outcome",
-        "  ──────────  ───────────  ──────  " + "─" * len(Outcome.OUT_OF_MEMORY.value),
-        "           1     5.00 MiB  250 ms  " + Outcome.FITS.value,
-        "→        128     36.0 MiB  500 ms  " + Outcome.FITS.value,
-        "         256            -  500 ms  " + Outcome.OUT_OF_MEMORY.value,
+        "  ──────────  ───────────  ──────  " + "─" * len(Outcome.OUT_OF_MEMORY.words),
+        "           1     5.00 MiB  250 ms  " + Outcome.FITS.words,
+        "→        128     36.0 MiB  500 ms  " + Outcome.FITS.words,
+        "         256            -  500 ms  " + Outcome.OUT_OF_MEMORY.words,
         "Limit: 64.0 MiB. Memory: 4.00 MiB + 256 KiB per sample.",
         "- One thing to know.",
     ]

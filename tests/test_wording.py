@@ -25,7 +25,7 @@ def test_it_reads_as_its_sentence() -> None:
     [
         lambda caveat: pickle.loads(pickle.dumps(caveat)),
         copy.deepcopy,
-        lambda caveat: decode(str, encode(caveat)),
+        lambda caveat: decode(Caveat, encode(caveat)),
     ],
 )
 def test_it_survives(trip) -> None:

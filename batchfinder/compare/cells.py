@@ -14,12 +14,12 @@ __all__ = ["Cell", "Ending", "Look"]
 class Ending(Enum):
     """How one training ended."""
 
-    FINISHED = "used its whole budget"
-    DIVERGED = "the loss became NaN or infinite, or ran away"
-    HOPELESS = "stopped: it could no longer be the fastest to the target"
-    OUT_OF_MEMORY = "ran out of memory"
-    EARLY = "stopped: the validation loss no longer improved"
-    LOST = "its worker died"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    HOPELESS = "hopeless"
+    OUT_OF_MEMORY = "out of memory"
+    EARLY = "early"
+    LOST = "lost"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from batchfinder.compare import drawing, rendering
 from batchfinder.compare.cells import Cell, Ending, Look
 from batchfinder.errors import InvalidArgument, MissingDependency
 from batchfinder.report import encoding
+from batchfinder.wording import Caveat
 
 if TYPE_CHECKING:
     import pandas
@@ -64,7 +65,7 @@ class Comparison:
     base_batch_size: int
     recommended: int | None = None
     metric_name: str = ""
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
 
     @property
     def arms(self) -> tuple[Arm, ...]:

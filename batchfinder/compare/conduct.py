@@ -22,11 +22,10 @@ from batchfinder.compare.jobs import (
 )
 from batchfinder.compare.recipe import Recipe
 from batchfinder.compare.record import Record
-from batchfinder.compare.rendering import number
 from batchfinder.compare.training import Rules
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note
-from batchfinder.units import format_size
+from batchfinder.wording import Caveat
 
 __all__ = ["Study", "unheard"]
 
@@ -45,7 +44,7 @@ class Study:
     done: list[Cell] = field(default_factory=list)
     peaks: dict[int, Peak] = field(default_factory=dict)
 
-    def run(self, plan: Sequence[Cell], budget: float | None) -> tuple[list[Cell], list[str]]:
+    def run(self, plan: Sequence[Cell], budget: float | None) -> tuple[list[Cell], list[Caveat]]:
         """The cells in the order of ``plan``, and caveats."""
         started = self.clock()
 
@@ -87,29 +86,29 @@ class Study:
         loss = cell.final(lambda look: look.loss)
         self.observe(
             Note(
-                f"batch {format_size(cell.batch_size)} at {cell.learning_rate:.3g}, "
-                f"seed {cell.seed}: loss {number(loss)}, {cell.ending.value}"
+                Caveat(
+                    "compare.trained",
+                    batch=cell.batch_size,
+                    rate=cell.learning_rate,
+                    seed=cell.seed,
+                    loss=loss,
+                    ending=cell.ending.name,
+                )
             )
         )
 
-    def _caveats(self, planned: int) -> list[str]:
-        said = []
+    def _caveats(self, planned: int) -> list[Caveat]:
+        said: list[Caveat] = []
         if len(self.done) < planned:
-            said.append(f"{planned - len(self.done)} of {planned} trainings had no time left")
+            said.append(Caveat("compare.no_time", count=planned - len(self.done), of=planned))
         lost = sum(cell.ending is Ending.LOST for cell in self.done)
         if lost:
-            said.append(f"{lost} of {planned} trainings were lost with their workers")
+            said.append(Caveat("compare.lost", count=lost, of=planned))
         hosts = {cell.host for cell in self.done if cell.host}
         if len(hosts) > 1:
-            said.append(
-                f"trained on {len(hosts)} machines ({', '.join(sorted(hosts))}): times of "
-                "different machines are not comparable"
-            )
+            said.append(Caveat("compare.machines", hosts=tuple(sorted(hosts))))
         if self.executor is not None and self.rules.target is not None:
-            said.append(
-                "trainings ran side by side: which ones were stopped early depends on the order "
-                "in which others ended"
-            )
+            said.append(Caveat("compare.side_by_side"))
         return said
 
     def _key(self, asked: Cell) -> str:

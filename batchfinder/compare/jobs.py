@@ -106,7 +106,7 @@ def train_job(job: Job) -> Cell:
     host = socket.gethostname() if job.caller else ""
     asked = replace(job.asked, peak_bytes=peak.peak_bytes, host=host)
     if peak.outcome is not Outcome.FITS:
-        return replace(asked, ending=Ending.OUT_OF_MEMORY, note=peak.outcome.value)
+        return replace(asked, ending=Ending.OUT_OF_MEMORY, note=peak.outcome.words)
     return train_cell(job.recipe, job.rules, asked, fastest=job.fastest_seconds, clock=job.clock)
 
 

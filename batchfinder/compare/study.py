@@ -27,6 +27,7 @@ from batchfinder.run.batches import rebuild_loader
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state import preserved
 from batchfinder.scaling import rule_for
+from batchfinder.wording import Caveat
 
 __all__ = ["compare_batch_sizes"]
 
@@ -282,8 +283,8 @@ def _samples(samples: int | None, epochs: float, length: int | None) -> int:
     return samples
 
 
-def _caveats(validation: Iterable[Batch] | None, seeds: Sequence[int]) -> Iterator[str]:
+def _caveats(validation: Iterable[Batch] | None, seeds: Sequence[int]) -> Iterator[Caveat]:
     if validation is None:
-        yield "No validation loader: sizes are compared by their training loss."
+        yield Caveat("compare.no_validation")
     if len(seeds) < 3:
-        yield f"{len(seeds)} seed(s): differences between sizes may be chance."
+        yield Caveat("compare.few_seeds", count=len(seeds))

@@ -13,6 +13,7 @@ from batchfinder.meter import Meter
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import BatchPlan, Confirmation, ProbeResult, Recommendation, Stage
 from batchfinder.session import Call, stage
+from batchfinder.wording import Caveat
 
 __all__ = ["confirm_choice", "with_headroom"]
 
@@ -31,10 +32,7 @@ def confirm_choice(
     bench = call.bench
     steps = _affordable_steps(call, problem, recommendation.plan)
     if steps < FEWEST_STEPS:
-        call.cut_short("session.not_confirmed")
-        return recommendation, None
-    if steps < STEPS:
-        call.cut_short("session.confirmed_short", steps=steps, of=STEPS)
+        return _saying(recommendation, call.cut_short("session.not_confirmed")), None
 
     def run(plan: BatchPlan, rate: float | None) -> Confirmation:
         now = max(FEWEST_STEPS, min(steps, _affordable_steps(call, problem, plan)))
@@ -58,13 +56,21 @@ def confirm_choice(
 
     detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
     with stage(call, Stage.CONFIRM, detail, _seconds(problem, recommendation.plan, steps)):
-        return confirm_recommendation(
+        settled, confirmation = confirm_recommendation(
             problem,
             run,
             own=own,
             enough=lambda: _affordable_steps(call, problem, recommendation.plan) < FEWEST_STEPS,
             enough_for_more=lambda: _affordable_steps(call, problem, recommendation.plan) < steps,
         )
+    if confirmation.steps < STEPS:
+        short = call.cut_short("session.confirmed_short", steps=confirmation.steps, of=STEPS)
+        settled = _saying(settled, short)
+    return settled, confirmation
+
+
+def _saying(recommendation: Recommendation, caveat: Caveat) -> Recommendation:
+    return replace(recommendation, caveats=(*recommendation.caveats, caveat))
 
 
 def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeResult:

@@ -8,15 +8,16 @@ from functools import partial
 from typing import Any
 
 from batchfinder.errors import NothingFits
-from batchfinder.measure import NOTHING_TIMED, Effort, measure
+from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
 from batchfinder.meter import Meter
 from batchfinder.probe import step_seconds_at
 from batchfinder.protocols import BatchSource, Clock
-from batchfinder.results import Measurement, MemoryBreakdown, ProbeResult, Stage
+from batchfinder.results import MemoryBreakdown, Note, ProbeResult, Stage, Timings
 from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import energy_counter
 from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
+from batchfinder.wording import Caveat
 
 __all__ = ["measure_sizes"]
 
@@ -26,9 +27,7 @@ OF_WHAT_WAS_GIVEN = 0.2
 """Share of a budget of the caller's own that is spent on timing where the usual time is less."""
 
 
-def measure_sizes(
-    call: Call, probed: ProbeResult, *, base: int, headroom: float
-) -> tuple[Measurement, ...]:
+def measure_sizes(call: Call, probed: ProbeResult, *, base: int, headroom: float) -> Timings:
     """Time the sizes that could be recommended, in increasing order; only sizes that may be tried.
 
     Raises:
@@ -40,7 +39,12 @@ def measure_sizes(
     allowed = bench.sizes
     worth = sizes_worth_measuring(largest, allowed.at_most(inside), base)
     sizes = [size for size in worth if allowed.allows(size)]
-    effort = _effort(call, step_seconds_at(probed.trials, base))
+    effort, said = _effort(call, step_seconds_at(probed.trials, base))
+
+    def say(caveat: Caveat) -> None:
+        said.append(caveat)
+        call.observe(Note(caveat))
+
     detail = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
     with stage(call, Stage.MEASURE, detail, effort.budget_seconds):
         bench.fresh()
@@ -57,7 +61,7 @@ def measure_sizes(
             clock=call.budget.clock,
             allowed=allowed.allows,
             observe=call.observe,
-            say=call.say,
+            say=say,
             advance=Meter(
                 Stage.MEASURE,
                 call.observe,
@@ -70,7 +74,7 @@ def measure_sizes(
         )
     if not measured:
         raise NothingFits(NOTHING_TIMED)
-    return measured
+    return Timings(measured, (*said, *about_timings(measured)))
 
 
 def _slowest_loading(
@@ -93,7 +97,7 @@ def largest_within(memory: MemoryBreakdown, largest: int, headroom: float) -> in
     return max(1, min(largest, int(room / memory.per_sample_bytes)))
 
 
-def _effort(call: Call, own_step_seconds: float | None) -> Effort:
+def _effort(call: Call, own_step_seconds: float | None) -> tuple[Effort, list[Caveat]]:
     """As much time as ``OWN_STEPS`` of the user's own steps take, or their budget allows for."""
     effort, share = Effort(), call.budget.share(0.4)
     patient = max(
@@ -102,11 +106,11 @@ def _effort(call: Call, own_step_seconds: float | None) -> Effort:
         OF_WHAT_WAS_GIVEN * (call.budget.total_seconds or 0.0),
     )
     if share is None or share >= patient:
-        return replace(effort, budget_seconds=patient)
-    if share < effort.budget_seconds:
-        call.cut_short("session.timing", spent=share)
-    return replace(
+        return replace(effort, budget_seconds=patient), []
+    is_short = share < effort.budget_seconds
+    effort = replace(
         effort,
         budget_seconds=share,
         loader_budget_seconds=min(effort.loader_budget_seconds, 0.2 * share),
     )
+    return effort, [call.cut_short("session.timing", spent=share)] if is_short else []

@@ -55,7 +55,7 @@ def measure(
     sleep: Callable[[float], None] = time.sleep,
     observe: Observer | None = None,
     allowed: Callable[[int], bool] = lambda size: True,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[Caveat], None] = lambda caveat: None,
     advance: Advance = unmetered,
     start_over: Callable[[], None] = lambda: None,
     loading: Loading = loading_seconds,
@@ -81,7 +81,7 @@ def measure(
         sleep: waits while the draw without any work is read.
         observe: gets each finished measurement.
         allowed: which half-steps may be added.
-        say: gets a sentence for each size that is left out.
+        say: gets a caveat for each size that is left out.
         advance: told of every trial and every visit to a size.
         start_over: puts back what earlier batches left for the next; called where sizes change.
         loading: times the loader by itself.

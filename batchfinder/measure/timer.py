@@ -41,7 +41,7 @@ class Timer:
         own: int,
         most: float = math.inf,
         clock: Clock,
-        say: Callable[[str], None],
+        say: Callable[[Caveat], None],
         start_over: Callable[[], None],
         advance: Advance = unmetered,
     ) -> None:
@@ -259,4 +259,4 @@ class Timer:
 
 
 def _left_out(size: int, outcome: Outcome) -> Caveat:
-    return Caveat("measure.ran_out", size=size, outcome=outcome.value)
+    return Caveat("measure.ran_out", size=size, outcome=outcome.name)

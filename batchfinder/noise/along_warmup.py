@@ -199,7 +199,7 @@ def _per_size(
     return found
 
 
-def _said(context: WarmupContext, record: WarmupRecord, steps: int, measured: bool) -> list[str]:
+def _said(context: WarmupContext, record: WarmupRecord, steps: int, measured: bool) -> list[Caveat]:
     said = list(dict.fromkeys(record.caveats))
     if measured:
         said.extend(context.hazards.said(context.size))
@@ -208,7 +208,7 @@ def _said(context: WarmupContext, record: WarmupRecord, steps: int, measured: bo
     return [*said, *_about_steps(record.steps, steps, measured)]
 
 
-def _about_steps(taken: int, of: int, measured: bool) -> list[str]:
+def _about_steps(taken: int, of: int, measured: bool) -> list[Caveat]:
     """How far the warm-up came, and what follows from it."""
     cut_short = taken < of
     if not measured:
@@ -220,7 +220,7 @@ def _about_steps(taken: int, of: int, measured: bool) -> list[str]:
     return [Caveat("noise.cut", taken=taken, of=of)] if cut_short else []
 
 
-def _said_of(training: NoiseScale | None) -> tuple[str, ...]:
+def _said_of(training: NoiseScale | None) -> tuple[Caveat, ...]:
     if training is None:
         return ()
     if training.is_bounded:

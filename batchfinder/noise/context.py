@@ -82,7 +82,7 @@ class Pooling:
         )
 
 
-def said_of(found: Moments) -> tuple[str, ...]:
+def said_of(found: Moments) -> tuple[Caveat, ...]:
     """What moments give reason to say."""
     return (Caveat("noise.alike"),) if found.is_alike else ()
 
@@ -255,7 +255,7 @@ class WarmupRecord:
     enough: bool = False
     """Whether the warm-up ended as its interval was narrow enough for the choice."""
     metric: Metric = EUCLIDEAN
-    caveats: list[str] = field(default_factory=list)
+    caveats: list[Caveat] = field(default_factory=list)
 
     @property
     def preconditioned(self) -> bool:

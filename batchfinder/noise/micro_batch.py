@@ -211,7 +211,7 @@ class _Gathered:
         mean = accumulated_square(step.parameters(), divisor, self.metric)
         return formulas.moments(self.sizes, self.squares, mean)
 
-    def caveats(self, wide: bool) -> Iterator[str]:
+    def caveats(self, wide: bool) -> Iterator[Caveat]:
         lost = self.tried - len(self.sizes)
         if lost:
             yield Caveat("noise.not_finite", count=lost, of=self.tried)

@@ -42,11 +42,11 @@ class Hazards:
     batch_norm: bool = False
     dropout: bool = False
     sum_reduced: bool = False
-    refusal: str = ""
+    refusal: Caveat | None = None
 
-    def said(self, size: int) -> list[str]:
+    def said(self, size: int) -> list[Caveat]:
         """What to say beside a noise scale measured with micro-batches of ``size``."""
-        said: list[str] = []
+        said: list[Caveat] = []
         if self.sum_reduced:
             said.append(Caveat("noise.sum_reduced"))
         if self.batch_norm:

@@ -91,9 +91,9 @@ class TrainingLoop:
                 f"step {len(self.losses)}: check the data and the learning rate"
             )
 
-    def caveats(self) -> list[str]:
+    def caveats(self) -> list[Caveat]:
         """What the losses and gradients along the way gave reason to say."""
-        said: list[str] = []
+        said: list[Caveat] = []
         if self.not_finite:
             said.append(Caveat("noise.steps_not_finite", count=self.not_finite))
         quarter = len(self.losses) // 4

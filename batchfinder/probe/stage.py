@@ -99,9 +99,7 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         raise NothingFits(_nothing_fits(evidence, holdings) + _neighbours(bench))
     largest = max(trial.batch_size for trial in evidence if trial.fits)
     slow = None
-    if not recalled.ended:
-        call.cut_short("session.search", largest=largest)
-    elif (patience := _patience(call, step_seconds)) is not None:
+    if recalled.ended and (patience := _patience(call, step_seconds)) is not None:
         slow = not_tried_for_time(evidence, searched, search.propose, patience, own)
     limit = limit_met(evidence, searched, bench.space.ceiling)
     ordinary = _ordinary_peak(bench, largest)
@@ -113,6 +111,7 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
             *about_lengths(evidence, ordinary),
             *about_others(evidence),
             *_about_memory_of(search.cache, recalled),
+            *(() if recalled.ended else (call.cut_short("session.search", largest=largest),)),
         ),
         ordinary_peak_bytes=ordinary,
         trials=recalled.trials,
@@ -246,7 +245,7 @@ def _nothing_fits(trials: tuple[Trial, ...], memory: MemoryBreakdown) -> str:
     tried = min(trials, key=lambda trial: trial.batch_size)
     needed = f"more than {format_bytes(tried.peak_bytes)}" if tried.peak_bytes else "more"
     return (
-        f"not even a micro-batch of {tried.batch_size} fits: it {tried.outcome.value}, needing "
+        f"not even a micro-batch of {tried.batch_size} fits: it {tried.outcome.words}, needing "
         f"{needed} of {format_bytes(memory.limit_bytes)}, of which model, gradients and optimizer "
         f"state hold {format_bytes(held_bytes(memory))}. Try activation checkpointing, lower "
         "precision (autocast=), a smaller input or a smaller model. Accumulation does not help: "

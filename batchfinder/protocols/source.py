@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
+from batchfinder.wording import Caveat
+
 __all__ = ["Batch", "BatchSource", "MicroBatches"]
 
 Batch: TypeAlias = Any
@@ -67,8 +69,8 @@ class BatchSource(Protocol):
         ...
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What had to be assumed of the loader, as sentences."""
+    def notes(self) -> tuple[Caveat, ...]:
+        """What had to be assumed of the loader."""
         ...
 
     @property

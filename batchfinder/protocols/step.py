@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from batchfinder.protocols.ranks import Ranks
 from batchfinder.protocols.source import Batch
 from batchfinder.rates import GroupRate, UpdateEffect
+from batchfinder.wording import Caveat
 
 if TYPE_CHECKING:
     import torch
@@ -120,8 +121,8 @@ class WholeStep(TrainStep, Protocol):
     """A ``TrainStep`` with all that setting a call up, predicting and reporting ask of it."""
 
     @property
-    def assumptions(self) -> tuple[str, ...]:
-        """What had to be inferred, as sentences; complete after the first ``forward_backward``."""
+    def assumptions(self) -> tuple[Caveat, ...]:
+        """What had to be inferred; complete after the first ``forward_backward``."""
         ...
 
     @property

@@ -56,6 +56,7 @@ class Settled:
     findings: NoiseFindings
     known: Base
     result: RaceResult | None = None
+    caveats: tuple[Caveat, ...] = ()
 
     @property
     def has_raced(self) -> bool:
@@ -98,7 +99,7 @@ def settled_by_race(
     inner = race.start or rule_for(call.bench.step.optimizer_family).rule
     problem = replace(problem, rule=race.start)
     recommendation = recommend(problem)
-    result = _race(
+    result, said = _race(
         call,
         training,
         race,
@@ -113,17 +114,17 @@ def settled_by_race(
         only_if_it_pays=only_if_it_pays,
     )
     if result is None or result.best_rate is None or base.learning_rate is None:
-        return Settled(problem, findings, base, result)
+        return Settled(problem, findings, base, result, said)
     raced = Raced(inner, result.batch, result.learning_rate)
     known = replace(
         base, batch_size=result.batch // call.replicas, learning_rate=result.learning_rate
     )
     if max(result.factor, 1 / result.factor) >= _REMEASURED:
-        call.said.append(Caveat("race.remeasured", factor=max(result.factor, 1 / result.factor)))
+        said = (*said, Caveat("race.remeasured", factor=max(result.factor, 1 / result.factor)))
         again = measure_noise(replace(base, learning_rate=base.learning_rate * result.factor))
         findings = findings if again.training is None else again
     problem = replace(problem, rule=raced, noise=findings.training, rate_is_measured=True)
-    return Settled(problem, findings, known, result)
+    return Settled(problem, findings, known, result, said)
 
 
 def _run_steps(
@@ -149,28 +150,25 @@ def _race(
     run_steps: float | None,
     training_steps: int | None,
     only_if_it_pays: bool,
-) -> RaceResult | None:
-    """The race at the recommended batch; ``None`` where nobody asked and it would not pay."""
+) -> tuple[RaceResult | None, tuple[Caveat, ...]]:
+    """The race at the recommended batch, and what to say; ``None`` where it would not pay."""
     bench, plan, rate = call.bench, recommendation.plan, recommendation.learning_rate
     if rate is None:
-        call.said.append(Caveat("race.no_rate"))
-        return None
+        return None, (Caveat("race.no_rate"),)
     length = length_of(race, bench.source, plan.global_batch, run_steps)
     paid_for = None
     if only_if_it_pays:
         paid_for = runs_within(run_steps or 0.0, length.cost)
         if paid_for < _USUAL_ARMS:
-            return None
+            return None, ()
     step_seconds = next((c.step_seconds for c in recommendation.candidates if c.chosen), 0.0)
     seconds = _USUAL_ARMS * length.cost * step_seconds
     detail = f"{length.steps} steps each at batch {plan}"
     with call.budget.aside(), stage(call, Stage.RACE, detail, seconds):
         refusal = _refusal(call, training, plan, steps=_USUAL_ARMS * length.cost, seconds=seconds)
         if refusal is not None:
-            call.said.append(refusal)
-            return RaceResult(
-                plan.global_batch, (), length.steps, rate, None, rate, run_steps, refusal=refusal
-            )
+            none = RaceResult(plan.global_batch, (), length.steps, rate, None, rate, run_steps)
+            return replace(none, refusal=refusal), (refusal,)
         result = race_rates(
             bench.step,
             bench.source,
@@ -188,8 +186,7 @@ def _race(
             observe=call.observe,
         )
         bench.training()
-    call.said.extend(_said(result))
-    return result
+    return result, _said(result)
 
 
 def _start(bench: Bench, rate: float) -> None:
@@ -266,11 +263,11 @@ def _seconds_left(call: Call) -> float:
     return math.inf if call.budget.total_seconds is None else call.budget.seconds_left()
 
 
-def _said(result: RaceResult) -> list[str]:
+def _said(result: RaceResult) -> tuple[Caveat, ...]:
     if result.refusal:
-        return [result.refusal]
+        return (result.refusal,)
     if max(result.factor, 1 / result.factor) < _WORTH_SAYING:
-        return list(result.caveats)
+        return result.caveats
     moved = Caveat(
         "race.moved",
         factor=result.factor,
@@ -279,4 +276,4 @@ def _said(result: RaceResult) -> list[str]:
         rate=result.learning_rate,
         at_least=result.run_steps is None,
     )
-    return [moved, *result.caveats]
+    return (moved, *result.caveats)

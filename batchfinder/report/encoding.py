@@ -22,6 +22,7 @@ from batchfinder.wording import Caveat
 __all__ = ["SCHEMA", "decode", "dumps", "encode", "loads", "read"]
 
 SCHEMA = 1
+_WITHOUT_CODE = "older.said"
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 _Data = TypeVar("_Data")
 
@@ -42,7 +43,7 @@ def encode(value: Any) -> Any:
 
 
 def _encode_text(value: str) -> Any:
-    if isinstance(value, Caveat):
+    if isinstance(value, Caveat) and value.code != _WITHOUT_CODE:
         numbers = {name: encode(number) for name, number in value.numbers.items()}
         return {"code": value.code, "numbers": numbers}
     return str(value)  # torch's version is a subclass of str
@@ -65,7 +66,7 @@ def decode(kind: Any, value: Any) -> Any:
         return _decode_union(arguments, value)
     if origin is tuple:
         return _decode_tuple(arguments, value)
-    if kind is str and isinstance(value, Mapping):
+    if kind is Caveat:
         return _decode_caveat(value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _decode_dataclass(kind, value)
@@ -105,7 +106,9 @@ def _decode_dataclass(kind: type[Any], value: Any) -> Any:
         raise InvalidArgument(f"expected every field of {kind.__name__}; {error}") from error
 
 
-def _decode_caveat(value: Mapping[str, Any]) -> Caveat:
+def _decode_caveat(value: Any) -> Caveat:
+    if isinstance(value, str):  # as reports held them before they held codes
+        return Caveat(_WITHOUT_CODE, text=value)
     try:
         return Caveat(value["code"], **{name: _number(n) for name, n in value["numbers"].items()})
     except (KeyError, TypeError, AttributeError) as error:

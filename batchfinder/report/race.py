@@ -13,7 +13,7 @@ __all__ = ["race_sentence", "race_sentences"]
 def race_sentence(race: RaceResult) -> str:
     """What came of it, in one sentence."""
     if race.best_rate is None:
-        return race.refusal
+        return race.refusal or ""
     return sentence(
         "race.result",
         {

@@ -26,6 +26,7 @@ from batchfinder.results import (
     Trial,
 )
 from batchfinder.scaling.applied import multiply_rates
+from batchfinder.wording import Caveat
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +53,7 @@ class Report:
     confirmation: Confirmation | None
     state_restored: bool
     """Whether checksums from before and after agree."""
-    caveats: tuple[str, ...]
+    caveats: tuple[Caveat, ...]
     """What was assumed and what was not measured, as sentences."""
     environment: Environment
     base_batch_size: int | None

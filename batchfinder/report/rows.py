@@ -236,7 +236,7 @@ def trial_table(report: Report) -> Table:
 
 def _trial_cells(trial: Trial) -> tuple[str, ...]:
     peak = _ABSENT if trial.peak_bytes is None else format_bytes(trial.peak_bytes)
-    outcome = [trial.outcome.value, trial.note, "disturbed by another process" * trial.disturbed]
+    outcome = [trial.outcome.words, trial.note, "disturbed by another process" * trial.disturbed]
     return (
         format_size(trial.batch_size),
         peak,

@@ -137,11 +137,13 @@ class Bench:
         )
         return max(self.step.ranks.tell("what is held", own), key=held_bytes)
 
-    def assumptions(self) -> tuple[str, ...]:
-        """What had to be inferred from the model and the loader, as sentences."""
+    def assumptions(self) -> tuple[Caveat, ...]:
+        """What had to be inferred from the model and the loader."""
         is_counted = self.memory.is_simulated or self.step.device.type == "cpu"
         said = (Caveat("step.counted_uncompiled"),) if is_counted and self.step.is_compiled else ()
-        return (*self.step.assumptions, *said, *self.source.notes)
+        left = self.snapshot.left()
+        stays = (Caveat("step.left", names=left),) if left else ()
+        return (*self.step.assumptions, *said, *self.source.notes, *stays)
 
     def environment(self) -> Environment:
         """Where the figures come from."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from batchfinder.units import format_seconds, format_size
+from batchfinder.wording.probe import ENDED
 
 __all__ = ["SENTENCES"]
 
@@ -42,6 +43,13 @@ def _stopped(seconds: float, left: int, of: int) -> str:
     )
 
 
+def _ran_out(size: int, outcome: str) -> str:
+    return (
+        f"batch size {size} {ENDED[outcome]} while it was timed, twice, though the search had "
+        "found that it fits: it is not among the sizes to choose from"
+    )
+
+
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "measure.unreliable": (
         "timings at {count} of {of} sizes varied by more than 20% or have a single sample, so the "
@@ -53,8 +61,5 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "measure.late": _late,
     "measure.settled": _settled,
     "measure.stopped": _stopped,
-    "measure.ran_out": (
-        "batch size {size} {outcome} while it was timed, twice, though the search had found that "
-        "it fits: it is not among the sizes to choose from"
-    ),
+    "measure.ran_out": _ran_out,
 }

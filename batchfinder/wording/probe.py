@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from batchfinder.units import format_bytes, format_seconds, format_size
 
-__all__ = ["SENTENCES"]
+__all__ = ["ENDED", "SENTENCES"]
+
+ENDED: Mapping[str, str] = {
+    "FITS": "ran and fitted",
+    "OUT_OF_MEMORY": "ran out of memory",
+    "AT_THE_EDGE": "ran, but the allocator went on flushing its cache: too close to the limit",
+    "INDEX_LIMIT": "met an index or grid limit of a kernel, which more memory would not move",
+    "KILLED": "its process was killed by the operating system",
+}
+"""How a trial ended, by the name of its ``Outcome``."""
 
 
 def _time(size: int, seconds: float) -> str:

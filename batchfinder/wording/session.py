@@ -56,4 +56,5 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "session.timing": _timing,
     "session.not_confirmed": _not_confirmed,
     "session.confirmed_short": _confirmed_short,
+    "session.not_restored": "could not verify that this was restored: {what}",
 }

@@ -19,7 +19,7 @@ def _peak(now: float, peak: float) -> str:
 def _assumed_optimizer(names: tuple[str, ...], rate: float | None) -> str:
     was = "were" if len(names) > 1 else "was"
     at = "" if rate is None else f" at learning rate {rate:g}"
-    return f"No optimizer was given: {' and '.join(names)} {was} assumed{at}, for its memory."
+    return f"no optimizer was given: {' and '.join(names)} {was} assumed{at}, for its memory"
 
 
 def _left(names: tuple[str, ...]) -> str:
@@ -30,25 +30,53 @@ def _left(names: tuple[str, ...]) -> str:
     )
 
 
+_LOSSES = {
+    "cross_entropy": "cross-entropy",
+    "cross_entropy_last": "cross-entropy over the last dimension",
+    "mean_squared_error": "mean squared error",
+}
+
+
+def _assumed_loss(loss: str, shape: tuple[int, ...] = (), may_be_labels: bool = False) -> str:
+    said = _LOSSES[loss]
+    if shape:
+        said += f" (of the shape {tuple(shape)} the second would do as well)"
+    if may_be_labels:
+        said += " (all targets are 0 or 1: where they are labels, pass loss_fn=BCEWithLogitsLoss())"
+    return f"no loss was given: {said} was assumed"
+
+
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "step.assumed_optimizer": _assumed_optimizer,
+    "step.assumed_loss": _assumed_loss,
+    "step.sum_of_scalars": (
+        "the model returned several scalars ({names}); their sum was taken as the loss"
+    ),
+    "step.only_scalar": (
+        "the only scalar that the model returned beside its output was taken as the whole loss"
+    ),
+    "step.evaluation_mode": "the model was handed in in evaluation mode",
+    "step.no_scaler": (
+        "float16 autocast ran without a gradient scaler: small gradients may have become zero; "
+        "pass grad_scaler= as in the real training"
+    ),
     "step.peak": _peak,
     "step.own_update": (
-        "The step does its own backward and update: accumulation cannot be measured."
+        "the step does its own backward and update: accumulation cannot be measured"
     ),
     "step.left": _left,
-    "step.assumed_optimizer": _assumed_optimizer,
     "step.recompile_limit": (
-        "The compiled model met torch's recompile limit: larger or later sizes ran uncompiled, and "
-        "their times are those of another program. Compile with dynamic=None or dynamic=True."
+        "the compiled model met torch's recompile limit: larger or later sizes ran uncompiled, and "
+        "their times are those of another program. Compile with dynamic=None or dynamic=True"
     ),
     "step.graphs_stay": (
-        "The graphs compiled for the sizes that were tried stay in torch's cache and count towards "
-        "its recompile limit; torch._dynamo.reset() clears them."
+        "the graphs compiled for the sizes that were tried stay in torch's cache and count towards "
+        "its recompile limit; torch._dynamo.reset() clears them"
     ),
     "step.counted_uncompiled": (
-        "Parts of the training are compiled: memory was counted with them run uncompiled, since "
+        "parts of the training are compiled: memory was counted with them run uncompiled, since "
         "their graphs cannot be seen into, and compiled they usually take less; they were timed "
-        "as compiled."
+        "as compiled"
     ),
     "step.optimizer_unseen": (
         "train_step updates with an optimizer that was not passed, so its learning rate could be "

@@ -63,7 +63,7 @@ def test_the_table_says_what_was_found():
     text = str(study((8, 32), seeds=2, recommended=32))
     assert "2 batch sizes, 2 seeds" in text
     assert "Regret of recommended (32)" in text
-    assert "2 seed(s): differences between sizes may be chance" in text
+    assert "2 seeds: differences between sizes may be chance" in text
     assert text.count("→") == 1
 
 

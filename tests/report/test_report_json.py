@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from batchfinder.results import (
     Recommendation,
     Trial,
 )
+from batchfinder.wording import Caveat
 
 KINDS = (
     BatchPlan,
@@ -75,6 +77,14 @@ def test_another_report_is_not_equal() -> None:
     assert plain() != accumulated()
     assert plain() != replace(plain(), state_restored=False)
     assert plain() != "a report"
+
+
+def caveats() -> st.SearchStrategy[Caveat]:
+    counted = st.builds(partial(Caveat, "noise.sizes_left_out"))
+    return counted | st.builds(partial(Caveat, "older.said"), text=st.text())
+
+
+st.register_type_strategy(Caveat, caveats())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -49,6 +49,7 @@ from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.tables import Rows, table_behind
 from batchfinder.run.batches.tokens import TokenSource
 from batchfinder.run.ranks import WHOLE, OwnPart
+from batchfinder.wording import Caveat
 
 __all__ = ["Source", "source_from"]
 
@@ -122,10 +123,7 @@ def _named_size(loader: Any) -> int | None:
 
 def _from_data_loader(loader: DataLoader[Any], options: Options) -> Source:
     if not is_batched(loader):
-        note = (
-            "The loader hands on batches that its dataset makes (batch_size=None); other sizes "
-            "were cut and joined from those."
-        )
+        note = Caveat("batches.by_dataset")
         private = private_copy({"sampler": loader.sampler}, loader.dataset)["sampler"]
         batches = Whole(loader, private)
         return from_batches(batches, options, None, (note,), loader)
@@ -183,21 +181,14 @@ def _weights(sampler: Any, indices: Sequence[int]) -> torch.Tensor | None:
     return sampler.weights[torch.as_tensor(indices)].double()
 
 
-def _drop_last_note(loader: Any, base: int | None, count: int) -> tuple[str, ...]:
+def _drop_last_note(loader: Any, base: int | None, count: int) -> tuple[Caveat, ...]:
     drops = getattr(loader.batch_sampler, "drop_last", loader.drop_last)
     if not drops or base is None or count >= base:
         return ()
-    return (
-        f"The loader as it is yields no batch at all: drop_last=True, {base} samples per batch, "
-        f"{count} samples.",
-    )
+    return (Caveat("batches.none_at_all", base=base, count=count),)
 
 
 def _from_dataset(dataset: Any, options: Options) -> Source:
     source = _from_data_loader(loader_over(dataset, 1), options)
-    source.restate(
-        base_batch_size=None,
-        note="A dataset was given in place of a loader: batches are collated by default and "
-        "shuffled.",
-    )
+    source.restate(base_batch_size=None, note=Caveat("batches.of_dataset"))
     return source

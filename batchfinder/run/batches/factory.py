@@ -16,6 +16,7 @@ from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.structure import bytes_in, fresh
 from batchfinder.run.batches.workers import reading
+from batchfinder.wording import Caveat
 
 __all__ = ["FactorySource"]
 
@@ -43,7 +44,7 @@ class FactorySource:
         allow_repeats: bool = False,
         batch_dim: int | None = None,
         count: Callable[[Batch], int] | None = None,
-        notes: tuple[str, ...] = (),
+        notes: tuple[Caveat, ...] = (),
     ) -> None:
         self._make = make_loader
         self._base = base_batch_size
@@ -75,14 +76,13 @@ class FactorySource:
         return None if self._repeats else self.length
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What had to be assumed, as sentences."""
+    def notes(self) -> tuple[Caveat, ...]:
+        """What had to be assumed."""
         if not self.varies:
             return self._notes
         return (
             *self._notes,
-            f"Batches of make_loader vary in length. The largest of its first {_LOOKED_AT} was "
-            "used; a longer one later would need more memory.",
+            Caveat("batches.made_vary", looked_at=_LOOKED_AT),
         )
 
     @property
@@ -100,7 +100,7 @@ class FactorySource:
         twin.rewind(self._seed)
         return twin
 
-    def restate(self, *, base_batch_size: int | None, note: str) -> None:
+    def restate(self, *, base_batch_size: int | None, note: Caveat) -> None:
         """Say that the loader was ours: the user's base size, and one note more."""
         self._base = base_batch_size
         self._notes = (*self._notes, note)

@@ -85,7 +85,7 @@ class Indexed:
         return True
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Caveat, ...]:
         if not self._reader.refusal:
             return ()
         return (Caveat("batches.no_workers", reason=self._reader.refusal),)

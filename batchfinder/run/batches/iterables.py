@@ -78,7 +78,7 @@ def from_stream(loader: DataLoader[Any], options: Options) -> SampleSource:
         )
     by_workers = StreamedByWorkers(loader)
 
-    def said() -> tuple[str, ...]:
+    def said() -> tuple[Caveat, ...]:
         if not by_workers.repeats:
             return ()
         return (Caveat("batches.repeating_workers", workers=loader.num_workers),)
@@ -93,6 +93,7 @@ def from_stream(loader: DataLoader[Any], options: Options) -> SampleSource:
         said=said,
     )
     _require_one(store, loader)
+    length = _stated_length(loader.dataset)
     return SampleSource(
         store,
         loader.collate_fn,
@@ -100,12 +101,7 @@ def from_stream(loader: DataLoader[Any], options: Options) -> SampleSource:
         base_batch_size=loader.batch_size,
         worker_copies=copies_of(loader),
         ceiling=None if length is None else length // share,
-        notes=(
-            "The dataset is a stream: samples were buffered from its start, and its length is "
-            "unknown."
-            if length is None
-            else "The dataset is a stream: samples were buffered from its start.",
-        ),
+        notes=(Caveat("batches.stream", is_length_known=length is not None),),
         **options.of_samples(),
     )
 
@@ -141,7 +137,7 @@ def from_batches(
     batches: Iterable[Batch],
     options: Options,
     base: int | None,
-    notes: tuple[str, ...],
+    notes: tuple[Caveat, ...],
     loader: Any = None,
 ) -> SampleSource:
     """A source over batches that something else makes, cut into rows and joined."""
@@ -164,7 +160,6 @@ def from_batches(
         cutting.join,
         rebuilder(loader if loader is not None else batches),
         base_batch_size=base or cutting.count(first[0]),
-        notes=notes
-        or ("The loader is an iterable of batches: other sizes were cut and joined from those.",),
+        notes=notes or (Caveat("batches.cut"),),
         **options.of_samples(),
     )

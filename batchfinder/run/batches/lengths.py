@@ -16,6 +16,7 @@ from typing import Any
 
 from batchfinder.protocols import Clock
 from batchfinder.run.batches.structure import bytes_in, leaves
+from batchfinder.wording import Caveat
 
 __all__ = ["Extent", "Lengths", "extent_of"]
 
@@ -79,20 +80,13 @@ class Lengths:
         return (*first, *itertools.islice(rest, size - few))
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Caveat, ...]:
         """What a reader should know: on what share of the samples the longest batch rests."""
         if self.cut_short:
-            return (
-                f"The budget left time to look at the lengths of {self.scanned} samples only; a "
-                "longer one elsewhere would need more memory.",
-            )
+            return (Caveat("batches.lengths_cut", scanned=self.scanned),)
         if not self.vary or self.share == 1.0:
             return ()
-        share = "of a stream" if self.share is None else f"({self.share:.1%} of the samples)"
-        return (
-            f"Samples vary in length. The longest were found among {self.scanned} {share}; "
-            "a longer one elsewhere would need more memory.",
-        )
+        return (Caveat("batches.lengths", scanned=self.scanned, share=self.share),)
 
     @classmethod
     def scan(

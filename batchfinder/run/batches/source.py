@@ -20,6 +20,7 @@ from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.stores import Store
 from batchfinder.run.batches.streamed import CACHE_BYTES, Streamed
 from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, describe, fresh, leaves
+from batchfinder.wording import Caveat
 
 __all__ = ["SampleSource"]
 
@@ -56,7 +57,7 @@ class SampleSource:
         count: Callable[[Batch], int] | None = None,
         cache_bytes: int = CACHE_BYTES,
         worker_copies: int = 0,
-        notes: Sequence[str] = (),
+        notes: Sequence[Caveat] = (),
         patience_seconds: float | None = None,
         lengths: Lengths | None = None,
     ) -> None:
@@ -109,11 +110,11 @@ class SampleSource:
         return 1
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What had to be assumed, as sentences."""
+    def notes(self) -> tuple[Caveat, ...]:
+        """What had to be assumed."""
         return (*self._notes, *self.lengths.notes, *self.store.notes)
 
-    def restate(self, *, base_batch_size: int | None, note: str) -> None:
+    def restate(self, *, base_batch_size: int | None, note: Caveat) -> None:
         """Say that the loader was ours: the user's base size, and one note more."""
         self._base = base_batch_size
         self._notes = (*self._notes, note)

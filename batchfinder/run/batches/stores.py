@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from batchfinder.errors import OutOfTime
 from batchfinder.protocols import Batch, Clock
 from batchfinder.run.batches.lengths import Extent
+from batchfinder.wording import Caveat
 
 __all__ = ["Patience", "Store"]
 
@@ -83,7 +84,7 @@ class Store(Protocol):
         ...
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Caveat, ...]:
         """What is to be said of how it reads."""
         ...
 

@@ -13,6 +13,7 @@ from batchfinder.run.batches.lengths import Extent, extent_of
 from batchfinder.run.batches.randomness import kept, reseed
 from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, fresh
+from batchfinder.wording import Caveat
 
 __all__ = ["CACHE_BYTES", "Streamed"]
 
@@ -39,7 +40,7 @@ class Streamed:
         *,
         cache_bytes: int = CACHE_BYTES,
         patience: Patience | None = None,
-        said: Callable[[], tuple[str, ...]] = tuple,
+        said: Callable[[], tuple[Caveat, ...]] = tuple,
     ) -> None:
         self.patience = patience or Patience()
         self._start, self._collate, self._seed = start, collate, seed
@@ -52,7 +53,7 @@ class Streamed:
         self.rewind(seed)
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Caveat, ...]:
         return self._said()
 
     @property

@@ -15,6 +15,7 @@ from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Order, shuffled
 from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.structure import bytes_in
+from batchfinder.wording import Caveat
 
 __all__ = ["Rows", "Table", "table_behind"]
 
@@ -57,7 +58,7 @@ class Rows:
     """A ``Store`` over a table: batches are cut from it whole, and every row is as long."""
 
     is_apart = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[Caveat, ...] = ()
     block = EAGER
 
     def __init__(

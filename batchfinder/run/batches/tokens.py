@@ -12,6 +12,7 @@ from batchfinder.protocols import Batch
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.source import SampleSource
 from batchfinder.run.batches.structure import leaves
+from batchfinder.wording import Caveat
 
 __all__ = ["TokenSource", "tokens_in"]
 
@@ -37,10 +38,10 @@ class TokenSource:
         return self._whole.base_batch_size
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Caveat, ...]:
         return self._whole.notes
 
-    def restate(self, *, base_batch_size: int | None, note: str) -> None:
+    def restate(self, *, base_batch_size: int | None, note: Caveat) -> None:
         self._whole.restate(base_batch_size=base_batch_size, note=note)
 
     @property

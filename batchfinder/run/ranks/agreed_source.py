@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from batchfinder.errors import RanksNotTogether
 from batchfinder.protocols import Batch, BatchSource, Ranks
+from batchfinder.wording import Caveat
 
 __all__ = ["AgreedSource"]
 
@@ -79,7 +80,7 @@ class AgreedSource:
         return self._own.rebuild(size)
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Caveat, ...]:
         return self._own.notes
 
     def as_ordinary(self) -> AgreedSource:

@@ -14,6 +14,7 @@ import torch
 from batchfinder.protocols import Batch, Ranks, UpdateWatch, WholeStep
 from batchfinder.rates import GroupRate, UpdateEffect
 from batchfinder.run.ranks.wrappers import Wrapping, mend
+from batchfinder.wording import Caveat
 
 __all__ = ["AgreedStep"]
 
@@ -117,7 +118,7 @@ class AgreedStep:
         self._own.zero_grad()
 
     @property
-    def assumptions(self) -> tuple[str, ...]:
+    def assumptions(self) -> tuple[Caveat, ...]:
         return self._own.assumptions
 
     @property

@@ -140,10 +140,10 @@ class _ModelLoss:
         self._model = model
         self._loss_fn = loss_fn
         self._inference = LossInference()
-        self._said: str | None = None
+        self._said: Caveat | None = None
 
     @property
-    def assumption(self) -> str | None:
+    def assumption(self) -> Caveat | None:
         return self._inference.assumption or self._said
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, None]:
@@ -171,7 +171,7 @@ class _ModelLoss:
             raise _no_target(batch)
 
 
-def _said_of_scalar(batch: Batch, call: Call) -> str | None:
+def _said_of_scalar(batch: Batch, call: Call) -> Caveat | None:
     """What to say of a scalar that a model returned beside its output.
 
     A model that was given the target has computed its loss; another one may have returned a
@@ -182,9 +182,7 @@ def _said_of_scalar(batch: Batch, call: Call) -> str | None:
     """
     given = (*call.positional, *call.named.values())
     if call.target is None:
-        return (
-            "The only scalar that the model returned beside its output was taken as the whole loss."
-        )
+        return Caveat("step.only_scalar")
     if any(part is call.target for part in given):
         return None
     from batchfinder.run.batches.structure import describe
@@ -208,7 +206,7 @@ def _no_target(batch: Batch) -> UnknownLoss:
 
 def _assumptions(
     compute: Any, models: list[Any], rate: float | None, assumed: Sequence[Any]
-) -> Iterator[str]:
+) -> Iterator[Caveat]:
     if compute.assumption:
         yield compute.assumption
     if assumed:
@@ -218,4 +216,4 @@ def _assumptions(
             rate=ASSUMED_RATE if rate is None else None,
         )
     if any(not module.training for module in models):
-        yield "The model was handed in in evaluation mode."
+        yield Caveat("step.evaluation_mode")

@@ -11,28 +11,29 @@ from torch.nn import functional
 from batchfinder.errors import UnknownLoss
 from batchfinder.run.batches.structure import describe, leaves
 from batchfinder.run.torch_internals import under_fake_tensors
+from batchfinder.wording import Caveat
 
 __all__ = ["LossInference", "own_loss", "require_scalar"]
 
 _WAY_OUT = "pass loss_fn=(output, target -> scalar) or train_step=(model, batch -> scalar)"
 
 
-def own_loss(output: Any) -> tuple[torch.Tensor, str] | None:
-    """The loss that a model returned itself, and where it stood; ``None`` where there is none.
+def own_loss(output: Any) -> tuple[torch.Tensor, Caveat | None] | None:
+    """The loss that a model returned itself, and what to say of it; ``None`` where there is none.
 
     A scalar, ``.loss``, ``["loss"]``, the only scalar of a tuple, or a mapping of nothing but
     scalars, which are added.
     """
     if isinstance(output, torch.Tensor):
-        return (output, "") if _is_scalar(output) else None
+        return (output, None) if _is_scalar(output) else None
     named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(named, torch.Tensor) and _is_scalar(named):
-        return named, ""
+        return named, None
     if isinstance(output, Mapping):
         return _sum_of(output)
     if isinstance(output, (tuple, list)):
         scalars = [part for part in output if _is_scalar(part)]
-        return (scalars[0], "") if len(scalars) == 1 else None
+        return (scalars[0], None) if len(scalars) == 1 else None
     return None
 
 
@@ -40,14 +41,13 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
 
 
-def _sum_of(output: Mapping[str, Any]) -> tuple[torch.Tensor, str] | None:
+def _sum_of(output: Mapping[str, Any]) -> tuple[torch.Tensor, Caveat] | None:
     values = list(output.values())
     if not values or not all(_is_scalar(value) for value in values):
         return None
     names = ", ".join(map(str, output))
-    return torch.stack([v.reshape(()) for v in values]).sum(), (
-        f"The model returned several scalars ({names}); their sum was taken as the loss."
-    )
+    total = torch.stack([value.reshape(()) for value in values]).sum()
+    return total, Caveat("step.sum_of_scalars", names=names)
 
 
 def require_scalar(loss: Any, where: str) -> torch.Tensor:
@@ -69,13 +69,12 @@ class LossInference:
 
     def __init__(self) -> None:
         self._chosen: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-        self.assumption: str | None = None
+        self.assumption: Caveat | None = None
 
     def __call__(self, output: Any, target: Any) -> torch.Tensor:
         logits = _prediction(output)
         if self._chosen is None:
-            self._chosen, said = _choose(logits, target)
-            self.assumption = f"No loss was given: {said} was assumed."
+            self._chosen, self.assumption = _choose(logits, target)
         assert logits is not None
         return self._chosen(logits, target)
 
@@ -94,33 +93,29 @@ def _prediction(output: Any) -> torch.Tensor | None:
 
 def _choose(
     output: torch.Tensor | None, target: Any
-) -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], str]:
+) -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], Caveat]:
     if output is None or not isinstance(target, torch.Tensor):
         raise _unknown(output, target)
     if target.is_floating_point():
         if output.shape == target.shape:
-            return functional.mse_loss, f"mean squared error{_if_labels(target)}"
+            labels = bool(((target == 0) | (target == 1)).all())
+            return functional.mse_loss, _assumed("mean_squared_error", may_be_labels=labels)
         if output.numel() == target.numel():
-            return _flat_error, "mean squared error"
+            return _flat_error, _assumed("mean_squared_error")
         raise _unknown(output, target)
     whole = not target.is_complex() and target.dtype is not torch.bool
     last = whole and output.ndim >= 3 and target.shape == output.shape[:-1]
     if last and target.shape == output.shape[:1] + output.shape[2:]:
-        return _last_class_error, (
-            f"cross-entropy over the last dimension (of the shape {tuple(output.shape)} the second "
-            "would do as well)"
-        )
+        return _last_class_error, _assumed("cross_entropy_last", shape=tuple(output.shape))
     if whole and output.ndim >= 2 and target.shape == output.shape[:1] + output.shape[2:]:
-        return _class_error, "cross-entropy"
+        return _class_error, _assumed("cross_entropy")
     if last:
-        return _last_class_error, "cross-entropy over the last dimension"
+        return _last_class_error, _assumed("cross_entropy_last")
     raise _unknown(output, target)
 
 
-def _if_labels(target: torch.Tensor) -> str:
-    if not bool(((target == 0) | (target == 1)).all()):
-        return ""
-    return " (all targets are 0 or 1: where they are labels, pass loss_fn=BCEWithLogitsLoss())"
+def _assumed(loss: str, **more: Any) -> Caveat:
+    return Caveat("step.assumed_loss", loss=loss, **more)
 
 
 def _flat_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.wording import Caveat
 
 __all__ = ["Context", "context_for", "precision_of", "scaler_caveat"]
 
@@ -76,11 +77,8 @@ def precision_of(
     return f"{str(dtype).removeprefix('torch.')} autocast over {stored}{scaled}"
 
 
-def scaler_caveat(context: Context, device: torch.device, scaler: Any) -> tuple[str, ...]:
-    """A sentence where float16 runs without a scaler."""
+def scaler_caveat(context: Context, device: torch.device, scaler: Any) -> tuple[Caveat, ...]:
+    """A caveat where float16 runs without a scaler."""
     if _autocast_dtype(context, device) is not torch.float16 or _is_enabled(scaler):
         return ()
-    return (
-        "float16 autocast ran without a gradient scaler: small gradients may have become zero; "
-        "pass grad_scaler= as in the real training.",
-    )
+    return (Caveat("step.no_scaler"),)

@@ -58,7 +58,7 @@ class Step:
         clip: Clip = None,
         schedulers: Sequence[Any] = (),
         rate_is_known: bool = True,
-        assumptions: Callable[[], Iterable[str]] = tuple,
+        assumptions: Callable[[], Iterable[Caveat]] = tuple,
         compiled: Sequence[Any] = (),
         is_assumed: bool = False,
     ) -> None:
@@ -94,8 +94,8 @@ class Step:
         return self._updates_itself
 
     @property
-    def assumptions(self) -> tuple[str, ...]:
-        """What was inferred, as sentences; complete after the first ``forward_backward``."""
+    def assumptions(self) -> tuple[Caveat, ...]:
+        """What was inferred; complete after the first ``forward_backward``."""
         own = (Caveat("step.own_update"),) if self._updates_itself else ()
         caveat = scaler_caveat(self._context, self._device, self._scaler)
         return (*self._assumed(), *own, *caveat, *self._compilation.notes)
