@@ -76,7 +76,8 @@ class Step:
         self._updates = Updates(self._parameters, self._optimizers, scaler, clip)
         self._weights = Weights()
         self._watch: Watch | None = None
-        self._updates_itself = self._has_run = False
+        self._updates_itself = self._has_run = self._is_asked_again = False
+        self._did = Did(updated=False, ran_backward=False)
         self.assumes_optimizer = is_assumed
         self.has_looked = False
         self._reached: list[torch.nn.Parameter] | None = None
@@ -138,20 +139,6 @@ class Step:
 
     def forward_backward(self, batch: Batch, scale: float = 1.0) -> torch.Tensor:
         """The detached loss; raises ``UnknownLoss`` or ``NothingToTrain`` where there is none."""
-        detached, did = self._once(batch, scale)
-        if did.updated:
-            self._updates_itself = True
-        elif did.by_itself and not self._updates_itself:
-            self._check_every_call(did, batch, scale)
-            self._updates_itself = True
-        if self._updates_itself and self.assumes_optimizer:
-            self._use_no_optimizer()
-        if self._updates_itself and self._watch is not None:
-            self._watch.called()
-        return detached
-
-    def _once(self, batch: Batch, scale: float) -> tuple[torch.Tensor, Did]:
-        """The detached loss, and what the step did beside computing it."""
         on_device = moved(batch, self._device)
         sight = Sight(self._parameters, by_value=not self._has_run and not under_fake_tensors())
         try:
@@ -165,19 +152,39 @@ class Step:
         except BaseException:
             mend(self._modules)  # a wrapper may have been cut in the middle of an iteration
             raise
-        did = Did(sight.updated, sight.ran_backward, by_itself)  # or in a hook of backward
         self._has_run = True
+        self._did = Did(sight.updated, sight.ran_backward, by_itself)  # or in a hook of backward
+        if not self._is_asked_again:
+            self._learn_from(self._did, batch, scale)
         if isinstance(loss, torch.Tensor):
-            return loss.detach(), did
-        return torch.tensor(math.nan if loss is None else loss), did
+            return loss.detach()
+        return torch.tensor(math.nan if loss is None else loss)
+
+    def _learn_from(self, did: Did, batch: Batch, scale: float) -> None:
+        """What the step turns out to do by itself."""
+        if did.updated:
+            self._updates_itself = True
+        elif did.by_itself and not self._updates_itself:
+            self._check_every_call(did, batch, scale)
+            self._updates_itself = True
+        if self._updates_itself and self.assumes_optimizer:  # none is needed beside its own
+            self.assumes_optimizer, self._optimizers, self._rates = False, [], Rates([])
+        if self._updates_itself and self._watch is not None:
+            self._watch.called()
 
     def _check_every_call(self, first: Did, batch: Batch, scale: float = 1.0) -> None:
-        if not under_fake_tensors():  # whose updates cannot all be seen
-            check_every_call(first, lambda: self._once(batch, scale)[1])
+        if under_fake_tensors():  # whose updates cannot all be seen
+            return
 
-    def _use_no_optimizer(self) -> None:
-        """The step has one of its own: none need be assumed beside it."""
-        self.assumes_optimizer, self._optimizers, self._rates = False, [], Rates([])
+        def again() -> Did:
+            self.forward_backward(batch, scale)
+            return self._did
+
+        self._is_asked_again = True
+        try:
+            check_every_call(first, again)
+        finally:
+            self._is_asked_again = False
 
     def _run_backward(self, loss: torch.Tensor, share: float) -> None:
         shared = loss if share == 1.0 else loss * share
@@ -190,11 +197,7 @@ class Step:
 
     @property
     def weight(self) -> float:
-        """The factor, beside ``scale``, under which the last micro-batch entered the gradients.
-
-        1.0 unless ``train_step`` returns ``(loss, weight)``; then its weight as a share of that
-        of the first micro-batch since ``zero_grad``.
-        """
+        """The weight that ``train_step`` returned, over that of the first since ``zero_grad``."""
         return self._weights.last
 
     def loss_scale(self) -> float:
@@ -234,10 +237,7 @@ class Step:
         self._rates.scale(factor)
 
     def set_learning_rate(self, rate: float) -> None:
-        """Give the first group this rate, and every other one its base's share of it.
-
-        From here on the rate counts as known.
-        """
+        """Give the first group this rate, others their share; the rate then counts as known."""
         self._rates.set(rate)
         self._rate_is_known = True
 
