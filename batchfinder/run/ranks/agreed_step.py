@@ -191,12 +191,22 @@ class _AgreedWatch:
     def updates(self) -> int:
         return self._own.updates
 
+    @property
+    def made(self) -> int:
+        return max(self._ranks.tell("the updates made", self._own.made))
+
+    @property
+    def in_a_row(self) -> int:
+        return max(self._ranks.tell("the updates in a row", self._own.in_a_row))
+
     def effect(self) -> UpdateEffect:
         effects = self._ranks.tell("the updates' effect", self._own.effect())
         states = [each.state_moved for each in effects if each.state_moved is not None]
+        made = [each.made for each in effects if each.made is not None]
         return replace(
             effects[0],
             parameters_moved=any(each.parameters_moved for each in effects),
             state_moved=any(states) if states else None,
+            made=max(made) if len(made) == len(effects) else None,
             rate_kept=all(each.rate_kept for each in effects),
         )
