@@ -20,7 +20,7 @@ from batchfinder.race.stage import settled_by_race
 from batchfinder.recommend import Problem, recommend
 from batchfinder.report import Report
 from batchfinder.run.batches import workers_of
-from batchfinder.session import in_all, not_restored, opened, shared
+from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
     Clip,
@@ -197,7 +197,7 @@ def find_batch_size(
             ceiling=at_most,
             floor=at_least or 1,
             probe_limit=probed.limited_by,
-            dataset_length=in_all(bench.source.length, call.replicas),
+            dataset_length=call.dataset_length,
             world_size=call.replicas,
             optimizer_family=bench.step.optimizer_family,
             can_accumulate=not bench.step.updates_itself,

@@ -28,7 +28,6 @@ from batchfinder.wording import Caveat
 __all__ = [
     "Budget",
     "Call",
-    "in_all",
     "not_restored",
     "opened",
     "shared",
@@ -145,6 +144,12 @@ class Call:
         """How many ranks share one optimizer step, each with samples of its own."""
         return self.bench.step.ranks.replicas
 
+    @property
+    def dataset_length(self) -> int | None:
+        """Samples in all, of every replica's part; ``None`` for a stream."""
+        own = self.bench.source.length
+        return None if own is None else own * self.replicas
+
     def cut_short(self, code: str, **numbers: Any) -> Caveat:
         """What was left out as the time ran out, with the time that there was."""
         seconds = self.budget.limit_seconds or 0.0
@@ -245,11 +250,6 @@ def stage(
     finally:
         name = which.name.lower()
         call.spent[name] = call.spent.get(name, 0.0) + call.budget.here() - started
-
-
-def in_all(samples: int | None, replicas: int) -> int | None:
-    """``samples`` on each of so many replicas; ``None`` for a stream."""
-    return None if samples is None else samples * replicas
 
 
 def shared(call: Call, found: T) -> T:

@@ -10,7 +10,8 @@ import numpy as np
 from batchfinder import formulas
 from batchfinder.errors import NoiseNotMeasured
 from batchfinder.formulas import Moments
-from batchfinder.noise import Exchange, Point, Pooling
+from batchfinder.monitor.ranks import Exchange
+from batchfinder.noise import Point, Pooling
 from batchfinder.results import NoiseScale
 
 __all__ = ["FEWEST_LOOKS", "NoiseWindow"]

@@ -14,8 +14,8 @@ from batchfinder.monitor.look import GradientLook, Look, Scaler
 from batchfinder.monitor.movement import Weights
 from batchfinder.monitor.noise import NoiseWindow
 from batchfinder.monitor.pricing import Now, suggestion
+from batchfinder.monitor.ranks import ALONE, Exchange, TorchRanks
 from batchfinder.monitor.record import History, Instability, Reading, Suggestion
-from batchfinder.noise import ALONE, Exchange, TorchRanks
 from batchfinder.protocols import Batch
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.run.step import family_of

@@ -7,15 +7,12 @@ from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric, metric_for
 from batchfinder.noise.micro_batch import MicroBatchVariance
 from batchfinder.noise.per_example import PerExample
 from batchfinder.noise.preflight import hazards_in_room
-from batchfinder.noise.ranks import ALONE, Exchange, TorchRanks
 from batchfinder.noise.sketch import Sketch
 from batchfinder.noise.training_loop import train_steps
 from batchfinder.results import NoiseFindings
 
 __all__ = [
-    "ALONE",
     "EUCLIDEAN",
-    "Exchange",
     "Metric",
     "MicroBatchVariance",
     "NoiseFindings",
@@ -23,7 +20,6 @@ __all__ = [
     "Point",
     "Pooling",
     "Sketch",
-    "TorchRanks",
     "hazards_in_room",
     "metric_for",
     "noise_along_warmup",

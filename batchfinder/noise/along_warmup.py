@@ -72,6 +72,8 @@ def noise_along_warmup(
     observe = observe or _unheard
     if step.updates_itself:
         return NoiseFindings(None, caveats=(Caveat("noise.updates_itself"),))
+    if step.ranks.replicas < step.ranks.size:
+        return NoiseFindings(None, caveats=(Caveat("noise.shared_samples"),))
     deadline = None if budget_seconds is None else (clock, clock() + budget_seconds)
     hazards = hazards_in_room(
         step,

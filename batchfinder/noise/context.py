@@ -18,6 +18,7 @@ from batchfinder.noise.sampling import (
     FreshBatches,
     any_size,
     cut,
+    in_all,
     nearest_allowed,
     samples_in,
 )
@@ -167,6 +168,8 @@ class WarmupContext:
     @property
     def splits(self) -> bool:
         """Whether training steps may be cut smaller than the user's own micro-batch."""
+        if not self.step.ranks.alone:  # whose gradients are compared, the steps left whole
+            return self.estimator.along_training
         return (
             self.estimator.along_training
             and not self.hazards.batch_norm
@@ -207,7 +210,7 @@ class WarmupContext:
 
     def pooling(self, record: WarmupRecord) -> Pooling:
         name = " ".join(filter(None, (self.estimator.name, record.metric.name)))
-        population = samples_in(self.source)
+        population = in_all(samples_in(self.source), self.step.ranks.replicas)
         return Pooling(name, self.estimator.confidence, self.source.unit, population)
 
     def predict(self, record: WarmupRecord) -> NoiseScale | None:

@@ -64,8 +64,22 @@ class SecondMoments:
         if gradient.layout != torch.strided:
             gradient = gradient.to_dense()
         moment = moment.to(gradient.device, torch.float32)
-        floor = moment.mean() * FLOOR
-        return gradient * moment.clamp(min=floor).add(_TINY).rsqrt()
+        return gradient * floored_scale(moment, moment.mean())
+
+    def of(
+        self, parameters: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """The moments of ``wanted`` ones of the ``parameters``; zeros where one has none."""
+        known = {id(p): moment for p, moment in zip(parameters, self._moments, strict=True)}
+        return [
+            torch.zeros_like(each) if (found := known.get(id(each))) is None else found
+            for each in wanted
+        ]
+
+
+def floored_scale(moment: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """What a gradient is multiplied by, from second moments and their ``mean`` over its tensor."""
+    return moment.clamp(min=mean * FLOOR).add(_TINY).rsqrt()
 
 
 def metric_of(step: TrainStep) -> Metric:
@@ -161,7 +175,7 @@ class GradientHooks:
     def _see(self, index: int, gradient: torch.Tensor) -> None:
         gradient = self._metric(index, gradient.detach())
         self._fired[index] += 1
-        self._norms.append(_norm(gradient))
+        self._norms.append(vector_norm(gradient))
         if self._sketch is not None:
             self._sketch.add(index, gradient)
 
@@ -180,7 +194,7 @@ def accumulated_square(
 ) -> float:
     """|Σ .grad|² over all parameters, with gradients divided by ``divisor``."""
     norms = [
-        _norm(metric(index, parameter.grad))
+        vector_norm(metric(index, parameter.grad))
         for index, parameter in enumerate(parameters)
         if parameter.grad is not None
     ]
@@ -196,7 +210,7 @@ def squared_sum(norms: Sequence[torch.Tensor]) -> float:
     return sum(total**2 for total in totals)
 
 
-def _norm(gradient: torch.Tensor) -> torch.Tensor:
+def vector_norm(gradient: torch.Tensor) -> torch.Tensor:
     values = gradient
     if gradient.layout == torch.sparse_coo:
         values = gradient.coalesce().values()

@@ -13,15 +13,9 @@ from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.formulas import Interval, Moments
 from batchfinder.noise.context import refuse_zero, said_of
-from batchfinder.noise.gradient_hooks import (
-    EUCLIDEAN,
-    GradientHooks,
-    Metric,
-    accumulated_square,
-    metric_of,
-)
-from batchfinder.noise.ranks import ALONE, Exchange
-from batchfinder.noise.sketch import Sketch
+from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric, metric_of
+from batchfinder.noise.reduced import GradientReader, gradient_reader
+from batchfinder.noise.sampling import in_all
 from batchfinder.protocols import Batch, MicroBatches, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
 from batchfinder.wording import Caveat
@@ -54,10 +48,10 @@ class MicroBatchVariance:
     ``preconditioned`` gradients are measured as the optimizer scales them (``SecondMoments``)
     where it has such a state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical
     batch size.
-    ``exchange`` counts the micro-batches of other ranks in (``TorchRanks()``). ``warmup_steps``
-    are optimizer steps taken, then undone, while it is measured; left out, ``find_batch_size``
-    takes as many as the time allows, up to 200 (50 where the optimizer is in the middle of a
-    training), and ``gradient_noise_scale`` none.
+    The micro-batches of other ranks count too. ``warmup_steps`` are optimizer steps taken, then
+    undone, while it is measured; left out, ``find_batch_size`` takes as many as the time allows, up
+    to 200 (50 where the optimizer is in the middle of a training), and ``gradient_noise_scale``
+    none.
 
     Raises:
         InvalidArgument: where a value is out of its range.
@@ -70,7 +64,6 @@ class MicroBatchVariance:
     sketch_size: int = 1024
     seed: int = 0
     preconditioned: bool = False
-    exchange: Exchange = ALONE
     warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -115,24 +108,23 @@ class MicroBatchVariance:
             NoiseNotMeasured: where fewer than three micro-batches gave finite gradients, or every
                 gradient was zero.
         """
-        parameters = step.parameters()
         metric = metric_of(step) if self.preconditioned else EUCLIDEAN
-        gathered = _Gathered(batches, metric, self.exchange)
-        sketch = Sketch(parameters, self.sketch_size, self.seed)
+        reader = gradient_reader(step, metric, sketch_size=self.sketch_size, seed=self.seed)
+        gathered = _Gathered(batches, step, reader, metric)
         step.zero_grad()
         try:
-            with GradientHooks(parameters, sketch, metric) as hooks:
+            with reader:
                 enough = self.micro_batches
                 for batch in batches:
                     step.forward_backward(batch, batches.weight(batch))
-                    gathered.add(hooks, batch, step)
+                    gathered.add(batch)
                     if self._spent(gathered):
                         break
                     if len(gathered.sizes) >= enough:
-                        if self._judge(gathered, step)[1].ratio <= self.narrow_enough:
+                        if self._judge(gathered)[1].ratio <= self.narrow_enough:
                             break
                         enough = math.ceil(enough * 1.5)
-            return self._conclude(gathered, step, plan)
+            return self._conclude(gathered, plan)
         finally:
             step.zero_grad()
 
@@ -140,28 +132,28 @@ class MicroBatchVariance:
         spent = gathered.spent + (gathered.spent / max(gathered.tried, 1))
         return gathered.tried >= self.micro_batches and spent > self.samples
 
-    def _judge(self, gathered: _Gathered, step: TrainStep) -> tuple[Moments, Interval]:
+    def _judge(self, gathered: _Gathered) -> tuple[Moments, Interval]:
         sizes, gram = gathered.everywhere()
-        point = gathered.moments(step, sizes, gram)
-        u = point.reciprocal_within(gathered.batches.population)
+        point = gathered.moments(sizes, gram)
+        u = point.reciprocal_within(gathered.population)
         left = formulas.leave_one_out(sizes, gram)
         low, high = formulas.jackknife(left, self.confidence, u)
         return point, formulas.noise_interval(u, low, high, point.samples)
 
-    def _conclude(self, gathered: _Gathered, step: TrainStep, plan: BatchPlan) -> NoiseScale:
+    def _conclude(self, gathered: _Gathered, plan: BatchPlan) -> NoiseScale:
         if len(gathered.sizes) < FEWEST:
             raise TooFew(
                 f"expected at least {FEWEST} micro-batches of {plan.micro_batch} with finite "
                 f"gradients; found {len(gathered.sizes)} of {gathered.tried}"
             )
-        point, interval = self._judge(gathered, step)
+        point, interval = self._judge(gathered)
         refuse_zero(point)
         wide = interval.ratio > (self.narrow_enough or NARROW)
         return NoiseScale(
             value=interval.value,
             low=interval.low,
             high=interval.high,
-            samples=round(point.samples) if not self.exchange.alone else gathered.spent,
+            samples=gathered.spent,
             estimator=" ".join(filter(None, (self.name, gathered.metric.name))),
             unit=gathered.batches.unit,
             gradient_squared=point.gradient_squared,
@@ -174,42 +166,55 @@ class MicroBatchVariance:
 
 @dataclass
 class _Gathered:
-    """What was read so far at one point in weight space."""
+    """What was read so far at one point in weight space, by all ranks."""
 
     batches: MicroBatches
+    step: TrainStep
+    reader: GradientReader
     metric: Metric = EUCLIDEAN
-    exchange: Exchange = ALONE
     sizes: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
+    own_sizes: list[float] = field(default_factory=list)
+    """Of this rank's micro-batches, whose sketches these are."""
     sketches: list[np.ndarray] = field(default_factory=list)
     tried: int = 0
     spent: int = 0
     in_parts: bool = False
 
-    def add(self, hooks: GradientHooks, batch: Batch, step: TrainStep) -> None:
+    @property
+    def population(self) -> int | None:
+        """Samples in the whole set, of every replica's part."""
+        return in_all(self.batches.population, self.step.ranks.replicas)
+
+    def add(self, batch: Batch) -> None:
         count = self.batches.count(batch)
-        size = count * step.weight
-        reading = hooks.read(step.loss_scale() * size / self.batches.size)
-        self.tried += 1
-        self.spent += count
+        size = count * self.step.weight
+        reading = self.reader.read(self.step.loss_scale() * size / self.batches.size)
         if math.isfinite(reading.squared_norm) and reading.sketch is not None:
-            self.sizes.append(size)
-            self.squares.append(reading.squared_norm)
+            self.own_sizes.append(size)
             self.sketches.append(reading.sketch)
-            self.in_parts |= not reading.whole
+        own = (count, size, reading.squared_norm, reading.whole)
+        for samples, of, square, is_whole in self.step.ranks.tell("norms of gradients", own):
+            self.tried += 1
+            self.spent += samples
+            if math.isfinite(square):
+                self.sizes.append(of)
+                self.squares.append(square)
+                self.in_parts |= not is_whole
 
     def everywhere(self) -> tuple[np.ndarray, np.ndarray]:
         """Sizes and inner products of the micro-batches of all ranks."""
-        rows = self.exchange.gather(np.column_stack([self.sizes, np.stack(self.sketches)]))
-        return rows[:, 0], rows[:, 1:] @ rows[:, 1:].T
+        every = self.step.ranks.tell("sketches", (self.own_sizes, self.sketches))
+        sizes = np.array([size for each, _ in every for size in each])
+        rows = np.stack([row for _, each in every for row in each])
+        return sizes, rows @ rows.T
 
-    def moments(self, step: TrainStep, sizes: np.ndarray, gram: np.ndarray) -> Moments:
-        """Exact from norms; from the sketches alone where the accumulated gradient is not ours."""
-        if self.in_parts or len(self.sizes) < self.tried or not self.exchange.alone:
+    def moments(self, sizes: np.ndarray, gram: np.ndarray) -> Moments:
+        """Exact from norms; from the sketches alone where the accumulated gradient is not whole."""
+        if self.in_parts or len(self.sizes) < self.tried:
             return formulas.from_gram(sizes, gram)
-        divisor = step.loss_scale() * sum(self.sizes) / self.batches.size
-        mean = accumulated_square(step.parameters(), divisor, self.metric)
-        return formulas.moments(self.sizes, self.squares, mean)
+        divisor = self.step.loss_scale() * sum(self.own_sizes) / self.batches.size
+        return formulas.moments(self.sizes, self.squares, self.reader.mean_square(divisor))
 
     def caveats(self, wide: bool) -> Iterator[Caveat]:
         lost = self.tried - len(self.sizes)

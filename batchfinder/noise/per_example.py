@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from batchfinder import formulas
-from batchfinder.errors import InvalidArgument
+from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.noise.context import refuse_zero, said_of
 from batchfinder.noise.micro_batch import FEWEST, TooFew
 from batchfinder.noise.sketch import Sketch
@@ -66,6 +66,8 @@ class PerExample:
     def estimate(self, step: TrainStep, batches: MicroBatches, plan: BatchPlan) -> NoiseScale:
         """The noise scale at the weights as they are; ``.grad`` is left alone."""
         self._check()
+        if not step.ranks.alone:
+            raise NoiseNotMeasured(Caveat("noise.one_process"))
         gathered = _Gathered(self)
         for batch in batches:
             gathered.add(batch, step.device)

@@ -55,6 +55,11 @@ def samples_in(source: BatchSource) -> int | None:
     return source.length if source.unit == "samples" else None
 
 
+def in_all(samples: int | None, replicas: int) -> int | None:
+    """``samples`` on each of so many replicas; ``None`` for a stream."""
+    return None if samples is None else samples * replicas
+
+
 class FreshBatches:
     """Micro-batches with their counts, until the samples, the data or the time ends.
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.formulas import Moments, moments
 from batchfinder.meter import unmetered
-from batchfinder.noise.gradient_hooks import EUCLIDEAN, GradientHooks, Metric, accumulated_square
+from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric
 from batchfinder.noise.preflight import hazards_in_room
+from batchfinder.noise.reduced import gradient_reader
 from batchfinder.noise.sampling import Allowed, TrainingBatches, any_size, cut, nearest_allowed
 from batchfinder.protocols import Advance, BatchSource, TrainStep
 from batchfinder.run.attempt import Shortage, attempt
@@ -39,9 +40,6 @@ class TrainingLoop:
     in_parts: bool = False
     metric: Metric = EUCLIDEAN
 
-    def __post_init__(self) -> None:
-        self.parameters = self.step.parameters()
-
     def train(self, sizes: Sequence[int], *, measured: bool = False) -> Moments | None:
         """One optimizer step over micro-batches of ``sizes``.
 
@@ -50,10 +48,10 @@ class TrainingLoop:
         Raises:
             Shortage: where memory ran out; before the update, unless it was ``doing`` that.
         """
-        step, parameters = self.step, self.parameters
+        step = self.step
         squares, weights = [], []
         loss = 0.0
-        hooks = GradientHooks(parameters, metric=self.metric) if measured else None
+        hooks = gradient_reader(step, self.metric) if measured else None
         with attempt(step, max(sizes)), hooks or nullcontext():
             batches = self.batches.take(sizes)
             counts = [self.batches.source.count(batch) for batch in batches]
@@ -71,10 +69,15 @@ class TrainingLoop:
                     squares.append(reading.squared_norm)
             self._note(loss)
             found = None
-            if measured:
-                mean = accumulated_square(parameters, whole * sum(weights), self.metric)
+            if hooks is not None:
+                mean = hooks.mean_square(whole * sum(weights))
+                own = [total * weight for weight in weights], squares, self.in_parts
+                every = step.ranks.tell("norms of gradients", own)
+                counted = [samples for each, _, _ in every for samples in each]
+                squares = [square for _, each, _ in every for square in each]
+                self.in_parts = any(in_parts for _, _, in_parts in every)
                 if math.isfinite(mean + sum(squares)):
-                    found = moments([total * weight for weight in weights], squares, mean)
+                    found = moments(counted, squares, mean)
                 else:
                     self.not_finite += 1
         with attempt(step, max(sizes), THE_UPDATE):

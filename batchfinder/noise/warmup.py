@@ -85,7 +85,8 @@ class Warmup:
 
     def _cut(self) -> None:
         self.whole = self.context.parts(1)
-        self.pieces = self.context.parts(PIECES)
+        # each rank's micro-batch is one to compare, and steps need not be cut for it
+        self.pieces = self.context.parts(PIECES if self.context.step.ranks.alone else 1)
 
     def run(self) -> None:
         """Train.
@@ -155,7 +156,8 @@ class Warmup:
             self.stride = 1
             return
         wanted = min(most, round(WANTED * lately.value)) if lately.is_bounded else most
-        coming = (self.steps - self.steps // 2) * context.base_batch
+        each = context.base_batch * context.step.ranks.replicas
+        coming = (self.steps - self.steps // 2) * each
         self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
         self.extra = max(0, wanted - coming)
 

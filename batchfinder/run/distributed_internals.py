@@ -6,13 +6,19 @@ Each function's docstring says what is lost where a torch has it not.
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
+
 __all__ = [
+    "ShardedGroup",
     "default_store",
     "forget_sharded_gradients",
     "reset_reducer",
     "resets_sharded_iteration",
+    "sharded_groups",
     "sharded_mesh_size",
 ]
 
@@ -74,3 +80,93 @@ def default_store() -> Any:
     from torch.distributed.distributed_c10d import _get_default_store
 
     return _get_default_store()
+
+
+class ShardedGroup:
+    """Parameters that ``fully_shard`` gathers and reduces together.
+
+    What is reduced is laid out as one row for each shard, and in it every parameter's part in turn,
+    filled up with zeros.
+    """
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+        self._reduce: Any = None
+        self.parameters: list[torch.Tensor] = [each.sharded_param for each in group.fsdp_params]
+        info = group.mesh_info
+        self.shards: int = getattr(info, "shard_mesh_size", 1)
+        self.shard_rank: int = getattr(info, "shard_mesh_rank", 0)
+        self.copies: int = getattr(info, "replicate_mesh_size", 1)
+        self.process_group: Any = getattr(info, "shard_process_group", None)
+        padded = (each.padded_sharded_param_size for each in group.fsdp_params)
+        self.shard_numels: list[int] = [int(size.numel()) for size in padded]
+        self.numels: list[int] = [each.numel() for each in self.parameters]
+        self.whole_numel = self.shards * sum(self.shard_numels)
+
+    def refuse_scaled(self, error: type[Exception]) -> None:
+        """Raise where gradients are scaled before they are reduced, by a factor not told."""
+        kinds = {self._group.mp_policy.reduce_dtype or each.dtype for each in self.parameters}
+        if kinds <= {torch.float32, torch.bfloat16} and not self._group.gradient_divide_factor:
+            return
+        names = ", ".join(sorted(map(str, kinds)))
+        raise error(
+            "expected gradients that fully_shard reduces in float32 or bfloat16 and divides by the "
+            f"number of ranks; found {names}, or a factor of your own, whose scale is not told"
+        )
+
+    def listen(self, see: Callable[[torch.Tensor], None]) -> None:
+        """Show every input of this group's reduce-scatter to ``see``."""
+        self._reduce = self._group._reduce_scatter_comm
+        self._group._reduce_scatter_comm = _Seen(self._reduce, see)
+
+    def unlisten(self) -> None:
+        """As it was before."""
+        if self._reduce is not None:
+            self._group._reduce_scatter_comm, self._reduce = self._reduce, None
+
+    def as_shard(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """This rank's parts of the parameters' ``tensors`` as one row, in single precision."""
+        parts = []
+        for tensor, numel in zip(tensors, self.shard_numels, strict=True):
+            flat = getattr(tensor, "_local_tensor", tensor).detach().reshape(-1).float()
+            parts.append(torch.nn.functional.pad(flat, (0, numel - flat.numel())))
+        return torch.cat(parts)
+
+    def gather(self, rows: torch.Tensor, own: torch.Tensor) -> None:
+        """Every shard's row into ``rows``; all ranks of the group must come here."""
+        from torch import distributed
+
+        gather = getattr(distributed, "all_gather_single", distributed.all_gather_into_tensor)
+        gather(rows, own, group=self.process_group)
+
+    def gradient_shard(self) -> torch.Tensor:
+        """This rank's part of the mean gradient as one row; zeros where there is none."""
+        return self.as_shard(
+            [p.new_zeros(0) if p.grad is None else p.grad for p in self.parameters]
+        )
+
+
+class _Seen:
+    """A reduce-scatter whose inputs are shown before it begins."""
+
+    def __init__(self, reduce: Any, see: Callable[[torch.Tensor], None]) -> None:
+        self._reduce, self._see = reduce, see
+
+    def allocate(self, *given: Any, **named: Any) -> Any:
+        return self._reduce.allocate(*given, **named)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        self._see(named["input_tensor"] if "input_tensor" in named else given[1])
+        return self._reduce(*given, **named)
+
+
+def sharded_groups(modules: Iterable[torch.nn.Module]) -> list[ShardedGroup]:
+    """All groups of ``modules`` that have parameters to train; none where nothing is sharded."""
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    if kind is None:
+        return []
+    parts = {id(part): part for module in modules for part in module.modules()}.values()
+    states = {id(s): s for p in parts if isinstance(p, kind) for s in [p._get_fsdp_state()]}
+    groups = {id(g): g for state in states.values() for g in _sharded_groups(state)}
+    found = [ShardedGroup(group) for group in groups.values()]
+    return [each for each in found if any(p.requires_grad for p in each.parameters)]

@@ -49,6 +49,15 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "visible, nor whether they are clipped: the noise scale cannot be measured. Have it return "
         "the loss instead"
     ),
+    "noise.shared_samples": (
+        "ranks that share a model's layers or sequences see the same samples, and each holds a "
+        "part of their gradient: the noise scale is not measured under tensor or context "
+        "parallelism"
+    ),
+    "noise.one_process": (
+        "expected one process for the gradients of single samples; found several: the default "
+        "estimator compares the ranks' own gradients"
+    ),
     "noise.coupled": (
         "the loss of a batch is {ratio:.2f} times the mean loss of its halves: the loss couples "
         "samples (contrastive, in-batch negatives, ...), so per-sample gradients, and hence the "

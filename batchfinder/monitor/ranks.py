@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Exchange(Protocol):
-    """What ``MicroBatchVariance`` needs of other ranks, to count their micro-batches with its own.
+    """What a monitor needs of other ranks, to count their micro-batches with its own.
 
     Every rank looks at micro-batches of its own samples, with its own gradients: where the model
     is wrapped for data-parallel training, the hooks see them before they are averaged. All ranks
