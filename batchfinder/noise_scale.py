@@ -11,6 +11,7 @@ from batchfinder.errors import BatchFinderError
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_here
 from batchfinder.probe import SearchSpace
+from batchfinder.probe.runner import runs_at
 from batchfinder.protocols import NoiseEstimator, Observer, RankGroup
 from batchfinder.results import NoiseScale
 from batchfinder.session import not_restored, opened, shared
@@ -30,6 +31,10 @@ from batchfinder.training import (
 __all__ = ["gradient_noise_scale"]
 
 _VARIANCE = MicroBatchVariance()
+_NEEDS_ALL = (
+    "batchfinder: a step of {own}, the loader's batch size, runs, and one of fewer samples does "
+    "not: pass micro_batch={own}, of which every batch is then a multiple"
+)
 
 
 def gradient_noise_scale(
@@ -96,7 +101,14 @@ def gradient_noise_scale(
         ranks=ranks,
         function="gradient_noise_scale",
     ) as call:
-        found = estimate_here(call, noise, micro_batch=micro_batch)
+        try:
+            found = estimate_here(call, noise, micro_batch=micro_batch)
+        except Exception as error:
+            own = call.bench.source.base_batch_size
+            is_ours = isinstance(error, BatchFinderError)
+            if not is_ours and micro_batch is None and own and runs_at(call.bench, own, 0):
+                error.add_note(_NEEDS_ALL.format(own=own))
+            raise
     lost = not_restored(call)
     if found.training is None:
         raise BatchFinderError(" ".join(found.caveats))

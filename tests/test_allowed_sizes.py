@@ -149,3 +149,28 @@ def test_an_error_at_every_size_is_the_users_own_alone() -> None:
     with pytest.raises(ValueError, match="is not allowed") as caught:
         bf.max_batch_size(network(), loader(), train_step=step, memory_limit="1MiB", observe=quiet)
     assert not any("multiple_of=" in note for note in caught.value.__notes__)
+
+
+def test_a_noise_scale_that_wants_more_samples_names_the_micro_batch() -> None:
+    for least, named in ((20, True), (1000, False)):
+        step = Recorded(lambda size, least=least: size >= least)
+        with pytest.raises(ValueError, match="is not allowed") as caught:
+            bf.gradient_noise_scale(
+                network(),
+                loader(),
+                train_step=step,
+                noise=bf.MicroBatchVariance(samples=64),
+                observe=quiet,
+            )
+        notes = caught.value.__notes__
+        assert any("a step of 32, the loader's batch size, runs" in note for note in notes) is named
+
+
+def test_a_loss_without_a_graph_below_the_users_own_size_names_the_way_out() -> None:
+    def pairs(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+        output = model(batch[0])
+        return output.sum().detach() if len(output) < 2 else output.var(0).mean()
+
+    with pytest.raises(bf.NothingToTrain) as caught:
+        bf.max_batch_size(network(), loader(), train_step=pairs, memory_limit="1MiB", observe=quiet)
+    assert any("a step of 32, your own batch size, runs" in note for note in caught.value.__notes__)

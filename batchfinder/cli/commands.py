@@ -115,7 +115,7 @@ def _predict_one_size(asked: argparse.Namespace) -> None:
             "set aside included. Predicted, not run; --savings says what would lower it"
         )
     if not asked.json:
-        say(f"batch size {asked.batch_size} should fit in {where}: it needs {needed}")
+        say(f"batch size {asked.batch_size} should fit in {where}: it needs {needed}", asked.out)
 
 
 def _given(asked: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -133,4 +133,5 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _print(result: Any, asked: argparse.Namespace) -> None:
-    say(json.dumps(encode(result), allow_nan=False, indent=2) if asked.json else str(result))
+    text = json.dumps(encode(result), allow_nan=False, indent=2) if asked.json else str(result)
+    say(text, asked.out)

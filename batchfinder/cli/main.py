@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 
 from batchfinder.cli.output import ReaderGone, check_files, say
 from batchfinder.cli.parser import parse
@@ -42,7 +43,10 @@ def _obeyed(arguments: Sequence[str] | None) -> int:
         os.environ["BATCHFINDER_QUIET"] = "1"
     try:
         check_files(asked)
-        asked.command(asked)
+        asked.out = sys.stdout
+        # What the user's code prints must not stand in the midst of an answer for a machine.
+        with redirect_stdout(sys.stderr) if asked.json else nullcontext():
+            asked.command(asked)
     except BatchFinderError as error:
         print(f"batchfinder: {type(error).__name__}: {error}", file=sys.stderr)
         return MISUSED if isinstance(error, InvalidArgument) else FAILED

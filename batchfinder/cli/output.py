@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from batchfinder import plot
 from batchfinder.errors import InvalidArgument
@@ -24,17 +25,22 @@ class ReaderGone(Exception):
     """
 
 
-def say(text: str = "") -> None:
-    """Print on stdout what the command was asked for, now rather than when the process ends.
+def say(text: str = "", out: TextIO | None = None) -> None:
+    """Print what the command was asked for, now rather than when the process ends.
+
+    Args:
+        text: nothing for what is in the buffer already.
+        out: left out, stdout.
 
     Raises:
         ReaderGone: where nobody reads it.
     """
+    out = out or sys.stdout
     try:
-        print(text, end="\n" if text else "", flush=True)
+        print(text, end="\n" if text else "", flush=True, file=out)
     except BrokenPipeError:
         # What is still in the buffer would be written when the process ends, and complain then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         raise ReaderGone from None
 
 
@@ -69,7 +75,7 @@ def deliver(report: Report, asked: argparse.Namespace) -> None:
         MissingDependency: where a figure is asked for and matplotlib is not installed.
     """
     try:
-        say(report.to_json() if asked.json else _text(report, asked))
+        say(report.to_json() if asked.json else _text(report, asked), asked.out)
     finally:  # files are written even if nobody reads on to the end
         if asked.html is not None:
             _write(Path(asked.html), report.to_html())

@@ -72,7 +72,8 @@ def try_higher_rate(
     arXiv:1803.02021): so a clear lead of twice the rate is a reason to go up, while none is no
     reason to go down. The cap was then too low, and so was the noise scale: the choice is made
     again at the upper end of its interval, once, and confirmed like the first. Where it is not
-    for us to go up, the lead is told. A rate that was measured in a race is left as it is.
+    for us to go up, the lead is told. A rate that was measured in a race is left as it is, and so
+    is one that only multiplies what the optimizer finds by itself.
 
     Args:
         problem: what the recommendation was made from.
@@ -82,8 +83,8 @@ def try_higher_rate(
     """
     recommendation, evidence = found
     lead, rate = evidence.double_rate_lead, evidence.learning_rate
-    lowered = recommendation.rule_factor < 1
-    if lead is None or rate is None or not leads(evidence) or lowered or problem.rate_is_measured:
+    left = recommendation.rule_factor < 1 or problem.rate_is_measured or problem.rate_is_found
+    if lead is None or rate is None or not leads(evidence) or left:
         return found
     seen = {"rate": rate, "lead": lead, "steps": evidence.steps}
     kept = recommendation.plan.global_batch <= problem.base_global_batch

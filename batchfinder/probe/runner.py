@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from batchfinder.errors import BatchFinderError
+from batchfinder.errors import BatchFinderError, NothingToTrain, UnknownLoss
 from batchfinder.probe.patience import step_seconds_at
 from batchfinder.results import Trial
 from batchfinder.run.bench import Bench
 from batchfinder.run.trial import run_trial
 
-__all__ = ["steps_of_trial", "trial_runner"]
+__all__ = ["runs_at", "steps_of_trial", "trial_runner"]
 
 _NEEDS_MORE = (
     "batchfinder: a step of {own}, your own batch size, runs, and one of {size} does not. If the "
@@ -22,6 +22,7 @@ _NEEDS_FEWER = (
     "only some sizes, say which: at_most=, multiple_of= or powers_of_two=; no other size is then "
     "tried"
 )
+_OF_THE_LOSS = (UnknownLoss, NothingToTrain)
 _STEPS = 2
 """In a trial, where memory is steady at once."""
 _LONG_SECONDS = 0.5
@@ -44,13 +45,13 @@ def trial_runner(bench: Bench) -> Callable[[int], Trial]:
         steps = steps_of_trial(bench, step_seconds_at(ran, size))
         try:
             trial = run_trial(bench.step, bench.source, bench.memory, size, steps=steps)
-        except BatchFinderError:
-            raise
         except Exception as error:
+            if isinstance(error, BatchFinderError) and not isinstance(error, _OF_THE_LOSS):
+                raise
             own = bench.source.base_batch_size or max(
                 (trial.batch_size for trial in ran), default=size
             )
-            if _runs_at(bench, own, size):
+            if runs_at(bench, own, size):
                 note = _NEEDS_MORE if own > size else _NEEDS_FEWER
                 error.add_note(note.format(own=own, size=size))
             raise
@@ -63,7 +64,7 @@ def trial_runner(bench: Bench) -> Callable[[int], Trial]:
     return run
 
 
-def _runs_at(bench: Bench, own: int, failed: int) -> bool:
+def runs_at(bench: Bench, own: int, failed: int) -> bool:
     """Whether a step runs at ``own``, which one of ``failed`` samples did not."""
     if own == failed:
         return False

@@ -70,6 +70,11 @@ class Problem:
     training_steps: int | None = None
 
     @property
+    def rate_is_found(self) -> bool:
+        """Whether the optimizer finds its own rate, so that the one it is given says little."""
+        return self.optimizer_family == "parameter-free"
+
+    @property
     def family(self) -> FamilyRule:
         """What is known of the optimizer's family."""
         return rule_for(self.optimizer_family)

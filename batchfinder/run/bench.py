@@ -142,7 +142,9 @@ class Bench:
         is_counted = self.memory.is_simulated or self.step.device.type == "cpu"
         said = (Caveat("step.counted_uncompiled"),) if is_counted and self.step.is_compiled else ()
         left = self.snapshot.left()
-        stays = (Caveat("step.left", names=left),) if left else ()
+        stays = [Caveat("step.left", names=left)] if left else []
+        if counted := self.snapshot.left_in_data():
+            stays.append(Caveat("batches.left", names=counted))
         return (*self.step.assumptions, *said, *self.source.notes, *stays)
 
     def environment(self) -> Environment:

@@ -7,6 +7,14 @@ from collections.abc import Callable, Mapping
 __all__ = ["SENTENCES"]
 
 
+def _left(names: tuple[str, ...]) -> str:
+    listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return (
+        f"reading samples changed {listed}, which stay so. Training(..., preserve=[dataset]) puts "
+        "a data set back with its counters"
+    )
+
+
 def _lengths(scanned: int, share: float | None) -> str:
     among = "of a stream" if share is None else f"({share:.1%} of the samples)"
     return (
@@ -45,6 +53,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "batches.cut": (
         "the loader is an iterable of batches: other sizes were cut and joined from those"
     ),
+    "batches.left": _left,
     "batches.no_workers": (
         "the loader's worker processes could not be started ({reason}): samples were read in this "
         "process, one after the other"

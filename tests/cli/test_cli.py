@@ -17,6 +17,24 @@ from batchfinder.cli.factory import made_by
 from batchfinder.errors import InvalidArgument, MissingDependency
 from batchfinder.report import Report
 
+TRAINING_THAT_PRINTS = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Loud(nn.Linear):
+    def forward(self, x):
+        print("called")
+        return super().forward(x)
+
+
+def make():
+    print("made")
+    rows = TensorDataset(torch.zeros(64, 4), torch.zeros(64, dtype=torch.long))
+    return Loud(4, 3), DataLoader(rows, 8), {"loss_fn": nn.CrossEntropyLoss()}
+"""
+
 FACTORIES = """
 import json
 
@@ -151,6 +169,19 @@ def test_json_on_stdout_is_the_report_again(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["schema"] == 1
     assert Report.from_json(captured.out) == accumulated()
+
+
+def test_what_a_factory_prints_is_not_in_the_json(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "loud.py").write_text(TRAINING_THAT_PRINTS, encoding="utf-8")
+    asked = ["predict", "loud:make", "--memory", "80GB"]
+    assert main([*asked, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["batch_size"] > 0
+    assert "made" in captured.err and "called" in captured.err
+    assert main(asked) == 0
+    assert "made" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,14 @@ def test_a_lead_is_told_even_where_the_plan_stays(more):
     assert f"try {2 * before.learning_rate:.3g}" in said
 
 
+def test_an_optimizer_that_finds_its_own_rate_is_not_told_to_take_twice_of_it():
+    asked = whole(optimizer_family="parameter-free")
+    evidence = confirmation_of(recommend(asked))
+    found = recommend(asked), evidence
+    assert leads(evidence)
+    assert try_higher_rate(asked, found, None) == found
+
+
 def test_a_rate_that_was_lowered_is_not_raised_again():
     asked = whole(optimizer_family="adam")
     first = recommend(asked)

@@ -100,7 +100,7 @@ class Cutting:
         if path not in self.paths:
             return value
         if isinstance(value, torch.Tensor):
-            return value.narrow(self.axis, place, 1)
+            return _row_of(value, self.axis, place)
         if isinstance(value, np.ndarray):
             return np.take(value, [place], axis=self.axis)
         return value[place : place + 1]
@@ -124,6 +124,15 @@ class Cutting:
             for place, (key, _) in enumerate(parts)
         ]
         return rebuilt(first, joined)
+
+
+def _row_of(tensor: torch.Tensor, axis: int, place: int) -> torch.Tensor:
+    if tensor.is_nested:
+        row: torch.Tensor = torch.nested.nested_tensor(
+            [tensor.unbind()[place]], layout=tensor.layout
+        )
+        return row
+    return tensor.narrow(axis, place, 1)
 
 
 def _count(batch: Batch, axis: int, count: Count | None) -> int:
@@ -150,6 +159,8 @@ def _same(one: Any, other: Any) -> bool:
     if one is other:
         return True
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        if one.is_nested or other.is_nested:
+            return False
         return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return bool(np.array_equal(one, other))
@@ -158,7 +169,12 @@ def _same(one: Any, other: Any) -> bool:
 
 def _is_table(one: Any, other: Any) -> bool:
     """Whether a part that is as long as the batch is a constant of the model's, as a mask."""
-    if not isinstance(one, torch.Tensor) or one.ndim < 2 or one.shape[-1] != one.shape[-2]:
+    if (
+        not isinstance(one, torch.Tensor)
+        or one.is_nested
+        or one.ndim < 2
+        or one.shape[-1] != one.shape[-2]
+    ):
         return False
     return _same(one, other) and bool((one != one.flatten()[0]).any())
 

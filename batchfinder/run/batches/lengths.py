@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from batchfinder.protocols import Clock
 from batchfinder.run.batches.structure import bytes_in, leaves
 from batchfinder.wording import Caveat
@@ -207,6 +209,8 @@ def extent_of(sample: Any) -> Extent:
 
 def _shape(leaf: Any) -> tuple[int, ...]:
     """Of a tensor, an array, a column or a picture."""
+    if isinstance(leaf, torch.Tensor) and leaf.is_nested:
+        return (leaf.numel(),)  # its other sizes are no numbers
     if hasattr(leaf, "shape"):
         return tuple(int(size) for size in leaf.shape)
     if isinstance(leaf, (list, tuple)):

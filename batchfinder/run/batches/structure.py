@@ -106,6 +106,8 @@ def fresh(value: Any) -> Any:
 
 def size_along(leaf: Any, axis: int = 0) -> int | None:
     """How many rows a leaf has along ``axis``; ``None`` where it has no such axis."""
+    if isinstance(leaf, torch.Tensor) and leaf.is_nested:
+        return int(leaf.size(0)) if axis == 0 else None  # no other size is a number
     if isinstance(leaf, (torch.Tensor, np.ndarray)):
         return int(leaf.shape[axis]) if leaf.ndim > axis else None
     if _is_column(leaf) and axis == 0:
@@ -146,6 +148,9 @@ def padding_for(key: Any) -> int:
 def join_leaves(column: Sequence[Any], axis: int, padding: int) -> Any:
     """Leaves as one along ``axis``; shorter tensors are padded at their ends."""
     first = column[0]
+    if isinstance(first, torch.Tensor) and first.is_nested:
+        parts = [part for each in column for part in each.unbind()]
+        return torch.nested.nested_tensor(parts, layout=first.layout)
     if isinstance(first, torch.Tensor) and first.ndim > axis:
         fill = padding if not first.is_floating_point() else 0
         return torch.cat(_padded(list(column), axis, fill), dim=axis)
@@ -188,6 +193,8 @@ def describe(value: Any) -> str:
     """A batch in a few words for a message: types, keys and shapes."""
     parts = children(value)
     if parts is None:
+        if isinstance(value, torch.Tensor) and value.is_nested:
+            return f"nested {str(value.dtype).removeprefix('torch.')} tensor of {value.size(0)}"
         if isinstance(value, torch.Tensor):
             return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
         return type(value).__name__

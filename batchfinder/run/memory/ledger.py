@@ -259,18 +259,18 @@ def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         for part in (getattr(tensor, name) for name in names):
             if isinstance(part, torch.Tensor):  # a DTensor may name its mesh too
                 yield from dense_parts(part)
-    elif tensor.layout in _STORED or tensor.is_mkldnn:
-        if not tensor.is_mkldnn:
-            yield tensor
-    else:
+    elif tensor.is_nested:
+        yield tensor.values()
+    elif tensor.layout in _STORED and not tensor.is_mkldnn:
+        yield tensor
+    elif not tensor.is_mkldnn:
         for name in _parts_of(tensor.layout):
             yield getattr(tensor, name)()
 
 
 def _bytes_shown(tensor: torch.Tensor) -> int:
     """How much of its storage a tensor shows; what is expanded shows each element once."""
-    places = zip(tensor.shape, tensor.stride(), strict=True)
-    span = 1 + sum((size - 1) * stride for size, stride in places)
+    span = 1 + sum((n - 1) * far for n, far in zip(tensor.shape, tensor.stride(), strict=True))
     return max(min(tensor.numel(), span), 0) * tensor.element_size()
 
 

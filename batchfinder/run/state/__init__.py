@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from batchfinder.run.reachable import Reached, reached_from
+from batchfinder.run.state.datasets import ReadData
 from batchfinder.run.state.digest import digest
 from batchfinder.run.state.flags import BackendFlags
 from batchfinder.run.state.found import FoundState
@@ -72,6 +73,11 @@ class Snapshot:
     def left(self) -> tuple[str, ...]:
         """Names of logs and counters that the step has changed, which stay as they are."""
         found = (part for part in self._parts if isinstance(part, FoundState))
+        return tuple(name for part in found for name in part.left())
+
+    def left_in_data(self) -> tuple[str, ...]:
+        """Names of what the data sets count for themselves, which reading has changed."""
+        found = (part for part in self._parts if isinstance(part, ReadData))
         return tuple(name for part in found for name in part.left())
 
     def differences(self) -> tuple[str, ...]:
@@ -140,6 +146,7 @@ def _parts(
             yield StatefulObject(each, only_if_changed=True)
     yield FoundState(reached, _kept_by_others(objects, modules))
     yield GeneratorState([*generators_of(loader), *reached.generators])
+    yield ReadData(loader, given)
     yield BackendFlags()
     # last, since putting tensors back must not be able to draw a random number afterwards
     yield RandomState()

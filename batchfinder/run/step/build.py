@@ -10,7 +10,7 @@ import torch
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.protocols import Batch
 from batchfinder.run.reachable import reached_from
-from batchfinder.run.step.call import Call, call_for
+from batchfinder.run.step.call import Call, call_for, check_loss_takes
 from batchfinder.run.step.checks import check_loss_device, check_modules, device_of
 from batchfinder.run.step.loss import LossInference, own_loss, require_scalar
 from batchfinder.run.step.optimizers import (
@@ -141,6 +141,7 @@ class _ModelLoss:
         self._loss_fn = loss_fn
         self._inference = LossInference()
         self._said: Caveat | None = None
+        self._has_run = False
 
     @property
     def assumption(self) -> Caveat | None:
@@ -148,10 +149,20 @@ class _ModelLoss:
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, None]:
         call = call_for(self._model, batch, keep_target=self._loss_fn is not None)
-        output = self._model(*call.positional, **call.named)
+        is_first, self._has_run = not self._has_run, True
+        if is_first:
+            call.check(self._model, batch)
+        try:
+            output = self._model(*call.positional, **call.named)
+        except Exception as error:
+            self._has_run = not is_first  # the next one meets it and tells
+            call.note(error, batch)
+            raise
         if self._loss_fn is not None:
             if call.target is None:
                 raise _no_target(batch)
+            if is_first:
+                check_loss_takes(self._loss_fn, output, call.target)
             return require_scalar(self._loss_fn(output, call.target), "loss_fn"), None
         found = own_loss(output)
         if found is not None:

@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["Call", "call_for"]
+from batchfinder.errors import InvalidArgument
+from batchfinder.run.batches.structure import describe
+
+__all__ = ["Call", "call_for", "check_loss_takes"]
 
 _TARGET_NAMES = ("labels", "label", "targets", "target", "y")
+_WHOLE_NAMES = ("batch", "data_batch", "batch_data")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,77 @@ class Call:
 
     def __call__(self, model: Any) -> Any:
         return model(*self.positional, **self.named)
+
+    def check(self, model: torch.nn.Module, batch: Any) -> None:
+        """Refuse a call that ``forward`` cannot take, before it is made.
+
+        Raises:
+            InvalidArgument: with what it takes, and what the batch holds.
+        """
+        inner = _unwrapped(model)
+        _check_takes(
+            inner.forward,
+            self.positional,
+            self.named,
+            expected="a model that can be called with what the batch holds",
+            found=f"{type(inner).__name__}.forward",
+            beside=f" and a batch of {describe(batch)}",
+            way_out="which calls the model and returns the loss",
+        )
+
+    def note(self, error: Exception, batch: Any) -> None:
+        """Add to an error of the user's model with which part of the batch it was called.
+
+        A model that unpacks its batch by itself is given the first part alone, and fails there.
+        """
+        is_plain = isinstance(error, (TypeError, ValueError, LookupError, AttributeError))
+        if not is_plain or not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            return
+        given = ", ".join(describe(part) for part in (*self.positional, *self.named.values()))
+        error.add_note(
+            f"batchfinder: forward was called with ({given}) of a batch of {describe(batch)}; "
+            "where it takes the whole batch, pass train_step=lambda model, batch: model(batch)"
+        )
+
+
+def check_loss_takes(loss_fn: Any, output: Any, target: Any) -> None:
+    """Refuse a loss that wants more than output and target, such as ``CTCLoss``.
+
+    Raises:
+        InvalidArgument: with what it takes.
+    """
+    is_module = isinstance(loss_fn, torch.nn.Module)
+    _check_takes(
+        loss_fn.forward if is_module else loss_fn,
+        (output, target),
+        {},
+        expected="a loss that is called with (output, target)",
+        found=type(loss_fn).__name__ if is_module else getattr(loss_fn, "__name__", "loss_fn"),
+        way_out="which calls the model and this loss",
+    )
+
+
+def _check_takes(
+    function: Any,
+    positional: tuple[Any, ...],
+    named: Mapping[str, Any],
+    *,
+    expected: str,
+    found: str,
+    way_out: str,
+    beside: str = "",
+) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # what it takes cannot be seen
+        return
+    try:
+        signature.bind(*positional, **named)
+    except TypeError as error:
+        raise InvalidArgument(
+            f"expected {expected}; found {found}({', '.join(signature.parameters)}){beside} "
+            f"({error}): pass train_step=lambda model, batch: ..., {way_out}"
+        ) from None
 
 
 def call_for(model: torch.nn.Module, batch: Any, *, keep_target: bool) -> Call:
@@ -39,9 +114,9 @@ def call_for(model: torch.nn.Module, batch: Any, *, keep_target: bool) -> Call:
     signature = _Signature.of(model)
     if isinstance(batch, Mapping):
         return _mapping_call(signature, batch, keep_target)
-    if isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields"):
-        return _sequence_call(signature, tuple(batch), keep_target)
-    if isinstance(batch, tuple):
+    if isinstance(batch, (tuple, list)):
+        if signature.takes_all:
+            return Call((batch,), target=batch[-1] if keep_target and len(batch) else None)
         return _sequence_call(signature, tuple(batch), keep_target)
     return Call((batch,), target=batch if keep_target else None)
 
@@ -70,6 +145,11 @@ class _Signature:
             any_positional=any(p.kind is p.VAR_POSITIONAL for p in parameters),
             any_named=any(p.kind is p.VAR_KEYWORD for p in parameters),
         )
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the one argument that is asked for is named as a whole batch."""
+        return self.required == 1 and self.names[0] in _WHOLE_NAMES
 
     def target_name(self) -> str | None:
         """The optional parameter that takes a target, if there is one."""
