@@ -17,6 +17,7 @@ from typing import Any
 from batchfinder.errors import BatchFinderWarning, InvalidArgument, MissingDependency
 from batchfinder.find import find_batch_size as search
 from batchfinder.integrations.lightning_apply import Names, apply_before_fit, apply_inside_fit
+from batchfinder.integrations.lightning_monitor import MonitorCallback
 from batchfinder.integrations.lightning_trainer import (
     callbacks,
     inside_fit,
@@ -36,7 +37,7 @@ if not _CALLBACKS:
         'pip install "lightning>=2.4"'
     )
 
-__all__ = ["BatchFinder", "apply", "find_batch_size", "max_batch_size"]
+__all__ = ["BatchFinder", "MonitorCallback", "apply", "find_batch_size", "max_batch_size"]
 
 _BATCH_NAMES = ("batch_size",)
 _RATE_NAMES = ("lr", "learning_rate")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from batchfinder.errors import InvalidArgument
+from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.report import Report
+from batchfinder.run.batches import rows_in
 from batchfinder.wording import Caveat
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "check_options",
     "kept_attributes",
     "refuse_ranks",
+    "rows_of",
     "with_framework",
 ]
 
@@ -94,6 +96,14 @@ def with_framework(
         samples = report.global_batch_size / base
         caveats = (*caveats, Caveat("integrations.counted", names=steps, factor=samples))
     return replace(report, environment=environment, caveats=caveats)
+
+
+def rows_of(batch: Any) -> int:
+    """Samples in a batch, or 1 where that cannot be told."""
+    try:
+        return rows_in(batch)
+    except CannotBuildBatch:
+        return 1
 
 
 @contextmanager

@@ -38,13 +38,15 @@ from batchfinder.wording import Caveat
 try:
     from accelerate.state import GradientState
     from transformers import Trainer, TrainerCallback
+
+    from batchfinder.integrations.transformers_monitor import MonitorCallback
 except ImportError as error:
     raise MissingDependency(
         "batchfinder.integrations.transformers needs transformers and accelerate: "
         'pip install "transformers[torch]"'
     ) from error
 
-__all__ = ["apply", "find_batch_size", "max_batch_size", "training_arguments"]
+__all__ = ["MonitorCallback", "apply", "find_batch_size", "max_batch_size", "training_arguments"]
 
 T = TypeVar("T")
 

@@ -78,6 +78,12 @@ class GradientLook:
             if self._looking and self._reader is not None:
                 self._reader.mark()
 
+    def took(self, samples: int) -> None:
+        """A backward pass over so many samples has ended, of a batch that ``parts`` never saw."""
+        self._batches.append([samples])
+        if self._looking and self._reader is not None:
+            self._reader.mark()
+
     def start(self, parameters: Sequence[torch.Tensor]) -> None:
         """Read the gradients of the next step."""
         if self._reader is None or [*map(id, parameters)] != [*map(id, self._parameters)]:
@@ -123,7 +129,7 @@ class GradientLook:
             self._say(Caveat("monitor.not_counted", step=step, found=found, expected=len(sizes)))
             self._window.add(step, [], np.empty((0, SIZE)), self._metric.name)
             return None
-        if found < 2 and self._window.alone and self._split:
+        if found < 2 and self._window.alone and not self.caveats:
             self._say(Caveat("monitor.one_backward"))
         rows = seen.measured * factors[:, None]
         moments = self._window.add(step, sizes, rows, self._metric.name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from batchfinder.report.encoding import dumps, encode, read
 from batchfinder.results import NoiseScale
+from batchfinder.wording import Caveat
 
 __all__ = ["History", "Instability", "Kind", "Reading", "Suggestion"]
 
@@ -35,7 +36,7 @@ class Instability:
 
     kind: Kind
     step: int
-    said: str
+    said: Caveat
 
     def __str__(self) -> str:
         return f"step {self.step:,}, {self.kind.value}: {self.said}"
@@ -56,7 +57,7 @@ class Suggestion:
     relative_time: float
     relative_time_low: float
     relative_time_high: float
-    said: str
+    said: Caveat
 
     def __str__(self) -> str:
         return f"step {self.step:,}: {self.said}"

@@ -80,7 +80,7 @@ class TrainingMonitor:
         every: int = 50,
         observe: Callable[[Told], Any] | None = None,
         grad_scaler: Scaler | None = None,
-        window: int = 20,
+        window: int = 40,
         dataset_size: int | None = None,
         split_batch_norm: bool = False,
         candidates: Sequence[Candidate] = (),
@@ -131,11 +131,23 @@ class TrainingMonitor:
         """
         return self._gradients.parts(batch, at_least, self.batch_size)
 
-    def step(self, loss: torch.Tensor | float) -> None:
-        """Call once after every optimizer step, with its loss (that of the last part will do)."""
+    def took(self, samples: int) -> None:
+        """Call after each backward pass, where the loop is not yours and ``parts`` has no place.
+
+        Two or more in one optimizer step, of a mean loss divided by their number, give a noise
+        scale; one alone does not.
+        """
+        self._gradients.took(samples)
+
+    def step(self, loss: torch.Tensor | float | None) -> None:
+        """Call once after every optimizer step, with its loss (that of the last part will do).
+
+        ``None`` where the loss cannot be had: gradients and updates are watched all the same.
+        """
         self.steps += 1
         step = self.steps
-        self._alarms.take_loss(step, loss, self._gradients.cut)
+        if loss is not None:
+            self._alarms.take_loss(step, loss, self._gradients.cut)
         samples, look = self._gradients.step_ended(step, self.batch_size)
         self.samples += samples
         if look is not None:
