@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from batchfinder.protocols import Objective
 from batchfinder.recommend.candidates import Option, options, priced
 from batchfinder.recommend.limits import choose
-from batchfinder.recommend.objectives import shortest_time
+from batchfinder.recommend.objectives import SAME, is_round, shortest_time
 from batchfinder.recommend.situation import Situation
 from batchfinder.recommend.uncertainty import drawn
 from batchfinder.results import BatchPlan, Candidate, Limit, Loading, NoiseScale, Why
@@ -18,6 +19,8 @@ WORTHWHILE = 1.05
 """Another batch is recommended where it is surely faster than the user's own by this factor."""
 CLEARLY_SLOWER = 0.9
 """A loader that delivers less than this share of what the model takes is slower than it."""
+SCATTER = 0.03
+"""Relative standard deviation of the ratio of two step times, from which on they scatter."""
 _FASTEST = 1 - 0.005
 
 
@@ -34,8 +37,10 @@ def decide(situation: Situation, objective: Objective, noise: NoiseScale | None)
     """The objective's choice, if it is surely faster than the user's own batch; else that one.
 
     Sure is what holds at the 5% point of what noise scale, step times and the learning-rate rule
-    leave open. Where the objective's choice is not that sure, one that is may be another. An
-    objective of the caller's own is obeyed.
+    leave open. Where the objective's choice is not that sure, one that is may be another. Where the
+    times scatter, the nearest to the user's own is taken that is not surely slower than the
+    fastest of them, so that the same call gives the same answer. An objective of the caller's own
+    is obeyed.
     """
     best = choose(situation, objective)
     if objective is not shortest_time:
@@ -46,17 +51,36 @@ def decide(situation: Situation, objective: Objective, noise: NoiseScale | None)
         return Decision(found[yours].plan, Why.YOURS_WAITS_FOR_DATA, best.plan)
     if yours is None or found[yours].plan == best.plan:
         return Decision(best.plan, _why(situation, best, found), best.plan)
-    speedups = drawn(found, situation, noise).speedups(yours)
-    sure = [option for option, gain in zip(found, speedups, strict=True) if gain.low >= WORTHWHILE]
+    draws = drawn(found, situation, noise)
+    sure = [i for i, gain in enumerate(draws.speedups(yours)) if gain.low >= WORTHWHILE]
     if not sure:
         return Decision(found[yours].plan, Why.YOURS_IS_AS_GOOD, best.plan)
-    picked = best
-    if all(option.plan != best.plan for option in sure):
-        picked = objective(priced(situation, sure))
+    fastest = next((i for i in sure if found[i].plan == best.plan), None)
+    if fastest is None:
+        picked = objective(priced(situation, [found[i] for i in sure]))
+        fastest = next(i for i in sure if found[i].plan == picked.plan)
+    top = found[fastest].timing.micro_batch
+    alike = [
+        i
+        for i in sure
+        if i == fastest
+        or (
+            situation.scatter_between(found[i].timing.micro_batch, top) > SCATTER
+            and draws.slowness(i, fastest).low <= 1 + SAME
+        )
+    ]
+    nearest = min(alike, key=lambda i: (*_preference(found[i], situation.base_batch), i))
+    picked = priced(situation, found)[nearest]
     why = _why(situation, picked, found)
     if picked.plan != best.plan and why is Why.NEAR_FASTEST:
         why = Why.SURELY_FASTER
     return Decision(picked.plan, why, best.plan)
+
+
+def _preference(option: Option, base: int) -> tuple[bool, float]:
+    """Round micro-batches first, then by the distance from the user's own batch."""
+    micro = option.plan.micro_batch
+    return not is_round(micro), abs(math.log(option.plan.global_batch / base))
 
 
 def _why(situation: Situation, picked: Candidate, found: list[Option]) -> Why:

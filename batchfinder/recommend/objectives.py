@@ -98,12 +98,14 @@ def samples_per_second(candidate: Candidate) -> float:
 def _smallest_within(candidates: Sequence[Candidate], tolerance: float) -> Candidate:
     best = min(candidate.relative_time for candidate in candidates)
     near = [c for c in candidates if c.relative_time <= best * (1 + tolerance)]
-    return min(near, key=lambda candidate: (not _is_round(candidate), _size(candidate)))
+    return min(
+        near, key=lambda candidate: (not is_round(candidate.plan.micro_batch), _size(candidate))
+    )
 
 
-def _is_round(candidate: Candidate) -> bool:
-    micro = candidate.plan.micro_batch
-    return micro % 8 == 0 or micro in (1, 2, 4)
+def is_round(micro_batch: int) -> bool:
+    """Whether this is a multiple of eight, or one of the powers of two below."""
+    return micro_batch % 8 == 0 or micro_batch in (1, 2, 4)
 
 
 def _not_below_yours(

@@ -96,6 +96,13 @@ class Situation:
         """Whether this is the batch that the user trains with now, and not an assumed one."""
         return self.base_is_yours and plan.global_batch == self.base_batch
 
+    def scatter_between(self, micro_batch: int, other: int) -> float:
+        """Relative standard deviation of the ratio of two micro-batches' step times."""
+        sizes = [timing.micro_batch for timing in self.timings]
+        one, two = sizes.index(micro_batch), sizes.index(other)
+        of = self.covariance
+        return math.sqrt(max(0.0, of[one, one] + of[two, two] - of[one, two] - of[two, one]))
+
     def allows(self, timing: Timing, accumulation_steps: int = 1) -> bool:
         """Whether ``accumulation_steps`` micro-batches of this size respect every constraint."""
         bounds, per_device = self.bounds, timing.micro_batch * accumulation_steps

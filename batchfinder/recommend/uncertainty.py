@@ -53,6 +53,11 @@ class Draws:
         ratios = self.times / self.times[chosen]
         return _spreads(ratios)
 
+    def slowness(self, option: int, other: int) -> Spread:
+        """The time of one option over that of another, what the rule may cost at both included."""
+        priced = self.times[[option, other]] * self.penalties[[option, other]]
+        return _spreads(priced[:1] / priced[1])[0]
+
     def speedups(self, yours: int) -> list[Spread]:
         """The time of the option at index ``yours`` over every option's, the rule's cost included.
 
