@@ -1,8 +1,6 @@
 """The choice against closed forms: what is best, what binds, what it costs."""
 
 import math
-import random
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -152,34 +150,6 @@ def test_where_the_best_is_not_sure_another_that_is_takes_its_place():
     assert found.speedup.low >= 1.05
     assert found.why is Why.SURELY_FASTER
     assert "3%" not in why_sentence(found)  # nor does it say that nothing is faster
-
-
-@pytest.mark.parametrize("critical", [400, 1000, 4000])
-def test_where_times_scatter_calls_that_move_move_to_one_size(critical):
-    """Twenty calls on a machine whose single times scatter by 15%: the rest keep the user's."""
-    draws = random.Random(critical)
-    chosen = Counter()
-    for _ in range(20):
-        timed = []
-        for each in affine(half_speed=100, spread=0.2):
-            times = sorted(each.step_seconds * math.exp(draws.gauss(0, 0.15)) for _ in range(5))
-            low, middle, high = (each.batch_size / times[i] for i in (-1, 2, 0))
-            timed.append(
-                replace(
-                    each,
-                    samples_per_second=middle,
-                    samples_per_second_low=low,
-                    samples_per_second_high=high,
-                    step_seconds=times[2],
-                    forward_backward_seconds=times[2],
-                    update_seconds=0.0,
-                    repeats=5,
-                )
-            )
-        found = recommended(timed, critical, base_batch=16, base_is_yours=True)
-        chosen[found.plan.global_batch] += 1
-    moved = [count for batch, count in chosen.items() if batch != 16]
-    assert chosen[16] + max(moved) >= 18, chosen
 
 
 def test_an_assumed_base_is_not_yours():
