@@ -212,7 +212,10 @@ def find_batch_size(
             probed,
             base,
             measured=measurements,
-            choose=lambda found: recommend(problem.at_noise(found)),
+            # Also as if times were exact: where they scatter much, nothing would move the choice.
+            choose=lambda found: tuple(
+                recommend(each.at_noise(found)) for each in (problem, problem.timed_exactly())
+            ),
         )
         settled = settled_by_race(
             call,

@@ -49,12 +49,13 @@ def estimate_noise(
     base: Base,
     *,
     measured: Sequence[Measurement] = (),
-    choose: Callable[[NoiseScale | None], Recommendation] | None = None,
+    choose: Callable[[NoiseScale | None], Sequence[Recommendation]] | None = None,
 ) -> NoiseFindings:
     """The noise scale along a short warm-up of real training; the caller puts everything back.
 
     The warm-up is as long as usual (200 steps, or 50 in the middle of a training) where there is
-    time for it, and ends earlier once ``choose`` recommends the same at both ends of its interval.
+    time for it, and ends earlier once each that ``choose`` recommends is the same at both ends of
+    its interval.
     """
     bench = call.bench
     if estimator is None:
@@ -109,13 +110,19 @@ def _affordable(usual: int, seconds: float | None, one_step: float | None) -> in
     return max(min(usual, _FEWEST_STEPS), min(usual, int(seconds / (_OVERHEAD * one_step))))
 
 
-def _decides(choose: Callable[[NoiseScale | None], Recommendation], found: NoiseScale) -> bool:
+def _decides(
+    choose: Callable[[NoiseScale | None], Sequence[Recommendation]], found: NoiseScale
+) -> bool:
     """Whether the same batch, at nearly the same rate, is recommended at both ends of the interval.
 
     An end that is open is taken to lie very far out.
     """
     ends = (found.low, min(found.high, _VERY_FAR * found.value))
     low, high = (choose(replace(found, value=end, low=end, high=end)) for end in ends)
+    return all(map(_is_same, low, high))
+
+
+def _is_same(low: Recommendation, high: Recommendation) -> bool:
     one, other = low.learning_rate, high.learning_rate
     if low.plan != high.plan or (one is None) != (other is None):
         return False

@@ -105,6 +105,19 @@ class Problem:
         """The same problem at another noise scale."""
         return replace(self, noise=noise)
 
+    def timed_exactly(self) -> Problem:
+        """The same problem, were the times known exactly that were measured."""
+        exact = tuple(
+            replace(
+                each,
+                samples_per_second_low=each.samples_per_second,
+                samples_per_second_high=each.samples_per_second,
+                repeats=0,
+            )
+            for each in self.measurements
+        )
+        return replace(self, measurements=exact)
+
     def situation(self) -> Situation:
         """What can be chosen, timed and priced.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from recommend_cases import affine, line, noise, recommended
+from recommend_cases import affine, line, noise, problem, recommended
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -18,6 +18,7 @@ from batchfinder.base_pair import Base
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import _affordable, _decides, estimate_here, estimate_noise
 from batchfinder.outcomes import Limit, Outcome
+from batchfinder.recommend import recommend
 from batchfinder.results import NoiseScale, ProbeResult, Recommendation, StageStarted, Trial
 from batchfinder.session import opened
 
@@ -70,10 +71,15 @@ def choose(half_speed: float, **given: Any) -> Callable[[NoiseScale | None], Rec
     return chosen
 
 
+def each(choose: Any) -> Any:
+    """As the call asks: for every way to look at the times one recommendation, here for one."""
+    return lambda noise: (choose(noise),)
+
+
 def test_an_interval_decides_where_both_its_ends_recommend_the_same() -> None:
     wide, narrow = noise(1000, 100, 10_000), noise(1000, 999, 1001)
-    assert not _decides(choose(100), wide)
-    assert _decides(choose(100), narrow)
+    assert not _decides(each(choose(100)), wide)
+    assert _decides(each(choose(100)), narrow)
 
 
 def test_where_memory_decides_the_noise_need_not() -> None:
@@ -82,8 +88,8 @@ def test_where_memory_decides_the_noise_need_not() -> None:
     def chosen(noise: NoiseScale | None) -> Recommendation:
         return small(noise=noise, can_accumulate=False)
 
-    assert _decides(chosen, noise(1000, 300, 10_000))
-    assert _decides(chosen, noise(1000, 300, float("inf")))
+    assert _decides(each(chosen), noise(1000, 300, 10_000))
+    assert _decides(each(chosen), noise(1000, 300, float("inf")))
 
 
 def test_a_rate_that_hangs_on_the_noise_is_not_decided() -> None:
@@ -93,8 +99,27 @@ def test_a_rate_that_hangs_on_the_noise_is_not_decided() -> None:
         assert noise is not None
         return replace(one, learning_rate=noise.value)
 
-    assert not _decides(chosen, noise(1.0, 0.9, 1.1))
-    assert _decides(chosen, noise(1.0, 0.97, 1.03))
+    assert not _decides(each(chosen), noise(1.0, 0.9, 1.1))
+    assert _decides(each(chosen), noise(1.0, 0.97, 1.03))
+
+
+def test_times_that_scatter_do_not_make_the_noise_scale_look_idle() -> None:
+    """A keeper at any noise scale, since the times are bad: with better ones it would matter."""
+    timed = [
+        replace(found, samples_per_second_low=0.3 * found.samples_per_second, repeats=2)
+        for found in affine((32, 64, 128, 256, 512), half_speed=50)
+    ]
+    made = problem(timed, base_batch=32, base_is_yours=True)
+    wide = noise(40, 20, 80)
+
+    def as_it_is(found: NoiseScale | None) -> tuple[Recommendation, ...]:
+        return (recommend(made.at_noise(found)),)
+
+    def both(found: NoiseScale | None) -> tuple[Recommendation, ...]:
+        return tuple(recommend(p.at_noise(found)) for p in (made, made.timed_exactly()))
+
+    assert _decides(as_it_is, wide)
+    assert not _decides(both, wide)
 
 
 def test_a_micro_batch_that_is_asked_for_is_the_only_one() -> None:
