@@ -110,7 +110,7 @@ def test_times_that_scatter_do_not_make_the_noise_scale_look_idle() -> None:
         for found in affine((32, 64, 128, 256, 512), half_speed=50)
     ]
     made = problem(timed, base_batch=32, base_is_yours=True)
-    wide = noise(40, 20, 80)
+    wide = noise(50, 20, 120)
 
     def as_it_is(found: NoiseScale | None) -> tuple[Recommendation, ...]:
         return (recommend(made.at_noise(found)),)
