@@ -80,12 +80,13 @@ class Bench:
         self.step.prime()
 
     def _smallest(self) -> int:
-        """2 where a batch norm in training mode needs two samples for a variance, else 1."""
+        """2 where a batch norm in training mode needs two samples for a variance, else 1.
+
+        One that the step reaches through its closure, such as a teacher's, may be run too.
+        """
         norms = torch.nn.modules.batchnorm._BatchNorm
         needs_two = any(
-            isinstance(each, norms) and each.training
-            for module in self.step.modules()
-            for each in module.modules()
+            isinstance(each, norms) and each.training for each in self.snapshot.modules()
         )
         return max(self.source.smallest, 2 if needs_two and self.source.ceiling != 1 else 1)
 

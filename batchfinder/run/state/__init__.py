@@ -62,6 +62,12 @@ class Snapshot:
         """Whether an optimizer is among what is put back."""
         return any(isinstance(part, OptimizerState) for part in self._parts)
 
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Every module that is put back, parts of others included."""
+        for part in self._parts:
+            if isinstance(part, ModuleState):
+                yield from part.modules
+
     def digests(self) -> dict[str, str]:
         """A digest per kind of state as it is now: of parameters, random numbers and so on."""
         named: dict[str, list[tuple[str, Any]]] = {}

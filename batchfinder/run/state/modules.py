@@ -92,18 +92,18 @@ class ModuleState:
     def __init__(
         self, modules: Iterable[torch.nn.Module], others: Iterable[torch.nn.Parameter] = ()
     ) -> None:
-        self._modules = _each_once(module for root in modules for module in root.modules())
-        owned = [each for module in self._modules for each in module._parameters.values()]
+        self.modules = _each_once(module for root in modules for module in root.modules())
+        owned = [each for module in self.modules for each in module._parameters.values()]
         self._parameters = [
             _save_parameter(each)
             for each in _each_once(p for p in [*owned, *others] if p is not None)
         ]
         self._buffers = [
             _SavedBuffer(module, name, tensor, None if tensor is None else copied(tensor))
-            for module in self._modules
+            for module in self.modules
             for name, tensor in module._buffers.items()
         ]
-        self._attributes = [_save_attributes(module) for module in self._modules]
+        self._attributes = [_save_attributes(module) for module in self.modules]
 
     def restore(self) -> None:
         for parameter in self._parameters:
@@ -125,7 +125,7 @@ class ModuleState:
             yield f"parameters/{position}", saved.parameter
             yield f"requires_grad/{position}", saved.parameter.requires_grad
             yield f"gradients/{position}", saved.parameter.grad
-        for position, module in enumerate(self._modules):
+        for position, module in enumerate(self.modules):
             for name, tensor in module._buffers.items():
                 yield f"buffers/{position}.{name}", tensor
             for name in sorted(module.__dict__):
