@@ -22,6 +22,7 @@ from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
+from batchfinder.run.memory.ledger import dense_parts
 from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
 from batchfinder.run.recover import recover
 from batchfinder.run.seeding import seed_everything
@@ -127,7 +128,10 @@ class Bench:
             parameter_bytes=_bytes_of(parameters),
             buffer_bytes=_bytes_of(buffers),
             gradient_bytes=sum(
-                p.numel() * p.element_size() for p in parameters if id(p) in trained
+                part.numel() * part.element_size()
+                for p in parameters
+                if id(p) in trained
+                for part in dense_parts(p)
             ),
             optimizer_bytes=_bytes_of(states),
             activation_bytes_per_sample=0.0,
@@ -286,5 +290,6 @@ def _each_once(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 
 def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages behind ``tensors``, a shared one counted once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors}
-    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+    parts = (part for tensor in tensors for part in dense_parts(tensor))
+    storages = {part.untyped_storage().data_ptr(): part for part in parts}
+    return sum(part.untyped_storage().nbytes() for part in storages.values())

@@ -69,7 +69,8 @@ class Reached:
 def reached_from(things: Iterable[Any]) -> Reached:
     """Walk from functions, modules and optimizers through all that they hold.
 
-    Not entered: loaders and data sets, code and globals of installed packages.
+    Not entered: loaders and data sets, what ``torch.distributed`` keeps for itself, code and
+    globals of installed packages.
     """
     found = Reached()
     queue: list[tuple[str, Any]] = [("", thing) for thing in things]
@@ -122,9 +123,14 @@ def _sorted_in(found: Reached, thing: Any, name: str) -> Iterable[tuple[str, Any
         found.scalers.append(thing)
     elif isinstance(thing, list | tuple | set | frozenset | deque | Mapping):
         held = _in_container(found, thing, name)
-    elif not isinstance(thing, DataLoader | Dataset | ModuleType):
+    elif not (isinstance(thing, DataLoader | Dataset | ModuleType) or _is_of_a_wrapper(thing)):
         held = _in_object(found, thing, name)
     return held
+
+
+def _is_of_a_wrapper(thing: Any) -> bool:
+    """Whether this is what ``torch.distributed`` keeps for itself, behind a wrapper's hooks."""
+    return type(thing).__module__.startswith("torch.distributed.")
 
 
 def _in_module(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from batchfinder.run.state.plain import copied, is_generator
+from batchfinder.run.state.plain import copied, is_generator, is_without_data
 from batchfinder.run.torch_internals import inner_tensors
 
 __all__ = ["digest"]
@@ -53,9 +53,9 @@ def _feed(total: hashlib.blake2b, value: Any) -> None:
 
 def _feed_tensor(total: hashlib.blake2b, tensor: torch.Tensor) -> None:
     total.update(f"{tensor.dtype}{tuple(tensor.shape)}{tensor.device}".encode())
-    if tensor.is_meta:
-        return
     inner = inner_tensors(tensor)
+    if not inner and is_without_data(tensor):
+        return
     for name, part in inner.items():
         total.update(name.encode())
         _feed_tensor(total, part)

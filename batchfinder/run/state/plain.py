@@ -14,7 +14,7 @@ import torch
 
 from batchfinder.run.torch_internals import inner_tensors, like_subclass
 
-__all__ = ["copied", "fresh_tensor", "is_generator", "is_plain", "put_back"]
+__all__ = ["copied", "fresh_tensor", "is_generator", "is_plain", "is_without_data", "put_back"]
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -68,8 +68,18 @@ def _copied_tensor(tensor: torch.Tensor) -> Any:
     if inner:
         parts = {name: _copied_tensor(part) for name, part in inner.items()}
         return _InParts(parts, like_subclass(tensor))
-    # a meta tensor has a shape and no data: there is nothing to copy
-    return tensor if tensor.is_meta else tensor.detach().to("cpu", copy=True)
+    # a shape without data, as of a meta tensor: there is nothing to copy
+    return tensor if is_without_data(tensor) else tensor.detach().to("cpu", copy=True)
+
+
+def is_without_data(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a shape alone: on the meta device, or with its storage freed.
+
+    Sharded training frees the storage of whole parameters so; to read it would end the process.
+    """
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        return tensor.is_meta
+    return bool(tensor.numel()) and not tensor.untyped_storage().nbytes()
 
 
 def _state_of(generator: Any) -> Any:
@@ -108,6 +118,8 @@ def _put_back_tensor(original: torch.Tensor, saved: Any) -> torch.Tensor:
     if isinstance(saved, _InParts):
         for name, part in inner_tensors(original).items():
             _put_back_tensor(part, saved.parts[name])
+        return original
+    if saved is original:  # which had no data to copy
         return original
     with torch.no_grad():
         if original.shape == saved.shape:
