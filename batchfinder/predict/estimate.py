@@ -90,7 +90,7 @@ def estimate_memory(
         found = rehearsal.at(batch_size)
         where = target.name or str(rehearsal.step.device)
         on_gpu = target.kind is not None and target.kind.type != "cpu"
-        return _estimate(found, rehearsal, where, unseen_by(found.peak_bytes, is_gpu=on_gpu))
+        return _estimate(found, rehearsal, where, unseen_by(found, is_gpu=on_gpu))
 
 
 def predict_max_batch_size(

@@ -47,6 +47,8 @@ class Footprint:
     gradient_bytes: int
     optimizer_bytes: int
     batch_bytes: int
+    largest_block_bytes: int
+    """The largest tensor that the step makes."""
     assumed: tuple[str, ...]
 
     @property
@@ -96,7 +98,7 @@ class Rehearsal:
         before = ledger.current
         ledger.hold(tensors_in(batch))
         batch_bytes = ledger.current - before
-        ledger.peak = ledger.current
+        ledger.peak, ledger.largest = ledger.current, 0
         with self._kernels(pessimistic):
             gradients = self._run(batch, ledger, assumed)
         return Footprint(
@@ -107,6 +109,7 @@ class Rehearsal:
             gradient_bytes=gradients,
             optimizer_bytes=_bytes(self._held()["optimizer"]),
             batch_bytes=batch_bytes,
+            largest_block_bytes=ledger.largest,
             assumed=tuple(assumed.sentences),
         )
 

@@ -58,6 +58,8 @@ class Ledger(TorchDispatchMode):
         self._peak = 0
         self._noted = 0  # up to here a growth changes nothing: neither the peak nor the limit
         self.current = 0
+        self.largest = 0
+        """Of what was charged at once, since it was last set to 0."""
         self.listening = True
         self._type = device.type
         self._is_cpu = device.type == "cpu"  # which a tensor can tell sooner than its device
@@ -224,6 +226,8 @@ class Ledger(TorchDispatchMode):
         entry.key, entry.size, entry.charged = key, storage.nbytes(), charged
         self._entries[key] = entry
         self.current += charged
+        if charged > self.largest:
+            self.largest = charged
 
     def _recharge(self, entry: _Entry, size: int) -> None:
         """A storage has another size than before; a growth beyond the limit is not charged."""
