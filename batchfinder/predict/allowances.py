@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -35,7 +35,7 @@ H200, where reserved memory was above allocated memory by 0.4, 0.4, 0.6 and 0.6 
 tensor (ResNet-50, a UNet, GPT-2 small, a character GPT); none was held out."""
 
 WORST_FRAGMENTATION = 0.1
-"""Of the peak, for the lower end of the range: reserved memory before the allocator has settled."""
+"""Of the peak, if that is more, for the lower end: before the allocator has settled."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ def unseen_by(step: Footprint, *, is_gpu: bool) -> tuple[Allowance, ...]:
 
 def _fragmentation(step: Footprint) -> int:
     return int(FRAGMENTATION * step.largest_block_bytes)
+
+
+def _worst_fragmentation(step: Footprint) -> int:
+    return max(int(WORST_FRAGMENTATION * step.peak_bytes), _fragmentation(step))
+
+
+def _none(_: Footprint) -> int:
+    return 0
 
 
 def predictions(
@@ -99,10 +107,10 @@ class _Peaks:
             yield from found.assumed
         yield from self.rehearsal.kernel_notes
 
-    def smallest(self, budget: float) -> Footprint:
-        """A small step; of a single sample where more are too many for ``budget``."""
+    def smallest(self, fits: Callable[[Footprint], bool]) -> Footprint:
+        """A small step; of a single sample where more are too many."""
         found = self.at(self.rehearsal.shape.small_size)
-        if found.peak_bytes > budget:
+        if not fits(found):
             with suppress(CannotPredict):  # a batch norm cannot do with one
                 return self.at(1)
         return found
@@ -110,30 +118,30 @@ class _Peaks:
 
 def _predicted(peaks: _Peaks, target: Target, dataset_samples: int | None) -> MemoryPrediction:
     fixed = CONTEXT_BYTES + WORKSPACE_BYTES if target.is_gpu else 0
-    worst = 1 / (1 + WORST_FRAGMENTATION) if target.is_gpu else 1.0
-    surely = worst / (1 + PEAK_ERROR)
-    smallest = peaks.smallest((target.memory_bytes - fixed) * surely)
+    in_pieces = _fragmentation if target.is_gpu else _none
+    at_worst = _worst_fragmentation if target.is_gpu else _none
+    room = target.memory_bytes - fixed
+    smallest = peaks.smallest(
+        lambda step: (1 + PEAK_ERROR) * step.peak_bytes + at_worst(step) <= room
+    )
 
     def within(
-        share: float, set_aside: int, *, pessimistic: bool = False, in_pieces: bool = False
+        set_aside: int, lost: Callable[[Footprint], int], *, pessimistic: bool = False
     ) -> int:
         def needed(size: int) -> int:
             step = peaks.at(size, pessimistic)
-            return step.peak_bytes + (_fragmentation(step) if in_pieces else 0)
+            error = 1 + PEAK_ERROR if pessimistic else 1.0
+            return int(error * step.peak_bytes) + lost(step)
 
-        return largest_within(
-            needed,
-            int((target.memory_bytes - set_aside) * share),
-            (smallest.batch_size, MOST),
-            smallest.at_rest_bytes,
-        )
+        limit = target.memory_bytes - set_aside
+        return largest_within(needed, limit, (smallest.batch_size, MOST), smallest.at_rest_bytes)
 
-    chosen = within(1.0, fixed, in_pieces=target.is_gpu)
+    chosen = within(fixed, in_pieces)
     at_it = peaks.at(chosen or smallest.batch_size)
     return MemoryPrediction(
         batch_size=chosen,
-        high=within(1.0, 0),
-        low=within(surely, fixed, pessimistic=True),
+        high=within(0, _none),
+        low=within(fixed, at_worst, pessimistic=True),
         device=target.name,
         memory_bytes=target.memory_bytes,
         allowances=unseen_by(at_it, is_gpu=target.is_gpu),

@@ -31,6 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+
 from gpu_rivals import accelerate, lightning
 from gpu_trainings import Case, Training, cases
 

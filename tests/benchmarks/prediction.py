@@ -1,4 +1,8 @@
-"""Predicted peaks against those of real steps under the ledger, and what cannot be predicted.
+"""Predicted peaks against those of real steps, and what cannot be predicted.
+
+Of real steps there are two peaks: the ledger's, which counts every tensor that an operator gives or
+takes, and torch's profiler's, which sees the temporaries inside of operators too. And against what
+was measured on a GPU: the sizes that were found and the peaks of every trial (``gpu.py``).
 
     python tests/benchmarks/prediction.py
 
@@ -7,6 +11,9 @@ Writes docs/tables/prediction.md and asserts nothing.
 
 from __future__ import annotations
 
+import gc
+import itertools
+import json
 import math
 import statistics
 import sys
@@ -19,12 +26,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
+from gpu_trainings import Training, cases
 from predict_cases import EXACT, LSTM, Case, loader_of
 from torch import nn
 from torch.nn import functional
 
 from batchfinder.errors import CannotPredict
-from batchfinder.predict import estimate_memory, first_guess
+from batchfinder.predict import estimate_memory, first_guess, predict_max_batch_size
+from batchfinder.predict.allowances import CONTEXT_BYTES, WORKSPACE_BYTES
 from batchfinder.predict.rehearsal import rehearsing
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
@@ -32,6 +41,7 @@ from batchfinder.run.step import step_from
 from batchfinder.run.trial import run_trial
 
 LIMIT = "96MiB"
+MEASURED = Path(__file__).parent.parent / "support" / "peaks_on_an_h200.json"
 TABLE = Path(__file__).parent.parent.parent / "docs" / "tables" / "prediction.md"
 
 
@@ -46,25 +56,41 @@ def measured(case: Case) -> dict[str, Any]:
     guess = first_guess(step, source, memory, seconds=math.inf)
     guessing = time.perf_counter() - started
     largest = guess or 32
-    errors = []
+    errors, inside = [], []
     with rehearsing(step, source) as rehearsal:
-        predicted = {size: rehearsal.at(size).peak_bytes for size in (2, 8, 32, largest)}
+        footprints = {size: rehearsal.at(size) for size in (2, 8, 32, largest)}
         started = time.perf_counter()
         rehearsal.at(largest)
         predicting = time.perf_counter() - started
-    for size, peak in predicted.items():
+    for size, footprint in footprints.items():
         trial = run_trial(step, source, roomy, size, steps=2)
-        errors.append(peak / trial.peak_bytes - 1)
+        errors.append(footprint.peak_bytes / trial.peak_bytes - 1)
+        held = footprint.at_rest_bytes + footprint.batch_bytes
+        inside.append(footprint.peak_bytes / profiled(step, source.take(size), held) - 1)
     return {
         "model": case.name,
         "guess": guess,
         "fits": guess and run_trial(step, source, memory, guess).fits,
         "next": guess and run_trial(step, source, memory, guess + 1).fits,
         "error": max(errors, key=abs),
+        "profiler": max(inside, key=abs),
         "predicting": predicting,
         "guessing": guessing,
         "step": trial.seconds / 2,
     }
+
+
+def profiled(step: Any, batch: Any, held: int) -> int:
+    """The peak of one step by torch's profiler: what it allocates, and ``held`` before it."""
+    step.zero_grad()
+    gc.collect()
+    with torch.profiler.profile(profile_memory=True) as seen:
+        step.forward_backward(batch, 1.0)
+        step.update()
+    step.zero_grad()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return held + max(itertools.accumulate(changes))
 
 
 def row(found: dict[str, Any]) -> str:
@@ -72,7 +98,8 @@ def row(found: dict[str, Any]) -> str:
     right = {None: "", True: "fits"}.get(found["fits"], "does not fit")
     after = {None: "", True: "fits too"}.get(found["next"], "does not")
     return (
-        f"| {found['model']} | {100 * found['error']:+.2f} % | {guess} | {right} | {after} | "
+        f"| {found['model']} | {100 * found['error']:+.2f}% | "
+        f"{100 * found['profiler']:+.1f}% | {guess} | {right} | {after} | "
         f"{found['predicting']:.2f} s | {found['guessing']:.2f} s | {found['step']:.2f} s |"
     )
 
@@ -126,6 +153,40 @@ def hard(name: str) -> str:
     return f"| `{name}` | {'assumed' if assumed else 'yes'} | {assumed} |"
 
 
+# Against a GPU ----------------------------------------------------------------------------------
+
+
+def on_a_gpu() -> str:
+    """Predicted from this machine, against what ``gpu.py`` found on the device."""
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    lines = []
+    for each in measured["rows"]:
+        case = cases(tiny=False)[each["training"]]
+        training = Training(case, torch.device("cpu"))
+        given = {"train_step": training.loss, "optimizer": training.optimizer}
+        found = predict_max_batch_size(
+            training.model, training.loader, memory=each["limit"], **given
+        )
+        errors = []
+        for size, peak in each["peaks"][:: max(1, len(each["peaks"]) - 1)]:
+            estimate = estimate_memory(
+                training.model, training.loader, size, device="H200", **given
+            )
+            errors.append((estimate.peak_bytes + CONTEXT_BYTES + WORKSPACE_BYTES) / peak - 1)
+        lines.append(
+            f"| {each['training']} | {each['limit']} | {each['trains']} | {found.batch_size} "
+            f"({found.low}–{found.high}) | {100 * max(errors, key=abs):+.1f}% |"
+        )
+    return (
+        f"Predicted on this CPU machine, against {measured['device']} (torch {measured['torch']}, "
+        "`python tests/benchmarks/gpu.py`). The last column is the error of the predicted peak, "
+        "context and workspaces included, at the smallest and the largest size that ran; the worse "
+        "of the two. The allowance for fragmentation was chosen on these trainings.\n\n"
+        "| training | limit | trains | predicted | error of the peak |\n|---|---|--:|--:|--:|\n"
+        + "\n".join(lines)
+    )
+
+
 def main() -> None:
     torch.set_num_threads(1)
     estimate_memory(nn.Linear(4, 1), loader_of(torch.randn(8, 4), torch.randn(8, 1)), 2,
@@ -138,14 +199,21 @@ def main() -> None:
 Written by `python tests/benchmarks/prediction.py` (torch {torch.__version__}, one thread of a
 2-core CPU machine, other work going on). Predicted peak of one step, update included, against the
 ledger's of a real one, at batch sizes 2, 8, 32 and the largest in {LIMIT}; the worst of the four.
+The ledger is also what a simulated `memory_limit` goes by. It counts every tensor that an operator
+takes or gives, and not what a kernel allocates inside of itself; torch's profiler sees that too,
+and the second column says how far the prediction is from it.
 
-| model | error of the peak | guess | it | one more | one prediction | guess | one real step |
-|---|---|---|---|---|---|---|---|
+| model | ledger | profiler | guess | it | one more | one prediction | guess | one real step |
+|---|---|---|---|---|---|---|---|---|
 {lines}
 
-Median error {100 * statistics.median(errors):.3f} %, at most {100 * max(errors):.3f} %, the LSTM
-aside: the workspace of the CPU's recurrent kernel has no known size before it runs, so that no
-guess is made there. What kernels take inside one operator is in neither figure.
+Against the ledger the median error is {100 * statistics.median(errors):.3f}%, at most
+{100 * max(errors):.3f}%, the LSTM aside: the workspace of the CPU's recurrent kernel has no known
+size before it runs, so that no guess is made there.
+
+## Against a GPU
+
+{on_a_gpu()}
 
 ## What cannot be followed
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gpu_trainings import Training, cases
 from predict_cases import loader_of, resnet50
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,6 +23,7 @@ from batchfinder.predict import (
     predict_for_devices,
     predict_max_batch_size,
 )
+from batchfinder.predict.allowances import CONTEXT_BYTES, WORKSPACE_BYTES
 from batchfinder.predict.device_kernels import CudaKernels
 
 HEADS, LENGTH, WIDTH = 4, 64, 16
@@ -231,3 +235,36 @@ def test_the_allocated_peaks_of_an_h200_are_met_within_a_hundredth() -> None:
             autocast=torch.bfloat16,
         )
         assert estimate.peak_bytes == pytest.approx(measured[size], rel=0.01)
+
+
+def measured_on_an_h200() -> list[dict[str, Any]]:
+    path = Path(__file__).parent.parent / "support" / "peaks_on_an_h200.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+@pytest.mark.parametrize("row", measured_on_an_h200(), ids=lambda row: row["training"])
+def test_what_an_h200_ran_is_predicted_from_a_cpu(row: dict[str, Any]) -> None:
+    """Sizes within 10%, inside of the range; peaks within 1%, small steps and large."""
+    training = Training(cases(tiny=False)[row["training"]], torch.device("cpu"))
+    given = {"train_step": training.loss, "optimizer": training.optimizer}
+    found = predict_max_batch_size(training.model, training.loader, memory=row["limit"], **given)
+    assert found.batch_size == pytest.approx(row["trains"], rel=0.1)
+    assert found.low <= row["trains"] <= found.high
+    for size, peak in (row["peaks"][0], row["peaks"][-1]):
+        estimate = estimate_memory(training.model, training.loader, size, device="H200", **given)
+        assert estimate.peak_bytes + CONTEXT_BYTES + WORKSPACE_BYTES == pytest.approx(
+            peak, rel=0.03 if size < 8 else 0.01
+        )
+
+
+def test_what_attention_gives_can_be_joined_without_a_copy() -> None:
+    """As in flash attention, whose heads lie inside of rows."""
+    with CudaKernels(), FakeTensorMode():
+        query = torch.empty(2, 4, 16, 8, requires_grad=True)
+        out = functional.scaled_dot_product_attention(query, query, query)
+        assert out.shape == (2, 4, 16, 8)
+        assert out.transpose(1, 2).is_contiguous()
+        flat = functional.scaled_dot_product_attention(query[0, 0], query[0, 0], query[0, 0])
+        assert flat.shape == (16, 8)

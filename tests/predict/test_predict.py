@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from batchfinder.errors import CannotPredict, InvalidArgument
 from batchfinder.predict import estimate_memory, first_guess, predict_max_batch_size
-from batchfinder.predict.allowances import FRAGMENTATION
 from batchfinder.predict.device_kernels import OTHER_KERNELS
 from batchfinder.predict.rehearsal import rehearsing
 from batchfinder.run.batches import source_from
@@ -276,8 +275,8 @@ def test_one_sample_may_fit_where_two_do_not() -> None:
     one, two = (
         estimate_memory(model, loader, size, optimizer=optimizer, device="cuda") for size in (1, 2)
     )
-    fixed = sum(each.bytes for each in one.unseen[:2])
-    enough = fixed + int((one.peak_bytes + two.peak_bytes) / 2 * (1 + FRAGMENTATION)) + 1
+    needs = [each.peak_bytes + sum(part.bytes for part in each.unseen) for each in (one, two)]
+    enough = sum(needs) // 2
     found = predict_max_batch_size(model, loader, memory=enough, optimizer=optimizer)
     assert found.batch_size == 1
 

@@ -226,8 +226,7 @@ class Ledger(TorchDispatchMode):
         entry.key, entry.size, entry.charged = key, storage.nbytes(), charged
         self._entries[key] = entry
         self.current += charged
-        if charged > self.largest:
-            self.largest = charged
+        self.largest = max(self.largest, charged)
 
     def _recharge(self, entry: _Entry, size: int) -> None:
         """A storage has another size than before; a growth beyond the limit is not charged."""

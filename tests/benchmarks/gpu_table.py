@@ -1,0 +1,163 @@
+"""The page of what ``gpu.py`` measured, and the peaks that predictions are tested against.
+
+    python tests/benchmarks/gpu_table.py gpu_results.json [more.json …]
+
+Of a cell that stands in several files the last one counts. Writes docs/tables/gpu.json,
+docs/tables/gpu.md and tests/support/peaks_on_an_h200.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+KEPT, PAGE = ROOT / "docs" / "tables" / "gpu.json", ROOT / "docs" / "tables" / "gpu.md"
+PEAKS = ROOT / "tests" / "support" / "peaks_on_an_h200.json"
+EXPANDABLE = ", expandable segments"
+BEFORE = {"ResNet-50": 91, "GPT-2 small": 41, "UNet": 22, "character GPT": 24}
+"""Seconds of a whole call at commit 2c151a4, on the same kind of machine."""
+UNKEPT = ("events", "report", "explained", "at")
+
+
+def merged(paths: list[Path]) -> dict[str, Any]:
+    """The rows of all files by cell."""
+    cells: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    for path in paths:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for row in found["rows"]:
+            if "skipped" not in row:
+                cells[row["cell"]] = {key: row[key] for key in row if key not in UNKEPT}
+    return {"device": found["device"], "torch": found["torch"], "rows": list(cells.values())}
+
+
+def table(head: str, lines: list[str]) -> str:
+    aligned = "|".join("--:" if index else "---" for index in range(head.count("|") - 1))
+    return "\n".join([head, f"|{aligned}|", *lines])
+
+
+def searches(rows: dict[str, Any]) -> str:
+    lines = []
+    for name, row in rows.items():
+        if "truth" not in row or name.endswith(EXPANDABLE):
+            continue
+        other = rows.get(name + EXPANDABLE, {})
+        training, limit = name.split(", ")
+        lines.append(
+            f"| {training} | {limit} | {row['found']:,} | {row['truth']:,} | {row['found/true']} | "
+            f"{row['seconds']} | {row['out_of_memory']} | {_number(other, 'found')} | "
+            f"{_number(other, 'truth')} | {other.get('found/true', '–')} |"
+        )
+    head = (
+        "| training | limit | found | trains | ratio | seconds | out of memory | found, expandable "
+        "| trains, expandable | ratio |"
+    )
+    return table(head, lines)
+
+
+def calls(rows: dict[str, Any]) -> str:
+    lines = []
+    for name, row in rows.items():
+        if "stages" not in row:
+            continue
+        training, limit, _ = name.split(", ")
+        stages = [row["stages"].get(each, 0) for each in ("probe", "measure", "noise", "confirm")]
+        steps = next(key for key in row if key.endswith("further steps"))
+        lines.append(
+            f"| {training} | {limit} | {row['seconds']} | {BEFORE[training]} | "
+            + " | ".join(map(str, stages))
+            + f" | {row['batch_size']} of {row['max_batch_size']:,} | {row['learning_rate']:.2g} | "
+            f"{'ran' if row[steps] else 'failed'} |"
+        )
+    head = (
+        "| training | limit | seconds | before | probe | measure | noise | confirm | "
+        "recommended | rate | 100 further steps |"
+    )
+    return table(head, lines)
+
+
+def energy(rows: dict[str, Any]) -> str:
+    lines = []
+    for name, row in rows.items():
+        told = {int(k): v for k, v in row.get("joules_per_sample", {}).items() if v}
+        for size, joules in sorted(told.items()):
+            rate = row["samples_per_second"][str(size)]
+            lines.append(f"| {name.split(', ')[0]} | {size:,} | {rate:,} | {joules} |")
+    return table("| training | batch size | samples per second | joules per sample |", lines)
+
+
+def rivals(rows: dict[str, Any]) -> str:
+    ours = next(row for name, row in rows.items() if name == "ResNet-50, 24GB")
+    lines = [f"| batchfinder | {ours['found']} | {ours['seconds']} |"]
+    for name, row in rows.items():
+        if "Lightning" in name or "Accelerate" in name:
+            found = row.get("found", row.get("failed", "")[:60])
+            lines.append(f"| {name.split('24GB, ')[1]} | {found} | {row.get('seconds', '–')} |")
+    lines.append(f"| plain steps, by bisection | {ours['truth']} | |")
+    return table("| ResNet-50, 24 GB | found | seconds |", lines)
+
+
+def _number(row: dict[str, Any], key: str) -> str:
+    return f"{row[key]:,}" if key in row else "–"
+
+
+def peaks(rows: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """Of every search without expandable segments and with a limit: size and allocated peak."""
+    found = []
+    for name, row in rows.items():
+        if "truth" not in row or name.endswith((EXPANDABLE, "whole card")):
+            continue
+        training, limit = name.split(", ")
+        fits = sorted((t[0], t[3]) for t in row["trials"] if t[1] == "FITS")
+        found.append({"training": training, "limit": limit, "trains": row["truth"], "peaks": fits})
+    return {"device": kept["device"], "torch": kept["torch"], "rows": found}
+
+
+def main() -> None:
+    kept = merged([Path(each) for each in sys.argv[1:]] or [KEPT])
+    rows = {row["cell"]: row for row in kept["rows"]}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    PEAKS.write_text(json.dumps(peaks(rows, kept), indent=1) + "\n", encoding="utf-8")
+    page = f"""# On a GPU
+
+Measured by `python tests/benchmarks/gpu.py` on one {kept["device"]} (torch {kept["torch"]}, 16
+cores), one run; the page is written by `python tests/benchmarks/gpu_table.py`. ResNet-50 (SGD with
+momentum, 224 × 224), GPT-2 small (Transformers, fused AdamW, 1024 tokens), a UNet of 20 M
+parameters (64 × 64) and a GPT of 10.8 M parameters (256 characters), all under bfloat16 autocast
+inside of the step, with a loader of 8 workers. Limits are the process's, its context included.
+
+## What is found, and what trains
+
+"Trains" is the largest size at which four plain steps ran, outside of the library and from an empty
+cache, by bisection to 1%. A ratio just above 1 is within that.
+
+{searches(rows)}
+
+## A whole call
+
+Seconds by stage. "Before" is the call of commit 2c151a4 on the same kind of machine, with its own
+ResNet, UNet and loader, so that the two compare roughly.
+
+{calls(rows)}
+
+## Beside other finders
+
+Under the same cap of the allocator, three steps a trial.
+
+{rivals(rows)}
+
+## Energy
+
+Of the whole device, its idle draw included.
+
+{energy(rows)}
+"""
+    PAGE.write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
