@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from batchfinder.errors import BatchFinderError, NothingToTrain, UnknownLoss
 from batchfinder.probe.patience import step_seconds_at
@@ -55,6 +56,7 @@ def trial_runner(bench: Bench) -> Callable[[int], Trial]:
                 note = _NEEDS_MORE if own > size else _NEEDS_FEWER
                 error.add_note(note.format(own=own, size=size))
             raise
+        trial = _as_slow_as_any(bench, trial)
         ran.append(trial)
         if not trial.fits:  # an aborted step leaves half a state behind
             bench.fresh()
@@ -74,3 +76,10 @@ def runs_at(bench: Bench, own: int, failed: int) -> bool:
         return run_trial(bench.step, bench.source, bench.memory, own, steps=1).fits
     except Exception:  # noqa: BLE001  # the first error is the one to be raised
         return False
+
+
+def _as_slow_as_any(bench: Bench, trial: Trial) -> Trial:
+    """With the times of the slowest rank, by which all decide what there is time for."""
+    told = bench.step.ranks.tell("the time of a trial", (trial.seconds, trial.step_seconds))
+    seconds, step_seconds = (max(each) for each in zip(*told, strict=True))
+    return replace(trial, seconds=seconds, step_seconds=step_seconds)
