@@ -55,11 +55,8 @@ class Ledger(TorchDispatchMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
         self._limit = math.inf if limit is None else limit
-        self._peak = 0
-        self._noted = 0  # up to here a growth changes nothing: neither the peak nor the limit
-        self.current = 0
-        self.largest = 0
-        """Of what was charged at once, since it was last set to 0."""
+        self._peak = self._noted = 0  # up to the latter a growth changes neither peak nor limit
+        self.current = self.largest = 0
         self.listening = True
         self._type = device.type
         self._is_cpu = device.type == "cpu"  # which a tensor can tell sooner than its device
