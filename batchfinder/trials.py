@@ -55,7 +55,6 @@ class MemoryBreakdown:
     buffer_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
-    activation_bytes_per_sample: float
     other_bytes: int
     limit_bytes: int
     fixed_bytes: int = 0

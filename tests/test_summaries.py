@@ -25,7 +25,6 @@ def memory(limit: int = 64 * MIB) -> MemoryBreakdown:
         buffer_bytes=0,
         gradient_bytes=MIB,
         optimizer_bytes=2 * MIB,
-        activation_bytes_per_sample=0.0,
         other_bytes=0,
         limit_bytes=limit,
         fixed_bytes=4 * MIB,

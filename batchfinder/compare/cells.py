@@ -97,12 +97,6 @@ class Cell:
         validation = self.final(lambda look: look.validation_loss)
         return validation - self.final(lambda look: look.train_loss)
 
-    @property
-    def best_look(self) -> Look | None:
-        """Where the loss was lowest: what early stopping would keep."""
-        sane = [look for look in self.curve if not math.isnan(look.loss)]
-        return min(sane, key=lambda look: look.loss, default=None)
-
     def reach(self, target: float, of: Callable[[Look], float]) -> float:
         """``of`` (seconds, steps, samples) when the loss first meets ``target``; ``inf`` if never.
 

@@ -19,6 +19,7 @@ from batchfinder.monitor.record import History, Instability, Reading, Suggestion
 from batchfinder.protocols import Batch
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.run.step import family_of
+from batchfinder.run.torch_internals import BATCH_NORMS
 from batchfinder.scaling import rule_for
 from batchfinder.wording import Caveat
 
@@ -272,8 +273,7 @@ def _ranks_of(model: torch.nn.Module) -> Exchange:
 
 
 def _has_batch_norm(model: torch.nn.Module) -> bool:
-    kind = torch.nn.modules.batchnorm._BatchNorm
-    return any(isinstance(module, kind) for module in model.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in model.modules())
 
 
 def _is_sharded(parameters: Sequence[torch.Tensor]) -> bool:

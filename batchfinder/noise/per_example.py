@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
@@ -19,6 +18,7 @@ from batchfinder.noise.micro_batch import FEWEST, TooFew
 from batchfinder.noise.sketch import Sketch
 from batchfinder.protocols import Batch, MicroBatches, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
+from batchfinder.run.torch_internals import BATCH_NORMS, tree_leaves, tree_map
 from batchfinder.wording import Caveat
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -103,7 +103,7 @@ class PerExample:
 
     def _check(self) -> None:
         for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            if isinstance(module, BATCH_NORMS) and module.training:
                 raise InvalidArgument(
                     "expected a model whose samples do not meet; found "
                     f"{type(module).__name__} in training mode, under which no sample has a "
@@ -128,7 +128,7 @@ class _Gathered:
         wrapped = _Wrapped(settings.model, settings.loss)
 
         def one(values: dict[str, Tensor], sample: Batch) -> Tensor:
-            batch = pytree.tree_map(_as_batch, sample)
+            batch = tree_map(_as_batch, sample)
             loss: Tensor = torch.func.functional_call(wrapped, values, (batch,))
             return loss
 
@@ -138,13 +138,13 @@ class _Gathered:
 
     def add(self, batch: Batch, device: torch.device) -> None:
         """Add a batch, in chunks; one that is not finite is left out whole."""
-        batch = pytree.tree_map(lambda leaf: leaf.to(device), batch)
-        size = len(pytree.tree_leaves(batch)[0])
+        batch = tree_map(lambda leaf: leaf.to(device), batch)
+        size = len(tree_leaves(batch)[0])
         total: list[Tensor] | None = None
         square = 0.0
         for start in range(0, size, self.settings.chunk_size):
             stop = start + self.settings.chunk_size
-            chunk = pytree.tree_map(lambda leaf, a=start, b=stop: leaf[a:b], batch)
+            chunk = tree_map(lambda leaf, a=start, b=stop: leaf[a:b], batch)
             parts = list(self.gradients(self.values, chunk).values())
             square += sum(float(part.double().square().sum()) for part in parts)
             sums = [part.sum(0) for part in parts]

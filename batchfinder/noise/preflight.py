@@ -20,6 +20,7 @@ from batchfinder.meter import unmetered
 from batchfinder.noise.sampling import Allowed, any_size, never
 from batchfinder.protocols import Advance, BatchSource, TrainStep
 from batchfinder.run.attempt import Shortage, attempt
+from batchfinder.run.torch_internals import BATCH_NORMS, DROPOUTS
 from batchfinder.wording import Caveat
 
 NORM_BATCH = 32
@@ -80,8 +81,8 @@ def look_for_hazards(
     """
     modules = [each for each in modules_of(step) if each.training]
     found = Hazards(
-        batch_norm=any(isinstance(each, _BATCH_NORMS) for each in modules),
-        dropout=any(isinstance(each, _DROPOUTS) and each.p > 0 for each in modules),
+        batch_norm=any(isinstance(each, BATCH_NORMS) for each in modules),
+        dropout=any(isinstance(each, DROPOUTS) and each.p > 0 for each in modules),
     )
     half = half_size(source, most, allowed)
     if half < _SMALLEST_HALF:
@@ -238,6 +239,4 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
             np.random.set_state(arrays)
 
 
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-_DROPOUTS = (nn.modules.dropout._DropoutNd,)
-_STILLED = (*_BATCH_NORMS, *_DROPOUTS)
+_STILLED = (*BATCH_NORMS, *DROPOUTS)

@@ -43,7 +43,6 @@ def with_line(memory: MemoryBreakdown, trials: Sequence[Trial]) -> MemoryBreakdo
         idle = largest.reserved_bytes - largest.peak_bytes
     return replace(
         memory,
-        activation_bytes_per_sample=line.per_sample_bytes,
         other_bytes=max(0, int(line.fixed_bytes) - held_bytes(memory)),
         fixed_bytes=int(line.fixed_bytes),
         per_sample_bytes=line.per_sample_bytes,

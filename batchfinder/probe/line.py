@@ -37,10 +37,6 @@ class MemoryLine:
     per_sample_bytes: float
     residual: float
 
-    def bytes_at(self, size: int) -> float:
-        """The peak at ``size``, in bytes, if the line holds there."""
-        return self.fixed_bytes + self.per_sample_bytes * size
-
 
 def memory_line(trials: Iterable[Trial]) -> MemoryLine:
     """The line through the peaks of the trials that fit."""

@@ -81,3 +81,7 @@ class MemoryBackend(Protocol):
     def watch(self, held: Iterable[torch.Tensor] = ()) -> AbstractContextManager[None]:
         """Enforce the limit and follow the peak; ``held`` are tensors alive before it."""
         ...
+
+    def capped(self) -> AbstractContextManager[None]:
+        """Enforce the limit for work that is not ours, as ``memory_limit`` does."""
+        ...

@@ -23,6 +23,8 @@ __all__ = ["SCHEMA", "decode", "dumps", "encode", "loads", "read"]
 
 SCHEMA = 1
 _WITHOUT_CODE = "older.said"
+_GONE = {"activation_bytes_per_sample"}
+"""Fields that older reports hold and nothing reads."""
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 _Data = TypeVar("_Data")
 
@@ -97,6 +99,7 @@ def _decode_dataclass(kind: type[Any], value: Any) -> Any:
         raise InvalidArgument(f"expected an object for {kind.__name__}; found {value!r}")
     hints = typing.get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}
+    value = {name: item for name, item in value.items() if name not in _GONE}
     if unknown := sorted(set(value) - names):
         raise InvalidArgument(f"{kind.__name__} has no field {', '.join(unknown)}")
     given = {name: decode(hints[name], item) for name, item in value.items()}

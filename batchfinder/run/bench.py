@@ -28,6 +28,7 @@ from batchfinder.run.recover import recover
 from batchfinder.run.seeding import seed_everything
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
+from batchfinder.run.torch_internals import BATCH_NORMS
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat
 
@@ -85,9 +86,8 @@ class Bench:
 
         One that the step reaches through its closure, such as a teacher's, may be run too.
         """
-        norms = torch.nn.modules.batchnorm._BatchNorm
         needs_two = any(
-            isinstance(each, norms) and each.training for each in self.snapshot.modules()
+            isinstance(each, BATCH_NORMS) and each.training for each in self.snapshot.modules()
         )
         return max(self.source.smallest, 2 if needs_two and self.source.ceiling != 1 else 1)
 
@@ -134,7 +134,6 @@ class Bench:
                 for part in dense_parts(p)
             ),
             optimizer_bytes=_bytes_of(states),
-            activation_bytes_per_sample=0.0,
             other_bytes=0,
             limit_bytes=self.memory.limit_bytes(),
             non_torch_bytes=self.memory.non_torch_bytes(),

@@ -19,8 +19,11 @@ from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _get_current_dispatch_mode_stack,
 )
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "BATCH_NORMS",
+    "DROPOUTS",
     "compile_contexts",
     "compile_region",
     "compiled_again",
@@ -32,10 +35,17 @@ __all__ = [
     "new_compile_region",
     "recompile_limit_met",
     "resizes_followed",
+    "tree_leaves",
+    "tree_map",
     "uncompiled",
     "under_fake_tensors",
     "wider_recompile_limit",
 ]
+
+BATCH_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)
+"""The base of batch norms over any number of dimensions, ``SyncBatchNorm`` and lazy ones too."""
+DROPOUTS = (torch.nn.modules.dropout._DropoutNd,)
+"""The base of all dropouts."""
 
 _REGION = "_isolate_recompiles_id"
 _ABSENT = object()

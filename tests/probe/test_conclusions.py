@@ -16,7 +16,6 @@ HELD = MemoryBreakdown(
     buffer_bytes=0,
     gradient_bytes=102_228_128,
     optimizer_bytes=102_228_128,
-    activation_bytes_per_sample=0.0,
     other_bytes=0,
     limit_bytes=LIMIT,
 )

@@ -165,3 +165,12 @@ def test_numpy_scalars_become_plain_numbers() -> None:
     odd = replace(NOISE, value=numpy.float32(2.5), samples=numpy.int64(7))
     assert encode(odd)["value"] == 2.5
     assert type(encode(odd)["samples"]) is int
+
+
+def test_a_field_that_nothing_reads_any_more_is_passed_over() -> None:
+    older = json.loads(plain().to_json())
+    older["probe"]["memory"]["activation_bytes_per_sample"] = 7.0
+    older["caveats"] = ["as it was said then"]
+    again = Report.from_json(json.dumps(older))
+    assert again.probe == plain().probe
+    assert again.caveats == ("as it was said then",)

@@ -11,7 +11,8 @@ from fakes import as_asked_for, watched_by_hand
 from torch import nn
 
 from batchfinder.protocols import Ranks
-from batchfinder.run.memory.scratch import AllocationRecord, highest
+from batchfinder.run.memory.scratch import highest
+from batchfinder.run.profiler_internals import CpuAllocations
 from batchfinder.run.ranks import ALONE
 
 CPU = torch.device("cpu")
@@ -123,6 +124,6 @@ def whole_step(step: PlainStep, batch: Any) -> None:
 
 def rise_by_profiler(work: Callable[[], None]) -> int:
     """How far the CPU's allocated memory rose during ``work``: every allocation counted."""
-    with AllocationRecord() as record:
+    with CpuAllocations() as record:
         work()
     return highest(record.changes)

@@ -57,7 +57,6 @@ def line(
         buffer_bytes=0,
         gradient_bytes=gradients,
         optimizer_bytes=0,
-        activation_bytes_per_sample=per_sample,
         other_bytes=0,
         limit_bytes=limit,
         fixed_bytes=fixed,

@@ -78,7 +78,6 @@ MEMORY = MemoryBreakdown(
     buffer_bytes=2_000,
     gradient_bytes=300_000,
     optimizer_bytes=600_000,
-    activation_bytes_per_sample=PER_SAMPLE,
     other_bytes=100_000,
     limit_bytes=LIMIT,
     fixed_bytes=FIXED,

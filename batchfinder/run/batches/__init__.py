@@ -13,7 +13,7 @@ from __future__ import annotations
 from batchfinder.run.batches.choose import Source, source_from
 from batchfinder.run.batches.endless import endless
 from batchfinder.run.batches.kept import Kept
-from batchfinder.run.batches.loading import data_bound, loading_seconds, time_loader
+from batchfinder.run.batches.loading import loading_seconds, time_loader
 from batchfinder.run.batches.rebuild import rebuild_loader
 from batchfinder.run.batches.structure import leaves, map_leaves, rows_in, size_along
 from batchfinder.run.batches.workers import reading, workers_of
@@ -21,7 +21,6 @@ from batchfinder.run.batches.workers import reading, workers_of
 __all__ = [
     "Kept",
     "Source",
-    "data_bound",
     "endless",
     "leaves",
     "loading_seconds",

@@ -178,11 +178,6 @@ class FactorySource:
             reader.close()
         self._readers = {}
 
-    @property
-    def bytes_per_sample(self) -> float:
-        """Host memory of one sample in a batch."""
-        return float(bytes_in(self.take(1)))
-
     def _made(self, size: int) -> Iterable[Batch]:
         made = self._make(size)
         if not hasattr(made, "__iter__"):

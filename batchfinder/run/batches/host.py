@@ -7,7 +7,7 @@ from typing import Any
 from batchfinder.run.memory.host import host_budget
 from batchfinder.units import format_bytes
 
-__all__ = ["check_host", "copies_of", "held_by_workers"]
+__all__ = ["check_host", "copies_of"]
 
 _WORTH_ASKING = 64 * 1024**2  # below this, the budget need not be looked up
 
@@ -16,11 +16,6 @@ def copies_of(loader: Any) -> int:
     """Batches that a loader's workers hold at once: workers × prefetch factor."""
     workers = getattr(loader, "num_workers", 0) or 0
     return int(workers) * int(getattr(loader, "prefetch_factor", None) or 2)
-
-
-def held_by_workers(loader: Any, size: int, bytes_per_sample: float) -> int:
-    """Bytes of host memory that a loader's workers would hold at ``size``."""
-    return int(copies_of(loader) * size * bytes_per_sample)
 
 
 def check_host(needed: int, size: int) -> None:

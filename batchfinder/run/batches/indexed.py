@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,9 @@ class Indexed:
 
     def available(self, wanted: int) -> int:
         return min(wanted, self.length, EAGER)
+
+    def read_ahead(self, wanted: int, in_time: Callable[[], bool]) -> None:
+        """The length is known."""
 
     def fetch(self, positions: Sequence[int]) -> list[Any]:
         return self._spread(Want.SAMPLES, positions)

@@ -1,4 +1,4 @@
-"""How long the user's loader takes by itself, and from which size on it is the limit."""
+"""How long the user's loader takes by itself."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from statistics import median
 from typing import Any
 
 from batchfinder.protocols import BatchSource, Clock
-from batchfinder.results import Measurement
 from batchfinder.run.batches.workers import reading, workers_of
 
-__all__ = ["data_bound", "loading_seconds", "time_loader"]
+__all__ = ["loading_seconds", "time_loader"]
 
 
 def time_loader(
@@ -91,25 +90,3 @@ def _scaled(size: int, timed: Mapping[int, float]) -> float:
     below = [each for each in timed if each < size]
     nearest = max(below) if below else min(timed)
     return size * timed[nearest] / nearest
-
-
-def data_bound(measurements: Sequence[Measurement], workers: int) -> str | None:
-    """A sentence where the loader is slower than the training step; ``None`` where it is not.
-
-    The size named is the smallest from which the loader is slower at every size measured.
-    """
-    timed = [each for each in measurements if each.loader_seconds is not None]
-    bound: Measurement | None = None
-    for each in sorted(timed, key=lambda m: m.batch_size, reverse=True):
-        if each.loader_seconds is None or each.loader_seconds <= each.step_seconds:
-            break
-        bound = each
-    if bound is None or bound.loader_seconds is None:
-        return None
-    share = bound.loader_seconds / max(bound.step_seconds, 1e-12)
-    said = "no worker process" if workers == 0 else f"{workers} worker process"
-    plural = "es" if workers > 1 else ""
-    return (
-        f"the loader, not the device, is the limit from {bound.batch_size} up: with {said}{plural} "
-        f"it takes {share:.1f} times as long as the training step"
-    )

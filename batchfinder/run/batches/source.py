@@ -18,7 +18,7 @@ from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import FEWEST, Extent, Lengths, extent_of
 from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.stores import Store
-from batchfinder.run.batches.streamed import CACHE_BYTES, Streamed
+from batchfinder.run.batches.streamed import CACHE_BYTES
 from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, describe, fresh, leaves
 from batchfinder.wording import Caveat
 
@@ -98,10 +98,9 @@ class SampleSource:
     @cached_property
     def _end(self) -> int | None:
         """How many samples there are, asked once: a stream that ends later repeats its samples."""
-        if isinstance(self.store, Streamed):
-            clock = self.store.patience.clock
-            until = min(self._until, clock() + READING_AHEAD_SECONDS)
-            self.store.read_ahead(READ_AHEAD, lambda: clock() < until)
+        clock = self.store.patience.clock
+        until = min(self._until, clock() + READING_AHEAD_SECONDS)
+        self.store.read_ahead(READ_AHEAD, lambda: clock() < until)
         return self.store.length
 
     @property
@@ -196,12 +195,6 @@ class SampleSource:
         if not self.store.is_apart:
             return grown(lambda size: self.store.batch([0] * size))
         return grown(lambda size: self.build(self._first(1, ())[0] * size))
-
-    @property
-    def bytes_per_sample(self) -> float:
-        """Host memory of one sample in a batch of the longest ones."""
-        probe = min(2, self.store.available(2))
-        return bytes_in(self.take(probe)) / max(1, probe)
 
     def _fixed(self, size: int, preferred: Sequence[int]) -> Batch:
         """The first samples of the preferred order, repeated where not more can be kept."""

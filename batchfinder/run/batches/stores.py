@@ -97,6 +97,10 @@ class Store(Protocol):
         """How many positions there are, at most ``wanted``."""
         ...
 
+    def read_ahead(self, wanted: int, in_time: Callable[[], bool]) -> None:
+        """Look for the end, where it is not known, among the first ``wanted`` samples."""
+        ...
+
     def fetch(self, positions: Sequence[int]) -> list[Any]:
         """The samples at positions of the fixed order."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,9 @@ class Rows:
 
     def available(self, wanted: int) -> int:
         return min(wanted, self.length)
+
+    def read_ahead(self, wanted: int, in_time: Callable[[], bool]) -> None:
+        """The length is known."""
 
     def fetch(self, positions: Sequence[int]) -> list[Any]:
         return [tuple(part[0] for part in self.batch([position])) for position in positions]

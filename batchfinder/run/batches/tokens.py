@@ -149,11 +149,6 @@ class TokenSource:
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self._whole.rebuild(size)
 
-    @property
-    def bytes_per_sample(self) -> float:
-        """Host memory of one token in a batch of the longest samples."""
-        return self._whole.bytes_per_sample / self.tokens_of_longest
-
     def close(self) -> None:
         self._whole.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -75,6 +75,9 @@ class HostMemory(Defaults):
     def other_processes_bytes(self) -> int:
         """Not told: other processes' use of the host's memory changes all the time."""
         return 0
+
+    def capped(self) -> AbstractContextManager[None]:
+        return self.watch()
 
     @contextmanager
     def watch(self, held: Iterable[torch.Tensor] = ()) -> Iterator[None]:

@@ -9,8 +9,6 @@ import torch
 
 from batchfinder.protocols import MemoryBackend
 from batchfinder.run.memory.choice import backend_for
-from batchfinder.run.memory.device import DeviceMemory
-from batchfinder.run.memory.simulated import SimulatedMemory, simulated_limit
 
 __all__ = ["memory_limit"]
 
@@ -40,9 +38,5 @@ def memory_limit(
         torch.OutOfMemoryError: (from inside) where the limit is passed.
     """
     memory = backend_for(torch.device(device if device is not None else "cpu"), limit)
-    if isinstance(memory, SimulatedMemory):
-        with simulated_limit(memory):
-            yield memory
-        return
-    with memory.capped() if isinstance(memory, DeviceMemory) else memory.watch():
+    with memory.capped():
         yield memory

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -68,6 +68,9 @@ class MpsMemory(Defaults):
 
     def other_processes_bytes(self) -> int:
         return 0
+
+    def capped(self) -> AbstractContextManager[None]:
+        return self.watch()
 
     @contextmanager
     def watch(self, held: Iterable[torch.Tensor] = ()) -> Iterator[None]:

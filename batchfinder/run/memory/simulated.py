@@ -13,7 +13,7 @@ from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.torch_internals import compiled_again, uncompiled
 from batchfinder.units import format_bytes
 
-__all__ = ["SimulatedMemory", "active_limit", "simulated_limit"]
+__all__ = ["SimulatedMemory", "active_limit"]
 
 # Dispatch modes belong to a thread; so does the limit that the caller is inside of.
 _ACTIVE: ContextVar[SimulatedMemory | None] = ContextVar("batchfinder_memory_limit", default=None)
@@ -98,6 +98,16 @@ class SimulatedMemory(Defaults):
         self._ledger.hold(tensors)
 
     @contextmanager
+    def capped(self) -> Iterator[None]:
+        """The limit kept, and found by ``active_limit``."""
+        token = _ACTIVE.set(self)
+        try:
+            with self.watch():
+                yield
+        finally:
+            _ACTIVE.reset(token)
+
+    @contextmanager
     def _entered(self) -> Iterator[None]:
         self._depth += 1
         try:
@@ -126,14 +136,3 @@ class SimulatedMemory(Defaults):
 def active_limit() -> SimulatedMemory | None:
     """The simulated limit that the caller is inside of, if any: the innermost."""
     return _ACTIVE.get()
-
-
-@contextmanager
-def simulated_limit(memory: SimulatedMemory) -> Iterator[SimulatedMemory]:
-    """Keep ``memory``'s limit inside, and let ``active_limit`` find it."""
-    token = _ACTIVE.set(memory)
-    try:
-        with memory.watch():
-            yield memory
-    finally:
-        _ACTIVE.reset(token)

@@ -98,6 +98,9 @@ class AgreedMemory:
         with self._ranks.guarded("making a batch"):
             self._own.hold(tensors)
 
+    def capped(self) -> AbstractContextManager[None]:
+        return self._own.capped()
+
     @contextmanager
     def watch(self, held: Iterable[torch.Tensor] = ()) -> Iterator[None]:
         with self._ranks.guarded("the memory limit"):

@@ -74,7 +74,7 @@ def _flags() -> list[_Flag]:
             _deterministic,
             lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1]),
         ),
-        ("gradients on", torch.is_grad_enabled, torch._C._set_grad_enabled),
+        ("gradients on", torch.is_grad_enabled, torch.set_grad_enabled),
         ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
         ("threads", torch.get_num_threads, torch.set_num_threads),
         ("anomaly mode", torch.is_anomaly_enabled, torch.set_anomaly_enabled),

@@ -19,14 +19,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.results import Measurement
+from batchfinder.run.batches import host as host_module
 from batchfinder.run.batches import (
-    data_bound,
     reading,
     rebuild_loader,
     source_from,
     time_loader,
 )
-from batchfinder.run.batches import host as host_module
 
 
 def open_files() -> dict[int, str]:
@@ -167,23 +166,6 @@ def test_batches_that_the_workers_made_ahead_do_not_count() -> None:
 
 def measurement(size: int, loader: float | None, step: float) -> Measurement:
     return Measurement(size, 1.0, 1.0, 1.0, step, step, 0.0, loader_seconds=loader)
-
-
-def test_a_data_bound_loader_is_said_from_the_size_on_at_which_it_is() -> None:
-    rows = [
-        measurement(64, 0.05, 0.1),
-        measurement(128, 0.1, 0.11),
-        measurement(256, 0.24, 0.12),
-        measurement(512, 0.4, 0.2),
-    ]
-    said = data_bound(rows, 4)
-    assert said is not None
-    assert said.startswith("the loader, not the device, is the limit from 256 up")
-    assert "4 worker processes it takes 2.0 times" in said
-    assert data_bound(rows[:2], 4) is None
-    assert data_bound([], 0) is None
-    assert data_bound([measurement(8, None, 0.1)], 0) is None
-    assert "no worker process" in str(data_bound(rows, 0))
 
 
 def test_what_the_workers_hold_is_known() -> None:

@@ -16,7 +16,8 @@ from batchfinder.run.memory import backend_for
 from batchfinder.run.memory import host as host_module
 from batchfinder.run.memory.cpu import HostMemory
 from batchfinder.run.memory.host import host_budget, host_free
-from batchfinder.run.memory.scratch import AllocationRecord, highest
+from batchfinder.run.memory.scratch import highest
+from batchfinder.run.profiler_internals import CpuAllocations
 from batchfinder.run.trial import run_trial
 
 GIB = 1024**3
@@ -175,7 +176,7 @@ def test_scratch_that_kernels_take_is_found_and_kept() -> None:
 
 
 def test_the_profiler_sees_every_allocation() -> None:
-    with AllocationRecord() as record:
+    with CpuAllocations() as record:
         one = torch.zeros(1000)
         two = one + 1
         del one
@@ -186,7 +187,7 @@ def test_the_profiler_sees_every_allocation() -> None:
 
 
 def test_while_another_profiler_runs_nothing_is_recorded() -> None:
-    with AllocationRecord(), AllocationRecord() as inner:
+    with CpuAllocations(), CpuAllocations() as inner:
         torch.zeros(1000)
     assert inner.changes == []
 
