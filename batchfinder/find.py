@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from batchfinder.about_ranks import about_ranks, facts_of_ranks
 from batchfinder.arguments import check, objective_named, rule_named
 from batchfinder.base_pair import base_of, own_pair
 from batchfinder.caveats import caveats_of
@@ -236,6 +237,7 @@ def find_batch_size(
         environment = bench.environment()
         rates = bench.step.group_rates(recommendation.learning_rate)
     lost = not_restored(call)
+    facts = facts_of_ranks(call)
     report = Report(
         recommendation=recommendation,
         probe=with_headroom(probed, recommendation),
@@ -253,8 +255,10 @@ def find_batch_size(
             settled.caveats,
             findings.caveats,
             recommendation.caveats,
+            about_ranks(call, facts, call.wrapping),
             lost,
         ),
+        ranks=facts,
         environment=environment,
         base_batch_size=base.batch_size,
         base_learning_rate=base.learning_rate,

@@ -165,6 +165,17 @@ Event = (
 
 
 @dataclass(frozen=True)
+class RankFacts:
+    """What one of several ranks has, and how long it waited for the others in the call."""
+
+    rank: int
+    device: str
+    device_name: str
+    limit_bytes: int
+    waited_seconds: float
+
+
+@dataclass(frozen=True)
 class Environment:
     """Where the figures come from."""
 

@@ -20,7 +20,13 @@ from batchfinder.protocols import Clock, Observer, RankGroup, Ranks
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
-from batchfinder.run.ranks import described_model, ranks_here, refuse_alone, wrapping_of
+from batchfinder.run.ranks import (
+    Wrapping,
+    described_model,
+    ranks_here,
+    refuse_alone,
+    wrapping_of,
+)
 from batchfinder.training import Training, as_list
 from batchfinder.waiting import Waiting
 from batchfinder.wording import Caveat
@@ -134,6 +140,8 @@ class Call:
 
     bench: Bench
     observe: Observer
+    wrapping: Wrapping = field(default_factory=Wrapping)
+    """How the model is distributed over the ranks."""
     loader: Any = None
     """The user's own, to be asked how many workers it has."""
     budget: Budget = field(default_factory=Budget)
@@ -212,6 +220,8 @@ def opened(
         elif observe is None:
             waiting = stack.enter_context(Waiting(default_observer()))
             observe, on_read = waiting, waiting.on_read
+        if not met.alone:
+            observe(Note(Caveat("ranks.begin", size=met.size, wrapper=wrapping.name)))
         if budget.limit_seconds is not None and budget_seconds is None:
             observe(Note(Caveat("session.plan", seconds=budget.limit_seconds)))
         bench = stack.enter_context(
@@ -229,7 +239,7 @@ def opened(
             )
         )
         try:
-            yield Call(bench, observe, training.loader, budget)
+            yield Call(bench, observe, wrapping, training.loader, budget)
         except BaseException as error:
             met.left_with(error)
             raise

@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"arguments"},
     {"measure", "predict", "cache", "confirm", "learning_rate_range"},
     {"session"},
+    {"about_ranks"},
     {"base_pair"},
     {"probe.runner"},
     {"probe.stage", "measure.stage", "noise.stage", "confirm.stage", "race.stage", "caveats"},

@@ -46,8 +46,10 @@ class _Record:
         """Read the peak at the end, before a clean-up could change what the memory says."""
         try:
             yield
-        finally:
+        except Exception:  # not Ctrl-C, which waits for no other rank
             self.peak = memory.peak_bytes()
+            raise
+        self.peak = memory.peak_bytes()
 
     def trace(self, failure: Judgement | None = None, detail: str = "") -> Trace:
         opening, losses = ([float(loss) for loss in part] for part in (self.opening, self.losses))
@@ -84,6 +86,7 @@ def run_branch(
             attempt(step, plan.micro_batch, "the confirmation", memory=memory),
             record.reading_peak(memory),
             memory.watch(step.holdings()),
+            step.ranks.guarded("the confirmation"),
         ):
             for _ in range(OPENING):
                 step.zero_grad()

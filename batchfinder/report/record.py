@@ -22,6 +22,7 @@ from batchfinder.results import (
     NoiseScale,
     ProbeResult,
     RaceResult,
+    RankFacts,
     Recommendation,
     Trial,
 )
@@ -62,6 +63,8 @@ class Report:
     seconds: tuple[tuple[str, float], ...] = ()
     race: RaceResult | None = None
     """The race of learning rates; ``None`` where there was none."""
+    ranks: tuple[RankFacts, ...] = ()
+    """What each rank has; empty where one process searched."""
     rates: tuple[GroupRate, ...] = ()
     """Every parameter group's rate and what it becomes; all are multiplied by one factor."""
 

@@ -58,6 +58,8 @@ class Bench:
     """Whether that optimizer has taken steps already."""
     space: SearchSpace = _ANY_SIZE
     """The sizes that the user allows."""
+    own_limit_bytes: int = 0
+    """The memory limit of this rank; ``memory`` has the smallest one of all ranks."""
 
     @property
     def sizes(self) -> SearchSpace:
@@ -253,6 +255,7 @@ def open_bench(
                 memory = outer
             else:
                 memory = backend_for(step.device, memory_limit, held=list(step.holdings()))
+        own_limit = memory.limit_bytes()
         step, source, memory = joined(step, source, memory, ranks, wrapping)
         given = as_list(training.optimizer)
         ours = [each for each in step.optimizers() if not any(each is one for one in given)]
@@ -267,6 +270,7 @@ def open_bench(
             space=space,
             functions=(training.loss_fn, training.train_step),
             memory_limit=memory_limit,
+            own_limit_bytes=own_limit,
             has_own_optimizer=bool(given),
             is_mid_training=any(getattr(each, "state", None) for each in given),
         )

@@ -62,7 +62,11 @@ def run_trial(
     for is_last in (False, True):
         run = _Run(memory, clock, steps)
         try:
-            with attempt(step, size, run.doing, memory=memory), run.read_at_its_end():
+            with (
+                attempt(step, size, run.doing, memory=memory),
+                run.read_at_its_end(),
+                step.ranks.guarded("a trial"),
+            ):
                 batch = source.take(size)
                 crowded = _crowded_on_any(step.ranks, _crowded_host(source, memory, batch))
                 if crowded is None:

@@ -7,13 +7,14 @@ below what is free, and the smallest limit of all enclosing control groups count
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import psutil
 
-__all__ = ["SHARE", "host_budget", "host_free"]
+__all__ = ["SHARE", "host_budget", "host_free", "ranks_on_host"]
 
 SHARE = 0.5
 """Share of what is free that may be taken: the other half is left to the machine."""
@@ -35,9 +36,26 @@ _V1 = _Version("cgroup", "memory.limit_in_bytes", "memory.usage_in_bytes", "tota
 _V2 = _Version("cgroup2", "memory.max", "memory.current", "inactive_file")
 
 
+_LOCAL_RANKS = (
+    "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "SLURM_NTASKS_PER_NODE",
+)
+
+
 def host_budget(root: Path = Path("/")) -> int:
     """Bytes that this process may take from now on, half of what is free left to the machine."""
-    return int(SHARE * host_free(root))
+    return int(SHARE * host_free(root)) // ranks_on_host()
+
+
+def ranks_on_host() -> int:
+    """Processes of one training on this machine, by the launcher's word; 1 where none is told.
+
+    ``torchrun``, Open MPI, MPICH and SLURM write it into the environment.
+    """
+    told = (os.environ.get(name, "") for name in _LOCAL_RANKS)
+    return max(next((int(each) for each in told if each.isdigit()), 1), 1)
 
 
 def host_free(root: Path = Path("/")) -> int:

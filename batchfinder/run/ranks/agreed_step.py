@@ -69,10 +69,11 @@ class AgreedStep:
             with self.ranks.gate():
                 loss = self._own.forward_backward(batch, scale)
             without = tuple(n for n, p in enumerate(self.parameters()) if p.grad is None)
+            mean = loss.new_empty(())  # made before the ranks are said to be well
             told = self.ranks.tell(_STEP, (float(loss), without))
             if not (self.wrapping.exchanges or self._shares_samples or self.updates_itself):
                 self._average([missing for _, missing in told])
-        return loss.new_full((), math.fsum(each for each, _ in told) / self.ranks.size)
+        return mean.fill_(math.fsum(each for each, _ in told) / self.ranks.size)
 
     def _average(self, missing: list[tuple[int, ...]]) -> None:
         """Gradients as the mean over ranks, as a wrapper would leave them."""

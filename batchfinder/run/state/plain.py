@@ -119,10 +119,10 @@ def _put_back_tensor(original: torch.Tensor, saved: Any) -> torch.Tensor:
         for name, part in inner_tensors(original).items():
             _put_back_tensor(part, saved.parts[name])
         return original
-    if saved is original:  # which had no data to copy
-        return original
     with torch.no_grad():
-        if original.shape == saved.shape:
+        if is_without_data(original):  # and had none to copy
+            pass
+        elif original.shape == saved.shape:
             original.copy_(saved)
         else:
             source = saved.to(original.device)
