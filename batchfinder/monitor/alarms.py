@@ -95,8 +95,14 @@ def _elsewhere(loss: Any) -> bool:
 def _numbers(losses: Sequence[Any]) -> list[float]:
     """The losses as numbers, with one transfer where all are tensors."""
     if len(losses) < 2 or not all(isinstance(loss, torch.Tensor) for loss in losses):
-        return [float(torch.as_tensor(loss).float().mean()) for loss in losses]
+        return [_number(loss) for loss in losses]
     device = losses[0].device
     means = [loss.to(device, torch.float32).mean() for loss in losses]
     numbers: list[float] = torch.stack(means).tolist()
     return numbers
+
+
+def _number(loss: Any) -> float:
+    if isinstance(loss, torch.Tensor) and loss.numel() != 1:
+        return float(loss.float().mean())
+    return float(loss)

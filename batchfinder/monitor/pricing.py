@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchfinder.monitor.record import Suggestion
@@ -11,7 +11,7 @@ from batchfinder.protocols import LearningRateRule
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.wording import Caveat
 
-__all__ = ["Now", "suggestion"]
+__all__ = ["Now", "seconds_at", "suggestion"]
 
 WORTH = 0.9
 """A change is suggested where the rest takes at most this share of the time, at both ends of the
@@ -37,7 +37,8 @@ def suggestion(
     the step time of the present batch is interpolated between the candidates' where it is none of
     them. ``None`` where nothing is gained, or where the present batch lies outside of them.
     """
-    present = _seconds_at(candidates, now.batch_size)
+    times_of = {each.plan.global_batch: each.step_seconds for each in candidates}
+    present = seconds_at(times_of, now.batch_size)
     if present is None:
         return None
     noise = now.noise
@@ -71,9 +72,8 @@ def _steps(batch: float, critical: float) -> float:
     return 1 + critical / batch if math.isfinite(critical) else 1 / batch
 
 
-def _seconds_at(candidates: Sequence[Candidate], batch: int) -> float | None:
+def seconds_at(times: Mapping[int, float], batch: int) -> float | None:
     """The step time at ``batch``, between the neighbours on both sides in proportion."""
-    times = {each.plan.global_batch: each.step_seconds for each in candidates}
     below = max((size for size in times if size <= batch), default=None)
     above = min((size for size in times if size >= batch), default=None)
     if below is None or above is None:

@@ -5,11 +5,13 @@ All sizes count samples per optimizer step and device, all positions samples per
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.monitor.pricing import seconds_at
 from batchfinder.results import NoiseScale
 
 __all__ = [
@@ -144,29 +146,62 @@ class GrowInsteadOfDecay:
 
 @dataclass(frozen=True)
 class FollowMonitor:
-    """Twice the size wherever the noise scale is surely beyond it, up to ``at_most``.
+    """Grows with the monitor's noise scale, up to ``at_most``; it never shrinks.
 
-    The batch doubles once the lower end of the monitor's interval is at least ``margin`` times the
-    doubled batch, so that at ``margin=1`` it stays at or below the noise scale, where a step more
-    still buys nearly as much as its samples (McCandlish et al. 2018, arXiv:1812.06162). It never
-    shrinks. Give the scheduler the monitor.
+    With ``step_seconds``, seconds of a step by batch size, the next size is the listed one from
+    which the predicted time to a target, step time · (1 + φ/B), is shortest at the lower end of
+    the interval of the noise scale φ, if that is at most ``worth`` of the present size's
+    (McCandlish et al. 2018, arXiv:1812.06162). Without, the batch doubles once the lower end is at
+    least ``margin`` times the doubled batch: that saves samples, and time only where a larger batch
+    makes steps no longer. Give the scheduler the monitor.
+
+    Attributes:
+        at_most: the largest size.
+        margin: how far the noise scale must be above the doubled batch.
+        step_seconds: ``{batch size: seconds of a step}``, such as a report's candidates.
+        worth: the share of the present time below which a change is made.
     """
 
     at_most: int
     margin: float = 1.0
+    step_seconds: Mapping[int, float] | None = None
+    worth: float = 0.97
 
     def __post_init__(self) -> None:
         _at_least(1, self.at_most, "at_most")
         if self.margin <= 0:
             raise InvalidArgument(f"expected a margin above 0; found {self.margin}")
+        for size, seconds in (self.step_seconds or {}).items():
+            if size < 1 or not seconds > 0:
+                raise InvalidArgument(
+                    "expected step_seconds as {batch size: seconds above 0}; found "
+                    f"{{{size}: {seconds}}}"
+                )
 
     def __call__(self, progress: Progress) -> Target:
         now, noise = progress.batch_size, progress.noise_scale
-        doubled = 2 * now
-        if noise is None or doubled > self.at_most:
+        if noise is None:
             return Target(now)
-        surely = noise.low >= self.margin * doubled * progress.devices
+        critical = noise.low / progress.devices
+        if self.step_seconds is not None:
+            return Target(self._fastest(self.step_seconds, now, critical))
+        doubled = 2 * now
+        surely = doubled <= self.at_most and critical >= self.margin * doubled
         return Target(doubled if surely else now)
+
+    def _fastest(self, step_seconds: Mapping[int, float], now: int, critical: float) -> int:
+        """The size with the shortest predicted time, if that is worth a change from ``now``."""
+        present = seconds_at(step_seconds, now)
+        if present is None:
+            return now
+        times = {
+            size: seconds * (1 + critical / size)
+            for size, seconds in step_seconds.items()
+            if now < size <= self.at_most
+        }
+        best = min(times, key=times.__getitem__, default=now)
+        worth = self.worth * present * (1 + critical / now)
+        return best if times.get(best, math.inf) <= worth else now
 
 
 def _at_least(least: int, found: int, name: str) -> None:

@@ -34,7 +34,7 @@ from batchfinder import max_batch_size, memory_limit
 from batchfinder.training import Search
 
 LIMIT = "6MiB"
-BUDGET = 20
+BUDGET = 30
 TABLE = Path(__file__).parent.parent.parent / "docs" / "tables" / "frameworks.md"
 
 
@@ -67,6 +67,13 @@ class Counter:
             text = f"CUDA out of memory. Simulated: {error}"
             raise torch.OutOfMemoryError(text) from None
         self.ran.add(size)
+
+
+def said(report: Any) -> str:
+    """What a report says of the learning rate."""
+    if report.learning_rate is None:
+        return "none: no noise scale within the budget"
+    return f"{report.learning_rate:.2g} at {report.global_batch_size}"
 
 
 def timed(work: Callable[[], int]) -> tuple[int, float]:
@@ -159,7 +166,7 @@ def lightning_rows() -> list[Found]:
 
     def whole(module: Any, trainer: Any) -> int:
         report = adapter.find_batch_size(trainer, module, memory_limit=LIMIT, budget_seconds=BUDGET)
-        rates.append(f"{report.learning_rate:.2g} at {report.global_batch_size}")
+        rates.append(said(report))
         trials.extend(report.probe.trials)
         return report.batch_size
 
@@ -251,7 +258,7 @@ def transformers_rows() -> list[Found]:
 
     def whole(trainer: Any) -> tuple[int, str]:
         report = adapter.find_batch_size(trainer, memory_limit=LIMIT, budget_seconds=BUDGET)
-        return report.batch_size, f"{report.learning_rate:.2g} at {report.global_batch_size}"
+        return report.batch_size, said(report)
 
     return [
         own(),
@@ -321,7 +328,7 @@ def accelerate_rows() -> list[Found]:
         size, rate = getattr(result, "max_batch_size", 0), "untouched"
         if hasattr(result, "learning_rate"):
             size = result.batch_size
-            rate = f"{result.learning_rate:.2g} at {result.global_batch_size}"
+            rate = said(result)
         failures = sum(not trial.fits for trial in result.trials)
         ran = size in {trial.batch_size for trial in result.trials if trial.fits}
         return Found(name, size, failures, seconds, ran, train(*objects) == train(*made()), rate)

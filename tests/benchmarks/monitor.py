@@ -34,13 +34,14 @@ from batchfinder.results import BatchPlan
 BY_NAME = {task.name: task for task in TASKS}
 NOISE_TASKS = ("digits MLP", "digits ResNet, BatchNorm", "character GPT, AdamW", "denoising UNet")
 GROWTH_TASKS = ("digits MLP", "character GPT, AdamW", "denoising UNet", "Mackey–Glass forecast")
-SIZE, EVERY, WINDOW, WINDOWS = 64, 10, 20, 4
+SIZE, EVERY, WINDOW, WINDOWS = 64, 10, 40, 3
 EXACT_SAMPLES, EXACT_EVERY = 1024, 2
 """Samples of the exact ratio at one look, and every how many looks it is taken."""
-SIZES, FACTORS, MOST_STEPS = (32, 64, 128, 256, 512), (1.0, 2.0), 800
+SIZES, FACTORS, MOST_STEPS = (64, 128, 256, 512, 1024), (1.0, 2.0), 800
 LOOKS = WINDOW // EXACT_EVERY
 KNEE = 1024
 """Step times of a wide GPU, 1 + B / knee in units of the smallest step."""
+STEP_SECONDS = {2**power: 1 + 2**power / KNEE for power in range(5, 13)}
 
 
 # ---- noise scale against exact values -----------------------------------------------------------
@@ -289,60 +290,59 @@ def to_target(
 
 
 def growth_part(seeds: int) -> Iterator[dict[str, object]]:
+    """Constant pairs are picked on seed 0; they and the schedules are timed on later seeds."""
     for name in GROWTH_TASKS:
-        task = BY_NAME[name]
-        best_rate: dict[int, tuple[float, float]] = {}
-        for size in SIZES:
-            power = 0.5 if task.family == "adam" else 1.0
-            for factor in FACTORS:
-                rate = task.first_rate * factor * min(8.0, (size / 32) ** power)
-                found = [to_target(task, seed, size, rate) for seed in range(seeds)]
-                times = [each[0] if each else math.inf for each in found]
-                mean = statistics.fmean(times)
-                if mean < best_rate.get(size, (math.inf, 0.0))[0]:
-                    best_rate[size] = (mean, rate)
-                yield {
-                    "part": "growth",
-                    "task": name,
-                    "what": f"{size} at {rate:.2g}",
-                    "constant": True,
-                    "time": mean if math.isfinite(mean) else None,
-                }
-        if 32 not in best_rate:
-            continue
-        for what, schedule in (
-            ("FollowMonitor", FollowMonitor(at_most=512)),
-            ("Doubling every 4,096", Doubling(4096, at_most=512)),
-        ):
-            found = [to_target(task, seed, 32, best_rate[32][1], schedule) for seed in range(seeds)]
-            times = [each[0] if each else math.inf for each in found]
-            mean = statistics.fmean(times)
-            yield {
-                "part": "growth",
-                "task": name,
-                "what": what,
-                "constant": False,
-                "time": mean if math.isfinite(mean) else None,
-                "last": [each[2] for each in found if each],
-            }
+        yield from growth_of(BY_NAME[name], range(1, seeds + 1))
+
+
+def growth_of(task: Task, seeds: range) -> Iterator[dict[str, object]]:
+    power = 0.5 if task.family == "adam" else 1.0
+    picked: dict[int, tuple[float, float]] = {}
+    for size in SIZES:
+        for factor in FACTORS:
+            rate = task.first_rate * factor * min(8.0, (size / 32) ** power)
+            found = to_target(task, 0, size, rate)
+            if found is not None:
+                picked[size] = min(picked.get(size, (math.inf, 0.0)), (found[0], rate))
+    if not picked:
+        return
+    best = min(picked, key=lambda size: picked[size][0])
+    priced = FollowMonitor(at_most=4 * best, step_seconds=STEP_SECONDS)
+    runs: list[tuple[str, int, object]] = [("constant", best, None), ("follow", best, priced)]
+    smaller = best // 2
+    if smaller in picked:
+        doubling = Doubling(4096, at_most=4 * best)
+        runs += [("follow from half", smaller, priced), ("double from half", smaller, doubling)]
+    for what, size, schedule in runs:
+        found = [to_target(task, seed, size, picked[size][1], schedule) for seed in seeds]
+        times = [each[0] if each else math.inf for each in found]
+        mean = statistics.fmean(times)
+        yield {
+            "part": "growth",
+            "task": task.name,
+            "what": what,
+            "from": f"{size} at {picked[size][1]:.2g}",
+            "time": mean if math.isfinite(mean) else None,
+            "times": [each if math.isfinite(each) else None for each in times],
+            "last": [each[2] for each in found if each],
+        }
 
 
 def growth_table(rows: list[dict[str, object]]) -> None:
-    print("| task | best constant pair | 32 | FollowMonitor | Doubling every 4,096 |")
+    kinds = ("follow", "follow from half", "double from half")
+    print("| task | best constant pair | followed | followed from half | doubled from half |")
     print("|---|---|--:|--:|--:|")
     for name in GROWTH_TASKS:
-        mine = [row for row in rows if row["task"] == name]
-        constant = [row for row in mine if row["constant"] and row["time"] is not None]
-        if not constant:
+        mine = {str(row["what"]): row for row in rows if row["task"] == name}
+        if "constant" not in mine or mine["constant"]["time"] is None:
             continue
-        best = min(constant, key=lambda row: float(row["time"]))
-        small = [float(row["time"]) for row in constant if str(row["what"]).startswith("32 ")]
-        cells = [min(small, default=math.nan)]
-        for what in ("FollowMonitor", "Doubling every 4,096"):
-            grown = [row["time"] for row in mine if row["what"] == what]
-            cells.append(float(grown[0]) if grown and grown[0] is not None else math.nan)
-        relative = " | ".join(f"{cell / float(best['time']):.2f}" for cell in cells)
-        print(f"| {name} | {best['what']} | {relative} |")
+        base = float(mine["constant"]["time"])
+        cells = []
+        for kind in kinds:
+            found = mine.get(kind, {})
+            time = found.get("time")
+            cells.append(f"{float(time) / base:.2f} (to {found['last']})" if time else "–")
+        print(f"| {name} | {mine['constant']['from']} | {' | '.join(cells)} |")
 
 
 PARTS = {

@@ -127,6 +127,23 @@ def test_the_monitor_is_followed_where_it_is_sure() -> None:
     assert schedule(at(0, now=128, noise_scale=noise(1e9))).batch_size == 128
 
 
+def test_step_times_decide_which_size_is_followed_to() -> None:
+    def schedule(knee: float, at_most: int = 1024) -> FollowMonitor:
+        seconds = {2**power: 1 + 2**power / knee for power in range(4, 12)}
+        return FollowMonitor(at_most, step_seconds=seconds)
+
+    # the shortest of (1 + B / knee)(1 + φ / B) is at the root of knee · φ
+    wide, narrow = schedule(knee=1024), schedule(knee=32)
+    assert wide(at(0, now=32, noise_scale=noise(256))).batch_size == 512
+    assert wide(at(0, now=32, noise_scale=noise(256), devices=4)).batch_size == 256
+    assert narrow(at(0, now=32, noise_scale=noise(32))).batch_size == 32
+    assert schedule(1024, at_most=128)(at(0, noise_scale=noise(256))).batch_size == 128
+    assert wide(at(0, now=512, noise_scale=noise(300))).batch_size == 512  # not worth a change
+    assert wide(at(0, now=512, noise_scale=noise(8))).batch_size == 512  # never shrinks
+    assert wide(at(0, now=8, noise_scale=noise(8))).batch_size == 8  # no step time is known there
+    assert wide(at(0)).batch_size == 32
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -136,6 +153,8 @@ def test_the_monitor_is_followed_where_it_is_sure() -> None:
         lambda: Milestones({1: 0}),
         lambda: GrowInsteadOfDecay((1,), 8, factor=1.0),
         lambda: FollowMonitor(0),
+        lambda: FollowMonitor(8, margin=0),
+        lambda: FollowMonitor(8, step_seconds={8: 0.0}),
         lambda: growing(FollowMonitor(8)),
         lambda: growing(Doubling(1, 8), largest=0),
     ],

@@ -294,6 +294,24 @@ def one_bad_batch(seed: int) -> Course:
     return course
 
 
+def some_wrong_labels(seed: int, share: float = 0.25) -> Course:
+    """One batch, a quarter of whose labels belong to others."""
+    course = blobs_sgd(seed)
+    good = course.stream
+
+    def stream() -> Iterator[Batch]:
+        for step, (inputs, labels) in enumerate(good, start=1):
+            if step == BREAKS_AT:
+                wrong = labels.clone()
+                wrong[-round(share * len(labels)) :] += 1
+                yield inputs, wrong % 5
+            else:
+                yield inputs, labels
+
+    course.stream = stream()
+    return course
+
+
 def bursts(seed: int) -> Course:
     """From step 400 on the gradient is now and then forty times what it was."""
     course = blobs_sgd(seed)
@@ -352,6 +370,7 @@ BROKEN = (
     Training("edge of stability", edge_of_stability, Kind.OSCILLATING),
     Training("edge, mini-batches", edge_with_noise, Kind.OSCILLATING),
     Training("one bad batch", one_bad_batch, Kind.SPIKE, BREAKS_AT),
+    Training("a quarter of one batch's labels wrong", some_wrong_labels, Kind.SPIKE, BREAKS_AT),
     Training("bursts of gradient", bursts, Kind.ERRATIC, BREAKS_AT),
     Training("parameters not held", not_held, Kind.STALLED),
     Training("no signal", no_signal, Kind.STALLED),
