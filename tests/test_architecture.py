@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"outcomes", "races", "rates"},
     {"events", "plans", "trials"},
     {"results"},
-    {"wording.advice", "wording.choice", "wording.confirm"},
+    {"wording.advice", "wording.choice", "wording.confirm", "wording.rates"},
     {"protocols"},
     {"probe", "devices", "scaling", "formulas", "timing", "html", "meter", "waiting"},
     {"training"},

@@ -25,13 +25,13 @@ from batchfinder.wording import capitalized
 from batchfinder.wording.advice import advice
 from batchfinder.wording.choice import (
     RELAXED,
-    groups_sentence,
     learning_rate_sentence,
     limit_sentence,
     plan_words,
     singular,
     why_sentence,
 )
+from batchfinder.wording.rates import groups_sentence
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report

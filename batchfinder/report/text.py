@@ -14,7 +14,6 @@ from batchfinder.units import format_bytes, format_count, format_rate, format_si
 from batchfinder.wording import capitalized
 from batchfinder.wording.choice import (
     alternatives,
-    groups_sentence,
     headline,
     learning_rate_sentence,
     limit_sentence,
@@ -24,6 +23,7 @@ from batchfinder.wording.choice import (
     why_sentence,
 )
 from batchfinder.wording.confirm import judgement_words
+from batchfinder.wording.rates import groups_sentence
 
 if TYPE_CHECKING:
     from batchfinder.report.record import Report
@@ -62,7 +62,7 @@ def text(report: Report, width: int | None = None) -> str:
 
 def answer(report: Report) -> str:
     """What to do, in one sentence; a second one where training did not confirm it."""
-    said = headline(report.recommendation)
+    said = headline(report.recommendation, report.rates)
     if report.confirmation is not None and not report.confirmation.held:
         return f"{said} See the caveats."
     return said

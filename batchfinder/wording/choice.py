@@ -9,11 +9,11 @@ from batchfinder.outcomes import Limit, Why
 from batchfinder.plans import BatchPlan, Candidate, Change, Loading, Recommendation
 from batchfinder.rates import GroupRate
 from batchfinder.units import format_count, format_factor, format_rate, format_size
+from batchfinder.wording.rates import before_words, rates_words
 
 __all__ = [
     "RELAXED",
     "alternatives",
-    "groups_sentence",
     "headline",
     "learning_rate_sentence",
     "limit_sentence",
@@ -87,17 +87,23 @@ def says_why(recommendation: Recommendation) -> bool:
     return recommendation.loading is not None or (kept and recommendation.why is Why.FASTEST)
 
 
-def headline(recommendation: Recommendation) -> str:
-    """The answer: keep, or move from where to where; how much faster; what limits it."""
+def headline(recommendation: Recommendation, rates: Sequence[GroupRate] = ()) -> str:
+    """The answer: keep, or move from where to where; how much faster; what limits it.
+
+    Args:
+        recommendation: the choice.
+        rates: every parameter group's, all of which are named where they differ.
+    """
+    answer = _what_to_do(recommendation, rates)
     if recommendation.loading is not None:
-        return f"{_what_to_do(recommendation)}: {_waiting(recommendation.loading)}"
+        return f"{answer}: {_waiting(recommendation.loading)}"
     if _is_kept(recommendation):
-        return f"{_what_to_do(recommendation)}: {_KEEP[recommendation.why]}."
+        return f"{answer}: {_KEEP[recommendation.why]}."
     if recommendation.why is Why.LAST_TRIED:
-        return f"{_what_to_do(recommendation)}, with care: {_KEEP[recommendation.why]}."
+        return f"{answer}, with care: {_KEEP[recommendation.why]}."
     gain = "" if recommendation.speedup is None else f": {speedup_words(recommendation)}"
     limit = f"limited by {recommendation.limited_by.value}"
-    return f"{_what_to_do(recommendation)}{gain}; {limit}."
+    return f"{answer}{gain}; {limit}."
 
 
 _KEEP = {
@@ -119,22 +125,23 @@ def _is_kept(recommendation: Recommendation) -> bool:
     return change is not None and change.base_batch_is_yours and change.batch == change.base_batch
 
 
-def _what_to_do(recommendation: Recommendation) -> str:
+def _what_to_do(recommendation: Recommendation, rates: Sequence[GroupRate]) -> str:
     plan, rate = recommendation.plan, recommendation.learning_rate
-    at = "" if rate is None else f" at learning rate {format_rate(rate)}"
+    at = rates_words(rates) or ("" if rate is None else f" at learning rate {format_rate(rate)}")
     change = recommendation.change
     if change is None or not change.base_batch_is_yours:
         return f"Use batch size {plan_words(plan)}{at}"
     base = change.base_rate if change.base_rate_is_yours else None
+    was = "" if base is None else before_words(rates, base)
     if _is_kept(recommendation):
         moved = rate is not None and base is not None and not math.isclose(rate, base)
-        instead = f" instead of {format_rate(base)}" if moved else ""
+        instead = f" instead of {was}" if moved and was else ""
         return f"Keep batch size {plan_words(plan)}{at}{instead}"
     own = format_size(change.base_batch)
     if plan.global_batch > plan.micro_batch:
         own += " per optimizer step"
-    if base is not None:
-        own += f" at {format_rate(base)}"
+    if was:
+        own += f" at {was}"
     return f"Use batch size {plan_words(plan)}{at} instead of {own}"
 
 
@@ -199,22 +206,6 @@ def why_sentence(recommendation: Recommendation) -> str:
     if kept and why is Why.NEAR_FASTEST:
         return f"{size} is yours, and within 10% of the shortest predicted time to the same loss"
     return said
-
-
-def groups_sentence(rates: Sequence[GroupRate]) -> str:
-    """Every group's old and new rate, where they differ; empty where one rate is all there is."""
-    if len({(rate.base, rate.recommended) for rate in rates}) < 2:
-        return ""
-    factor = next((rate.factor for rate in rates if rate.factor is not None), None)
-    if factor is None:
-        return ""
-    several = len({rate.optimizer for rate in rates}) > 1
-    moves = (
-        f"{rate.name if several else ''} group {rate.group}".strip()
-        + f" {format_rate(rate.base)} -> {format_rate(rate.recommended)}"
-        for rate in rates
-    )
-    return f"multiply every group's rate by {factor:.3g}: {', '.join(moves)}"
 
 
 def learning_rate_sentence(recommendation: Recommendation) -> str:

@@ -411,6 +411,11 @@ def test_several_rates_are_listed_and_pasted_as_a_factor() -> None:
     assert "Groups" not in plain().text(80)
     said = " ".join(report.text(80).split())
     assert f"multiply every group's rate by {factor:.3g}: group 0 0.001 -> 0.00176" in said
+    moved = "Use batch size 128 at learning rates 0.00176, 0.0281 instead of 32 at 0.001, 0.016:"
+    assert said.startswith(moved)
+    many = replace(plain(), rates=tuple(replace(rates[n % 2], group=n) for n in range(8)))
+    said = " ".join(many.text(80).split())
+    assert "at 1.76 times the learning rate of each of your 8 groups instead of 32:" in said
     assert f'group["lr"] *= {factor:.6g}' in report.settings()
     assert 'group["lr"] = 0.00176' in plain().settings()
     assert Report.from_json(report.to_json()) == report

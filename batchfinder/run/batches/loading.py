@@ -25,24 +25,28 @@ def time_loader(
     """Seconds for one batch when nothing else runs; ``None`` for a loader of under two batches.
 
     The first batch, which starts the workers, does not count, and neither do as many batches as
-    the workers had made in the meantime. Ends once ``budget_seconds`` have passed and one batch
-    counts; where none does by then, the mean over all that came stands in.
+    the workers had made in the meantime. With workers batches come in bursts, one of each worker:
+    as many count as make whole bursts, at least ``batches``. Ends once ``budget_seconds`` have
+    passed; where no burst is whole by then, the mean over all that came stands in.
     """
+    burst = max(1, workers_of(loader))
     ahead = 1 + workers_of(loader) * int(getattr(loader, "prefetch_factor", None) or 0)
+    wanted = burst * math.ceil(batches / burst)
     waits: list[float] = []
     with reading(loader) as stream:
         began = started = clock()
-        for _ in itertools.islice(stream, ahead + batches):
+        for _ in itertools.islice(stream, ahead + wanted):
             now = clock()
             waits.append(now - started)
             started = clock()
             if started - began > budget_seconds and len(waits) > 1:
                 break
-    counted = waits[ahead:] or waits[1:]
-    if not counted:
+    if len(waits) < 2:
         return None
-    # With workers, batches come in bursts of one per worker: the mean is the rate, and the median
-    # of one wait would be that of a batch which was ready.
+    counted = waits[ahead:] if len(waits) >= ahead + burst else waits[1:]
+    whole = len(counted) - len(counted) % burst
+    counted = counted[len(counted) - whole :] or waits
+    # The mean is the rate; the median of one wait would be that of a batch which was ready.
     return sum(counted) / len(counted) if workers_of(loader) else median(counted)
 
 

@@ -164,6 +164,24 @@ def test_batches_that_the_workers_made_ahead_do_not_count() -> None:
     assert time_loader(Ahead(), batches=8, clock=clock) == 0.5
 
 
+@pytest.mark.parametrize("budget", [1e9, 8.0, 3.0])
+@pytest.mark.parametrize("batches", [1, 6, 8, 9])
+def test_bursts_count_whole(batches: int, budget: float) -> None:
+    """Eight workers that take two seconds a batch each hand over eight at once."""
+    clock = FakeClock()
+
+    class InStep:
+        num_workers, prefetch_factor = 8, 2
+
+        def __iter__(self) -> Iterator[int]:
+            for turn in range(80):
+                clock.pass_by(2.0 if turn % 8 == 0 else 0.0)
+                yield turn
+
+    found = time_loader(InStep(), batches=batches, clock=clock, budget_seconds=budget)
+    assert found == pytest.approx(0.25)
+
+
 def measurement(size: int, loader: float | None, step: float) -> Measurement:
     return Measurement(size, 1.0, 1.0, 1.0, step, step, 0.0, loader_seconds=loader)
 
