@@ -11,6 +11,7 @@ from batchfinder import recommend, scaling
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import LearningRateRule, Objective
 from batchfinder.race import Race
+from batchfinder.training import Search
 from batchfinder.units import parse_bytes
 
 __all__ = ["check", "objective_named", "rule_named"]
@@ -59,6 +60,16 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         _above_zero,
         "a rate above 0",
         "leave it out for the optimizer's own, or for a range test",
+    ),
+    "noise": (
+        lambda estimator: callable(getattr(estimator, "estimate", None)),
+        "an estimator with a method estimate(step, batches, plan)",
+        "leave it out for MicroBatchVariance(), or pass None for no noise scale",
+    ),
+    "search": (
+        lambda search: isinstance(search, Search),
+        "how the largest size is searched",
+        "pass a value such as Search(resolution=0)",
     ),
     "budget_seconds": (_above_zero, "seconds above 0", "leave it out for no limit"),
     "memory_limit": (

@@ -148,6 +148,8 @@ def find_batch_size(
         at_least=at_least,
         multiple_of=multiple_of,
         budget_seconds=budget_seconds,
+        noise=noise,
+        search=search,
     )
     rule = rule_named("find_batch_size", learning_rate_rule)
     best = objective_named("find_batch_size", objective)

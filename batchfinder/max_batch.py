@@ -91,6 +91,7 @@ def max_batch_size(
         at_least=at_least,
         multiple_of=multiple_of,
         budget_seconds=budget_seconds,
+        search=search,
     )
     training = training_of(
         model,

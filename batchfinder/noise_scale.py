@@ -80,7 +80,7 @@ def gradient_noise_scale(
         BatchFinderError: where no noise scale exists (the step updates by itself, the loss couples
             the samples of a batch), saying why.
     """
-    check("gradient_noise_scale", micro_batch=micro_batch)
+    check("gradient_noise_scale", micro_batch=micro_batch, noise=noise)
     training = training_of(
         model,
         loader,

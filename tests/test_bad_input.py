@@ -40,7 +40,7 @@ def refused(
                 **{
                     "memory_limit": "64MiB",
                     "noise": MicroBatchVariance(warmup_steps=4),
-                    "budget_seconds": 5,
+                    "budget_seconds": 600,  # never what ends it
                     **arguments,
                 },
             )
@@ -197,6 +197,14 @@ def test_a_training_is_checked_and_takes_no_member_twice() -> None:
 
 def test_a_share_as_text_is_told_how_to_be_written() -> None:
     refused(bf.InvalidArgument, "0.05 for 5%", classifier(), loader(), headroom="5%")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [({"noise": "micro-batch"}, "MicroBatchVariance"), ({"search": "exact"}, "Search")],
+)
+def test_a_strategy_of_the_wrong_kind_is_refused_at_once(wrong: dict[str, Any], text: str) -> None:
+    refused(bf.InvalidArgument, text, classifier(), loader(), **wrong)
 
 
 def test_a_ceiling_that_cannot_be_meant_may_be_left_out() -> None:
