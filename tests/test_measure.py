@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
 from batchfinder.measure import Effort, measure
-from batchfinder.results import Measurement, Note
+from batchfinder.results import Measurement, Note, Outcome, Trial
 from batchfinder.run import attempt as attempting
 from batchfinder.timing import unbeaten
 from batchfinder.wording import Caveat
@@ -301,6 +303,34 @@ def test_the_size_of_the_user_is_timed_however_slow_and_not_said_to_be_left_out(
     assert said[0] == (
         "batches of 8 and more, but for your own 16, were not timed: a step would take 800 ms"
     )
+
+
+def test_a_size_that_was_tried_already_needs_no_trial() -> None:
+    def steps(known: dict[int, Trial]) -> tuple[int, int | None]:
+        clock = FakeClock()
+        step = FakeStep(clock, lambda size: 0.01 * size)
+        found = measure(step, FakeSource(), FakeMemory(), (8,), clock=clock, known=known)
+        return len(step.sizes), found[0].peak_bytes
+
+    tried = Trial(8, Outcome.FITS, peak_bytes=123)
+    failed = Trial(8, Outcome.OUT_OF_MEMORY, peak_bytes=456)
+    usual, peak = steps({})
+    fewer, told = steps({8: tried})
+    assert fewer < usual and told == 123
+    assert steps({8: failed}) == (usual, peak)
+
+
+def test_launch_bound_steps_that_scatter_are_told_by_the_fastest() -> None:
+    """Up to 16 a step takes 10 ms at the least, and up to half as much more."""
+    clock, said = FakeClock(), []
+    jitter = itertools.cycle([1.0, 1.3, 1.5, 1.0, 1.2])
+    step = FakeStep(clock, lambda size: max(0.01, size * 0.0006) * next(jitter))
+    found = measure(
+        step, FakeSource(), FakeMemory(), (1, 2, 4, 8, 16, 32, 64), first=32, clock=clock,
+        say=said.append,
+    )  # fmt: skip
+    assert min(each.batch_size for each in found) >= 8
+    assert any(each.code == "measure.floor" for each in said)
 
 
 def test_a_size_that_cannot_win_is_not_visited_again() -> None:

@@ -70,6 +70,7 @@ def measure_sizes(call: Call, probed: ProbeResult, *, base: int, headroom: float
                 clock=call.budget.here,
             ),
             start_over=bench.start_over,
+            known={} if bench.source.varies else {each.batch_size: each for each in probed.trials},
             loading=loading_seconds if bench.step.ranks.alone else partial(_slowest_loading, call),
         )
     if not measured:

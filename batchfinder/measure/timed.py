@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from batchfinder.measure.timer import Timer
 from batchfinder.measure.visits import Effort, Record, evened
 from batchfinder.meter import unmetered
 from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, TrainStep
-from batchfinder.results import Energy, Measurement, Note
+from batchfinder.results import Energy, Measurement, Note, Trial
 from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import EnergyCounter
 from batchfinder.timing import Interval, half_steps_around_knee, median_interval, outward
@@ -58,6 +58,7 @@ def measure(
     say: Callable[[Caveat], None] = lambda caveat: None,
     advance: Advance = unmetered,
     start_over: Callable[[], None] = lambda: None,
+    known: Mapping[int, Trial] | None = None,
     loading: Loading = loading_seconds,
 ) -> tuple[Measurement, ...]:
     """Time whole training steps at the sizes that could win; the results in increasing size.
@@ -84,6 +85,7 @@ def measure(
         say: gets a caveat for each size that is left out.
         advance: told of every trial and every visit to a size.
         start_over: puts back what earlier batches left for the next; called where sizes change.
+        known: trials of sizes that ran already, which need none here.
         loading: times the loader by itself.
     """
     effort = effort or Effort()
@@ -100,6 +102,7 @@ def measure(
         say=say,
         advance=advance,
         start_over=start_over,
+        known=known,
     )
     started = clock()
     deadline = started + effort.budget_seconds / 2

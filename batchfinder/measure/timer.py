@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 
@@ -43,12 +43,14 @@ class Timer:
         clock: Clock,
         say: Callable[[Caveat], None],
         start_over: Callable[[], None],
+        known: Mapping[int, Trial] | None = None,
         advance: Advance = unmetered,
     ) -> None:
         self._step, self._source, self._memory = step, source, memory
         self._effort, self._own, self._clock, self._say = effort, own, clock, say
         self._advance = advance
         self._start_over = start_over
+        self._known = known or {}
         self._most = most
         self._round = 0
 
@@ -119,7 +121,8 @@ class Timer:
         return [record for record in records if record.batch_size not in left_out]
 
     def _warmed(self, size: int) -> Record | None:
-        trial = self._trial(size)
+        known = self._known.get(size)
+        trial = known if known is not None and known.fits else self._trial(size)
         if not trial.fits:
             self._say(_left_out(size, trial.outcome))
             return None
@@ -173,9 +176,7 @@ class Timer:
         One round visits them all, so that what slows the machine for a while slows them alike. The
         user's own is among them in any case: prices are told against it.
         """
-        even = evened(records)
-        can_win = unbeaten({record.batch_size: record.seconds() for record in even}) | {self._own}
-        matter = [each for each in even if each.batch_size in can_win and self._can_be_chosen(each)]
+        matter = self._that_matter(evened(records))
         effort, scattered = (
             self._effort,
             scatter({each.batch_size: each.visits() for each in matter}),
@@ -192,6 +193,15 @@ class Timer:
             if record.batch_size in sizes or len(record.update) < effort.fewest_visits
         ]
 
+    def _that_matter(self, records: Sequence[Record]) -> list[Record]:
+        """The user's own and all that can win at some noise scale."""
+        can_win = unbeaten({record.batch_size: record.seconds() for record in records})
+        return [
+            record
+            for record in records
+            if record.batch_size in can_win | {self._own} and self._can_be_chosen(record)
+        ]
+
     def _can_be_chosen(self, record: Record) -> bool:
         return record.batch_size == self._own or record.batch_size <= self._most
 
@@ -203,10 +213,11 @@ class Timer:
         return Caveat("measure.settled", seconds=seconds, of=len(records))
 
     def read_energy(self, records: Sequence[Record], energy: EnergyCounter) -> None:
-        """Every size once, and again in rounds as long as there is time."""
+        """Every size once, and those that can win in rounds as long as there is time."""
         deadline = self._clock() + self._effort.energy_budget_seconds
+        matter = self._that_matter(records)
         for turn in range(self._effort.energy_visits):
-            for record in records:
+            for record in matter if turn else records:
                 if turn and self._clock() >= deadline:
                     return
                 self._visited(record, energy)

@@ -197,6 +197,8 @@ def _per_size(
         try:
             found.append(replace(context.estimate(estimator, size, size), after_steps=record.steps))
         except (NoiseNotMeasured, Shortage) as error:
+            if isinstance(error, TooFew) and context.out_of_time():
+                break
             record.caveats.append(Caveat("noise.size_absent", size=size, why=str(error)))
     return found
 

@@ -34,7 +34,7 @@ def _fragmented(size: int, bytes: int) -> str:  # noqa: A002  # the name of the 
 
 def _expandable(size: int, bytes: int, with_expandable: int) -> str:  # noqa: A002  # likewise
     return (
-        f"{_fragmented(size, bytes)}: about {format_size(with_expandable)} would fit with "
+        f"{_fragmented(size, bytes)}: about {format_size(with_expandable)} may fit with "
         "`PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`"
     )
 

@@ -41,7 +41,7 @@ def test_fragmentation_is_said_with_the_size_that_would_fit_without() -> None:
     assert said.code == "probe.expandable"
     assert said == (
         "at 505 the allocator holds 375 MiB in blocks that no tensor uses (fragmentation): about "
-        "514 would fit with `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`"
+        "514 may fit with `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`"
     )
     (plain,) = about_fragmentation(memory, 505, may_expand=False)
     assert plain.code == "probe.fragmented" and "would fit" not in plain

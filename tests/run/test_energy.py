@@ -88,7 +88,9 @@ def test_joules_per_sample_and_the_idle_draw_are_those_of_the_counter() -> None:
 
 
 def test_a_counter_that_moves_in_steps_is_read_over_long_windows() -> None:
-    found, _ = measured(period=0.02, effort=Effort(energy_visit_seconds=0.5))
+    found, _ = measured(
+        period=0.02, effort=Effort(energy_visit_seconds=0.5, energy_budget_seconds=6.0)
+    )
     for size, each in found.items():
         low, high = each.energy.joules_per_sample_low, each.energy.joules_per_sample_high
         assert 0.9 * true_joules(size) <= low <= high <= 1.1 * true_joules(size)
