@@ -72,7 +72,7 @@ def test_a_search_cut_short_is_said_with_a_cache_too(tmp_path: Path) -> None:
         search=Search(cache=tmp_path / "sizes.json"),
         observe=lambda event: None,
     )
-    assert any("larger batches were not tried" in caveat for caveat in report.caveats)
+    assert any("larger than 1 were not tried" in caveat for caveat in report.caveats)
 
 
 def test_larger_batches_that_time_forbids_are_said_to_be_limited_by_time() -> None:

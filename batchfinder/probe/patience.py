@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from batchfinder.probe.history import history, latest
@@ -46,13 +47,14 @@ def within_time(propose: Propose, step_seconds: float, own: int | None = None) -
         expected = None if wanted is None else step_seconds_at(trials, wanted)
         if wanted is None or expected is None or expected <= step_seconds or wanted == own:
             return wanted
-        low = history(trials).low
+        seen, tried = history(trials), {trial.batch_size for trial in trials}
+        low, high = seen.low, math.inf if seen.high is None else seen.high
+        if own is not None and low < own < high and own not in tried and space.at_most(own) == own:
+            return own
         allowed = _largest_within(trials, low, wanted, step_seconds)
         if _is_first_timing(trials, step_seconds):
             allowed = max(allowed, min(2 * low, wanted))
-        instead, tried = space.at_most(allowed), {trial.batch_size for trial in trials}
-        if own is not None and max(instead, low) < own < wanted and own == space.at_most(own):
-            return own
+        instead = space.at_most(allowed)
         return instead if instead >= WORTH_ANOTHER_TRIAL * low and instead not in tried else None
 
     return patient

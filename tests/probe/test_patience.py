@@ -59,6 +59,17 @@ def test_the_users_own_size_is_tried_however_long_it_takes_and_no_larger_one(
     assert slow is not None and slow[0] > 300
 
 
+@pytest.mark.parametrize("guess", [None, 26_068])
+def test_steps_that_are_slow_from_the_first_do_not_end_the_search_below_the_users_own(
+    guess: int | None,
+) -> None:
+    run = timed(lambda size: 0.75 * size)
+    space = SearchSpace(limit_bytes=16 * GIB, first_guess=guess)
+    trials = probe(run, space, propose=within_time(guided, 3.0, 64))
+    assert max(trial.batch_size for trial in trials) == 64
+    assert len(trials) <= 4
+
+
 def test_an_own_size_that_memory_has_no_room_for_is_not_waited_for() -> None:
     run = timed(lambda size: 0.001 * size, limit=GIB)
     space = SearchSpace(limit_bytes=GIB)
