@@ -17,11 +17,20 @@ from batchfinder.results import Measurement, Trial
 from batchfinder.run.batches import Source, source_from
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
+from batchfinder.run.ranks import refuse_alone, wrapping_of
 from batchfinder.run.state import preserved
 from batchfinder.run.step import EvaluationStep
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import sizes_worth_measuring
-from batchfinder.training import Autocast, Loader, Model, Search, Training, training_of
+from batchfinder.training import (
+    Autocast,
+    Loader,
+    Model,
+    Search,
+    Training,
+    as_list,
+    training_of,
+)
 from batchfinder.units import format_bytes
 from batchfinder.wording import Caveat, summary
 
@@ -135,6 +144,7 @@ def eval_batch_size(
             "training; found one"
         )
     training = training_of(model, loader, autocast=autocast)
+    refuse_alone(wrapping_of(as_list(training.model)))  # forward passes wait for others too
     with _workplace(
         EvaluationStep(training.model, eval_step, training.autocast),
         lambda: source_from(

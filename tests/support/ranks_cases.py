@@ -55,7 +55,7 @@ def state_of(model: nn.Module, optimizer: Any) -> Iterator[torch.Tensor]:
         if parameter.grad is not None:
             yield local(parameter.grad)
     yield from model.buffers()
-    for inner in optimizer.state.values():
+    for inner in getattr(optimizer, "optim", optimizer).state.values():
         yield from (local(value) for value in inner.values() if isinstance(value, torch.Tensor))
 
 

@@ -41,13 +41,14 @@ class Wrapping:
     group_size: int = 1
 
 
-def wrapping_of(modules: Iterable[torch.nn.Module]) -> Wrapping:
-    """What ``modules`` are wrapped in.
+def wrapping_of(models: Iterable[Any]) -> Wrapping:
+    """What those of ``models`` that are modules are wrapped in.
 
     Raises:
         InvalidArgument: for what cannot be put right after a step that was cut:
             FullyShardedDataParallel, and ``fully_shard`` in a torch without ``reset_iter_state``.
     """
+    modules = [each for each in models if isinstance(each, torch.nn.Module)]
     parts = [part for module in modules for part in module.modules()]
     _refuse(parts)
     sharded = list(_of(parts, "torch.distributed.fsdp", "FSDPModule"))

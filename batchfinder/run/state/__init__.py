@@ -138,6 +138,8 @@ def _parts(
             if id(each) not in given
         ),
     ]
+    known = {id(each) for each in objects}
+    objects += [inner for each in objects for inner in _inside(each) if id(inner) not in known]
     modules = [each for each in objects if isinstance(each, torch.nn.Module)]
     yield ModuleState(modules, _parameters_in(objects) if parameters else ())
     optimizers = 0
@@ -156,6 +158,13 @@ def _parts(
     yield BackendFlags()
     # last, since putting tensors back must not be able to draw a random number afterwards
     yield RandomState()
+
+
+def _inside(optimizer: Any) -> Iterator[torch.optim.Optimizer]:
+    """The optimizer in which ``ZeroRedundancyOptimizer`` keeps this rank's part of the state."""
+    inner = vars(optimizer).get("optim") if isinstance(optimizer, torch.optim.Optimizer) else None
+    if isinstance(inner, torch.optim.Optimizer):
+        yield inner
 
 
 def _kept_by_others(objects: Sequence[Any], modules: Sequence[torch.nn.Module]) -> set[int]:

@@ -9,6 +9,7 @@ import torch
 from processes import Failed, all_well, on_processes
 from ranks_cases import WIDTH, fingerprint, loader, perceptron, wrapped
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 import batchfinder as bf
 
@@ -49,7 +50,11 @@ def run_out() -> None:
 def training(how: str, place: str, caps: dict[int, int]) -> tuple[nn.Module, Any]:
     model = perceptron(4)
     model.insert(2, Capped(place, caps))
-    model = wrapped(model, how)
+    model = wrapped(model, "ddp" if how == "zero" else how)
+    if how == "zero":
+        zero = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=1e-2)
+        steps(model, zero, 3)
+        return model, zero
     optimizer = CappedOptimizer(model.parameters(), lr=1e-2)
     if place == "update":
         optimizer.cap = caps[torch.distributed.get_rank()]
@@ -141,6 +146,11 @@ def alone(rank: int) -> Any:
         said = str(error)
     torch.distributed.all_reduce(torch.ones(1))
     return said, before == fingerprint(model, optimizer)
+
+
+@pytest.mark.slow
+def test_the_state_of_a_divided_optimizer_is_put_back() -> None:
+    check("zero", "backward", CAPS)
 
 
 def test_a_call_on_rank_0_alone_ends_in_time_and_the_group_still_works() -> None:

@@ -51,8 +51,6 @@ def test_one_report_under_ddp_with_unequal_memory() -> None:
 def test_one_report_bare_and_sharded(how: str) -> None:
     report = check(on_processes(found, how, ("300KiB", "400KiB"), 25.0, seconds=100))
     assert report.world_size == 2
-    assert report.noise_scale is not None, report.caveats
-    assert report.confirmation is not None
 
 
 def uneven(rank: int) -> dict[str, Any]:
