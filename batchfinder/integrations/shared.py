@@ -67,15 +67,15 @@ def check_options(options: Mapping[str, Any], framework: str) -> None:
 
 
 def refuse_ranks(size: int, framework: str) -> None:
-    """Refuse several processes, whose ranks would each find an answer of their own.
+    """Refuse several processes: ranks search together in a loop of one's own, not in a framework's.
 
     Raises:
         InvalidArgument: with the way out.
     """
     if size > 1:
         raise InvalidArgument(
-            f"expected one process; found {size} under {framework}: ranks that search by "
-            "themselves find different sizes. Search with one device first: the batch size per "
+            f"expected one process; found {size} under {framework}, whose way to the first step "
+            "ranks cannot take together here. Search with one device first: the batch size per "
             "device carries over (leave headroom for the gradient buckets of "
             f"DistributedDataParallel), accumulation steps are divided by {size}, and the "
             "learning rate is for the global batch"

@@ -34,7 +34,7 @@ from batchfinder import max_batch_size, memory_limit
 from batchfinder.training import Search
 
 LIMIT = "6MiB"
-BUDGET = 30
+BUDGET = 20
 TABLE = Path(__file__).parent.parent.parent / "docs" / "tables" / "frameworks.md"
 
 
@@ -168,6 +168,7 @@ def lightning_rows() -> list[Found]:
         report = adapter.find_batch_size(trainer, module, memory_limit=LIMIT, budget_seconds=BUDGET)
         rates.append(said(report))
         trials.extend(report.probe.trials)
+        counter.ran.update(each.batch_size for each in report.measurements)
         return report.batch_size
 
     rows = [
@@ -182,7 +183,8 @@ def lightning_rows() -> list[Found]:
     found = Tuner(trainer).lr_find(module)
     seconds = time.perf_counter() - started
     same = trained(module, trainer) == untouched
-    says = "no suggestion" if found is None else f"{found.suggestion():.2g} at 16"
+    rate = None if found is None else found.suggestion()
+    says = "no suggestion" if rate is None else f"{rate:.2g} at 16"
     return [*rows, Found("Lightning `lr_find`, batch 16", 16, 0, seconds, True, same, says)]
 
 
@@ -331,6 +333,7 @@ def accelerate_rows() -> list[Found]:
             rate = said(result)
         failures = sum(not trial.fits for trial in result.trials)
         ran = size in {trial.batch_size for trial in result.trials if trial.fits}
+        ran = ran or size in {each.batch_size for each in getattr(result, "measurements", ())}
         return Found(name, size, failures, seconds, ran, train(*objects) == train(*made()), rate)
 
     return [
@@ -354,6 +357,7 @@ def section(title: str, rows: list[Found], largest: int) -> str:
         f"{row.seconds:.0f} | {'yes' if row.same else 'no'} | {row.rate} |"
         for row in rows
     )
+    print(title, rows, largest, sep="\n", flush=True)
     return f"""## {title}
 
 The largest size that trains under {LIMIT} is {largest:,}.
