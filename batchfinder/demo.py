@@ -1,4 +1,4 @@
-"""A whole call on real data in a quarter of a minute: scikit-learn's handwritten digits.
+"""A whole call on real data in about 20 s of processor time: scikit-learn's handwritten digits.
 
 ``python -m batchfinder demo`` runs this. The limit is simulated, so that a machine with any
 amount of memory shows an out-of-memory error and what is made of it.
