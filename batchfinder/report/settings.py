@@ -34,15 +34,25 @@ def _optimizer_lines(report: Report) -> list[str]:
     if report.learning_rate is None:
         return []
     line = f'    group["lr"] = {format_rate(report.learning_rate)}'
-    if len({rate.base for rate in report.rates}) > 1 and report.rate_factor is not None:
-        rates = ", ".join(format_rate(rate.recommended) for rate in report.rates)
+    if rates := _several_rates(report):
         line = f'    group["lr"] *= {report.rate_factor:.6g}  # {rates}'
     schedulers = "# before any scheduler is made; report.apply_rate(optimizer, scheduler) after"
     return [schedulers, "for group in optimizer.param_groups:", line]
 
 
-def _rate_lines(report: Report, line: str) -> list[str]:
+def _several_rates(report: Report) -> str:
+    """The recommended rates of groups that have rates of their own; nothing where all have one."""
+    if report.rate_factor is None or len({rate.base for rate in report.rates}) < 2:
+        return ""
+    return ", ".join(format_rate(rate.recommended) for rate in report.rates)
+
+
+def _rate_lines(report: Report, line: str, several: str) -> list[str]:
+    """``line`` with the rate; ``several`` with the factor where groups have rates of their own."""
     rate = report.learning_rate
+    if rates := _several_rates(report):
+        words = f"every group's rate times {report.rate_factor:.6g}: {rates}"
+        return [several.format(rates=words)]
     return [] if rate is None else [line.format(rate=format_rate(rate))]
 
 
@@ -72,7 +82,9 @@ def _lightning(report: Report) -> str:
     lines = _world_line(report)
     lines.append(_LOADER.format(size=report.batch_size))
     lines.append(f"trainer = Trainer(accumulate_grad_batches={report.accumulation_steps})")
-    lines += _rate_lines(report, "# in configure_optimizers: lr={rate}")
+    lines += _rate_lines(
+        report, "# in configure_optimizers: lr={rate}", "# in configure_optimizers: {rates}"
+    )
     return "\n".join(lines)
 
 
@@ -83,7 +95,11 @@ def _transformers(report: Report) -> str:
         '    output_dir="out",',
         f"    per_device_train_batch_size={report.batch_size},",
         f"    gradient_accumulation_steps={report.accumulation_steps},",
-        *_rate_lines(report, "    learning_rate={rate},"),
+        *_rate_lines(
+            report,
+            "    learning_rate={rate},",
+            "    # in the optimizer that you pass to Trainer, {rates}",
+        ),
         ")  # before Trainer(...): it reads the batch size once, when it is made",
     ]
     return "\n".join(lines)
@@ -94,7 +110,11 @@ def _accelerate(report: Report) -> str:
         *_world_line(report),
         f"accelerator = Accelerator(gradient_accumulation_steps={report.accumulation_steps})",
         _LOADER.format(size=report.batch_size),
-        *_rate_lines(report, "# where the optimizer is made: lr={rate}"),
+        *_rate_lines(
+            report,
+            "# where the optimizer is made: lr={rate}",
+            "# where the optimizer is made: {rates}",
+        ),
         "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)",
     ]
     return "\n".join(lines)

@@ -418,4 +418,9 @@ def test_several_rates_are_listed_and_pasted_as_a_factor() -> None:
     assert "at 1.76 times the learning rate of each of your 8 groups instead of 32:" in said
     assert f'group["lr"] *= {factor:.6g}' in report.settings()
     assert 'group["lr"] = 0.00176' in plain().settings()
+    for framework in FRAMEWORKS:
+        pasted = report.settings(framework)
+        ast.parse(pasted)
+        assert f"{factor:.6g}" in pasted and "0.00176, 0.0281" in pasted
+        assert "lr=" not in pasted and "learning_rate=" not in pasted
     assert Report.from_json(report.to_json()) == report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -247,3 +248,32 @@ def test_a_compiled_update_runs_and_is_left_as_it_is() -> None:
     before = backend.ran
     train_step(model, batch(16))
     assert backend.ran - before == ran > 0
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler")
+def test_what_inductor_compiled_runs_after_a_search_as_before_it() -> None:
+    inner = Small()
+    model = torch.compile(inner)
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.1)
+
+    def own_step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(torch.ones(8, 4)), torch.arange(8) % 3)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    first = own_step()
+    found = bf.max_batch_size(
+        model,
+        DataLoader(TensorDataset(*batch(32)), 8),
+        loss_fn=nn.functional.cross_entropy,
+        optimizer=optimizer,
+        at_most=16,
+        memory_limit="4MiB",
+        observe=lambda event: None,
+    )
+    assert found.max_batch_size == 16
+    compiled = graphs()
+    assert own_step() < first
+    assert graphs() == compiled
