@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -94,14 +95,21 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
                 ranks=bench.step.ranks,
                 **conduct,
             )
-    evidence = latest(recalled.evidence)
+    end = _end_met(bench)
+    trials = tuple(trial for trial in recalled.trials if trial.batch_size <= end)
+    evidence = tuple(trial for trial in latest(recalled.evidence) if trial.batch_size <= end)
     if not any(trial.fits for trial in evidence):
         raise NothingFits(_nothing_fits(evidence, holdings) + _neighbours(bench))
     largest = max(trial.batch_size for trial in evidence if trial.fits)
     slow = None
-    if recalled.ended and (patience := _patience(call, step_seconds)) is not None:
+    at_end = end < math.inf and largest == searched.at_most(int(end))
+    if recalled.ended and not at_end and (patience := _patience(call, step_seconds)) is not None:
         slow = not_tried_for_time(evidence, searched, search.propose, patience, own)
     limit = limit_met(evidence, searched, bench.space.ceiling)
+    if slow is not None or not recalled.ended:
+        limit = Limit.TIME
+    elif at_end:
+        limit = Limit.DATASET
     ordinary = _ordinary_peak(bench, largest)
     memory = with_line(holdings, evidence)
     return ProbeResult(
@@ -114,11 +122,20 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
             *(() if recalled.ended else (call.cut_short("session.search", largest=largest),)),
         ),
         ordinary_peak_bytes=ordinary,
-        trials=recalled.trials,
+        trials=trials,
         memory=memory,
-        limited_by=limit if recalled.ended and slow is None else Limit.TIME,
+        limited_by=limit,
         ceiling=searched.ceiling,
     )
+
+
+def _end_met(bench: Bench) -> float:
+    """The samples of a stream whose end was met on the way; ``inf`` where none was.
+
+    Larger batches were tried on repeated samples, but the loader yields none such.
+    """
+    length = bench.source.length
+    return math.inf if bench.source.ceiling is not None or length is None else length
 
 
 def _refuse_ranks(bench: Bench) -> None:
@@ -168,10 +185,13 @@ def _conduct(call: Call, search: Search, step_seconds: float | None) -> dict[str
 
     def propose(trials: Sequence[Trial], space: SearchSpace) -> int | None:
         patience = _patience(call, step_seconds)
-        if patience is None:
-            return search.propose(trials, space)
         own = call.bench.source.base_batch_size
-        return within_time(search.propose, patience, own)(trials, space)
+        within = search.propose if patience is None else within_time(search.propose, patience, own)
+        size, end = within(trials, space), _end_met(call.bench)
+        if size is None or size <= end:
+            return size
+        last = space.at_most(int(end))  # the largest that the loader can fill
+        return None if any(trial.batch_size == last for trial in trials) else last
 
     return {
         "propose": propose,
