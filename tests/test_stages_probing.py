@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
-from batchfinder.probe import stage as probing
+from batchfinder.probe import runner
 from batchfinder.probe.stage import probe_sizes
 from batchfinder.results import Limit, TrialStarted
 from batchfinder.run.trial import run_trial
@@ -125,7 +125,7 @@ class Disturbed:
 def test_only_the_repetition_of_a_disturbed_trial_counts(
     outcomes: tuple[bf.Outcome, ...], limit: bf.Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes))
+    monkeypatch.setattr(runner, "run_trial", Disturbed(64, *outcomes))
     found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", at_most=64)
     assert found.limited_by is limit
     assert (found.max_batch_size == 64) is (limit is bf.Limit.USER)
@@ -136,14 +136,14 @@ def test_nothing_fits_where_the_only_success_was_disturbed_and_failed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outcomes = (bf.Outcome.FITS, bf.Outcome.OUT_OF_MEMORY)
-    monkeypatch.setattr(probing, "run_trial", Disturbed(1, *outcomes))
+    monkeypatch.setattr(runner, "run_trial", Disturbed(1, *outcomes))
     with pytest.raises(bf.NothingFits, match="not even a micro-batch of 1"):
         bf.max_batch_size(network(), loader(), memory_limit="16MiB", at_most=1)
 
 
 def test_a_trial_disturbed_twice_counts_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = (bf.Outcome.OUT_OF_MEMORY, bf.Outcome.OUT_OF_MEMORY)
-    monkeypatch.setattr(probing, "run_trial", Disturbed(64, *outcomes, disturbed=2))
+    monkeypatch.setattr(runner, "run_trial", Disturbed(64, *outcomes, disturbed=2))
     found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", at_most=64)
     assert found.max_batch_size < 64
     assert any("while batch 64 was tried" in caveat for caveat in found.caveats)
