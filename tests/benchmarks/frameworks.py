@@ -383,10 +383,11 @@ def main() -> None:
         [
             f"""# Beside the frameworks' own finders
 
-Written by `python tests/benchmarks/frameworks.py` ({versions}; Python
-{platform.python_version()}, one thread of a 2-core CPU machine, other work going on). The limit is
-simulated, {LIMIT}. Ours are called with no argument but the limit, `find_batch_size` with
-`budget_seconds={BUDGET}` besides.
+Made by `python tests/benchmarks/frameworks.py` ({versions};
+Python {platform.python_version()}, one thread). The limit is simulated, {LIMIT}.
+"Was run" means that a whole step ran at that size, "same training" that weights, optimizer and
+random numbers afterwards are those of a run without the finder. Ours are called with no argument
+but the limit, `find_batch_size` with `budget_seconds={BUDGET}` besides.
 """,
             section("Lightning: a CNN with BatchNorm on digits", lightning_rows(), images),
             section("Transformers: a small GPT-2 on bytes", transformers_rows(), language),
