@@ -21,6 +21,7 @@ def step_seconds_at(trials: Sequence[Trial], size: int) -> float | None:
 
     The line through the two largest sizes. Of one size alone, or where that line rises more than
     in proportion, in proportion: a step has a fixed part, so that this is too long, not too short.
+    The fixed part is no longer than the fastest step seen: two times that scatter hide no slope.
     """
     fitting = [trial for trial in latest(trials) if trial.fits and trial.step_seconds > 0]
     timed = sorted((trial.batch_size, trial.step_seconds) for trial in fitting)
@@ -30,7 +31,9 @@ def step_seconds_at(trials: Sequence[Trial], size: int) -> float | None:
     slope = seconds / largest
     if len(timed) > 1 and size > largest:
         smaller, less = timed[-2]
-        slope = min(slope, max((seconds - less) / (largest - smaller), 0.0))
+        fixed = min(each for _, each in timed)
+        chord = (seconds - less) / (largest - smaller)
+        slope = min(slope, max(chord, (seconds - fixed) / largest))
     return max(seconds + slope * (size - largest), 0.0)
 
 

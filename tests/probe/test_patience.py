@@ -117,6 +117,15 @@ def test_the_expected_seconds_of_two_sizes_are_on_their_line() -> None:
     assert step_seconds_at(points, 1000) == pytest.approx(10.5)
 
 
+def test_two_sizes_whose_times_scatter_do_not_hide_how_they_rise() -> None:
+    """On a busy machine 32 took longer than 64; one sample shows how short a step can be."""
+    seen = ((1, 0.3), (32, 2.1), (64, 1.94))
+    points = [Trial(size, Outcome.FITS, step_seconds=seconds) for size, seconds in seen]
+    assert step_seconds_at(points, 512) == pytest.approx(1.94 + (1.94 - 0.3) / 64 * 448)
+    flat = [Trial(size, Outcome.FITS, step_seconds=0.007) for size in (1, 8, 64)]
+    assert step_seconds_at(flat, 512) == pytest.approx(0.007)
+
+
 def test_steps_that_grow_faster_than_in_proportion_are_expected_in_proportion() -> None:
     points = [Trial(size, Outcome.FITS, step_seconds=0.01 * size**2) for size in (10, 20)]
     assert step_seconds_at(points, 40) == pytest.approx(8.0)
