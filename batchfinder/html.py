@@ -49,8 +49,9 @@ _STYLE = """
 .batchfinder pre { padding: .6em .8em; background: rgba(128, 128, 128, .12); overflow-x: auto;
   color: inherit; }
 .batchfinder summary { cursor: pointer; font-weight: 600; margin-top: .5em; }
-.batchfinder figure { margin: 1em 0; background: #fff; padding: .5em; border-radius: 4px; }
-.batchfinder figure svg { max-width: 100%; height: auto; display: block; }
+.batchfinder figure { margin: 1em 0; background: #fff; padding: .5em; border-radius: 4px;
+  overflow-x: auto; }
+.batchfinder figure svg { max-width: 100%; min-width: 40em; height: auto; display: block; }
 """
 _PAGE_STYLE = """
 :root { color-scheme: light dark; }
