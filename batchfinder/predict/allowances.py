@@ -18,8 +18,8 @@ PEAK_ERROR = 0.05
 """An allowance for the error of a predicted peak, relatively; it is not a measured error.
 
 Measured on the CPU against the ledger, on eight models: at most 0.011%
-(tests/benchmarks/prediction.py). Allocated on an H200 under bf16 autocast, ResNet-50 at 399 to 505:
-0.4% (predicted from a CPU).
+(tests/benchmarks/prediction.py). Allocated on an H200 under bf16 autocast, four trainings at their
+largest sizes: at most 0.8% (predicted from a CPU).
 """
 
 CONTEXT_BYTES = 768 * 2**20
