@@ -181,9 +181,9 @@ def on_a_gpu() -> str:
     return (
         f"Predicted on this CPU machine, against one {measured['device']} (torch "
         f"{measured['torch']}, `python tests/benchmarks/gpu.py`). The last column is the error of "
-        "the predicted peak,\ncontext and workspaces included, at the smallest and the largest size "
-        "that ran; the worse of the two.\nThe allowance for fragmentation was chosen on these "
-        "trainings; none was held out.\n\n"
+        "the predicted peak,\ncontext and workspaces included, at the smallest and the "
+        "largest size that ran; the worse of the two.\nThe allowance for fragmentation was chosen "
+        "on these trainings; none was held out.\n\n"
         "| training | limit | trains | predicted | error of the peak |\n|---|---|--:|--:|--:|\n"
         + "\n".join(lines)
     )

@@ -25,7 +25,8 @@ def memory_limit(
     process's allocator is capped, and the cap is put back afterwards.
 
     On the CPU every tensor that an operator takes or gives counts, and not what a kernel allocates
-    inside of itself: of a small CNN's peak by torch's profiler that is 26% (docs, predicted memory).
+    inside of itself: of a small CNN's peak by torch's profiler that is 26%
+    (docs/tables/prediction.md).
 
     ``find_batch_size`` inside takes this limit as its own.
 
