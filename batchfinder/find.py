@@ -207,6 +207,7 @@ def find_batch_size(
             workers=workers_of(training.loader),
             base_is_yours=base.size_is_yours,
             rate_is_yours=base.rate_is_yours,
+            noise_is_wanted=noise is not None,
             training_steps=training_steps,
         )
         findings = estimate_noise(

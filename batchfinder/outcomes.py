@@ -45,6 +45,7 @@ class Why(Enum):
     SURELY_FASTER = "surely faster than yours"
     YOURS_IS_AS_GOOD = "yours is as good"
     YOURS_WAITS_FOR_DATA = "yours waits for data"
+    YOURS_WITHOUT_NOISE = "yours, since the noise scale is unknown"
     THROUGHPUT_KNEE = "throughput knee"
     OBJECTIVE = "objective"
     CONFIRMED = "confirmed"

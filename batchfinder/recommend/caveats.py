@@ -21,7 +21,7 @@ def caveats_of(
     problem: Problem, situation: Situation, found: Sequence[Option], plan: BatchPlan
 ) -> Iterator[Caveat]:
     """Of the noise scale, the length of an epoch and the learning-rate rule."""
-    yield from _noise(problem, situation, found)
+    yield from _noise(problem, situation, found, plan)
     length, batch = problem.dataset_length, plan.global_batch
     if length is not None and length < FEW_STEPS * batch:
         steps = math.ceil(length / batch)
@@ -30,10 +30,13 @@ def caveats_of(
         yield from _rate(problem, batch)
 
 
-def _noise(problem: Problem, situation: Situation, found: Sequence[Option]) -> Iterator[Caveat]:
+def _noise(
+    problem: Problem, situation: Situation, found: Sequence[Option], plan: BatchPlan
+) -> Iterator[Caveat]:
     noise = problem.noise
     if noise is None or situation.critical is None:
-        yield Caveat("recommend.no_noise_scale")
+        kept = problem.noise_is_wanted and situation.is_yours(plan)
+        yield Caveat("recommend.no_noise_kept" if kept else "recommend.no_noise_scale")
         return
     if not noise.is_bounded:
         yield Caveat("recommend.noise_open", low=noise.low)

@@ -40,8 +40,8 @@ def decide(situation: Situation, objective: Objective, noise: NoiseScale | None)
     Sure is what holds at the 5% point of what noise scale, step times and the learning-rate rule
     leave open. Where the objective's choice is not that sure, one that is may be another. Where the
     times scatter, the nearest to the user's own is taken that is not surely slower than the
-    fastest of them, so that the same call gives the same answer. An objective of the caller's own
-    is obeyed.
+    fastest of them, so that the same call gives the same answer. Where a noise scale was wanted and
+    is unknown, throughput alone moves nobody. An objective of the caller's own is obeyed.
     """
     best = choose(situation, objective)
     if objective is not shortest_time:
@@ -50,6 +50,8 @@ def decide(situation: Situation, objective: Objective, noise: NoiseScale | None)
     yours = next((i for i, option in enumerate(found) if situation.is_yours(option.plan)), None)
     if yours is not None and _waits(found[yours]):
         return Decision(found[yours].plan, Why.YOURS_WAITS_FOR_DATA, best.plan)
+    if yours is not None and situation.critical is None and situation.noise_is_wanted:
+        return Decision(found[yours].plan, Why.YOURS_WITHOUT_NOISE, best.plan)
     if yours is None or found[yours].plan == best.plan:
         return Decision(best.plan, _why(situation, best, found), best.plan)
     draws = drawn(found, situation, noise)

@@ -23,8 +23,9 @@ class Problem:
 
     Args:
         measurements: what each micro-batch costs; only these sizes can be recommended.
-        noise: the run's noise scale, in the unit of the batch sizes. ``None``: the throughput
-            knee is recommended instead, with a caveat.
+        noise: the run's noise scale, in the unit of the batch sizes. ``None``: the
+            user's own batch is kept if ``noise_is_wanted``, else the throughput knee recommended,
+            with a caveat.
         base_batch: the batch per device that the user trains with now.
         base_learning_rate: its rate, for ``base_batch · world_size`` samples per step.
         max_batch_size: the largest micro-batch that was run and fitted.
@@ -44,6 +45,8 @@ class Problem:
             kept unless another is reliably faster.
         rate_is_yours: whether ``base_learning_rate`` is the user's, and was not assumed.
         rate_is_measured: whether ``rule`` goes through a rate that was raced for.
+        noise_is_wanted: whether a noise scale was asked for: where it is then unknown, the user's
+            own batch is kept.
         training_steps: optimizer steps of the whole training at the base batch, where known.
     """
 
@@ -67,6 +70,7 @@ class Problem:
     base_is_yours: bool = True
     rate_is_yours: bool = True
     rate_is_measured: bool = False
+    noise_is_wanted: bool = False
     training_steps: int | None = None
 
     @property
@@ -150,4 +154,5 @@ class Problem:
             critical=critical_batch_size(self.noise),
             world_size=self.world_size,
             can_accumulate=self.can_accumulate,
+            noise_is_wanted=self.noise_is_wanted,
         )

@@ -76,6 +76,7 @@ class Situation:
     can_accumulate: bool = True
     base_is_yours: bool = True
     run_only: bool = True
+    noise_is_wanted: bool = False
 
     def without(self, limit: Limit) -> Situation:
         """The same situation with one constraint lifted."""

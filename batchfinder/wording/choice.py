@@ -112,6 +112,7 @@ _KEEP = {
     Why.SURELY_FASTER: "it is the fastest that is reliably faster than yours",
     Why.YOURS_IS_AS_GOOD: "nothing measured is reliably faster",
     Why.YOURS_WAITS_FOR_DATA: "training waits for its data",
+    Why.YOURS_WITHOUT_NOISE: "without a noise scale nothing tells whether another trains faster",
     Why.THROUGHPUT_KNEE: "larger batches are hardly processed faster",
     Why.OBJECTIVE: "your objective chose it",
     Why.CONFIRMED: "it is what training confirmed",
@@ -196,6 +197,8 @@ def why_sentence(recommendation: Recommendation) -> str:
         Why.YOURS_IS_AS_GOOD: f"{size} is yours; no other size is at least 5% faster throughout "
         "the range that noise scale, step times and learning-rate rule leave open",
         Why.YOURS_WAITS_FOR_DATA: f"{size} is yours; no batch size makes the loader faster",
+        Why.YOURS_WITHOUT_NOISE: f"{size} is yours; the noise scale is unknown, and without it "
+        "nothing tells what a larger batch would gain",
         Why.THROUGHPUT_KNEE: f"{size} is the throughput knee: the smallest batch size within 10% "
         "of the most samples per second",
         Why.OBJECTIVE: f"{size} is the choice of the objective {recommendation.objective}",

@@ -62,6 +62,10 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "the noise scale is unknown, so the size was chosen by throughput alone: a larger or "
         "smaller one may train faster"
     ),
+    "recommend.no_noise_kept": (
+        "the noise scale is unknown, so your own batch size is kept: a larger or smaller one may "
+        "train faster"
+    ),
     "recommend.noise_open": _noise_open,
     "recommend.noise_wide": _noise_wide,
     "recommend.short_epoch": _short_epoch,

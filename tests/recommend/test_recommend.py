@@ -28,7 +28,7 @@ from batchfinder.recommend import (
 )
 from batchfinder.results import BatchPlan, Limit, Why
 from batchfinder.wording.advice import advice
-from batchfinder.wording.choice import why_sentence
+from batchfinder.wording.choice import headline, why_sentence
 
 
 def fastest(candidates):
@@ -388,3 +388,18 @@ def test_far_from_the_base_the_rate_is_a_guess():
 def test_shortest_time_is_the_default():
     measurements = affine()
     assert recommended(measurements) == recommended(measurements, objective=shortest_time)
+
+
+def test_without_the_noise_scale_that_was_wanted_yours_is_kept():
+    """However much faster a larger batch is processed; an objective of throughput is obeyed."""
+    known = problem(affine(), None, base_batch=64, base_is_yours=True)
+    assert recommend(known).plan.global_batch != 64
+    kept = recommend(replace(known, noise_is_wanted=True))
+    assert (kept.plan.global_batch, kept.why) == (64, Why.YOURS_WITHOUT_NOISE)
+    assert kept.learning_rate == known.base_learning_rate
+    assert "keep" in headline(kept).lower()
+    assert any("your own batch size is kept" in each for each in kept.caveats)
+    asked = recommend(replace(known, noise_is_wanted=True, objective=highest_throughput))
+    assert asked.plan.global_batch != 64
+    assumed = recommend(replace(known, noise_is_wanted=True, base_is_yours=False))
+    assert assumed.why is Why.THROUGHPUT_KNEE
