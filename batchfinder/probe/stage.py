@@ -188,7 +188,8 @@ def _conduct(call: Call, search: Search, step_seconds: float | None) -> dict[str
         own = call.bench.source.base_batch_size
         within = search.propose if patience is None else within_time(search.propose, patience, own)
         size, end = within(trials, space), _end_met(call.bench)
-        if size is None or size <= end:
+        beyond = any(trial.fits and trial.batch_size > end for trial in trials)
+        if (size is not None and size <= end) or (size is None and not beyond):
             return size
         last = space.at_most(int(end))  # the largest that the loader can fill
         return None if any(trial.batch_size == last for trial in trials) else last

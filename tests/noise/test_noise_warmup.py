@@ -176,10 +176,11 @@ def test_without_a_warm_up_the_estimate_is_given_as_it_is() -> None:
 
 def test_single_sizes_are_looked_at_where_asked_for() -> None:
     step = training()
-    found = look(step, sizes=(8, 32, 128))
+    found = look(step, sizes=(8, 32, 128), warmup_steps=200)
     assert [scale.micro_batch for scale in found.per_size] == [8, 32, 128]
     truth, _ = exact_noise_scale(step.model, cross_entropy, blobs(4096))
     assert all(0.5 < scale.value / truth < 2 for scale in found.per_size)
+    assert all(scale.low < truth < scale.high for scale in found.per_size)
 
 
 def test_a_size_that_the_data_cannot_fill_thrice_is_left_out_and_said() -> None:

@@ -287,7 +287,7 @@ def test_a_race_ends_below_the_edge_from_a_right_a_low_and_a_high_rate(rate):
     assert found.best_rate == pytest.approx(0.4)
     assert found.rule_rate == rate
     assert found.learning_rate == pytest.approx(min(max(rate, 0.1), 0.4))
-    assert found.refusal == ""
+    assert found.refusal is None
     assert found.steps_taken == sum(arm.steps for arm in found.arms)
 
 

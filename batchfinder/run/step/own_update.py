@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Sight:
     def __init__(self, parameters: Sequence[torch.nn.Parameter], *, by_value: bool) -> None:
         self._parameters = parameters
         self._versions = [parameter._version for parameter in parameters]
-        self._gradients = [_identity(parameter.grad) for parameter in parameters]
+        self._gradients = [_Seen(parameter.grad) for parameter in parameters]
         self._by_value = by_value
         self._values = fingerprint(parameters) if self._by_value else ()
 
@@ -58,13 +59,21 @@ class Sight:
     def ran_backward(self) -> bool:
         """Whether a gradient was made or added to."""
         return any(
-            parameter.grad is not None and _identity(parameter.grad) != before
+            parameter.grad is not None and not before.is_still(parameter.grad)
             for parameter, before in zip(self._parameters, self._gradients, strict=True)
         )
 
 
-def _identity(gradient: torch.Tensor | None) -> tuple[int, int] | None:
-    return None if gradient is None else (id(gradient), gradient._version)
+class _Seen:
+    """A gradient as it was; not kept alive, and not taken for a new one at the same address."""
+
+    def __init__(self, gradient: torch.Tensor | None) -> None:
+        self._gradient = None if gradient is None else weakref.ref(gradient)
+        self._version = None if gradient is None else gradient._version
+
+    def is_still(self, gradient: torch.Tensor) -> bool:
+        same = self._gradient is not None and self._gradient() is gradient
+        return same and gradient._version == self._version
 
 
 def check_every_call(

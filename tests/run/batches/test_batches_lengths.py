@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from batchfinder import max_batch_size, memory_limit
 from batchfinder.probe import SearchSpace, probe
+from batchfinder.results import Limit
 from batchfinder.run.batches import rebuild_loader, source_from
 from batchfinder.run.batches.lengths import Extent, Lengths, extent_of
 from batchfinder.run.memory import backend_for
@@ -286,8 +287,8 @@ def test_the_end_of_a_short_stream_is_met_where_there_is_time() -> None:
     assert source_from(DataLoader(Endless(700), batch_size=4)).ceiling == 700
 
 
-def test_a_stream_that_ends_after_it_was_looked_at_does_not_end_the_search() -> None:
-    """Once a search has begun without a ceiling, larger batches repeat the samples."""
+def test_a_stream_that_ends_after_it_was_looked_at_bounds_the_search() -> None:
+    """Larger batches, tried on repeated samples, are none that the loader can fill."""
     model = nn.Linear(3, 1)
     found = max_batch_size(
         model,
@@ -295,4 +296,5 @@ def test_a_stream_that_ends_after_it_was_looked_at_does_not_end_the_search() -> 
         train_step=lambda model, batch: model(batch).mean(),
         memory_limit="2MiB",
     )
-    assert found.max_batch_size > 10_000
+    assert found.max_batch_size == 5000
+    assert found.limited_by is Limit.DATASET

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from typing import Any
 
 import loader_cases as cases
@@ -39,7 +40,12 @@ def pids(batch: Any) -> set[int]:
 
 def workers() -> list[psutil.Process]:
     children = psutil.Process().children(recursive=True)
-    return [each for each in children if "resource_tracker" not in " ".join(each.cmdline())]
+    server = getattr(forkserver._forkserver, "_forkserver_pid", None)  # of other tests' processes
+    return [
+        each
+        for each in children
+        if each.pid != server and "resource_tracker" not in " ".join(each.cmdline())
+    ]
 
 
 @pytest.fixture
