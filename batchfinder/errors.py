@@ -131,7 +131,7 @@ class RanksNotTogether(BatchFinderError):
 class PeerFailed(BatchFinderError):
     """Another rank has ended the call with an error of its own.
 
-    Way out: that rank's own output has the traceback. Nothing of this rank's is changed.
+    Way out: see the traceback in that rank's own output. The objects of this rank are unchanged.
 
     Args:
         rank: which rank.

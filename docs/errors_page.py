@@ -29,7 +29,7 @@ def errors_page() -> str:
 
 
 def _entry(kind: type[BaseException]) -> str:
-    cause, _, way_out = inspect.getdoc(kind).partition("Way out:")
+    cause, _, way_out = inspect.getdoc(kind).partition("Args:")[0].partition("Way out:")
     bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
     return (
         f"### {kind.__name__}\n\n"

@@ -13,8 +13,9 @@ _OPENING = """\
 
 <!-- Written by docs/reproducing_page.py. -->
 
-Every figure that the project states was written by a script in `tests/benchmarks/`. The scripts
-report and assert nothing; what must hold is in `tests/`. Timings depend on the machine: where a
+The tables on this page come from scripts in `tests/benchmarks/`. Figures elsewhere in the
+documentation that no script writes are single measurements, and the page says on which machine.
+The scripts report and assert nothing; what must hold is in `tests/`. Timings depend on the machine: where a
 table does not name another, it was made on a 2-core CPU machine.
 
 The tables on the race, the monitor, the frameworks, GPUs and predicted memory were made after

@@ -1,7 +1,8 @@
 """Two processes that train together on a CPU, and search together.
 
-python examples/several_processes.py starts them; on GPUs it is torchrun that does:
-torchrun --nproc-per-node 2 examples/several_processes.py
+``python examples/several_processes.py`` starts both; so does
+``torchrun --nproc-per-node 2 examples/several_processes.py``. For GPUs, choose the NCCL backend and
+move the model to ``cuda:LOCAL_RANK``.
 """
 
 from __future__ import annotations

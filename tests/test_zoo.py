@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from zoo import ZOO, Kept, states
 
 import batchfinder as bf
+from batchfinder.run.trial import tensors_in
 
 
 def quiet(event: object) -> None:
@@ -54,22 +55,11 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from tensors(part)
-
-
 def held(kept: Kept) -> list[torch.Tensor]:
     return [
         each
         for holder in kept.holders
-        for each in tensors(holder.state_dict())
+        for each in tensors_in(holder.state_dict())
         if each.device.type == "cpu"
     ]
 

@@ -177,10 +177,8 @@ class Timer:
         user's own is among them in any case: prices are told against it.
         """
         matter = self._that_matter(evened(records))
-        effort, scattered = (
-            self._effort,
-            scatter({each.batch_size: each.visits() for each in matter}),
-        )
+        effort = self._effort
+        scattered = scatter({each.batch_size: each.visits() for each in matter})
         enough: float = effort.least_visits
         if scattered is not None:
             enough = max(enough, (REACH * scattered / effort.tight) ** 2)

@@ -135,7 +135,32 @@ class Reading:
     whole: bool
 
 
-class GradientHooks:
+class Backwards:
+    """What passes in a backward, part by part, until it is read."""
+
+    def __init__(self, parts: int, sketch: Sketch | None) -> None:
+        self._sketch = sketch
+        self._norms: list[torch.Tensor] = []
+        self._passed = [0] * parts
+
+    def pass_through(self, index: int, gradient: torch.Tensor) -> None:
+        """Count the gradient of the part ``index``, already in its metric."""
+        self._passed[index] += 1
+        self._norms.append(vector_norm(gradient))
+        if self._sketch is not None:
+            self._sketch.add(index, gradient)
+
+    def read(self, divisor: float = 1.0) -> Reading:
+        """What passed since the last ``read``, with gradients divided by ``divisor``."""
+        squared = squared_sum(self._norms) / divisor**2
+        sketch = None if self._sketch is None else self._sketch.finish() / divisor
+        reading = Reading(squared, sketch, max(self._passed, default=0) <= 1)
+        self._norms = []
+        self._passed = [0] * len(self._passed)
+        return reading
+
+
+class GradientHooks(Backwards):
     """Reads every backward's gradient through hooks on the parameters; stores none.
 
     A hook of ``Tensor.register_hook`` on a parameter sees the gradient of one backward, before it
@@ -149,11 +174,9 @@ class GradientHooks:
         sketch: Sketch | None = None,
         metric: Metric = EUCLIDEAN,
     ) -> None:
+        super().__init__(len(parameters), sketch)
         self._parameters = parameters
-        self._sketch = sketch
         self._metric = metric
-        self._norms: list[torch.Tensor] = []
-        self._fired: list[int] = [0] * len(parameters)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -173,32 +196,16 @@ class GradientHooks:
             handle.remove()
 
     def _see(self, index: int, gradient: torch.Tensor) -> None:
-        gradient = self._metric(index, gradient.detach())
-        self._fired[index] += 1
-        self._norms.append(vector_norm(gradient))
-        if self._sketch is not None:
-            self._sketch.add(index, gradient)
+        self.pass_through(index, self._metric(index, gradient.detach()))
 
-    def read(self, divisor: float = 1.0) -> Reading:
-        """What passed since the last ``read``, with gradients divided by ``divisor``."""
-        squared = squared_sum(self._norms) / divisor**2
-        sketch = None if self._sketch is None else self._sketch.finish() / divisor
-        reading = Reading(squared, sketch, max(self._fired, default=0) <= 1)
-        self._norms = []
-        self._fired = [0] * len(self._parameters)
-        return reading
-
-
-def accumulated_square(
-    parameters: Sequence[torch.Tensor], divisor: float = 1.0, metric: Metric = EUCLIDEAN
-) -> float:
-    """|Σ .grad|² over all parameters, with gradients divided by ``divisor``."""
-    norms = [
-        vector_norm(metric(index, parameter.grad))
-        for index, parameter in enumerate(parameters)
-        if parameter.grad is not None
-    ]
-    return squared_sum(norms) / divisor**2
+    def mean_square(self, divisor: float) -> float:
+        """|Σ .grad|² over all parameters, with gradients divided by ``divisor``."""
+        norms = [
+            vector_norm(self._metric(index, parameter.grad))
+            for index, parameter in enumerate(self._parameters)
+            if parameter.grad is not None
+        ]
+        return squared_sum(norms) / divisor**2
 
 
 def squared_sum(norms: Sequence[torch.Tensor]) -> float:

@@ -16,13 +16,11 @@ import torch
 from batchfinder.errors import NoiseNotMeasured
 from batchfinder.noise.gradient_hooks import (
     EUCLIDEAN,
+    Backwards,
     GradientHooks,
     Metric,
-    Reading,
     SecondMoments,
-    accumulated_square,
     floored_scale,
-    squared_sum,
     vector_norm,
 )
 from batchfinder.noise.sketch import Sketch
@@ -32,7 +30,7 @@ from batchfinder.run.distributed_internals import ShardedGroup, sharded_groups
 __all__ = ["GradientReader", "ReducedGradients", "gradient_reader"]
 
 
-class ReducedGradients:
+class ReducedGradients(Backwards):
     """As ``GradientHooks``, of the groups of parameters that ``fully_shard`` has made."""
 
     def __init__(
@@ -45,13 +43,12 @@ class ReducedGradients:
         metric: Metric = EUCLIDEAN,
         moments: Sequence[Sequence[torch.Tensor]] = (),
     ) -> None:
+        whole = [torch.empty(group.whole_numel, device="meta") for group in groups]
+        sketch = None if sketch_size is None else Sketch(whole, sketch_size, seed)
+        super().__init__(len(groups), sketch)
         self._groups, self._ranks, self._metric = groups, ranks, metric
         self._moments = moments
         self._own_scales: dict[int, torch.Tensor] = {}
-        whole = [torch.empty(group.whole_numel, device="meta") for group in groups]
-        self._sketch = None if sketch_size is None else Sketch(whole, sketch_size, seed)
-        self._norms: list[torch.Tensor] = []
-        self._seen: list[int] = [0] * len(groups)
 
     def __enter__(self) -> Self:
         for index, group in enumerate(self._groups):
@@ -76,10 +73,7 @@ class ReducedGradients:
         flat = gradient.detach()
         if self._metric is not EUCLIDEAN:
             flat = flat.float() * self._scale(index)
-        self._seen[index] += 1
-        self._norms.append(vector_norm(flat))
-        if self._sketch is not None:
-            self._sketch.add(index, flat)
+        self.pass_through(index, flat)
 
     def _scale(self, index: int) -> torch.Tensor:
         """What a group's gradients are multiplied by, laid out as what is reduced."""
@@ -95,15 +89,6 @@ class ReducedGradients:
         self._own_scales[index] = scale[group.shard_rank].clone()
         return scale.view(-1)
 
-    def read(self, divisor: float = 1.0) -> Reading:
-        """What passed since the last ``read``, with gradients divided by ``divisor``."""
-        squared = squared_sum(self._norms) / divisor**2
-        sketch = None if self._sketch is None else self._sketch.finish() / divisor
-        reading = Reading(squared, sketch, max(self._seen, default=0) <= 1)
-        self._norms = []
-        self._seen = [0] * len(self._groups)
-        return reading
-
     def mean_square(self, divisor: float) -> float:
         """|mean gradient|² over all ranks, from every rank's shards of ``.grad``."""
         total = 0.0
@@ -115,14 +100,7 @@ class ReducedGradients:
         return sum(self._ranks.tell("the mean gradient", total)) / divisor**2
 
 
-class _Hooks(GradientHooks):
-    """``GradientHooks`` that also knows the accumulated gradient."""
-
-    def mean_square(self, divisor: float) -> float:
-        return accumulated_square(self._parameters, divisor, self._metric)
-
-
-GradientReader = ReducedGradients | _Hooks
+GradientReader = ReducedGradients | GradientHooks
 
 
 def gradient_reader(
@@ -137,7 +115,7 @@ def gradient_reader(
     if not groups:
         parameters = step.parameters()
         sketch = None if sketch_size is None else Sketch(parameters, sketch_size, seed)
-        return _Hooks(parameters, sketch, metric)
+        return GradientHooks(parameters, sketch, metric)
     for group in groups:
         group.refuse_scaled(NoiseNotMeasured)
     moments: list[list[torch.Tensor]] = []

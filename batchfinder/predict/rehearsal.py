@@ -22,10 +22,11 @@ from batchfinder.predict.assumed import Assumed
 from batchfinder.predict.device_kernels import OTHER_KERNELS, CudaKernels
 from batchfinder.predict.reachable import Reachable, reachable_from
 from batchfinder.predict.shapes import BatchShape
-from batchfinder.predict.twins import kept_as_they_are, swapped, tensors_in
+from batchfinder.predict.twins import kept_as_they_are, swapped
 from batchfinder.protocols import Batch, BatchSource
 from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.state.randomness import RandomState
+from batchfinder.run.trial import tensors_in
 
 
 class OutOfTime(Exception):

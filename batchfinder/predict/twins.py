@@ -8,7 +8,7 @@ out. (A fake tensor has a shape, a type and a device, and no bytes: ``FakeTensor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -102,15 +102,3 @@ def _mapped(value: Any, twin: Twin) -> Any:
     if type(value) is dict:
         return {key: _mapped(inner, twin) for key, inner in value.items()}
     return value
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested containers."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from tensors_in(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from tensors_in(inner)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,7 @@ from batchfinder.run.recover import recover
 from batchfinder.run.seeding import seed_everything
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import step_from
+from batchfinder.run.step.optimizers import state_tensors
 from batchfinder.run.torch_internals import BATCH_NORMS
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat
@@ -120,12 +121,7 @@ class Bench:
         trained = {id(parameter) for parameter in self.step.reached()}
         parameters = _each_once(p for module in self.step.modules() for p in module.parameters())
         buffers = _each_once(b for module in self.step.modules() for b in module.buffers())
-        states = _each_once(
-            value
-            for optimizer in self.step.optimizers()
-            for inner in optimizer.state.values()
-            for value in _tensors(inner)
-        )
+        states = _each_once(state_tensors(self.step.optimizers()))
         own = MemoryBreakdown(
             parameter_bytes=_bytes_of(parameters),
             buffer_bytes=_bytes_of(buffers),
@@ -274,17 +270,6 @@ def open_bench(
             has_own_optimizer=bool(given),
             is_mid_training=any(getattr(each, "state", None) for each in given),
         )
-
-
-def _tensors(inner: Any) -> Iterator[torch.Tensor]:
-    if isinstance(inner, torch.Tensor):
-        yield inner
-    elif isinstance(inner, Mapping):
-        for value in inner.values():
-            yield from _tensors(value)
-    elif isinstance(inner, list | tuple):
-        for value in inner:
-            yield from _tensors(value)
 
 
 def _each_once(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:

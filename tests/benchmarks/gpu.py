@@ -60,14 +60,14 @@ def cap(limit: str, device: torch.device) -> AbstractContextManager[Any]:
     return memory_limit(limit, device) if limit else nullcontext()
 
 
-def runs(training: Training, limit: str, size: int, steps: int, accumulated: int = 1) -> bool:
+def runs(training: Training, limit: str, size: int, steps: int) -> bool:
     """Whether plain steps at ``size`` run, from a released cache."""
     failed = False
     released(training.device)
     try:
         with cap(limit, training.device):
             batch = training.batch(size)
-            for _ in range(steps * accumulated):
+            for _ in range(steps):
                 training.step(batch)
             if training.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -94,7 +94,7 @@ def truth(training: Training, limit: str, near: int) -> int:
     return low
 
 
-def found(case: Case, device: torch.device, limit: str, with_truth: bool) -> dict[str, Any]:
+def found(case: Case, device: torch.device, limit: str) -> dict[str, Any]:
     training = Training(case, device)
     started = time.perf_counter()
     result = batchfinder.max_batch_size(
@@ -119,9 +119,8 @@ def found(case: Case, device: torch.device, limit: str, with_truth: bool) -> dic
         "with_ddp": result.max_batch_size_with_ddp,
         "caveats": list(map(str, result.caveats)),
     }
-    if with_truth:
-        said["truth"] = truth(training, limit, largest)
-        said["found/true"] = round(largest / said["truth"], 3)
+    said["truth"] = truth(training, limit, largest)
+    said["found/true"] = round(largest / said["truth"], 3)
     return said
 
 
@@ -187,14 +186,12 @@ def cell(name: str, work: Callable[[], dict[str, Any]], device: torch.device) ->
     return row
 
 
-def searches(
-    device: torch.device, tiny: bool, limits: Sequence[str], with_truth: bool = True
-) -> Iterator[dict[str, Any]]:
+def searches(device: torch.device, tiny: bool, limits: Sequence[str]) -> Iterator[dict[str, Any]]:
     label = ", expandable segments" if EXPANDABLE in os.environ.get(SETTINGS, "") else ""
     for limit in ("48MiB",) if tiny else limits:
         for name in ("ResNet-50", "GPT-2 small", "UNet"):
             given = "" if limit == WHOLE else limit
-            work = functools.partial(found, cases(tiny)[name], device, given, with_truth)
+            work = functools.partial(found, cases(tiny)[name], device, given)
             yield cell(f"{name}, {limit}{label}", work, device)
 
 

@@ -115,7 +115,8 @@ cores), in parts and each once; the page is written by `python tests/benchmarks/
 ResNet-50 (SGD with momentum, 224 × 224), GPT-2 small (Transformers, fused AdamW, 1024 tokens), a
 UNet of 20 M parameters (64 × 64) and a GPT of 10.8 M parameters (256 characters), all under
 bfloat16 autocast inside of the step, with a loader of 8 workers. Limits are the process's, its
-context included. What there was no time for is not in the tables: 16 GB, and the UNet's searches.
+context included. Not measured for want of time: ResNet-50 and GPT-2 small under 16 GB, and the
+largest size of the UNet by bisection.
 
 ## What is found, and what trains
 

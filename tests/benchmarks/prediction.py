@@ -183,7 +183,9 @@ def on_a_gpu() -> str:
         f"{measured['torch']}, `python tests/benchmarks/gpu.py`). The last column is the error of "
         "the predicted peak,\ncontext and workspaces included, at the smallest and the "
         "largest size that ran; the worse of the two.\nThe allowance for fragmentation was chosen "
-        "on these trainings; none was held out.\n\n"
+        'on these trainings; none was held out. For the UNet and the character GPT, "trains" is '
+        "the largest\nsize that ran in a search, not a bisection; a later search ran the UNet at "
+        "163.\n\n"
         "| training | limit | trains | predicted | error of the peak |\n|---|---|--:|--:|--:|\n"
         + "\n".join(lines)
     )
