@@ -11,12 +11,11 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import (
-    TorchDispatchMode,
     _get_current_dispatch_mode_stack,
 )
 from torch.utils._pytree import tree_leaves, tree_map
@@ -26,7 +25,6 @@ __all__ = [
     "DROPOUTS",
     "compile_contexts",
     "compile_region",
-    "compiled_again",
     "compiled_from",
     "inner_tensors",
     "is_compiled_function",
@@ -37,9 +35,7 @@ __all__ = [
     "resizes_followed",
     "tree_leaves",
     "tree_map",
-    "uncompiled",
     "under_fake_tensors",
-    "wider_recompile_limit",
 ]
 
 BATCH_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)
@@ -49,32 +45,6 @@ DROPOUTS = (torch.nn.modules.dropout._DropoutNd,)
 
 _REGION = "_isolate_recompiles_id"
 _ABSENT = object()
-
-
-def uncompiled() -> AbstractContextManager[Any]:
-    """Inside, what ``torch.compile`` compiled runs as it was written; nothing compiled is touched.
-
-    Under a dispatch mode the compiler would give up code objects for good. Nothing happens where
-    the compiler was not loaded; there, code that is compiled for the first time inside runs
-    compiled, and a mode does not see into it.
-    """
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None or not hasattr(torch.compiler, "set_stance"):
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
-def compiled_again() -> AbstractContextManager[Any]:
-    """Inside ``uncompiled``, for work that is not counted: compiled code runs compiled again.
-
-    Not where this torch's compiler would give code up under a dispatch mode: it stays uncompiled.
-    """
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None or not hasattr(TorchDispatchMode, "ignore_compile_internals"):
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("default")
-    return stance
 
 
 def is_compiled_module(module: torch.nn.Module) -> bool:
@@ -149,17 +119,6 @@ def compile_region(contexts: Iterable[Any], region: int | None) -> Iterator[None
     finally:
         for context, before in zip(contexts, own, strict=True):
             setattr(context, _REGION, before)
-
-
-def wider_recompile_limit(most: int) -> AbstractContextManager[Any]:
-    """Room for as many graphs of one function inside; the user's own limit where none is kept."""
-    config: Any = getattr(sys.modules.get("torch._dynamo"), "config", None)
-    if config is None or not hasattr(config, "recompile_limit"):
-        return nullcontext()
-    patched: AbstractContextManager[Any] = config.patch(
-        recompile_limit=max(config.recompile_limit, most)
-    )
-    return patched
 
 
 def recompile_limit_met() -> int:

@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from batchfinder.run.torch_internals import resizes_followed, uncompiled
+from batchfinder.run.compiler_switches import uncompiled
+from batchfinder.run.torch_internals import resizes_followed
 from batchfinder.units import format_bytes
 
 __all__ = ["Ledger", "dense_parts"]
 
 _MADE, _FOUND, _VIEWED = range(3)
 """How an operator met a tensor: as a result, as an argument, as a view that it made."""
+_STORED = frozenset({torch.strided, torch.jagged})
 
 
 class _Entry(weakref.ref[torch.UntypedStorage]):
@@ -272,9 +274,6 @@ def _bytes_shown(tensor: torch.Tensor) -> int:
     """How much of its storage a tensor shows; what is expanded shows each element once."""
     span = 1 + sum((n - 1) * far for n, far in zip(tensor.shape, tensor.stride(), strict=True))
     return max(min(tensor.numel(), span), 0) * tensor.element_size()
-
-
-_STORED = frozenset({torch.strided, torch.jagged})
 
 
 def _parts_of(layout: torch.layout) -> tuple[str, ...]:

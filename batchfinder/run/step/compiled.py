@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from batchfinder.run.compiler_switches import wider_recompile_limit
 from batchfinder.run.torch_internals import (
     compile_contexts,
     compile_region,
@@ -21,7 +22,6 @@ from batchfinder.run.torch_internals import (
     is_compiled_module,
     new_compile_region,
     recompile_limit_met,
-    wider_recompile_limit,
 )
 from batchfinder.wording import Caveat
 
