@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -75,6 +75,8 @@ class Budget:
     beside_seconds: float = 0.0
     """Taken by what the default does not count: a race of learning rates."""
     _aside_since: float | None = None
+    _aside_since_here: float | None = None
+    """The same moment by this rank's own clock."""
     own_clock: Clock | None = None
     """This rank's, where ``clock`` is that of several."""
 
@@ -84,23 +86,26 @@ class Budget:
     @property
     def limit_seconds(self) -> float | None:
         """What the call keeps to; ``None`` where it has no limit."""
+        return self._limit(self.clock, self._aside_since)
+
+    def _limit(self, clock: Clock, aside_since: float | None) -> float | None:
         if self.total_seconds is not None or not self.has_default:
             return self.total_seconds
-        aside = 0.0 if self._aside_since is None else self.clock() - self._aside_since
+        aside = 0.0 if aside_since is None else clock() - aside_since
         taken = self.beside_seconds + aside
         return DEFAULT_SECONDS + DEFAULT_STEPS * self.own_step_seconds + taken
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is done within does not count where the caller gave no budget."""
-        self._aside_since = self.clock()
+        since = self._aside_since = self.clock()
+        self._aside_since_here = self.here()
         try:
             yield
-        except BaseException:  # without another reading, which would wait for other ranks
-            self._aside_since = None
-            raise
-        self.beside_seconds += self.clock() - self._aside_since
-        self._aside_since = None
+            # not after an error: this reading waits for the other ranks
+            self.beside_seconds += self.clock() - since
+        finally:
+            self._aside_since = self._aside_since_here = None
 
     def here(self) -> float:
         """This rank's own time, for what the others need not go by."""
@@ -116,8 +121,8 @@ class Budget:
         return math.inf if left is None else left
 
     def seconds_left_here(self) -> float:
-        """As ``seconds_left``, by this rank's own clock."""
-        limit = self.limit_seconds
+        """As ``seconds_left``, by this rank's own clock: no message is sent."""
+        limit = self._limit(self.here, self._aside_since_here)
         return math.inf if limit is None else max(0.0, limit - (self.here() - self._started_here))
 
     def share(self, part: float) -> float | None:
@@ -210,9 +215,9 @@ def opened(
     )
     if met.alone:
         refuse_alone(wrapping)
-    budget = Budget(budget_seconds, has_default=has_default_budget)
-    if not met.alone:
-        budget = replace(budget, clock=met.clock, started=met.clock(), own_clock=time.perf_counter)
+    budget = Budget(
+        budget_seconds, met.clock, met.clock(), has_default_budget, own_clock=time.perf_counter
+    )
     with ExitStack() as stack:
         on_read = None
         if observe is None and is_quiet():

@@ -111,7 +111,8 @@ class ShardedGroup:
         names = ", ".join(sorted(map(str, kinds)))
         raise error(
             "expected gradients that fully_shard reduces in float32 or bfloat16 and divides by the "
-            f"number of ranks; found {names}, or a factor of your own, whose scale is not told"
+            f"number of ranks; found {names}, or a custom gradient divide factor, whose scale is "
+            "unknown"
         )
 
     def listen(self, see: Callable[[torch.Tensor], None]) -> None:

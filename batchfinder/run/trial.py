@@ -223,7 +223,7 @@ def _crowded_host(source: BatchSource, memory: MemoryBackend, batch: Batch) -> _
 
 
 def _crowded_on_any(ranks: Ranks, own: _Ending | None) -> _Ending | None:
-    """The host of any rank's, which ends the trial on all."""
+    """The first rank's shortage of host memory; it ends the trial on every rank."""
     every = ranks.tell("the host's memory", own)
     return next((each for each in every if each is not None), None)
 

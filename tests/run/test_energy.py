@@ -106,10 +106,9 @@ def test_reading_it_takes_a_few_seconds(pace: float) -> None:
                 sleep=clock.pass_by)  # fmt: skip
         return clock.now
 
-    one_round = sum(
-        max(pace * seconds(size), 0.25 + pace * seconds(size)) for size in (16, 64, 256)
-    )
-    assert 0 < taken(True) - taken(False) <= 4.0 + 2 * one_round
+    effort = Effort()
+    one_round = sum(effort.energy_visit_seconds + pace * seconds(size) for size in (16, 64, 256))
+    assert 0 < taken(True) - taken(False) <= effort.energy_budget_seconds + one_round
 
 
 def test_a_device_that_does_not_tell_has_no_energy() -> None:

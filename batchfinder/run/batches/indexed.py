@@ -260,8 +260,8 @@ class Followed:
     def __iter__(self) -> Iterator[Batch]:
         # As the loader does, which draws a seed for its workers before its sampler draws
         torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
-        batches: Iterable[list[Any]] = self._loader.batch_sampler or ()
-        coming = enumerate(batches)
+        sampler = self._loader.batch_sampler  # not by its truth, which asks for its length
+        coming = enumerate(() if sampler is None else sampler)
         flying: deque[tuple[int, Ticket]] = deque()
         try:
             while True:

@@ -84,7 +84,6 @@ def from_stream(loader: DataLoader[Any], options: Options) -> SampleSource:
         return (Caveat("batches.repeating_workers", workers=loader.num_workers),)
 
     start, share = options.part.of_stream(by_workers if loader.num_workers else lambda: dataset)
-    length = _stated_length(dataset)
     store = Streamed(
         start,
         loader.collate_fn,

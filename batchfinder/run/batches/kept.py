@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
 from batchfinder.protocols import Batch, BatchSource
 from batchfinder.run.batches.endless import endless
-from batchfinder.run.batches.structure import bytes_in
+from batchfinder.run.batches.structure import bytes_in, leaves
 
 __all__ = ["Kept"]
 
@@ -18,7 +21,8 @@ class Kept:
     """The batches of ``endless``, kept in host memory as they come, so that they can come again.
 
     Each is handed on as a copy of what is kept, since a step may change its batch. Beyond
-    ``most_bytes``, and where a batch cannot be copied, they are read again.
+    ``most_bytes``, where a batch cannot be copied, and where the user's collate function has put
+    one on a device, they are read again.
     """
 
     def __init__(self, source: BatchSource, size: int, *, most_bytes: int = MOST_BYTES) -> None:
@@ -46,7 +50,7 @@ class Kept:
     def _keep(self, batch: Batch) -> None:
         if self._kept is None:
             return
-        self._room -= bytes_in(batch)
+        self._room = self._room - bytes_in(batch) if _is_on_host(batch) else -1
         try:
             kept = copy.deepcopy(batch) if self._room >= 0 else None
         except Exception:  # noqa: BLE001 - a batch of the user's may refuse in any way
@@ -59,3 +63,8 @@ class Kept:
     def close(self) -> None:
         """End the reading."""
         self._feed.close()
+
+
+def _is_on_host(batch: Batch) -> bool:
+    found = (leaf for _, leaf in leaves(batch) if isinstance(leaf, torch.Tensor | PackedSequence))
+    return all(each.data.device.type == "cpu" for each in found)

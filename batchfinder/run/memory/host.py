@@ -50,7 +50,7 @@ def host_budget(root: Path = Path("/")) -> int:
 
 
 def ranks_on_host() -> int:
-    """Processes of one training on this machine, by the launcher's word; 1 where none is told.
+    """Processes of a training on this host, as the launcher reports it; 1 where it reports nothing.
 
     ``torchrun``, Open MPI, MPICH and SLURM write it into the environment.
     """

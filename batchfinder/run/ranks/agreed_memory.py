@@ -27,13 +27,6 @@ class AgreedMemory:
     def __init__(self, memory: MemoryBackend, ranks: Ranks) -> None:
         self._own, self._ranks = memory, ranks
         self._limits = ranks.tell("the memory limit", memory.limit_bytes())
-        self.least_room_on = self._limits.index(min(self._limits))
-        """The rank that had the least room when it was last asked."""
-
-    @property
-    def own(self) -> MemoryBackend:
-        """This rank's."""
-        return self._own
 
     @property
     def name(self) -> str:
@@ -53,9 +46,7 @@ class AgreedMemory:
         own = self._own.peak_bytes()
         if self._ranks.is_over:  # read while the call is being left
             return own
-        peaks = self._moved("the peak", own)
-        self.least_room_on = peaks.index(max(peaks))
-        return max(peaks)
+        return max(self._moved("the peak", own))
 
     def reserved_peak_bytes(self) -> int | None:
         own = self._own.reserved_peak_bytes()

@@ -68,23 +68,32 @@ class AgreedStep:
         with self.ranks.guarded(_STEP, self._mend):
             with self.ranks.gate():
                 loss = self._own.forward_backward(batch, scale)
-            without = tuple(n for n, p in enumerate(self.parameters()) if p.grad is None)
+            averages = not (self.wrapping.exchanges or self._shares_samples or self.updates_itself)
+            without = self._without_gradient() if averages else ()
             mean = loss.new_empty(())  # made before the ranks are said to be well
             told = self.ranks.tell(_STEP, (float(loss), without))
-            if not (self.wrapping.exchanges or self._shares_samples or self.updates_itself):
+            if averages:
                 self._average([missing for _, missing in told])
         return mean.fill_(math.fsum(each for each, _ in told) / self.ranks.size)
 
     def _average(self, missing: list[tuple[int, ...]]) -> None:
         """Gradients as the mean over ranks, as a wrapper would leave them."""
         nowhere = set.intersection(*map(set, missing))
+        gradients = []
         for number, parameter in enumerate(self.parameters()):
             if number in nowhere:
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad.div_(self.ranks.size)
+            gradients.append(parameter.grad)
+        if any(set(each) != nowhere for each in missing):  # zeros were made, which takes memory
+            self.ranks.tell("the missing gradients", None)
+        for gradient in gradients:
+            torch.distributed.all_reduce(gradient)
+            gradient.div_(self.ranks.size)
+
+    def _without_gradient(self) -> tuple[int, ...]:
+        return tuple(n for n, p in enumerate(self.parameters()) if p.grad is None)
 
     @property
     def weight(self) -> float:

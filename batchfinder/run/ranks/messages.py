@@ -97,11 +97,6 @@ class Board:
         self._next = 0
         self.waited_seconds = 0.0
 
-    @property
-    def count(self) -> int:
-        """Messages sent so far."""
-        return self._next
-
     def exchange(self, message: Message, timeout_seconds: float | None = None) -> list[Message]:
         """Every rank's message of this turn, in order of rank.
 
@@ -126,16 +121,10 @@ class Board:
         self._next += 1
 
     def withdraw(self) -> bool:
-        """Take back the last message; False where all others have answered it by now."""
+        """Take back the last message; False where all others have answered it: send it again."""
         self._next -= 1
-        own = self._key(self._next, self._rank)
-        data = self._store.get(own)
-        self._store.delete_key(own)
-        if self.missing(self._next) != [self._rank]:
-            return True
-        self._store.set(own, data)  # an answer that came meanwhile has read it
-        self._next += 1
-        return False
+        self._store.delete_key(self._key(self._next, self._rank))
+        return self.missing(self._next) != [self._rank]
 
     def forget_leaving(self) -> None:
         """This rank is back: an earlier try under the same prefix may have left."""

@@ -79,11 +79,6 @@ class MetRanks:
     def waited_seconds(self) -> float:
         return self._board.waited_seconds
 
-    @property
-    def messages(self) -> int:
-        """How many messages this rank has sent."""
-        return self._board.count
-
     def tell(self, where: str, value: T) -> list[T]:
         self._refuse_over(where)
         answers = self._exchanged(Message(State.WELL, where, value=value))

@@ -28,7 +28,10 @@ class OwnPart:
         self._replica = ranks.rank * ranks.replicas // ranks.size
 
     def of_indices(self, indices: Sequence[int]) -> Sequence[int]:
-        """Every so manieth, where all ranks have the same indices."""
+        """Every ``replicas``-th index, starting at this replica's own.
+
+        That is where all ranks have the same indices.
+        """
         if self._ranks.replicas == 1 or not self._same(_digest_of(indices)):
             return indices
         return indices[self._replica :: self._ranks.replicas]

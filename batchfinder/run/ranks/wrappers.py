@@ -30,14 +30,12 @@ class Wrapping:
     """How a model is distributed.
 
     ``replicas`` ranks train on samples of their own; ``None`` where all do. ``exchanges``: a
-    wrapper averages gradients, among ``group_size`` ranks. ``sharded``: ``fully_shard`` has divided
-    the parameters.
+    wrapper averages gradients, among ``group_size`` ranks.
     """
 
     name: str = ""
     replicas: int | None = None
     exchanges: bool = False
-    sharded: bool = False
     group_size: int = 1
 
 
@@ -59,7 +57,7 @@ def wrapping_of(models: Iterable[Any]) -> Wrapping:
                 f"(FSDPModule.reset_iter_state); found {torch.__version__}: install a newer torch"
             )
         size = sharded_mesh_size(sharded[0])
-        return Wrapping("fully_shard", size or None, True, sharded=True, group_size=size)
+        return Wrapping("fully_shard", size or None, True, group_size=size)
     split = _ranks_of_one_parameter(parts)
     for wrapped in _data_parallel(parts):
         size = int(wrapped.process_group.size())

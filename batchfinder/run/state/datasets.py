@@ -6,6 +6,7 @@ would be a mistake of ours in the user's data.
 
 from __future__ import annotations
 
+import cmath
 from collections import deque
 from collections.abc import Container, Iterator
 from typing import Any
@@ -45,9 +46,16 @@ class ReadData:
             f"{type(each).__name__}.{name}"
             for each, before in self._before
             for name, value in _counted(each).items()
-            if name in before and value != before[name]
+            if name in before and _differ(value, before[name])
         )
         return tuple(dict.fromkeys(changed))
+
+
+def _differ(value: Any, before: Any) -> bool:
+    """Whether two counts differ; NaN is equal to NaN."""
+    if all(isinstance(each, float | complex) and cmath.isnan(each) for each in (value, before)):
+        return False
+    return bool(value != before)
 
 
 def _data_sets(value: Any, depth: int = 0) -> Iterator[Any]:

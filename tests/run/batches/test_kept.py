@@ -68,3 +68,15 @@ def test_what_there_is_no_room_for_is_read_again(most: int) -> None:
     taken(batches.onward(), 5)
     assert len(taken(batches.again(), 5)) == 5
     assert data.reads == 40
+
+
+def test_batches_that_are_on_a_device_are_not_kept_there() -> None:
+    source = source_from(DataLoader(Counting(), 4, collate_fn=on_device))
+    batches = Kept(source, 4)
+    taken(batches.onward(), 2)
+    assert batches._kept is None
+    assert len(taken(batches.again(), 3)) == 3
+
+
+def on_device(samples: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(samples).to("meta")

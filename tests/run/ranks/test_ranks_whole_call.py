@@ -119,5 +119,6 @@ def slowed(rank: int, seconds: float) -> bf.Report:
 def test_the_slowest_rank_sets_the_step_time_on_all() -> None:
     one, other = all_well(on_processes(slowed, 0.03, seconds=150))
     assert one == other
+    assert one.measurements
     for each in one.measurements:
         assert each.step_seconds >= 0.03 * each.batch_size / 64

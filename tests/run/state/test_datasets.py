@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,9 @@ class Counted(Dataset[Any]):
         self.reads, self.log, self.seen = 0, [], torch.zeros(2)
         self.rows = torch.zeros(8, 3)
         self.file: Any = None
+        self.mean: Any = 0.0
+        self.spread: Any = 0.0
+        self.last = 0.0
 
     def __len__(self) -> int:
         return 8
@@ -54,6 +58,16 @@ def test_a_data_set_without_counters_is_not_named() -> None:
     with preserved(nn.Linear(3, 1), loader=DataLoader(data, 2)) as snapshot:
         _ = data[0]
         assert snapshot.left_in_data() == ()
+
+
+def test_what_is_still_not_a_number_has_not_changed() -> None:
+    data = Counted()
+    data.mean, data.spread, data.last = float("nan"), np.array(np.nan), 1.0
+    with preserved(nn.Linear(3, 1), loader=data) as snapshot:
+        data.mean, data.spread = float("nan"), np.array(np.nan)
+        assert snapshot.left_in_data() == ()
+        data.last = float("nan")
+        assert snapshot.left_in_data() == ("Counted.last",)
 
 
 def test_the_report_names_them_and_preserve_puts_them_back() -> None:
