@@ -186,7 +186,13 @@ def find_batch_size(
         bench = call.bench
         probed = probe_sizes(call, search, step_seconds=_LONGEST_STEP)
         base = base_of(call, probed, base_batch_size, base_learning_rate)
-        timed = measure_sizes(call, probed, base=base.batch_size, headroom=headroom)
+        timed = measure_sizes(
+            call,
+            probed,
+            base=base.batch_size,
+            headroom=headroom,
+            ran_here=search.isolate is None,
+        )
         measurements = timed.measurements
         problem = Problem(
             measurements,

@@ -76,9 +76,9 @@ def confirm(
         with step.watched() as watch:
             once = branch(1.0, read.onward())
             effect = watch.effect()
-        judgement, twice, at_twice = judge(once), None, None
+        twice, at_twice = None, None
         judgement = judge_updates(
-            judgement, effect, rate=learning_rate, by_itself=step.updates_itself
+            judge(once), effect, rate=learning_rate, by_itself=step.updates_itself
         )
         if judgement is Judgement.HELD and learning_rate is not None:
             if goes_on_at_twice(step.optimizer_family):

@@ -154,7 +154,6 @@ def confirm_with_retries(
         LossIsNotFinite: where it becomes so at the user's own pair.
     """
     chosen = recommend(problem)
-    unused: Confirmation | None = None
     tried: list[Confirmation] = []
     caveats: list[Caveat] = []
     while len(tried) < most_attempts:
@@ -166,12 +165,9 @@ def confirm_with_retries(
             break
         tried.append(run(attempt.plan, attempt.learning_rate))
         if tried[-1].judgement.is_about_use:
-            unused = tried[-1]
-            break
+            return _without_rate(problem, tried[-1]), tried[-1]
         if len(tried) == 1:
             _check_own_pair(tried[0], chosen, own, run)
-    if unused is not None:
-        return _without_rate(problem, unused), unused
     known, own = own, _unless_refuted(own, tried)
     confirmed = [confirmation for confirmation in tried if is_confirmed(confirmation, own)]
     held = confirmed or [confirmation for confirmation in tried if confirmation.held]

@@ -54,7 +54,9 @@ def confirm_choice(
             ),
         )
 
-    detail = f"{steps} steps at {recommendation.plan}, then at twice the rate"
+    detail = f"{steps} steps at {recommendation.plan}"
+    if recommendation.learning_rate is not None:
+        detail += ", then at twice the rate"
     with stage(call, Stage.CONFIRM, detail, _seconds(problem, recommendation.plan, steps)):
         settled, confirmation = confirm_recommendation(
             problem,
@@ -84,14 +86,19 @@ def with_headroom(probed: ProbeResult, recommendation: Recommendation) -> ProbeR
 
 def _affordable_steps(call: Call, problem: Problem, plan: BatchPlan) -> int:
     """As many steps as there is time for, in every branch and with what is read for them."""
-    left, one = call.budget.left(), _seconds(problem, plan, 1) - _seconds(problem, plan, 0)
+    left, one = call.budget.left(), _step_seconds(problem, plan)
     if left is None or not one:
         return STEPS
     return min(STEPS, int((left - _seconds(problem, plan, 0)) / one))
 
 
 def _seconds(problem: Problem, plan: BatchPlan, steps: int) -> float:
-    """What all branches of ``steps`` steps take, by what was measured at this micro-batch."""
+    """What all branches of ``steps`` steps take, with the losses read before them."""
+    return (steps + OPENING / plan.accumulation_steps) * _step_seconds(problem, plan)
+
+
+def _step_seconds(problem: Problem, plan: BatchPlan) -> float:
+    """What one step of every branch takes, by what was measured at this micro-batch."""
     sizes = (each for each in problem.measurements if each.batch_size == plan.micro_batch)
     measured = next(sizes, None)
     if measured is None:
@@ -101,7 +108,7 @@ def _seconds(problem: Problem, plan: BatchPlan, steps: int) -> float:
     work = count * measured.forward_backward_seconds + measured.update_seconds
     loading = count * (measured.loader_seconds or 0.0)
     with_reading = max(work, loading) if problem.workers else work + loading
-    return (steps + OPENING / count) * (read * with_reading + (branches - read) * work)
+    return read * with_reading + (branches - read) * work
 
 
 def _passes(problem: Problem) -> tuple[int, int]:

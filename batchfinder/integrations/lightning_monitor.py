@@ -41,6 +41,7 @@ class MonitorCallback(*_CALLBACKS):  # type: ignore[misc]  # of every package th
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin with the optimizers as they are now."""
+        self.on_train_end(trainer, pl_module)  # of a run that an exception ended
         options = {
             "batch_size": 1,  # each batch is counted
             "grad_scaler": getattr(trainer.precision_plugin, "scaler", None),

@@ -74,11 +74,10 @@ def refuse_ranks(size: int, framework: str) -> None:
     """
     if size > 1:
         raise InvalidArgument(
-            f"expected one process; found {size} under {framework}, whose way to the first step "
-            "ranks cannot take together here. Search with one device first: the batch size per "
-            "device carries over (leave headroom for the gradient buckets of "
-            f"DistributedDataParallel), accumulation steps are divided by {size}, and the "
-            "learning rate is for the global batch"
+            f"expected one process; found {size}: ranks cannot search together under {framework}. "
+            "Search with one device first: the batch size per device carries over (leave headroom "
+            "for the gradient buckets of DistributedDataParallel), accumulation steps are divided "
+            f"by {size}, and the learning rate is for the global batch"
         )
 
 

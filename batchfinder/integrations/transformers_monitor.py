@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from batchfinder.integrations.shared import rows_of
 from batchfinder.monitor import TrainingMonitor
 
 __all__ = ["MonitorCallback"]
@@ -34,13 +35,19 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers sh
         self.monitor: TrainingMonitor | None = None
         self._losses: list[torch.Tensor] = []
         self._hook: Any = None
+        self._rows = 0
         self._is_share = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin with the optimizer that ``train()`` has prepared."""
+        self.on_train_end(args, state, control)  # of a run that an exception ended
         model, optimizer = kwargs["model"], kwargs["optimizer"]
-        options = {"batch_size": args.train_batch_size, **self._options}
-        self._losses = []
+        options = {
+            "batch_size": args.train_batch_size,
+            "grad_scaler": getattr(optimizer, "scaler", None),  # an AcceleratedOptimizer keeps it
+            **self._options,
+        }
+        self._losses, self._rows = [], 0
         self.monitor = TrainingMonitor(model, getattr(optimizer, "optimizer", optimizer), **options)
         self._hook = model.register_forward_hook(self._see, with_kwargs=True)
 
@@ -64,18 +71,28 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers sh
             self.monitor.close()
         if self._hook is not None:
             self._hook.remove()
+            self._hook = None
 
     def _took(self, args: Any) -> None:
         if self.monitor is not None:
-            self.monitor.took(args.train_batch_size)
+            # Each of several GPUs of one process sees its part; pairs may count as two rows.
+            seen = self._rows * max(1, args.n_gpu)
+            self.monitor.took(min(seen or args.train_batch_size, args.train_batch_size))
+        self._rows = 0
 
     def _of_step(self, losses: list[torch.Tensor]) -> torch.Tensor:
         """The mean over the step: shares of it where a loss is divided by the step's tokens."""
         together = torch.stack(losses)
         return together.sum() if self._is_share else together.mean()
 
-    def _see(self, model: torch.nn.Module, _: Any, given: dict[str, Any], output: Any) -> None:
+    def _see(self, model: torch.nn.Module, at: Any, given: dict[str, Any], output: Any) -> None:
         self._is_share = given.get("num_items_in_batch") is not None
         loss = output.get("loss") if isinstance(output, Mapping) else None
-        if model.training and isinstance(loss, torch.Tensor):
+        if not model.training:
+            return
+        rows = rows_of((at, given))
+        # Samples laid end to end in one row bring their positions; how many they are is unknown.
+        if rows > 1 or "position_ids" not in given:
+            self._rows = max(self._rows, rows)
+        if isinstance(loss, torch.Tensor):
             self._losses.append(loss.detach().float().mean())

@@ -12,7 +12,7 @@ from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
 from batchfinder.meter import Meter
 from batchfinder.probe import step_seconds_at
 from batchfinder.protocols import BatchSource, Clock
-from batchfinder.results import MemoryBreakdown, Note, ProbeResult, Stage, Timings
+from batchfinder.results import MemoryBreakdown, Note, ProbeResult, Stage, Timings, Trial
 from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import energy_counter
 from batchfinder.session import Call, stage
@@ -27,8 +27,12 @@ OF_WHAT_WAS_GIVEN = 0.2
 """Share of a budget of the caller's own that is spent on timing where the usual time is less."""
 
 
-def measure_sizes(call: Call, probed: ProbeResult, *, base: int, headroom: float) -> Timings:
+def measure_sizes(
+    call: Call, probed: ProbeResult, *, base: int, headroom: float, ran_here: bool = True
+) -> Timings:
     """Time the sizes that could be recommended, in increasing order; only sizes that may be tried.
+
+    ``ran_here`` is whether the search ran in this process: its sizes then need no trial before.
 
     Raises:
         NothingFits: where memory ran out at every one.
@@ -40,6 +44,10 @@ def measure_sizes(call: Call, probed: ProbeResult, *, base: int, headroom: float
     worth = sizes_worth_measuring(largest, allowed.at_most(inside), base)
     sizes = [size for size in worth if allowed.allows(size)]
     effort, said = _effort(call, step_seconds_at(probed.trials, base))
+
+    known: dict[int, Trial] = {}
+    if ran_here and not bench.source.varies:
+        known = {each.batch_size: each for each in probed.trials}
 
     def say(caveat: Caveat) -> None:
         said.append(caveat)
@@ -70,7 +78,7 @@ def measure_sizes(call: Call, probed: ProbeResult, *, base: int, headroom: float
                 clock=call.budget.here,
             ),
             start_over=bench.start_over,
-            known={} if bench.source.varies else {each.batch_size: each for each in probed.trials},
+            known=known,
             loading=loading_seconds if bench.step.ranks.alone else partial(_slowest_loading, call),
         )
     if not measured:

@@ -22,6 +22,10 @@ from batchfinder.wording import Caveat
 __all__ = ["GradientLook", "Look", "Scaler"]
 
 
+_WHY_WHOLE = {"monitor.batch_norm", "monitor.not_divisible"}
+"""Caveats that say already why a step has one backward pass alone."""
+
+
 class Scaler(Protocol):
     """What is asked of a gradient scaler."""
 
@@ -129,7 +133,7 @@ class GradientLook:
             self._say(Caveat("monitor.not_counted", step=step, found=found, expected=len(sizes)))
             self._window.add(step, [], np.empty((0, SIZE)), self._metric.name)
             return None
-        if found < 2 and self._window.alone and not self.caveats:
+        if found < 2 and self._window.alone and not _WHY_WHOLE & self.caveats.keys():
             self._say(Caveat("monitor.one_backward"))
         rows = seen.measured * factors[:, None]
         moments = self._window.add(step, sizes, rows, self._metric.name)

@@ -11,7 +11,7 @@ from batchfinder.protocols import LearningRateRule
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.wording import Caveat
 
-__all__ = ["Now", "seconds_at", "suggestion"]
+__all__ = ["Now", "seconds_at", "steps_to_target", "suggestion"]
 
 WORTH = 0.9
 """A change is suggested where the rest takes at most this share of the time, at both ends of the
@@ -44,8 +44,8 @@ def suggestion(
     noise = now.noise
 
     def relative(candidate: Candidate, critical: float) -> float:
-        there = candidate.step_seconds * _steps(candidate.plan.global_batch, critical)
-        return there / (present * _steps(now.batch_size, critical))
+        there = candidate.step_seconds * steps_to_target(candidate.plan.global_batch, critical)
+        return there / (present * steps_to_target(now.batch_size, critical))
 
     best = min(candidates, key=lambda candidate: relative(candidate, noise.value))
     times = [relative(best, critical) for critical in (noise.value, noise.low, noise.high)]
@@ -67,7 +67,7 @@ def suggestion(
     return Suggestion(now.step, batch, rate, times[0], min(times[1:]), max(times[1:]), said)
 
 
-def _steps(batch: float, critical: float) -> float:
+def steps_to_target(batch: float, critical: float) -> float:
     """Steps to a target: 1 + φ/B, and 1/B where φ has no end."""
     return 1 + critical / batch if math.isfinite(critical) else 1 / batch
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.monitor.pricing import seconds_at
+from batchfinder.monitor.pricing import seconds_at, steps_to_target
 from batchfinder.results import NoiseScale
 
 __all__ = [
@@ -195,12 +195,12 @@ class FollowMonitor:
         if present is None:
             return now
         times = {
-            size: seconds * (1 + critical / size)
+            size: seconds * steps_to_target(size, critical)
             for size, seconds in step_seconds.items()
             if now < size <= self.at_most
         }
         best = min(times, key=times.__getitem__, default=now)
-        worth = self.worth * present * (1 + critical / now)
+        worth = self.worth * present * steps_to_target(now, critical)
         return best if times.get(best, math.inf) <= worth else now
 
 

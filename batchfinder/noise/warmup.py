@@ -117,7 +117,6 @@ class Warmup:
         """One optimizer step, measured where it is its turn; smaller until memory lasts."""
         turn = number >= self.first and (number - self.first) % self.stride == 0
         measured = turn and self.context.splits and not self.loop.in_parts
-        found = None
         while True:
             sizes = self.pieces if measured else self.whole
             try:

@@ -31,7 +31,10 @@ _LONG_SECONDS = 0.5
 
 
 def steps_of_trial(bench: Bench, step_seconds: float | None) -> int:
-    """Of a trial: a second one shows what a cache keeps, and how long a step takes warm."""
+    """How many steps a trial runs.
+
+    A second one shows what the cache keeps and how long a warm step takes.
+    """
     cached = bench.memory.reserved_peak_bytes() is not None
     return _STEPS if cached or (step_seconds or 0.0) < _LONG_SECONDS else 1
 

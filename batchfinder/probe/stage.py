@@ -83,7 +83,6 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         conduct = _conduct(call, search, step_seconds)
         if search.cache is None:
             trials = probe(run, searched, **conduct)
-            _tell_own_step(call, trials)
             recalled = Recalled(trials, trials, has_ended(trials, searched, conduct["propose"]))
         else:
             what = {**_described(bench), "patience": str(_patience(call, step_seconds))}
@@ -95,6 +94,7 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
                 ranks=bench.step.ranks,
                 **conduct,
             )
+        _tell_own_step(call, recalled.trials)
     end = _end_met(bench)
     trials = tuple(trial for trial in recalled.trials if trial.batch_size <= end)
     evidence = tuple(trial for trial in latest(recalled.evidence) if trial.batch_size <= end)

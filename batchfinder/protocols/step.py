@@ -104,12 +104,12 @@ class UpdateWatch(Protocol):
 
     @property
     def made(self) -> int:
-        """After how many of them a parameter had been written to."""
+        """How many updates wrote to a parameter."""
         ...
 
     @property
     def in_a_row(self) -> int:
-        """How many of these were the last ones."""
+        """How many updates in a row, up to the latest, wrote to a parameter."""
         ...
 
     def effect(self) -> UpdateEffect:

@@ -21,7 +21,6 @@ CLEARLY_SLOWER = 0.9
 """A loader that delivers less than this share of what the model takes is slower than it."""
 SCATTER = 0.03
 """Relative standard deviation of the ratio of two step times, from which on they scatter."""
-NOT_MUCH_SLOWER = 1.1
 _FASTEST = 1 - 0.005
 
 

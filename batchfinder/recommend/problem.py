@@ -110,7 +110,7 @@ class Problem:
         return replace(self, noise=noise)
 
     def timed_exactly(self) -> Problem:
-        """The same problem, were the times known exactly that were measured."""
+        """The same problem with every measured time taken as exact."""
         exact = tuple(
             replace(
                 each,

@@ -10,8 +10,8 @@ __all__ = ["SENTENCES"]
 def _left(names: tuple[str, ...]) -> str:
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return (
-        f"reading samples changed {listed}, which stay so. Training(..., preserve=[dataset]) puts "
-        "a data set back with its counters"
+        f"reading samples changed {listed}, which was not undone. Training(..., "
+        "preserve=[dataset]) puts a data set back with its counters"
     )
 
 

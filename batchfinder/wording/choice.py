@@ -112,7 +112,9 @@ _KEEP = {
     Why.SURELY_FASTER: "it is the fastest that is reliably faster than yours",
     Why.YOURS_IS_AS_GOOD: "nothing measured is reliably faster",
     Why.YOURS_WAITS_FOR_DATA: "training waits for its data",
-    Why.YOURS_WITHOUT_NOISE: "without a noise scale nothing tells whether another trains faster",
+    Why.YOURS_WITHOUT_NOISE: (
+        "the noise scale is unknown, so no other size can be said to train faster"
+    ),
     Why.THROUGHPUT_KNEE: "larger batches are hardly processed faster",
     Why.OBJECTIVE: "your objective chose it",
     Why.CONFIRMED: "it is what training confirmed",

@@ -55,7 +55,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "step.only_scalar": (
         "the only scalar that the model returned beside its output was taken as the whole loss"
     ),
-    "step.evaluation_mode": "the model was handed in in evaluation mode",
+    "step.evaluation_mode": "the model was passed in evaluation mode",
     "step.no_scaler": (
         "float16 autocast ran without a gradient scaler: small gradients may have become zero; "
         "pass grad_scaler= as in the real training"

@@ -1,4 +1,4 @@
-"""Short searches, and a garbage collector that leaves the frameworks' own objects alone."""
+"""A garbage collector that passes over the frameworks' objects, and a fresh state of Accelerate."""
 
 from __future__ import annotations
 

@@ -64,8 +64,7 @@ def fresh_accelerator() -> None:
 def test_training_afterwards_is_that_without_a_search(precision, search) -> None:
     ends = []
     for searched in (False, True):
-        fresh = accelerate.state.AcceleratorState
-        fresh._reset_state(True)
+        fresh_accelerator()
         accelerator, model, optimizer, loader, scheduler = prepared(precision=precision)
         if searched:
             report = adapter.find_batch_size(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from batchfinder import TrainingMonitor
 from batchfinder.monitor import Kind
 
-pl = pytest.importorskip("lightning.pytorch")
+pytest.importorskip("lightning.pytorch")
 transformers = pytest.importorskip("transformers")
 
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -73,14 +74,12 @@ def test_lightnings_readings_are_those_of_a_loop_by_hand() -> None:
         PACKAGES[0], callbacks=[callback], accumulate_grad_batches=2, limit_train_batches=40
     )
     seed(1)
-    torch.manual_seed(1)
     trainer.fit(module)
 
     model = module_of(PACKAGES[0])
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     monitor = TrainingMonitor(model.network, optimizer, batch_size=32, every=EVERY)
     seed(1)
-    torch.manual_seed(1)
     batches = iter(DataLoader(digits(), batch_size=16, shuffle=True))
     for _ in range(20):
         optimizer.zero_grad()
@@ -168,3 +167,82 @@ def test_steps_without_a_loss_watch_gradients_alone() -> None:
     assert monitor.samples == 8 * 32
     assert all(math.isnan(each.loss) for each in monitor.history.readings)
     assert all(each.noise_trace > 0 for each in monitor.history.readings)
+
+
+def test_transformers_gradients_are_unscaled() -> None:
+    images, labels = next(iter(DataLoader(digits(), batch_size=16)))
+    norms = []
+    for scale in (1.0, 1024.0):
+        seed(0)
+        model = network()
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        optimizer = SimpleNamespace(
+            optimizer=torch.optim.SGD(model.parameters(), 0.0), scaler=scaler
+        )
+        callback = TransformersMonitor(every=1)
+        args = SimpleNamespace(train_batch_size=16, n_gpu=0)
+        callback.on_train_begin(args, None, None, model=model, optimizer=optimizer)
+        for _ in range(4):
+            model.zero_grad()
+            scaler.scale(functional.cross_entropy(model(images), labels)).backward()
+            callback.on_pre_optimizer_step(args, None, None)
+            callback.on_step_end(args, None, None)
+        callback.on_train_end(args, None, None)
+        norms.append(callback.monitor.history.readings[-1].gradient_norm)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+
+
+def test_a_run_that_an_exception_ended_leaves_no_hook_to_the_next() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    args = SimpleNamespace(train_batch_size=16, n_gpu=0)
+    callback = TransformersMonitor()
+    for _ in range(2):
+        callback.on_train_begin(args, None, None, model=model, optimizer=optimizer)
+        assert len(model._forward_hooks) == 1
+    for _ in range(2):
+        callback.on_train_end(args, None, None)
+        assert not model._forward_hooks
+
+    trainer = SimpleNamespace(
+        precision_plugin=None, optimizers=[optimizer], global_step=0, loggers=[]
+    )
+    watching = LightningMonitor()
+    watching.on_train_start(trainer, model)
+    closed: list[bool] = []
+    watching.monitor.close = lambda: closed.append(True)
+    watching.on_train_start(trainer, model)
+    assert closed == [True]
+    for _ in range(2):
+        watching.on_train_end(trainer, model)
+
+
+def test_transformers_counts_the_rows_of_a_short_batch(tmp_path) -> None:
+    callback = TransformersMonitor(every=EVERY)
+    trainer = hugging_trainer_of(
+        tmp_path,
+        callbacks=[callback],
+        max_steps=-1,
+        num_train_epochs=1,
+        gradient_accumulation_steps=1,
+    )
+    trainer.train_dataset = torch.utils.data.Subset(trainer.train_dataset, range(10))
+    trainer.train()
+    assert callback.monitor.steps == 3
+    assert callback.monitor.samples == 10
+
+
+def test_transformers_samples_end_to_end_in_one_row_count_as_they_were_asked_for() -> None:
+    callback = TransformersMonitor()
+    model = network()
+    args = SimpleNamespace(train_batch_size=4, n_gpu=0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    callback.on_train_begin(args, None, None, model=model, optimizer=optimizer)
+    row = torch.zeros(1, 64)
+    for given, samples in (({"position_ids": row}, 4), ({}, 1)):
+        callback._see(model, (), {"input_ids": row, **given}, {})
+        callback.on_pre_optimizer_step(args, None, None)
+        before = callback.monitor.samples
+        callback.on_step_end(args, None, None)
+        assert callback.monitor.samples - before == samples
+    callback.on_train_end(args, None, None)

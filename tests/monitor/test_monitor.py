@@ -312,3 +312,14 @@ def test_the_figure_has_four_panels_and_numbers_the_events() -> None:
     assert all("1" in {text.get_text() for text in ax.texts} for ax in axes.flat)
     assert History().plot().shape == (2, 2)
     pyplot.close("all")
+
+
+def test_an_unrelated_caveat_does_not_silence_that_of_one_backward() -> None:
+    model, optimizer, monitor = watched(every=1)
+    monitor.took(16)
+    monitor.took(16)
+    accumulate(model, optimizer, monitor, batches(32, count=1), 1)  # one backward, counted as two
+    assert [each.code for each in monitor.caveats] == ["monitor.not_counted"]
+    accumulate(model, optimizer, monitor, batches(32, count=12), 1)
+    codes = [each.code for each in monitor.caveats]
+    assert codes == ["monitor.not_counted", "monitor.one_backward"]
