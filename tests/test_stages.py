@@ -312,12 +312,20 @@ def test_an_optimizer_that_was_not_passed_is_found_and_put_back() -> None:
         nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
         hidden.step()
 
+    events: list[Any] = []
     report = bf.find_batch_size(
-        model, loader(), train_step=step, memory_limit="16MiB", budget_seconds=4
+        model,
+        loader(),
+        train_step=step,
+        memory_limit="16MiB",
+        budget_seconds=4,
+        observe=events.append,
     )
     assert report.state_restored
     assert not hidden.state
     assert report.learning_rate is None
+    started = [event for event in events if isinstance(event, StageStarted)]
+    assert started[-1].stage is bf.Stage.CONFIRM and "rate" not in started[-1].detail
     assert any("could be neither read nor set" in caveat for caveat in report.caveats)
 
 

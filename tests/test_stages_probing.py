@@ -186,3 +186,49 @@ def test_a_ceiling_between_the_sizes_that_may_be_tried_is_what_ended_the_search(
         **limits,
     )
     assert (found.max_batch_size, found.limited_by) == (largest, limit)
+
+
+def test_a_remembered_search_tells_what_an_own_step_takes(tmp_path: Path) -> None:
+    search = Search(resolution=0, cache=tmp_path / "sizes.json")
+    for trials in (2, 1):
+        with opened(
+            Training(network(), loader()), memory_limit="200KiB", observe=lambda event: None
+        ) as call:
+            found = probe_sizes(call, search)
+            assert (len(found.trials) == 1) == (trials == 1)
+            assert call.budget.own_step_seconds > 0
+
+
+def made() -> dict[str, Any]:
+    """What a child process would build."""
+    return {"model": network(), "loader": loader()}
+
+
+@pytest.mark.parametrize("isolate", [None, made])
+def test_sizes_that_ran_in_child_processes_are_tried_here_before_they_are_timed(
+    isolate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Timed(Exception):
+        """What the timing knew is known."""
+
+    def timing(*arguments: Any, known: dict[int, bf.Trial], **options: Any) -> None:
+        sizes.extend(known)
+        raise Timed
+
+    def elsewhere(*arguments: Any, **options: Any) -> Any:
+        return lambda size: bf.Trial(size, bf.Outcome.FITS, peak_bytes=100_000, step_seconds=0.01)
+
+    sizes: list[int] = []
+    monkeypatch.setattr("batchfinder.measure.stage.measure", timing)
+    monkeypatch.setattr("batchfinder.probe.stage.IsolatedTrials", elsewhere)
+    with pytest.raises(Timed):
+        bf.find_batch_size(
+            network(),
+            loader(),
+            base_learning_rate=0.01,
+            memory_limit="16MiB",
+            at_most=32,
+            search=Search(isolate=isolate),
+            observe=lambda event: None,
+        )
+    assert bool(sizes) == (isolate is None)

@@ -1,7 +1,7 @@
 """The trainings that ``gpu.py`` runs, as somebody would write them, in full size and in small.
 
 A ResNet-50 (SGD with momentum, 224 × 224), a GPT-2 small (Transformers, fused AdamW, 1024 tokens),
-a denoising UNet (AdamW, 64 × 64) and a GPT of 10.6 M parameters on 256 characters. Every step runs
+a denoising UNet (AdamW, 64 × 64) and a GPT of 10.8 M parameters on 256 characters. Every step runs
 under bfloat16 autocast, inside of the step. The data are made once and lie in memory; they have a
 pattern that can be learnt, so that losses fall.
 """

@@ -44,10 +44,12 @@ def on_processes(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    queue = context.Queue()
+    queue, finished = context.Queue(), context.Event()
     port = _free_port()
     processes = [
-        context.Process(target=_run, args=((rank, world, port), queue, work, given), daemon=True)
+        context.Process(
+            target=_run, args=((rank, world, port), queue, finished, work, given), daemon=True
+        )
         for rank in range(world)
     ]
     for process in processes:
@@ -59,6 +61,7 @@ def on_processes(
             rank, value = queue.get(timeout=max(0.01, deadline - time.monotonic()))
             found[rank] = value
     finally:
+        finished.set()
         for process in processes:
             process.join(5 if len(found) == world else 0)
             if process.is_alive():
@@ -75,7 +78,11 @@ def all_well(found: list[Any]) -> list[Any]:
 
 
 def _run(
-    place: tuple[int, int, int], queue: Any, work: Callable[..., Any], given: tuple[Any, ...]
+    place: tuple[int, int, int],
+    queue: Any,
+    finished: Any,
+    work: Callable[..., Any],
+    given: tuple[Any, ...],
 ) -> None:
     import torch
     from torch import distributed
@@ -98,7 +105,7 @@ def _run(
     queue.close()
     queue.join_thread()
     if rank == 0:  # which keeps the store: the others may still be reading
-        time.sleep(0.2)
+        finished.wait(60)
     os._exit(0)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from batchfinder import Training
 
-__all__ = ["ZOO", "Kept", "compiling"]
+__all__ = ["ZOO", "Kept", "states"]
 
 ROWS = torch.randn(96, 8, generator=torch.Generator().manual_seed(0))
 LABELS = (ROWS @ torch.randn(8, 3, generator=torch.Generator().manual_seed(1))).argmax(1)
@@ -34,7 +34,6 @@ class Kept:
     """Graphs compiled, and how often one ran."""
     has_noise: bool = True
     """Whether the gradients of single batches can be seen."""
-    updates_itself: bool = False
 
 
 def compiling(graphs: list[int]) -> Callable[..., Any]:
@@ -163,7 +162,7 @@ def in_backward() -> Kept:
 
     training = Training(model, loader(), loss_fn=nn.functional.cross_entropy)
     holders = [model, *optimizers.values()]
-    return Kept(training, own_step, holders, has_noise=False, updates_itself=True)
+    return Kept(training, own_step, holders, has_noise=False)
 
 
 def several_rates() -> Kept:
@@ -194,7 +193,7 @@ def wrapped() -> Kept:
 
     training = Training(model, loader(), train_step=step, optimizer=optimizer)
     holders = [model, optimizer, average, teacher]
-    return Kept(training, lambda: step(model, BATCH), holders, has_noise=False, updates_itself=True)
+    return Kept(training, lambda: step(model, BATCH), holders, has_noise=False)
 
 
 class PerSample(torch.optim.SGD):
@@ -228,7 +227,6 @@ def per_sample() -> Kept:
         lambda: step(model, BATCH),
         [model, optimizer],
         has_noise=False,
-        updates_itself=True,
     )
 
 
@@ -402,7 +400,6 @@ def scheduled() -> Kept:
         lambda: torch.tensor(step(model, BATCH)),
         [model, optimizer, schedule, scaler],
         has_noise=False,
-        updates_itself=True,
     )
 
 
