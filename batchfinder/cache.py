@@ -20,7 +20,7 @@ from typing import Any
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe import Propose, SearchSpace, guided, has_ended, latest, probe
-from batchfinder.protocols import BatchSource, MemoryBackend, Observer, Ranks, WholeStep
+from batchfinder.protocols import Observer, Ranks, Setup, WholeStep
 from batchfinder.results import Outcome, Trial
 
 __all__ = ["Recalled", "described", "probe_remembering", "recheck"]
@@ -108,9 +108,7 @@ def recheck(size: int, *, then: Propose = guided) -> Propose:
 
 
 def described(
-    step: WholeStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[WholeStep],
     *,
     functions: Iterable[Any] = (),
     versions: Mapping[str, str],
@@ -118,12 +116,11 @@ def described(
     """What the largest batch depends on, as text, one line per kind.
 
     Args:
-        step: the training step.
-        source: its batches.
-        memory: the device's memory.
+        setup: the training step, its batches and the device's memory.
         functions: the user's loss and step functions, whose code counts.
         versions: of the packages that decide memory.
     """
+    step, source, memory = setup.step, setup.source, setup.memory
     small = source.take(min(2, source.ceiling or 2))
     return {
         "model": _digest(line for module in step.modules() for line in _module_lines(module)),

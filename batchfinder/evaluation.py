@@ -12,7 +12,7 @@ from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
 from batchfinder.probe import Propose, SearchSpace, latest, memory_line, probe
 from batchfinder.progress import default_observer
-from batchfinder.protocols import Batch, MemoryBackend, Observer
+from batchfinder.protocols import Batch, MemoryBackend, Observer, Setup
 from batchfinder.results import Measurement, Trial
 from batchfinder.run.batches import Source, source_from
 from batchfinder.run.grad_mode import gradients_on
@@ -158,9 +158,9 @@ def eval_batch_size(
         loader=training.loader,
     ) as place:
         space = SearchSpace(
-            ceiling=_lowest(at_most, place.source.ceiling),
+            ceiling=_lowest(at_most, place.setup.source.ceiling),
             floor=at_least or 1,
-            limit_bytes=place.memory.limit_bytes(),
+            limit_bytes=place.setup.memory.limit_bytes(),
             resolution=search.resolution,
             multiple_of=multiple_of,
             powers_of_two=powers_of_two,
@@ -178,9 +178,7 @@ def eval_batch_size(
 class _Place:
     """The evaluation step, its batches and the device's memory."""
 
-    step: EvaluationStep
-    source: Source
-    memory: MemoryBackend
+    setup: Setup[EvaluationStep]
 
     def evaluate(
         self,
@@ -193,13 +191,11 @@ class _Place:
         """Search, time and choose."""
         trials = probe(self._trial, space, propose=propose, observe=observe)
         if not any(trial.fits for trial in latest(trials)):
-            raise NothingFits(_nothing_fits(trials, self.memory))
+            raise NothingFits(_nothing_fits(trials, self.setup.memory))
         sizes = _sizes(trials, space, headroom)
         said: list[Caveat] = []
         timed = measure(
-            self.step,
-            self.source,
-            self.memory,
+            self.setup,
             sizes,
             effort=effort,
             allowed=space.allows,
@@ -213,13 +209,13 @@ class _Place:
             batch_size=_chosen(timed),
             trials=trials,
             measurements=timed,
-            limit_bytes=self.memory.limit_bytes(),
-            unit=self.source.unit,
-            caveats=(*self.source.notes, *said, *about_timings(timed)),
+            limit_bytes=self.setup.memory.limit_bytes(),
+            unit=self.setup.source.unit,
+            caveats=(*self.setup.source.notes, *said, *about_timings(timed)),
         )
 
     def _trial(self, size: int) -> Trial:
-        return run_trial(self.step, self.source, self.memory, size)
+        return run_trial(self.setup, size)
 
 
 @contextmanager
@@ -241,7 +237,7 @@ def _workplace(
         stack.callback(source.close)
         memory = outer if outer is not None else backend_for(step.device, limit)
         stack.enter_context(step.evaluation_mode())
-        yield _Place(step, source, memory)
+        yield _Place(Setup(step, source, memory))
 
 
 def _lowest(*ceilings: int | None) -> int | None:

@@ -87,7 +87,7 @@ def assert_fits(
     )
     with open_bench(training, memory_limit=memory) as bench:
         bench.training()
-        trial = run_undisturbed(bench.step, bench.source, bench.memory, batch_size, steps=steps)
+        trial = run_undisturbed(bench.setup, batch_size, steps=steps)
         limit = bench.memory.limit_bytes()
     if not trial.fits:
         raise AssertionError(_message(trial, limit))

@@ -14,6 +14,7 @@ from torch import nn
 from batchfinder.cache import Recalled, described, probe_remembering, recheck
 from batchfinder.errors import InvalidArgument
 from batchfinder.probe import SearchSpace, guided, latest, memory_line
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
@@ -180,7 +181,7 @@ def description(model: nn.Module, loader, optimizer, *, limit="64MiB", **options
     step = step_from(model, optimizer=optimizer, sample_batch=source.take(2), **options)
     memory = backend_for(step.device, limit)
     return described(
-        step, source, memory, functions=[options.get("loss_fn")], versions={"torch": "2"}
+        Setup(step, source, memory), functions=[options.get("loss_fn")], versions={"torch": "2"}
     )
 
 

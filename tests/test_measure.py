@@ -9,6 +9,7 @@ import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
 from batchfinder.measure import Effort, measure
+from batchfinder.protocols import Setup
 from batchfinder.results import Measurement, Note, Outcome, Trial
 from batchfinder.run import attempt as attempting
 from batchfinder.timing import unbeaten
@@ -23,7 +24,7 @@ def test_the_two_parts_of_a_step_are_told_apart() -> None:
     clock = FakeClock()
     step = FakeStep(clock, affine, update_seconds=0.002)
     by_size = {
-        m.batch_size: m for m in measure(step, FakeSource(), FakeMemory(), (4,), clock=clock)
+        m.batch_size: m for m in measure(Setup(step, FakeSource(), FakeMemory()), (4,), clock=clock)
     }
     found = by_size[4]
     assert found.forward_backward_seconds == pytest.approx(0.014)
@@ -37,7 +38,7 @@ def test_the_two_parts_of_a_step_are_told_apart() -> None:
 def test_the_clock_is_read_only_after_the_device_is_done() -> None:
     clock, memory = FakeClock(), FakeMemory()
     step = FakeStep(clock, affine)
-    measure(step, FakeSource(), memory, (8,), clock=clock)
+    measure(Setup(step, FakeSource(), memory), (8,), clock=clock)
     assert memory.synchronized >= 3 * len(step.sizes) - 10
 
 
@@ -46,7 +47,7 @@ def test_a_machine_that_slows_down_does_not_favour_the_first_size() -> None:
     step = FakeStep(clock, lambda size: affine(size) * (1 + clock.now / 10))
     found = {
         m.batch_size: m.samples_per_second * affine(m.batch_size) / m.batch_size
-        for m in measure(step, FakeSource(), FakeMemory(), (8, 32, 128), clock=clock)
+        for m in measure(Setup(step, FakeSource(), FakeMemory()), (8, 32, 128), clock=clock)
     }
     slowdowns = [found[size] for size in (8, 32, 128)]
     assert max(slowdowns) / min(slowdowns) < 1.15
@@ -56,7 +57,7 @@ def test_jitter_shows_in_the_interval_and_the_interval_holds_the_truth() -> None
     clock = FakeClock()
     step = FakeStep(clock, affine, jitter=0.5)
     effort = Effort(visit_seconds=0.0, most_visits=9)
-    (found,) = measure(step, FakeSource(), FakeMemory(), (16,), clock=clock, effort=effort)
+    (found,) = measure(Setup(step, FakeSource(), FakeMemory()), (16,), clock=clock, effort=effort)
     assert found.unstable
     assert found.samples_per_second_low <= 16 / affine(16) <= found.samples_per_second_high
 
@@ -64,7 +65,7 @@ def test_jitter_shows_in_the_interval_and_the_interval_holds_the_truth() -> None
 def test_a_size_that_does_not_fit_is_left_out() -> None:
     clock, memory = FakeClock(), FakeMemory(limit=100)
     step = FakeStep(clock, affine, memory=memory)
-    found = measure(step, FakeSource(), memory, (64, 128), clock=clock)
+    found = measure(Setup(step, FakeSource(), memory), (64, 128), clock=clock)
     assert [m.batch_size for m in found] == [64]
 
 
@@ -92,7 +93,7 @@ def test_memory_in_fragments_is_tried_once_more_after_a_clean_up(
     clock = FakeClock()
     step = Fragmented(clock, at=16, after=after, times=1)
     memory = FakeMemory()
-    found = measure(step, FakeSource(), memory, (4, 16, 64), clock=clock, say=said.append)
+    found = measure(Setup(step, FakeSource(), memory), (4, 16, 64), clock=clock, say=said.append)
     assert {4, 16, 64} <= {m.batch_size for m in found}
     assert (step.times, cleaned, said) == (0, [memory], [])
 
@@ -103,9 +104,7 @@ def test_a_size_that_runs_out_while_it_is_timed_is_left_out_and_said(at: int, af
     clock, said = FakeClock(), []
     step = Fragmented(clock, at=at, after=after, times=10**6)
     found = measure(
-        step,
-        FakeSource(),
-        FakeMemory(),
+        Setup(step, FakeSource(), FakeMemory()),
         (4, 16, 64),
         clock=clock,
         effort=Effort(fewest_visits=6, least_visits=6),
@@ -121,7 +120,7 @@ def test_a_size_that_runs_out_while_it_is_timed_is_left_out_and_said(at: int, af
 def test_a_size_that_ran_out_in_its_trial_is_said_too() -> None:
     clock, memory, said = FakeClock(), FakeMemory(limit=100), []
     step = FakeStep(clock, affine, memory=memory)
-    measure(step, FakeSource(), memory, (64, 128), clock=clock, say=said.append)
+    measure(Setup(step, FakeSource(), memory), (64, 128), clock=clock, say=said.append)
     assert [each.split()[2] for each in said] == ["128"]
 
 
@@ -139,7 +138,7 @@ def test_a_peak_that_another_process_disturbed_is_taken_again() -> None:
             return 10**6 if self.calls > 2 else 10**9
 
     clock, memory = FakeClock(), Shared(limit=10**10)
-    (found,) = measure(FakeStep(clock, affine), FakeSource(), memory, (8,), clock=clock)
+    (found,) = measure(Setup(FakeStep(clock, affine), FakeSource(), memory), (8,), clock=clock)
     assert found.peak_bytes == 10**6
 
 
@@ -150,7 +149,7 @@ def test_a_bug_while_a_size_is_timed_is_raised_as_itself() -> None:
                 raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine") as caught:
-        measure(Buggy(FakeClock(), affine), FakeSource(), FakeMemory(), (8,))
+        measure(Setup(Buggy(FakeClock(), affine), FakeSource(), FakeMemory()), (8,))
     assert any("in timing at batch size 8" in note for note in caught.value.__notes__)
 
 
@@ -158,7 +157,10 @@ def test_the_budget_is_kept_once_every_size_was_seen() -> None:
     clock = FakeClock()
     step = FakeStep(clock, lambda size: 0.6 + 0.2 * size)
     found = measure(
-        step, FakeSource(), FakeMemory(), (1, 2, 4), clock=clock, effort=Effort(budget_seconds=5)
+        Setup(step, FakeSource(), FakeMemory()),
+        (1, 2, 4),
+        clock=clock,
+        effort=Effort(budget_seconds=5),
     )
     assert {1, 2, 4} <= {m.batch_size for m in found}
     assert all(m.repeats >= 1 for m in found)
@@ -169,7 +171,9 @@ def test_the_loader_is_timed_apart_and_scaled_beyond_its_budget() -> None:
     clock = FakeClock()
     source = FakeSource(clock, length=10**6, seconds_per_sample=0.01)
     step = FakeStep(clock, affine)
-    found = {m.batch_size: m for m in measure(step, source, FakeMemory(), (4, 4096), clock=clock)}
+    found = {
+        m.batch_size: m for m in measure(Setup(step, source, FakeMemory()), (4, 4096), clock=clock)
+    }
     assert found[4].loader_seconds == pytest.approx(0.04)
     assert found[4096].loader_seconds == pytest.approx(40.96)
 
@@ -177,7 +181,9 @@ def test_the_loader_is_timed_apart_and_scaled_beyond_its_budget() -> None:
 def test_every_measurement_is_told_to_the_observer() -> None:
     clock, seen = FakeClock(), []
     step = FakeStep(clock, affine)
-    found = measure(step, FakeSource(), FakeMemory(), (4, 8), clock=clock, observe=seen.append)
+    found = measure(
+        Setup(step, FakeSource(), FakeMemory()), (4, 8), clock=clock, observe=seen.append
+    )
     why, *measured = seen
     assert tuple(measured) == found
     assert all(isinstance(event, Measurement) for event in measured)
@@ -191,7 +197,7 @@ def test_a_short_budget_leaves_the_largest_sizes_untimed_but_never_fewer_than_th
     step = FakeStep(clock, lambda size: 0.1 * size)
     effort = Effort(budget_seconds=2.0)
     sizes = (1, 2, 4, 8, 16, 32, 64)
-    found = measure(step, FakeSource(), FakeMemory(), sizes, clock=clock, effort=effort)
+    found = measure(Setup(step, FakeSource(), FakeMemory()), sizes, clock=clock, effort=effort)
     measured = {m.batch_size for m in found}
     assert {1, 2, 4} <= measured
     assert 64 not in measured
@@ -215,7 +221,7 @@ def test_sizes_that_cannot_win_are_not_timed_and_are_said_in_one_line() -> None:
     clock, said = FakeClock(), []
     step = FakeStep(clock, flat_then_line)
     found = measure(
-        step, FakeSource(), FakeMemory(), POWERS, first=64, clock=clock, say=said.append
+        Setup(step, FakeSource(), FakeMemory()), POWERS, first=64, clock=clock, say=said.append
     )
     assert min(m.batch_size for m in found) == 32
     assert {32, 64, 128, 256, 512} <= {m.batch_size for m in found}
@@ -250,14 +256,14 @@ def test_what_is_left_holds_the_best_at_every_noise_scale(
 def test_the_users_own_size_is_timed_though_it_cannot_win() -> None:
     clock = FakeClock()
     step = FakeStep(clock, flat_then_line)
-    found = measure(step, FakeSource(), FakeMemory(), POWERS, first=8, clock=clock)
+    found = measure(Setup(step, FakeSource(), FakeMemory()), POWERS, first=8, clock=clock)
     assert [m.batch_size for m in found][:3] == [8, 24, 32]  # 24 is a half-step below the knee
 
 
 def test_timing_begins_at_the_users_own_size_and_works_outward() -> None:
     clock = FakeClock()
     step = FakeStep(clock, affine)
-    measure(step, FakeSource(), FakeMemory(), POWERS, first=64, clock=clock)
+    measure(Setup(step, FakeSource(), FakeMemory()), POWERS, first=64, clock=clock)
     order = list(dict.fromkeys(step.sizes))
     assert order[:6] == [64, 1, 128, 32, 256, 16]  # the smallest shows the least that a step takes
 
@@ -274,9 +280,7 @@ def test_a_hopeless_size_never_starves_a_likely_one() -> None:
     found = {
         m.batch_size: m
         for m in measure(
-            step,
-            FakeSource(),
-            FakeMemory(),
+            Setup(step, FakeSource(), FakeMemory()),
             sizes,
             first=64,
             expected=seconds,
@@ -296,7 +300,7 @@ def test_the_size_of_the_user_is_timed_however_slow_and_not_said_to_be_left_out(
     clock, said = FakeClock(), []
     step = FakeStep(clock, lambda size: 0.1 * size)
     found = measure(
-        step, FakeSource(), FakeMemory(), (1, 8, 16, 32), first=16, clock=clock,
+        Setup(step, FakeSource(), FakeMemory()), (1, 8, 16, 32), first=16, clock=clock,
         expected=lambda size: 0.1 * size, say=said.append,
     )  # fmt: skip
     assert max(each.batch_size for each in found) == 16
@@ -309,7 +313,7 @@ def test_a_size_that_was_tried_already_needs_no_trial() -> None:
     def steps(known: dict[int, Trial]) -> tuple[int, int | None]:
         clock = FakeClock()
         step = FakeStep(clock, lambda size: 0.01 * size)
-        found = measure(step, FakeSource(), FakeMemory(), (8,), clock=clock, known=known)
+        found = measure(Setup(step, FakeSource(), FakeMemory()), (8,), clock=clock, known=known)
         return len(step.sizes), found[0].peak_bytes
 
     tried = Trial(8, Outcome.FITS, peak_bytes=123)
@@ -326,7 +330,7 @@ def test_launch_bound_steps_that_scatter_are_told_by_the_fastest() -> None:
     jitter = itertools.cycle([1.0, 1.3, 1.5, 1.0, 1.2])
     step = FakeStep(clock, lambda size: max(0.01, size * 0.0006) * next(jitter))
     found = measure(
-        step, FakeSource(), FakeMemory(), (1, 2, 4, 8, 16, 32, 64), first=32, clock=clock,
+        Setup(step, FakeSource(), FakeMemory()), (1, 2, 4, 8, 16, 32, 64), first=32, clock=clock,
         say=said.append,
     )  # fmt: skip
     assert min(each.batch_size for each in found) >= 8
@@ -339,7 +343,9 @@ def test_a_size_that_cannot_win_is_not_visited_again() -> None:
     step = FakeStep(clock, lambda size: max(0.05, 0.001 * size), jitter=0.02)
     found = {
         m.batch_size: m.repeats
-        for m in measure(step, FakeSource(), FakeMemory(), (16, 32, 64, 128, 256), clock=clock)
+        for m in measure(
+            Setup(step, FakeSource(), FakeMemory()), (16, 32, 64, 128, 256), clock=clock
+        )
     }
     assert found[256] == 2 < found[64]
 
@@ -348,7 +354,9 @@ def test_a_time_taken_once_is_not_believed_to_be_exact() -> None:
     clock = FakeClock()
     step = FakeStep(clock, affine)
     effort = Effort(budget_seconds=0.01)
-    found = measure(step, FakeSource(), FakeMemory(), (8, 16, 32), clock=clock, effort=effort)
+    found = measure(
+        Setup(step, FakeSource(), FakeMemory()), (8, 16, 32), clock=clock, effort=effort
+    )
     assert {m.repeats for m in found} == {1, 2}
     for each in found:
         if each.repeats == 1:
@@ -366,9 +374,7 @@ def test_what_slows_a_whole_round_is_not_in_the_times() -> None:
     effort = Effort(budget_seconds=30.0, most_visits=40)
     sizes = (8, 16, 32, 64, 128, 256)
     found = measure(
-        FakeStep(clock, seconds, jitter=0.05),
-        FakeSource(),
-        FakeMemory(),
+        Setup(FakeStep(clock, seconds, jitter=0.05), FakeSource(), FakeMemory()),
         sizes,
         clock=clock,
         effort=effort,
@@ -382,7 +388,7 @@ def test_a_quiet_machine_is_timed_in_few_rounds_and_a_busy_one_in_many() -> None
     for jitter in (0.01, 0.4):
         clock = FakeClock()
         step = FakeStep(clock, affine, jitter=jitter)
-        found = measure(step, FakeSource(), FakeMemory(), (8, 32, 128), first=8, clock=clock)
+        found = measure(Setup(step, FakeSource(), FakeMemory()), (8, 32, 128), first=8, clock=clock)
         repeats.append({m.batch_size: m.repeats for m in found}[8])
     assert repeats[0] <= Effort().least_visits + 2 < repeats[1]
 
@@ -391,7 +397,7 @@ def test_the_largest_size_that_cannot_be_chosen_is_timed_for_show_alone() -> Non
     clock = FakeClock()
     step = FakeStep(clock, affine, jitter=0.05)
     sizes = (8, 32, 64, 128)
-    found = measure(step, FakeSource(), FakeMemory(), sizes, first=8, most=64, clock=clock)
+    found = measure(Setup(step, FakeSource(), FakeMemory()), sizes, first=8, most=64, clock=clock)
     repeats = {m.batch_size: m.repeats for m in found}
     assert repeats[128] == Effort().fewest_visits < repeats[64]
 
@@ -401,9 +407,7 @@ def test_it_is_said_why_timing_stopped() -> None:
     step = FakeStep(clock, affine, jitter=0.9)
     effort = Effort(budget_seconds=2.0, visit_seconds=0.0)
     measure(
-        step,
-        FakeSource(),
-        FakeMemory(),
+        Setup(step, FakeSource(), FakeMemory()),
         (8, 16, 32),
         clock=clock,
         effort=effort,
@@ -417,9 +421,7 @@ def test_every_visit_is_told() -> None:
     clock = FakeClock()
     told: list[tuple[int, int]] = []
     found = measure(
-        FakeStep(clock, affine),
-        FakeSource(),
-        FakeMemory(),
+        Setup(FakeStep(clock, affine), FakeSource(), FakeMemory()),
         (4, 16, 64),
         clock=clock,
         advance=lambda samples, steps=1: told.append((samples, steps)),

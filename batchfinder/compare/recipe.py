@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.protocols import Batch, MemoryBackend
+from batchfinder.protocols import Batch, MemoryBackend, Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
 from batchfinder.run.step import Step, moved, step_from
@@ -173,7 +173,7 @@ def peak_of(recipe: Recipe, size: int) -> tuple[Outcome, int | None]:
     _, step = recipe.build(0)
     memory: MemoryBackend = backend_for(step.device, recipe.memory_limit)
     batch = next(endless(recipe.make_loader(size)))
-    trial = run_trial(step, _OneBatch(batch), memory, size)
+    trial = run_trial(Setup(step, _OneBatch(batch), memory), size)
     return trial.outcome, trial.peak_bytes
 
 

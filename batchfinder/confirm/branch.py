@@ -11,7 +11,7 @@ import torch
 
 from batchfinder.confirm.judging import Trace
 from batchfinder.meter import unmetered
-from batchfinder.protocols import Advance, Batch, BatchSource, MemoryBackend, TrainStep
+from batchfinder.protocols import Advance, Batch, MemoryBackend, Setup, TrainStep
 from batchfinder.results import BatchPlan, Judgement
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.oom import Verdict
@@ -57,9 +57,7 @@ class _Record:
 
 
 def run_branch(
-    step: TrainStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[TrainStep],
     plan: BatchPlan,
     batches: Iterator[Batch],
     *,
@@ -76,6 +74,7 @@ def run_branch(
         DeviceLost: where the device cannot be used again in this process.
         Exception: a mistake in the user's code, as itself, with a note.
     """
+    step, source, memory = setup.step, setup.source, setup.memory
     memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
     record = _Record()

@@ -19,10 +19,9 @@ from batchfinder.meter import unmetered
 from batchfinder.protocols import (
     Advance,
     Batch,
-    BatchSource,
     Clock,
-    MemoryBackend,
     Observer,
+    Setup,
     WholeStep,
 )
 from batchfinder.results import BatchPlan, Confirmation, Judgement
@@ -36,9 +35,7 @@ def _nothing() -> None:
 
 
 def confirm(
-    step: WholeStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[WholeStep],
     plan: BatchPlan,
     learning_rate: float | None,
     *,
@@ -61,18 +58,16 @@ def confirm(
         DeviceLost: where the device cannot be used again in this process.
         Exception: a mistake in the user's code, as itself, with a note.
     """
-    started = clock()
+    started, step = clock(), setup.step
 
     def branch(factor: float, batches: Iterator[Batch]) -> Trace:
         _set_rate(step, learning_rate, factor)
-        trace = run_branch(
-            step, source, memory, plan, batches, steps=steps, ramp=steps // 4, advance=advance
-        )
+        trace = run_branch(setup, plan, batches, steps=steps, ramp=steps // 4, advance=advance)
         _set_rate(step, learning_rate, 1.0)
         return trace
 
     fresh()
-    with closing(Kept(source, plan.micro_batch)) as read:
+    with closing(Kept(setup.source, plan.micro_batch)) as read:
         with step.watched() as watch:
             once = branch(1.0, read.onward())
             effect = watch.effect()

@@ -37,9 +37,7 @@ def confirm_choice(
     def run(plan: BatchPlan, rate: float | None) -> Confirmation:
         now = max(FEWEST_STEPS, min(steps, _affordable_steps(call, problem, plan)))
         return confirm(
-            bench.step,
-            bench.source,
-            bench.memory,
+            bench.setup,
             plan,
             rate,
             steps=now,

@@ -57,9 +57,7 @@ def measure_sizes(
     with stage(call, Stage.MEASURE, detail, effort.budget_seconds):
         bench.fresh()
         measured = measure(
-            bench.step,
-            bench.source,
-            bench.memory,
+            bench.setup,
             sizes,
             first=base,
             most=inside,

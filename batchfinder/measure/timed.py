@@ -15,7 +15,14 @@ from typing import TypeAlias
 from batchfinder.measure.timer import Timer
 from batchfinder.measure.visits import Effort, Record, evened
 from batchfinder.meter import unmetered
-from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, Observer, TrainStep
+from batchfinder.protocols import (
+    Advance,
+    Clock,
+    MemoryBackend,
+    Observer,
+    Setup,
+    TrainStep,
+)
 from batchfinder.results import Energy, Measurement, Note, Trial
 from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import EnergyCounter
@@ -41,9 +48,7 @@ SCATTER = 0.1
 
 
 def measure(
-    step: TrainStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[TrainStep],
     sizes: Sequence[int],
     *,
     first: int | None = None,
@@ -69,9 +74,9 @@ def measure(
     memory here, and once more after a clean-up.
 
     Args:
-        step: the training step; ``step.update`` is timed apart from forward and backward.
-        source: where ordinary batches of any size come from.
-        memory: synchronised before every reading of the clock.
+        setup: the training step, whose update is timed apart from forward and backward; where
+            ordinary batches of any size come from; and the device's memory, synchronised before
+            every reading of the clock.
         sizes: micro-batches to time; half-steps around the knee are added.
         first: where timing begins, as a rule the user's own size; left out, the smallest.
         most: the largest size that can be chosen; beyond it a time is for show.
@@ -89,12 +94,11 @@ def measure(
         loading: times the loader by itself.
     """
     effort = effort or Effort()
+    step, source, memory = setup.step, setup.source, setup.memory
     step.scale_learning_rate(0.0)
     order = outward(sizes, first if first is not None else min(sizes))
     timer = Timer(
-        step,
-        source,
-        memory,
+        setup,
         effort,
         own=order[0],
         most=most,

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from batchfinder.measure.visits import Effort, Record, evened, is_as_quick, is_below_floor
 from batchfinder.meter import unmetered
-from batchfinder.protocols import Advance, BatchSource, Clock, MemoryBackend, TrainStep
+from batchfinder.protocols import Advance, Clock, Setup, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.energy import EnergyCounter
@@ -33,9 +33,7 @@ class Timer:
 
     def __init__(
         self,
-        step: TrainStep,
-        source: BatchSource,
-        memory: MemoryBackend,
+        setup: Setup[TrainStep],
         effort: Effort,
         *,
         own: int,
@@ -46,7 +44,8 @@ class Timer:
         known: Mapping[int, Trial] | None = None,
         advance: Advance = unmetered,
     ) -> None:
-        self._step, self._source, self._memory = step, source, memory
+        self._setup = setup
+        self._step, self._source, self._memory = setup.step, setup.source, setup.memory
         self._effort, self._own, self._clock, self._say = effort, own, clock, say
         self._advance = advance
         self._start_over = start_over
@@ -140,9 +139,7 @@ class Timer:
         self._start_over()
         # Without a cache there is nothing to settle, and one step shows the peak.
         steps = 1 if self._memory.reserved_peak_bytes() is None else 2
-        run = partial(
-            run_trial, self._step, self._source, self._memory, size, steps=steps, clock=self._clock
-        )
+        run = partial(run_trial, self._setup, size, steps=steps, clock=self._clock)
         trial = run()
         self._advance(size, steps=0)
         return trial if trial.fits and not trial.disturbed else run()

@@ -10,7 +10,7 @@ from batchfinder.predict.assumed import UNSIZED
 from batchfinder.predict.rehearsal import OutOfTime, Rehearsal, rehearsing
 from batchfinder.predict.root import largest_within
 from batchfinder.probe import SearchSpace
-from batchfinder.protocols import BatchSource, Clock, MemoryBackend, TrainStep
+from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Setup, TrainStep
 
 _log = logging.getLogger("batchfinder")
 
@@ -26,9 +26,7 @@ RESERVED = 0.95
 
 
 def first_guess(
-    step: TrainStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[TrainStep],
     sizes: SearchSpace = _ANY_SIZE,
     *,
     seconds: float | None = None,
@@ -40,14 +38,14 @@ def first_guess(
     Model, optimizer, gradient scaler and random numbers are afterwards what they were.
 
     Args:
-        step: the training step.
-        source: where two small real batches come from.
-        memory: whose limit is to be met.
+        setup: the training step, where two small real batches come from, and the memory whose
+            limit is to be met.
         sizes: the sizes that may be rehearsed.
         seconds: after about so long there is no guess; looked at before the operators.
             ``None`` for 10, ``math.inf`` for no end.
         clock: in seconds.
     """
+    step, source, memory = setup.step, setup.source, setup.memory
     if step.device.type not in ("cpu", "cuda"):
         return None
     try:

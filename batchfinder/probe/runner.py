@@ -48,7 +48,7 @@ def trial_runner(bench: Bench) -> Callable[[int], Trial]:
         bench.start_over()
         steps = steps_of_trial(bench, step_seconds_at(ran, size))
         try:
-            trial = run_trial(bench.step, bench.source, bench.memory, size, steps=steps)
+            trial = run_trial(bench.setup, size, steps=steps)
         except Exception as error:
             if isinstance(error, BatchFinderError) and not isinstance(error, _OF_THE_LOSS):
                 raise
@@ -76,7 +76,7 @@ def runs_at(bench: Bench, own: int, failed: int) -> bool:
     try:
         bench.fresh()
         bench.step.scale_learning_rate(0.0)
-        return run_trial(bench.step, bench.source, bench.memory, own, steps=1).fits
+        return run_trial(bench.setup, own, steps=1).fits
     except Exception:  # noqa: BLE001  # the first error is the one to be raised
         return False
 

@@ -32,6 +32,7 @@ from batchfinder.probe.conclusions import (
     with_line,
 )
 from batchfinder.probe.runner import steps_of_trial, trial_runner
+from batchfinder.protocols import Setup
 from batchfinder.results import (
     Limit,
     MemoryBreakdown,
@@ -205,9 +206,7 @@ def _conduct(call: Call, search: Search, step_seconds: float | None) -> dict[str
 def _described(bench: Bench) -> dict[str, str]:
     """All that the largest size depends on, as the cache compares it."""
     return described(
-        bench.step,
-        bench.source,
-        bench.memory,
+        bench.setup,
         functions=bench.functions,
         versions={"torch": torch.__version__},
     )
@@ -236,7 +235,7 @@ def _guess(bench: Bench, sizes: SearchSpace, seconds: float | None) -> int | Non
         return None
     if not bench.step.ranks.alone:  # a rehearsal would begin the wrapper's collectives
         return None
-    guess = first_guess(bench.step, bench.source, bench.memory, sizes, seconds=seconds)
+    guess = first_guess(bench.setup, sizes, seconds=seconds)
     bench.fresh()  # whatever the rehearsal left on the user's modules
     return guess
 
@@ -246,7 +245,7 @@ def _ordinary_peak(bench: Bench, size: int) -> int | None:
     if not bench.source.varies:
         return None
     source = bench.source.as_ordinary()
-    return run_undisturbed(bench.step, source, bench.memory, size).peak_bytes
+    return run_undisturbed(Setup(bench.step, source, bench.memory), size).peak_bytes
 
 
 def _check_holdings(memory: MemoryBreakdown) -> None:

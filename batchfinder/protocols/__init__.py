@@ -6,6 +6,7 @@ All are structural. Users pass values; nothing registers itself, nothing is subc
 - ``source``: the user's loader, as batches of any size;
 - ``device``: a device's memory;
 - ``estimator``: how the gradient noise scale is estimated;
+- ``setup``: these three, as one value;
 - ``ranks``: the processes that train together;
 - ``strategies``: functions, such as objectives, learning-rate rules and observers.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from batchfinder.protocols.device import DeviceProcess, MemoryBackend
 from batchfinder.protocols.estimator import NoiseEstimator, WarmupEstimator
 from batchfinder.protocols.ranks import RankGroup, Ranks
+from batchfinder.protocols.setup import Setup
 from batchfinder.protocols.source import Batch, BatchSource, MicroBatches
 from batchfinder.protocols.step import TrainStep, UpdateWatch, WholeStep
 from batchfinder.protocols.strategies import (
@@ -39,6 +41,7 @@ __all__ = [
     "Observer",
     "RankGroup",
     "Ranks",
+    "Setup",
     "TrainStep",
     "UpdateWatch",
     "WarmupEstimator",

@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 
 import torch
 
-from batchfinder.protocols import Batch, BatchSource, MemoryBackend, TrainStep
+from batchfinder.protocols import Batch, BatchSource, Setup, TrainStep
 from batchfinder.race.arithmetic import averaged_share
 from batchfinder.results import BatchPlan, RaceArm
 
@@ -99,9 +99,8 @@ class Course:
     """What all arms of one race share. ``start_loss`` is looked at once, before the first.
 
     Args:
-        step: the training; its weights move, and are the caller's to put back at the end.
-        source: where batches come from, by ``rewind`` and ``draw``.
-        memory: where the limit is enforced.
+        setup: the training, whose weights move and are the caller's to put back at the end; where
+            batches come from, by ``rewind`` and ``draw``; and where the limit is enforced.
         plan: the batch of one optimizer step.
         start: puts everything back and sets the rate of an arm.
         steps: optimizer steps of an arm.
@@ -112,9 +111,7 @@ class Course:
         seed: of the first data order.
     """
 
-    step: TrainStep
-    source: BatchSource
-    memory: MemoryBackend
+    setup: Setup[TrainStep]
     plan: BatchPlan
     start: Start
     steps: int
@@ -138,37 +135,36 @@ class Course:
         """
         self.start(rate)
         passes = Passes(
-            self.source,
+            self.setup.source,
             self.plan.micro_batch,
             self.held * self.plan.accumulation_steps,
             self.seed + order - 1,
         )
-        with self.memory.watch(self.step.holdings()):
+        with self.setup.memory.watch(self.setup.step.holdings()):
             if not self._opening:
                 self._opening = list(self._losses(passes))
                 self.start(rate)
             taken, average = self._train(passes)
             loss = math.inf if taken < self.steps else self._judged(passes, average)
-            self.memory.synchronize()
+            self.setup.memory.synchronize()
         return RaceArm(rate, loss, taken, order)
 
     def _train(self, passes: Passes) -> tuple[int, Average | None]:
         """How many steps were taken before a loss ran away, and the average where it is kept."""
-        average = Average(self.step.parameters(), self.average_on) if self.averaged else None
+        step = self.setup.step
+        average = Average(step.parameters(), self.average_on) if self.averaged else None
         feed, count = passes.training(), self.plan.accumulation_steps
         for number in range(1, self.steps + 1):
-            self.step.zero_grad()
-            with _at(self.step, min(1.0, number / max(1, self.ramp))):
-                losses = [
-                    self.step.forward_backward(batch, 1 / count) for batch in islice(feed, count)
-                ]
+            step.zero_grad()
+            with _at(step, min(1.0, number / max(1, self.ramp))):
+                losses = [step.forward_backward(batch, 1 / count) for batch in islice(feed, count)]
                 if self._ran_away(float(torch.stack(losses).mean())):
-                    self.step.zero_grad()
+                    step.zero_grad()
                     return number - 1, average
-                self.step.update()
+                step.update()
             if average is not None:
                 average.update()
-        self.step.zero_grad()
+        step.zero_grad()
         return self.steps, average
 
     def _judged(self, passes: Passes, average: Average | None) -> float:
@@ -179,8 +175,8 @@ class Course:
 
     def _losses(self, passes: Passes) -> Iterator[float]:
         for batch in passes.held_out():
-            loss = float(self.step.forward_backward(batch))
-            self.step.zero_grad()
+            loss = float(self.setup.step.forward_backward(batch))
+            self.setup.step.zero_grad()
             yield loss
 
     def _ran_away(self, loss: float) -> bool:

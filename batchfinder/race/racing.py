@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from batchfinder.protocols import BatchSource, MemoryBackend, Observer, TrainStep
+from batchfinder.protocols import BatchSource, Observer, Setup, TrainStep
 from batchfinder.race.arithmetic import (
     FARTHEST,
     clipped,
@@ -53,9 +53,7 @@ def length_of(race: Race, source: BatchSource, batch: int, run_steps: float | No
 
 
 def race_rates(
-    step: TrainStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[TrainStep],
     plan: BatchPlan,
     rate: float,
     *,
@@ -72,9 +70,7 @@ def race_rates(
     """The learning rate at ``plan`` by trial; where none was found, the rule's and why.
 
     Args:
-        step: the training.
-        source: where its batches come from.
-        memory: where the limit is enforced.
+        setup: the training, where its batches come from, and where the limit is enforced.
         plan: the batch of one optimizer step.
         rate: where to start: the rule's.
         race: the settings.
@@ -91,15 +87,14 @@ def race_rates(
         DeviceLost: where the device cannot be used again in this process.
         Exception: a mistake in the user's code, as itself, with a note.
     """
+    source = setup.source
     length = length_of(race, source, plan.global_batch, run_steps)
     none = RaceResult(plan.global_batch, (), length.steps, rate, None, rate, run_steps, averaged)
     if not length.held:
         few = Caveat("race.too_little_data", samples=source.length, batch=plan.global_batch)
         return replace(none, refusal=few)
     course = Course(
-        step,
-        source,
-        memory,
+        setup,
         plan,
         start=start,
         steps=length.steps,
@@ -111,7 +106,7 @@ def race_rates(
     )
 
     def arm(at: float, order: int) -> RaceArm:
-        with attempt(step, plan.micro_batch, "a race of learning rates", memory=memory):
+        with attempt(setup.step, plan.micro_batch, "a race of learning rates", memory=setup.memory):
             ran = course.arm(at, order)
         if observe is not None:
             observe(ran)

@@ -170,9 +170,7 @@ def _race(
             none = RaceResult(plan.global_batch, (), length.steps, rate, None, rate, run_steps)
             return replace(none, refusal=refusal), (refusal,)
         result = race_rates(
-            bench.step,
-            bench.source,
-            bench.memory,
+            bench.setup,
             plan,
             rate,
             race=race,

@@ -17,7 +17,7 @@ import torch
 
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.conclusions import held_bytes
-from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, WholeStep
+from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, Setup, WholeStep
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
 from batchfinder.run.grad_mode import gradients_on
@@ -43,9 +43,7 @@ _BARE = Wrapping()
 class Bench:
     """The training step, its batches, the device's memory, and the way back."""
 
-    step: WholeStep
-    source: BatchSource
-    memory: MemoryBackend
+    setup: Setup[WholeStep]
     snapshot: Snapshot
     own: Snapshot
     seed: int
@@ -61,6 +59,18 @@ class Bench:
     """The sizes that the user allows."""
     own_limit_bytes: int = 0
     """The memory limit of this rank; ``memory`` has the smallest one of all ranks."""
+
+    @property
+    def step(self) -> WholeStep:
+        return self.setup.step
+
+    @property
+    def source(self) -> BatchSource:
+        return self.setup.source
+
+    @property
+    def memory(self) -> MemoryBackend:
+        return self.setup.memory
 
     @property
     def sizes(self) -> SearchSpace:
@@ -252,14 +262,12 @@ def open_bench(
             else:
                 memory = backend_for(step.device, memory_limit, held=list(step.holdings()))
         own_limit = memory.limit_bytes()
-        step, source, memory = joined(step, source, memory, ranks, wrapping)
+        setup = joined(Setup(step, source, memory), ranks, wrapping)
         given = as_list(training.optimizer)
-        ours = [each for each in step.optimizers() if not any(each is one for one in given)]
+        ours = [each for each in setup.step.optimizers() if not any(each is one for one in given)]
         own = stack.enter_context(preserved(*ours, parameters=False))  # the model's own
         yield Bench(
-            step,
-            source,
-            memory,
+            setup,
             snapshot,
             own,
             seed=seed,

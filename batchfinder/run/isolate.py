@@ -109,9 +109,7 @@ def _run(messages: Connection, trials: IsolatedTrials, size: int) -> None:
         training = built_by(trials.make)
         with open_bench(training, space=trials.space, memory_limit=trials.memory_limit) as bench:
             bench.fresh()
-            result: Any = run_trial(
-                bench.step, bench.source, bench.memory, size, steps=trials.steps
-            )
+            result: Any = run_trial(bench.setup, size, steps=trials.steps)
     except DeviceLost as error:
         result = Trial(size, Outcome.KILLED, note=str(error))
     except Exception as error:  # noqa: BLE001  # raised again in the parent

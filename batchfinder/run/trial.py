@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, Ranks, TrainStep
+from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, Ranks, Setup, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.memory.fragmentation import is_fragmented
@@ -30,9 +30,7 @@ NOTICEABLE_SHARE = 0.01
 
 
 def run_trial(
-    step: TrainStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[TrainStep],
     size: int,
     *,
     steps: int = 2,
@@ -55,6 +53,7 @@ def run_trial(
         DeviceLost: where the device cannot be used again in this process.
         Exception: a mistake in the user's code, as itself, with a note of the size and stage.
     """
+    step, source, memory = setup.step, setup.source, setup.memory
     step.zero_grad()
     memory.release()
     pressure, others = memory.pressure(), memory.other_processes_bytes()
@@ -107,15 +106,13 @@ def run_trial(
 
 
 def run_undisturbed(
-    step: TrainStep,
-    source: BatchSource,
-    memory: MemoryBackend,
+    setup: Setup[TrainStep],
     size: int,
     **options: Any,
 ) -> Trial:
     """``run_trial``, once more where another process disturbed it; the second one counts."""
-    trial = run_trial(step, source, memory, size, **options)
-    return run_trial(step, source, memory, size, **options) if trial.disturbed else trial
+    trial = run_trial(setup, size, **options)
+    return run_trial(setup, size, **options) if trial.disturbed else trial
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from batchfinder.protocols import Setup
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from gpu_trainings import Training, cases
@@ -53,7 +55,7 @@ def measured(case: Case) -> dict[str, Any]:
     step.prime()
     memory, roomy = backend_for(step.device, LIMIT), backend_for(step.device, 2**34)
     started = time.perf_counter()
-    guess = first_guess(step, source, memory, seconds=math.inf)
+    guess = first_guess(Setup(step, source, memory), seconds=math.inf)
     guessing = time.perf_counter() - started
     largest = guess or 32
     errors = []
@@ -63,7 +65,7 @@ def measured(case: Case) -> dict[str, Any]:
         rehearsal.at(largest)
         predicting = time.perf_counter() - started
     for size, footprint in footprints.items():
-        trial = run_trial(step, source, roomy, size, steps=2)
+        trial = run_trial(Setup(step, source, roomy), size, steps=2)
         errors.append(footprint.peak_bytes / trial.peak_bytes - 1)
     footprint = footprints[32]
     held = footprint.at_rest_bytes + footprint.batch_bytes
@@ -71,8 +73,8 @@ def measured(case: Case) -> dict[str, Any]:
     return {
         "model": case.name,
         "guess": guess,
-        "fits": guess and run_trial(step, source, memory, guess).fits,
-        "next": guess and run_trial(step, source, memory, guess + 1).fits,
+        "fits": guess and run_trial(Setup(step, source, memory), guess).fits,
+        "next": guess and run_trial(Setup(step, source, memory), guess + 1).fits,
         "error": max(errors, key=abs),
         "profiler": inside,
         "predicting": predicting,

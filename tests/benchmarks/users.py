@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from batchfinder.confirm import OwnPair, confirm, confirm_recommendation
 from batchfinder.noise import MicroBatchVariance, noise_along_warmup
+from batchfinder.protocols import Setup
 from batchfinder.race import Race, Raced, race_rates, steps_at
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
@@ -63,9 +64,7 @@ class Bench:
                 self.step.set_learning_rate(at)
 
             return race_rates(
-                self.step,
-                self.source,
-                self.memory,
+                Setup(self.step, self.source, self.memory),
                 plan,
                 rate,
                 race=Race(),
@@ -162,7 +161,7 @@ def recommended_pair(
     with preserved(bench.model, bench.optimizer) as snapshot:
 
         def run(plan: BatchPlan, at: float | None) -> Confirmation:
-            return confirm(bench.step, bench.source, bench.memory, plan, at, fresh=snapshot.restore)
+            return confirm(bench.setup, plan, at, fresh=snapshot.restore)
 
         settled, evidence = confirm_recommendation(whole, run, own=own)
     to = {"to_size": settled.plan.global_batch, "to_rate": float(settled.learning_rate)}

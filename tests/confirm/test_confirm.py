@@ -9,6 +9,7 @@ import torch
 from fakes import as_asked_for, watched_by_hand
 
 from batchfinder.confirm import Trace, confirm, judge
+from batchfinder.protocols import Setup
 from batchfinder.results import BatchPlan, Judgement
 from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.ranks import ALONE
@@ -135,7 +136,7 @@ class Memory(Defaults):
 
 def run(bowl, rate, plan=None, memory=None, **more):
     plan = plan or BatchPlan(4)
-    return confirm(bowl, Source(), memory or Memory(), plan, rate, fresh=bowl.fresh, **more)
+    return confirm(Setup(bowl, Source(), memory or Memory()), plan, rate, fresh=bowl.fresh, **more)
 
 
 # --- against the truth ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from batchfinder.confirm import confirm
-from batchfinder.protocols import MemoryBackend
+from batchfinder.protocols import MemoryBackend, Setup
 from batchfinder.results import BatchPlan
 from batchfinder.run.batches import endless, source_from
 from batchfinder.run.memory import backend_for
@@ -33,7 +33,7 @@ def training(limit: str) -> tuple[PlainStep, object, MemoryBackend]:
 
 def test_the_storage_of_a_data_set_is_not_charged() -> None:
     step, source, memory = training("1MiB")  # the data set alone is 1.5 MiB
-    found = confirm(step, source, memory, BatchPlan(16), None, steps=4)
+    found = confirm(Setup(step, source, memory), BatchPlan(16), None, steps=4)
     assert found.held, found.detail
 
 
@@ -41,9 +41,9 @@ def test_the_storage_of_a_data_set_is_not_charged() -> None:
 def test_the_peak_is_that_of_a_trial(plan: BatchPlan) -> None:
     """So that a size that fitted in its trial is not refused here."""
     step, source, memory = training("1MiB")
-    trial = run_trial(step, source, memory, plan.micro_batch).peak_bytes
+    trial = run_trial(Setup(step, source, memory), plan.micro_batch).peak_bytes
     assert trial is not None
-    found = confirm(step, source, memory, plan, None, steps=4)
+    found = confirm(Setup(step, source, memory), plan, None, steps=4)
     assert found.held, found.detail
     small = WIDTH * FLOAT * 16  # gradients between micro-batches, and losses kept
     assert trial <= found.peak_bytes <= trial + small
@@ -51,7 +51,7 @@ def test_the_peak_is_that_of_a_trial(plan: BatchPlan) -> None:
 
 def test_a_batch_drawn_uncounted_counts_itself() -> None:
     step, source, memory = training("64KiB")
-    found = confirm(step, source, memory, BatchPlan(1024), None, steps=4)
+    found = confirm(Setup(step, source, memory), BatchPlan(1024), None, steps=4)
     assert found.out_of_memory
 
 
@@ -127,5 +127,5 @@ def test_batch_norm_meets_no_batch_of_one() -> None:
         torch.optim.SGD(model.parameters(), lr=1e-3),
     )
     source = source_from(DataLoader(TensorDataset(torch.randn(1025, 2)), 16))
-    found = confirm(step, source, backend_for(CPU, "16MiB"), BatchPlan(1024), None, steps=4)
+    found = confirm(Setup(step, source, backend_for(CPU, "16MiB")), BatchPlan(1024), None, steps=4)
     assert found.held, found.detail

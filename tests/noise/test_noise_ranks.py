@@ -17,6 +17,7 @@ import batchfinder as bf
 from batchfinder.formulas import moments
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, metric_of
 from batchfinder.noise.reduced import gradient_reader
+from batchfinder.protocols import Setup
 from batchfinder.run.ranks import TorchRanks, joined, wrapping_of
 from batchfinder.run.step import step_from
 
@@ -85,7 +86,9 @@ def joint_step(how: str) -> Any:
     model = wrapped(perceptron(), how)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     own = step_from(model, loss_fn=nn.functional.cross_entropy, optimizer=optimizer)
-    return joined(own, _Nothing(), _Nothing(), TorchRanks().meet({}), wrapping_of([model]))[0]
+    return joined(
+        Setup(own, _Nothing(), _Nothing()), TorchRanks().meet({}), wrapping_of([model])
+    ).step
 
 
 def drawn(rank: int, how: str, draws: int) -> list[tuple[float, float]]:

@@ -16,6 +16,7 @@ from batchfinder.errors import CannotPredict, InvalidArgument
 from batchfinder.predict import estimate_memory, first_guess, predict_max_batch_size
 from batchfinder.predict.device_kernels import OTHER_KERNELS
 from batchfinder.predict.rehearsal import rehearsing
+from batchfinder.protocols import Setup
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
 from batchfinder.run.state.digest import digest
@@ -35,7 +36,7 @@ def set_up(case: Case):
 
 
 def peak_of_a_trial(step, source, size: int) -> int:
-    trial = run_trial(step, source, backend_for(step.device, 8 * GIB), size)
+    trial = run_trial(Setup(step, source, backend_for(step.device, 8 * GIB)), size)
     assert trial.fits
     return trial.peak_bytes
 
@@ -57,16 +58,16 @@ def test_the_predicted_peak_is_the_ledgers(case: Case) -> None:
 def test_the_first_guess_fits_and_one_per_cent_more_does_not(case: Case) -> None:
     step, source = set_up(case)
     memory = backend_for(step.device, "16MiB")
-    guess = first_guess(step, source, memory)
-    assert run_trial(step, source, memory, guess).fits
+    guess = first_guess(Setup(step, source, memory))
+    assert run_trial(Setup(step, source, memory), guess).fits
     if guess < source.ceiling:
         above = min(guess + max(guess // 100, 1), source.ceiling)
-        assert not run_trial(step, source, memory, above).fits
+        assert not run_trial(Setup(step, source, memory), above).fits
 
 
 def test_no_first_guess_where_a_workspace_is_unknown() -> None:
     step, source = set_up(LSTM)
-    assert first_guess(step, source, backend_for(step.device, "64MiB")) is None
+    assert first_guess(Setup(step, source, backend_for(step.device, "64MiB"))) is None
 
 
 def test_no_first_guess_and_no_error_where_the_step_cannot_be_followed() -> None:
@@ -77,7 +78,7 @@ def test_no_first_guess_and_no_error_where_the_step_cannot_be_followed() -> None
 
     source = source_from(loader_of(torch.randn(64, 4), torch.zeros(64)))
     step = step_from(model, train_step=through_numpy)
-    assert first_guess(step, source, backend_for(step.device, "64MiB")) is None
+    assert first_guess(Setup(step, source, backend_for(step.device, "64MiB"))) is None
     with pytest.raises(CannotPredict, match="without real data: RuntimeError"):
         estimate_memory(
             model, loader_of(torch.randn(64, 4), torch.zeros(64)), 8, train_step=through_numpy
@@ -86,7 +87,7 @@ def test_no_first_guess_and_no_error_where_the_step_cannot_be_followed() -> None
 
 def test_a_limit_below_two_samples_gives_no_guess() -> None:
     step, source = set_up(EXACT[0])
-    assert first_guess(step, source, backend_for(step.device, "600KiB")) is None
+    assert first_guess(Setup(step, source, backend_for(step.device, "600KiB"))) is None
 
 
 # Nothing left behind ----------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_everything_is_as_it_was(case: Case, trained: bool) -> None:
         step.forward_backward(source.take(4))
         step.update()
     before = everything(model, optimizer)
-    first_guess(step, source, backend_for(step.device, "64MiB"))
+    first_guess(Setup(step, source, backend_for(step.device, "64MiB")))
     after = everything(model, optimizer)
     assert digest(after.items()) == digest(before.items())
     step.forward_backward(source.take(4))  # nothing fake is left in it
@@ -170,7 +171,7 @@ def test_a_scaler_that_only_the_users_function_knows_stays_unused(wrapped) -> No
     trainer = Trainer(model)
     source = source_from(loader_of(torch.randn(64, 4), torch.zeros(64)))
     step = step_from(model, train_step=wrapped(trainer))
-    assert first_guess(step, source, backend_for(step.device, "1MiB")) is not None
+    assert first_guess(Setup(step, source, backend_for(step.device, "1MiB"))) is not None
     assert trainer.scaler._scale is None
     assert trainer.optimizer.state == {}
     step.forward_backward(source.take(4))

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from batchfinder.predict import estimate_memory, first_guess
 from batchfinder.predict.assumed import Assumed
 from batchfinder.predict.rehearsal import OutOfTime, rehearsing
+from batchfinder.protocols import Setup
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
 from batchfinder.run.step import step_from
@@ -94,7 +95,7 @@ def test_no_guess_once_the_time_is_up_inside_one_rehearsal() -> None:
     step, source, memory, model = set_up(counted)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     clock = Ticking()
-    assert first_guess(step, source, memory, seconds=100.0, clock=clock) is None
+    assert first_guess(Setup(step, source, memory), seconds=100.0, clock=clock) is None
     assert len(counted.operators) == 1  # the first rehearsal of many
     assert 100 <= counted.operators[0] <= 8 * 101  # a size asked for is an operator, too
     assert clock.readings <= 105
@@ -116,7 +117,7 @@ def test_no_guess_once_the_time_is_up_between_rehearsals() -> None:
         return functional.mse_loss(batch[0].mean() * model.cell.bias_hh_l0, batch[1].mean())
 
     step, source, memory, _ = set_up(slow)
-    guess = first_guess(step, source, memory, seconds=1.0, clock=clock)
+    guess = first_guess(Setup(step, source, memory), seconds=1.0, clock=clock)
     assert guess is not None
     enough = rehearsals
     assert enough >= 3
@@ -128,7 +129,7 @@ def test_no_guess_once_the_time_is_up_between_rehearsals() -> None:
 
     step, source, memory, _ = set_up(late)
     rehearsals = 0
-    assert first_guess(step, source, memory, seconds=1.0, clock=clock) is None
+    assert first_guess(Setup(step, source, memory), seconds=1.0, clock=clock) is None
     assert rehearsals == 2
 
 
@@ -136,7 +137,7 @@ def test_no_guess_once_the_time_is_up_between_rehearsals() -> None:
 def test_left_out_the_time_is_ten_seconds(seconds: float | None, ends_at: float) -> None:
     clock = Ticking()
     step, source, memory, _ = set_up(Counted())
-    assert first_guess(step, source, memory, seconds=seconds, clock=clock) is None
+    assert first_guess(Setup(step, source, memory), seconds=seconds, clock=clock) is None
     assert ends_at < clock.readings <= ends_at + 3
 
 
@@ -173,7 +174,7 @@ def test_time_without_end_gives_the_guess_of_a_standing_clock() -> None:
     guesses = []
     for seconds, clock in ((math.inf, Ticking()), (10.0, Standing())):
         step, source, memory, _ = set_up(short)
-        guesses.append(first_guess(step, source, memory, seconds=seconds, clock=clock))
+        guesses.append(first_guess(Setup(step, source, memory), seconds=seconds, clock=clock))
     assert guesses[0] == guesses[1] and guesses[0] is not None
 
 

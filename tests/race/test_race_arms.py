@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from batchfinder.errors import CannotBuildBatch
+from batchfinder.protocols import Setup
 from batchfinder.race import Course, Race, race_rates, run_arms
 from batchfinder.race.arms import Average, Passes
 from batchfinder.results import BatchPlan
@@ -123,7 +124,7 @@ class Memory:
 def course(bowl=None, source=None, **settings):
     bowl = bowl or Bowl()
     settings = {"plan": BatchPlan(4), "steps": 50, "ramp": 20, "held": 2} | settings
-    return Course(bowl, source or Numbered(), Memory(), start=bowl.start, **settings)
+    return Course(Setup(bowl, source or Numbered(), Memory()), start=bowl.start, **settings)
 
 
 def ramped(rate, steps, ramp=20):
@@ -240,7 +241,7 @@ def test_a_noisy_bowl_is_solved_by_the_rate_that_theory_gives():
 def test_the_memory_limit_holds_in_an_arm():
     arms = course()
     arms.arm(0.01)
-    assert arms.memory.watched == 1
+    assert arms.setup.memory.watched == 1
 
 
 def test_an_average_of_half_precision_weights_is_kept_in_single():
@@ -262,7 +263,7 @@ def raced(bowl=None, source=None, rate=0.1, **settings):
     settings = {"race": Race(ramp=0)} | settings
     plan = BatchPlan(4)
     return race_rates(
-        bowl, source or Numbered(10_000), Memory(), plan, rate, start=bowl.start, **settings
+        Setup(bowl, source or Numbered(10_000), Memory()), plan, rate, start=bowl.start, **settings
     )
 
 

@@ -10,6 +10,7 @@ from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.measure import Effort, measure
+from batchfinder.protocols import Setup
 from batchfinder.recommend import least_energy
 from batchfinder.results import BatchPlan, Candidate
 from batchfinder.run.energy import EnergyCounter, NvmlEnergy, energy_counter
@@ -62,9 +63,7 @@ def measured(period: float = 0.0, **options: Any) -> tuple[Any, CountingNvml]:
     nvml = CountingNvml(clock, step, period)
     counter: EnergyCounter = NvmlEnergy("GPU-1", nvml)
     found = measure(
-        step,
-        FakeSource(),
-        FakeMemory(),
+        Setup(step, FakeSource(), FakeMemory()),
         (16, 64, 256),
         energy=counter,
         clock=clock,
@@ -102,7 +101,7 @@ def test_reading_it_takes_a_few_seconds(pace: float) -> None:
         clock = FakeClock()
         step = FakeStep(clock, lambda size: pace * seconds(size))
         counter = NvmlEnergy("GPU-1", CountingNvml(clock, step)) if energy else None
-        measure(step, FakeSource(), FakeMemory(), (16, 64, 256), energy=counter, clock=clock,
+        measure(Setup(step, FakeSource(), FakeMemory()), (16, 64, 256), energy=counter, clock=clock,
                 sleep=clock.pass_by)  # fmt: skip
         return clock.now
 
@@ -119,7 +118,7 @@ def test_a_device_that_does_not_tell_has_no_energy() -> None:
     assert NvmlEnergy("GPU-1", nvml).joules() is None
     assert nvml.open == 0
     assert energy_counter(torch.device("cpu")) is None
-    (found,) = measure(step, FakeSource(), FakeMemory(), (8,), clock=clock)
+    (found,) = measure(Setup(step, FakeSource(), FakeMemory()), (8,), clock=clock)
     assert found.energy is None
 
 

@@ -10,6 +10,7 @@ from memory_cases import CPU, FLOAT, Made, PlainStep, linear_training, squared_e
 from torch import nn
 
 from batchfinder.errors import DeviceLost
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
 from batchfinder.run.memory.cpu import HostMemory
@@ -23,7 +24,7 @@ def clock_of(*moments: float) -> Any:
 def test_a_trial_is_whole_steps_update_included() -> None:
     step, source = linear_training()
     clock = clock_of(10.0, 10.25, 11.25, 11.25, 12.0, 12.5)
-    trial = run_trial(step, source, backend_for(CPU, "1MB"), 3, clock=clock)
+    trial = run_trial(Setup(step, source, backend_for(CPU, "1MB")), 3, clock=clock)
     assert trial.fits and trial.batch_size == 3
     assert (trial.seconds, trial.step_seconds) == (2.5, 0.75)
     one = ["zero_grad", "forward_backward", "update"]
@@ -34,7 +35,7 @@ def test_a_trial_is_whole_steps_update_included() -> None:
 def test_the_peak_is_the_one_counted_by_hand() -> None:
     width, size = 100, 7
     step, source = linear_training(width)
-    trial = run_trial(step, source, backend_for(CPU, "1MB"), size)
+    trial = run_trial(Setup(step, source, backend_for(CPU, "1MB")), size)
     weight, rows = width * width * FLOAT, size * width * FLOAT
     # backward: weights, inputs and targets; the difference saved by the square, its gradient
     # twice over while the next operator runs, and at last the weights' own gradient
@@ -49,17 +50,17 @@ def test_the_second_step_counts() -> None:
     weight = width * width * FLOAT
     limit = 2 * weight + 8 * width * FLOAT
     step, source = linear_training(width, momentum=0.9)
-    assert run_trial(step, source, backend_for(CPU, 4 * weight), 1, steps=1).fits
+    assert run_trial(Setup(step, source, backend_for(CPU, 4 * weight)), 1, steps=1).fits
     step, source = linear_training(width, momentum=0.9)
-    one = run_trial(step, source, backend_for(CPU, 4 * weight), 1, steps=1).peak_bytes
+    one = run_trial(Setup(step, source, backend_for(CPU, 4 * weight)), 1, steps=1).peak_bytes
     step, source = linear_training(width, momentum=0.9)
-    two = run_trial(step, source, backend_for(CPU, 4 * weight), 1, steps=2).peak_bytes
+    two = run_trial(Setup(step, source, backend_for(CPU, 4 * weight)), 1, steps=2).peak_bytes
     assert one is not None and two is not None and two > one > limit - weight
 
 
 def test_running_out_of_memory_is_an_outcome() -> None:
     step, source = linear_training()
-    trial = run_trial(step, source, backend_for(CPU, 100_000), 1000)
+    trial = run_trial(Setup(step, source, backend_for(CPU, 100_000)), 1000)
     assert trial.outcome is Outcome.OUT_OF_MEMORY
     assert "in forward and backward" in trial.note and "100000 bytes" in trial.note
     assert trial.peak_bytes is not None and trial.peak_bytes > 100_000
@@ -88,7 +89,7 @@ def test_a_bug_passes_through_as_itself_with_a_note() -> None:
     bug = ValueError("no memory of this")
     step, source = failing_training(bug)
     with pytest.raises(ValueError, match="no memory of this") as caught:
-        run_trial(step, source, backend_for(CPU, "1MB"), 8)
+        run_trial(Setup(step, source, backend_for(CPU, "1MB")), 8)
     assert caught.value is bug
     assert bug.__notes__ == ["batchfinder: in forward and backward of a trial at batch size 8"]
 
@@ -105,14 +106,14 @@ def test_the_note_names_the_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -
         step, "update", fail
     )
     with pytest.raises(KeyError):
-        run_trial(step, source, backend_for(CPU, "1MB"), 8)
+        run_trial(Setup(step, source, backend_for(CPU, "1MB")), 8)
     assert bug.__notes__ == [f"batchfinder: in {stage} of a trial at batch size 8"]
 
 
 def test_an_index_limit_has_its_own_name() -> None:
     limit = RuntimeError("nonzero is not supported for tensors with more than INT_MAX elements")
     step, source = failing_training(limit)
-    trial = run_trial(step, source, backend_for(CPU, "1MB"), 8)
+    trial = run_trial(Setup(step, source, backend_for(CPU, "1MB")), 8)
     assert trial.outcome is Outcome.INDEX_LIMIT and "INT_MAX" in trial.note
 
 
@@ -126,16 +127,16 @@ def test_an_index_limit_has_its_own_name() -> None:
 )
 def test_what_may_be_a_mistake_is_one_at_size_1(text: str) -> None:
     step, source = failing_training(RuntimeError(text))
-    assert not run_trial(step, source, backend_for(CPU, "1MB"), 2).fits
+    assert not run_trial(Setup(step, source, backend_for(CPU, "1MB")), 2).fits
     with pytest.raises(RuntimeError):
-        run_trial(step, source, backend_for(CPU, "1MB"), 1)
+        run_trial(Setup(step, source, backend_for(CPU, "1MB")), 1)
 
 
 def test_a_sticky_error_stops_everything() -> None:
     sticky = RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel ...")
     step, source = failing_training(sticky)
     with pytest.raises(DeviceLost, match="Restart the process") as caught:
-        run_trial(step, source, backend_for(CPU, "1MB"), 8)
+        run_trial(Setup(step, source, backend_for(CPU, "1MB")), 8)
     assert caught.value.__cause__ is sticky
 
 
@@ -150,7 +151,7 @@ def test_a_sticky_error_that_shows_in_the_clean_up_stops_everything(
 
     monkeypatch.setattr(step, "zero_grad", _once_then(step.zero_grad, lost))
     with pytest.raises(DeviceLost, match="clean-up"):
-        run_trial(step, source, memory, 8)
+        run_trial(Setup(step, source, memory), 8)
 
 
 def _once_then(first: Any, then: Any) -> Any:
@@ -165,7 +166,7 @@ def _once_then(first: Any, then: Any) -> Any:
 def test_ctrl_c_is_not_an_outcome() -> None:
     step, source = failing_training(KeyboardInterrupt())  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
-        run_trial(step, source, backend_for(CPU, "1MB"), 8)
+        run_trial(Setup(step, source, backend_for(CPU, "1MB")), 8)
 
 
 class Doomed(torch.autograd.Function):
@@ -220,7 +221,7 @@ def test_nothing_of_a_failed_trial_is_alive_afterwards(where: str) -> None:
     step = PlainStep(model, squared_error, kind(model.parameters(), lr=0.1))
     source = Made(lambda size: (torch.zeros(size, 50), torch.zeros(size, 50)))
     memory = backend_for(CPU, "1MB")
-    trial = run_trial(step, source, memory, 16)
+    trial = run_trial(Setup(step, source, memory), 16)
     alive = [reference for reference in model.seen if reference() is not None]
     assert trial.outcome is Outcome.OUT_OF_MEMORY
     assert len(model.seen) == 4 and not alive
@@ -251,12 +252,12 @@ def test_batches_that_the_workers_would_hold_are_counted(
     source.worker_copies = 4  # type: ignore[attr-defined]  # as sources over a loader have it
     monkeypatch.setattr("batchfinder.run.trial.host_budget", lambda: budget)
     memory = HostMemory(CPU, budget=lambda: 10**6)
-    trial = run_trial(step, source, memory, 5)
+    trial = run_trial(Setup(step, source, memory), 5)
     assert trial.fits is fits
     if not fits:
         assert trial.outcome is Outcome.OUT_OF_MEMORY
         assert "workers would hold 4 batches, 15.6 KiB" in trial.note
-    simulated = run_trial(step, source, backend_for(CPU, "1MB"), 5)
+    simulated = run_trial(Setup(step, source, backend_for(CPU, "1MB")), 5)
     assert simulated.fits  # the limit is of the device alone
 
 

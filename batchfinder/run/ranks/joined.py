@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, WholeStep
+from batchfinder.protocols import Ranks, Setup, WholeStep
 from batchfinder.run.ranks.agreed_memory import AgreedMemory
 from batchfinder.run.ranks.agreed_source import AgreedSource
 from batchfinder.run.ranks.agreed_step import AgreedStep
@@ -11,18 +11,12 @@ from batchfinder.run.ranks.wrappers import Wrapping
 __all__ = ["joined"]
 
 
-def joined(
-    step: WholeStep,
-    source: BatchSource,
-    memory: MemoryBackend,
-    ranks: Ranks,
-    wrapping: Wrapping,
-) -> tuple[WholeStep, BatchSource, MemoryBackend]:
-    """The same three where there is one process; else such that all ranks go the same way."""
+def joined(setup: Setup[WholeStep], ranks: Ranks, wrapping: Wrapping) -> Setup[WholeStep]:
+    """The same where there is one process; else such that all ranks go the same way."""
     if ranks.alone:
-        return step, source, memory
-    return (
-        AgreedStep(step, ranks, wrapping),
-        AgreedSource(source, ranks),
-        AgreedMemory(memory, ranks),
+        return setup
+    return Setup(
+        AgreedStep(setup.step, ranks, wrapping),
+        AgreedSource(setup.source, ranks),
+        AgreedMemory(setup.memory, ranks),
     )

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from batchfinder import max_batch_size, memory_limit
 from batchfinder.probe import SearchSpace, probe
+from batchfinder.protocols import Setup
 from batchfinder.results import Limit
 from batchfinder.run.batches import rebuild_loader, source_from
 from batchfinder.run.batches.lengths import Extent, Lengths, extent_of
@@ -91,7 +92,7 @@ def test_the_maximum_from_average_batches_does_not() -> None:
     ordinary = source_from(loader).as_ordinary()
     memory = backend_for(step.device, LIMIT)
     trials = probe(
-        lambda size: run_trial(step, ordinary, memory, size),
+        lambda size: run_trial(Setup(step, ordinary, memory), size),
         SearchSpace(ceiling=640, limit_bytes=memory.limit_bytes()),
     )
     found = max(trial.batch_size for trial in trials if trial.fits)

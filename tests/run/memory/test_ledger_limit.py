@@ -8,6 +8,7 @@ import pytest
 import torch
 from memory_cases import CPU, FLOAT, Made, linear_training
 
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for, memory_limit
 from batchfinder.run.memory.ledger import Ledger
@@ -106,11 +107,11 @@ def test_a_peak_set_above_the_limit_loosens_nothing() -> None:
 def test_a_failed_backward_says_how_far_it_got_and_the_next_trial_starts_anew() -> None:
     step, source = linear_training(100)
     memory = backend_for(CPU, "200KB")
-    small = run_trial(step, source, memory, 4).peak_bytes
-    failed = run_trial(step, source, memory, 400)
+    small = run_trial(Setup(step, source, memory), 4).peak_bytes
+    failed = run_trial(Setup(step, source, memory), 400)
     assert failed.outcome is Outcome.OUT_OF_MEMORY
     assert failed.peak_bytes is not None and failed.peak_bytes > 200_000
-    assert run_trial(step, source, memory, 4).peak_bytes == small
+    assert run_trial(Setup(step, source, memory), 4).peak_bytes == small
 
 
 def test_a_step_that_tries_again_smaller_keeps_the_limit() -> None:
@@ -131,7 +132,7 @@ def test_a_step_that_tries_again_smaller_keeps_the_limit() -> None:
 
     step.loss = halving
     source = Made(lambda size: (torch.zeros(size, 10), torch.zeros(size, 10)))
-    trial = run_trial(step, source, backend_for(CPU, 100_000), 400, steps=1)
+    trial = run_trial(Setup(step, source, backend_for(CPU, 100_000)), 400, steps=1)
     largest = (100_000 - 2 * 400 * 10 * FLOAT) // (250 * FLOAT)
     assert tried == [400, 200, 100, 50] and 50 <= largest < 100
     assert trial.outcome is Outcome.OUT_OF_MEMORY  # the size that was tried did not fit

@@ -11,7 +11,7 @@ from device_cases import GIB, MIB, FakeGpu
 from memory_cases import CPU, FLOAT, linear_training
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.protocols import MemoryBackend
+from batchfinder.protocols import MemoryBackend, Setup
 from batchfinder.run.memory import active_limit, backend_for, memory_limit
 from batchfinder.run.memory import limits as limits_module
 from batchfinder.run.memory.cpu import HostMemory
@@ -70,8 +70,8 @@ def test_a_limit_that_is_paused_and_watched_again() -> None:
         assert limit is not None
         with limit.paused():
             copies = [torch.zeros(10**6) for _ in range(3)]
-            assert run_trial(step, source, limit, 4).fits
-            assert not run_trial(step, source, limit, 400).fits
+            assert run_trial(Setup(step, source, limit), 4).fits
+            assert not run_trial(Setup(step, source, limit), 400).fits
             copies.append(torch.zeros(10**6))
         assert limit.peak_bytes() == 0, copies
         with pytest.raises(torch.OutOfMemoryError):
@@ -80,13 +80,15 @@ def test_a_limit_that_is_paused_and_watched_again() -> None:
 
 def test_what_the_caller_holds_counts_in_the_trials() -> None:
     step, source = linear_training(100)
-    alone = run_trial(step, source, backend_for(CPU, "200KB"), 4).peak_bytes
+    alone = run_trial(Setup(step, source, backend_for(CPU, "200KB")), 4).peak_bytes
     with memory_limit("200KB"):
         own = torch.zeros(10_000)
         limit = active_limit()
         assert limit is not None and alone is not None
         with limit.paused():
-            assert run_trial(step, source, limit, 4).peak_bytes == alone + own.numel() * FLOAT
+            assert (
+                run_trial(Setup(step, source, limit), 4).peak_bytes == alone + own.numel() * FLOAT
+            )
 
 
 def test_backends_by_device() -> None:

@@ -9,6 +9,7 @@ import torch
 from memory_cases import Made, PlainStep, squared_error
 from torch import nn
 
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for, memory_limit
 from batchfinder.run.trial import run_trial
@@ -73,7 +74,7 @@ def test_the_cap_holds_and_is_put_back() -> None:
 def test_the_peak_is_comparable_with_the_limit() -> None:
     step, source = training()
     memory = backend_for(GPU, "4GiB")
-    trial = run_trial(step, source, memory, 64)
+    trial = run_trial(Setup(step, source, memory), 64)
     weights = 2 * (WIDTH * WIDTH + WIDTH) * 4
     assert trial.fits and trial.peak_bytes is not None
     assert 2 * weights < trial.peak_bytes < 4 * GIB
@@ -83,9 +84,9 @@ def test_the_peak_is_comparable_with_the_limit() -> None:
 def test_nothing_of_a_failed_trial_is_held(fails: str) -> None:
     step, source = training(fails)
     memory = backend_for(GPU, "4GiB")
-    run_trial(step, source, memory, 8)  # the libraries' workspaces are there
+    run_trial(Setup(step, source, memory), 8)  # the libraries' workspaces are there
     before = memory.held_bytes()
-    trial = run_trial(step, source, memory, 4096)
+    trial = run_trial(Setup(step, source, memory), 4096)
     assert trial.outcome is Outcome.OUT_OF_MEMORY
     assert memory.held_bytes() == before
 
@@ -96,14 +97,14 @@ def test_the_next_size_up_fails_under_the_cap() -> None:
     low, high = 1, 1 << 18
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
-        fits = run_trial(step, source, memory, middle).fits
+        fits = run_trial(Setup(step, source, memory), middle).fits
         low, high = (middle, high) if fits else (low, middle)
-    assert run_trial(step, source, memory, low).fits
-    assert not run_trial(step, source, memory, int(high * 1.03)).fits
+    assert run_trial(Setup(step, source, memory), low).fits
+    assert not run_trial(Setup(step, source, memory), int(high * 1.03)).fits
 
 
 def test_no_neighbour_appears_during_a_quiet_trial() -> None:
     step, source = training()
     memory = backend_for(GPU, "4GiB")
-    run_trial(step, source, memory, 8)
-    assert not run_trial(step, source, memory, 8).disturbed
+    run_trial(Setup(step, source, memory), 8)
+    assert not run_trial(Setup(step, source, memory), 8).disturbed

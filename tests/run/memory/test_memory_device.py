@@ -10,6 +10,7 @@ from device_cases import GIB, MIB, FakeGpu, FakeNeighbours, GpuTraining
 from memory_cases import Made
 
 from batchfinder.probe import SearchSpace, probe
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.memory.device import DeviceMemory
 from batchfinder.run.memory.driver import Driver, TorchDriver
@@ -23,7 +24,7 @@ def shared(gpu: FakeGpu, limit: int | None = None, *, tells: bool = True) -> Dev
 
 
 def run(gpu: FakeGpu, memory: DeviceMemory, size: int, **options: Any) -> Trial:
-    return run_trial(GpuTraining(gpu, **options), SAMPLES, memory, size)
+    return run_trial(Setup(GpuTraining(gpu, **options), SAMPLES, memory), size)
 
 
 def test_the_stand_in_is_a_driver() -> None:
@@ -110,10 +111,10 @@ class Restless(GpuTraining):
 def test_flushes_that_go_on_are_the_edge() -> None:
     gpu = FakeGpu(total=1500 * MIB)
     memory = shared(gpu)
-    trial = run_trial(Restless(gpu, pieces=10), SAMPLES, memory, 100)
+    trial = run_trial(Setup(Restless(gpu, pieces=10), SAMPLES, memory), 100)
     assert trial.outcome is Outcome.AT_THE_EDGE and not trial.fits
     assert trial.retries == gpu.retries == 7  # eight steps, the first from a released cache
-    assert run_trial(Restless(gpu, pieces=10), SAMPLES, memory, 30).fits
+    assert run_trial(Setup(Restless(gpu, pieces=10), SAMPLES, memory), 30).fits
 
 
 @pytest.mark.parametrize(("restless", "retries"), [(1, 0), (2, 1), (3, 2), (6, 5)])
@@ -121,7 +122,7 @@ def test_flushes_that_stop_are_the_cache_settling(restless: int, retries: int) -
     gpu = FakeGpu(total=1500 * MIB)
     training = Restless(gpu, pieces=10)
     training.restless = restless
-    trial = run_trial(training, SAMPLES, shared(gpu), 100)
+    trial = run_trial(Setup(training, SAMPLES, shared(gpu)), 100)
     assert trial.fits and trial.batch_size == 100
     assert trial.retries == retries
 
@@ -158,7 +159,7 @@ def test_memory_in_pieces_is_tried_once_more_from_a_released_cache(
     gpu = FakeGpu()
     training = OnceInPieces(gpu)
     training.times, training.asked, training.idle = times, asked, idle
-    trial = run_trial(training, SAMPLES, shared(gpu), 8)
+    trial = run_trial(Setup(training, SAMPLES, shared(gpu)), 8)
     assert (trial.fits, training.times) == (fits, left)
     assert gpu.calls.count("empty_cache") >= 2
 
@@ -195,9 +196,9 @@ def test_context_that_grows_beyond_the_limit_does_not_fit() -> None:
         def update(self) -> None:
             gpu.context = 600 * MIB  # libraries are loaded at first use
 
-    trial = run_trial(Loading(gpu), SAMPLES, memory, 60)
+    trial = run_trial(Setup(Loading(gpu), SAMPLES, memory), 60)
     assert trial.outcome is Outcome.OUT_OF_MEMORY
-    assert run_trial(Loading(gpu), SAMPLES, memory, 30).fits
+    assert run_trial(Setup(Loading(gpu), SAMPLES, memory), 30).fits
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -208,13 +209,16 @@ def test_another_process_that_moves_disturbs(tells: bool, change: int, disturbed
     gpu = FakeGpu(total=4 * GIB, others=GIB)
     memory = shared(gpu, tells=tells)
     assert (
-        run_trial(GpuTraining(gpu, disturb=change // 2), SAMPLES, memory, 8).disturbed is disturbed
+        run_trial(Setup(GpuTraining(gpu, disturb=change // 2), SAMPLES, memory), 8).disturbed
+        is disturbed
     )
 
 
 def test_one_per_cent_of_a_large_limit_is_no_disturbance() -> None:
     gpu = FakeGpu(total=80 * GIB)
-    assert not run_trial(GpuTraining(gpu, disturb=200 * MIB), SAMPLES, shared(gpu), 8).disturbed
+    assert not run_trial(
+        Setup(GpuTraining(gpu, disturb=200 * MIB), SAMPLES, shared(gpu)), 8
+    ).disturbed
 
 
 def test_a_search_on_a_card_that_is_shared_finds_what_fits() -> None:
@@ -222,10 +226,10 @@ def test_a_search_on_a_card_that_is_shared_finds_what_fits() -> None:
     memory = shared(gpu)
     training = GpuTraining(gpu)
     space = SearchSpace(limit_bytes=memory.limit_bytes(), resolution=0)
-    trials = probe(lambda size: run_trial(training, SAMPLES, memory, size), space)
+    trials = probe(lambda size: run_trial(Setup(training, SAMPLES, memory), size), space)
     largest = max(trial.batch_size for trial in trials if trial.fits)
-    assert run_trial(training, SAMPLES, memory, largest).fits
-    assert not run_trial(training, SAMPLES, memory, largest + 1).fits
+    assert run_trial(Setup(training, SAMPLES, memory), largest).fits
+    assert not run_trial(Setup(training, SAMPLES, memory), largest + 1).fits
 
 
 class FakeTorchModule:

@@ -11,6 +11,7 @@ import torch
 from memory_cases import CPU, FLOAT, PlainStep, linear_training, rise_by_profiler, whole_step
 from memory_models import TRAININGS
 
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
 from batchfinder.run.memory import host as host_module
@@ -126,7 +127,7 @@ def test_the_limit_is_what_is_held_and_a_budget() -> None:
     assert real(10**6, step).limit_bytes() == weight + 10**6
     memory = real(10**6)
     assert memory.limit_bytes() == 10**6
-    trial = run_trial(step, source, memory, 4)
+    trial = run_trial(Setup(step, source, memory), 4)
     batch = 2 * 4 * 100 * FLOAT
     assert memory.limit_bytes() == weight + batch + 10**6
     assert trial.fits and trial.peak_bytes is not None and trial.peak_bytes > 2 * weight
@@ -135,7 +136,7 @@ def test_the_limit_is_what_is_held_and_a_budget() -> None:
 def test_it_stops_before_the_kernel_would() -> None:
     step, source = linear_training(100)
     memory = real(10**6, step)
-    trial = run_trial(step, source, memory, 2000)
+    trial = run_trial(Setup(step, source, memory), 2000)
     assert trial.outcome is Outcome.OUT_OF_MEMORY
     assert not memory.is_simulated
 
@@ -163,15 +164,15 @@ def test_scratch_that_kernels_take_is_found_and_kept() -> None:
     true = rise_by_profiler(lambda: whole_step(step, batch))
     held = [*step.holdings(), *batch]
     at_rest = sum(tensor.numel() * tensor.element_size() for tensor in held)
-    simulated = run_trial(step, source, backend_for(CPU, "1GiB"), 32).peak_bytes
+    simulated = run_trial(Setup(step, source, backend_for(CPU, "1GiB")), 32).peak_bytes
     memory = real(GIB)
-    corrected = run_trial(step, source, memory, 32).peak_bytes
+    corrected = run_trial(Setup(step, source, memory), 32).peak_bytes
     assert simulated is not None and corrected is not None
     assert simulated < 0.95 * (at_rest + true)
     assert corrected == pytest.approx(at_rest + true, rel=0.02)
     # a later trial of about this size is corrected without being profiled again
     assert memory._scratch.ratio > 1.05
-    later = run_trial(step, source, memory, 33).peak_bytes
+    later = run_trial(Setup(step, source, memory), 33).peak_bytes
     assert later is not None and later > corrected
 
 

@@ -9,6 +9,7 @@ from memory_cases import Made
 from replayed_gpu import EXPANDABLE, LIMIT, ReplayedGpu, ReplayedTraining
 
 from batchfinder.probe import SearchSpace, memory_line, probe
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.memory.device import DeviceMemory
 from batchfinder.run.memory.driver import Driver
@@ -22,7 +23,7 @@ def searched(conf: str, **options: object) -> tuple[Trial, ...]:
     memory = DeviceMemory(gpu, LIMIT)
     training = ReplayedTraining(gpu)
     space = SearchSpace(limit_bytes=memory.limit_bytes(), **options)
-    return probe(lambda size: run_trial(training, SAMPLES, memory, size), space)
+    return probe(lambda size: run_trial(Setup(training, SAMPLES, memory), size), space)
 
 
 def test_the_replay_is_a_driver() -> None:
@@ -64,7 +65,7 @@ def test_with_expandable_segments_nothing_fragments(guess: int | None) -> None:
 def test_retries_of_the_first_steps_are_no_edge(size: int, retries: int) -> None:
     gpu = ReplayedGpu()
     memory = DeviceMemory(gpu, LIMIT)
-    trial = run_trial(ReplayedTraining(gpu), SAMPLES, memory, size)
+    trial = run_trial(Setup(ReplayedTraining(gpu), SAMPLES, memory), size)
     assert (trial.outcome, trial.retries) == (Outcome.FITS, retries)
 
 
@@ -73,7 +74,7 @@ def test_allocated_bytes_are_a_line_and_reserved_ones_are_none() -> None:
     memory = DeviceMemory(gpu, LIMIT)
     training = ReplayedTraining(gpu)
     sizes = [size for size, row in gpu.rows.items() if row["ok"]]
-    trials = [run_trial(training, SAMPLES, memory, size) for size in sizes]
+    trials = [run_trial(Setup(training, SAMPLES, memory), size) for size in sizes]
     assert memory_line(trials).residual < 0.001
     idle = [(each.reserved_bytes or 0) - (each.peak_bytes or 0) for each in trials]
     assert idle[0] > 4e9 and idle[-1] < 0.4e9

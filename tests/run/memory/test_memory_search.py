@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder
 from batchfinder.probe import SearchSpace, probe
+from batchfinder.protocols import Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
 from batchfinder.run.memory.ledger import Ledger
@@ -40,7 +41,7 @@ def prepared(name: str) -> tuple[PlainStep, Made]:
 def largest_that_fits(step: PlainStep, source: Made, limit: int, resolution: float = 0) -> int:
     memory = backend_for(CPU, limit)
     space = SearchSpace(limit_bytes=limit, resolution=resolution, start=2)
-    trials = probe(lambda size: run_trial(step, source, memory, size), space)
+    trials = probe(lambda size: run_trial(Setup(step, source, memory), size), space)
     return max((trial.batch_size for trial in trials if trial.fits), default=0)
 
 
@@ -50,7 +51,7 @@ def test_the_true_maximum_is_hit_exactly(name: str) -> None:
     step, source = prepared(name)
     wide = backend_for(CPU, "8GiB")
     peaks = {
-        size: run_trial(step, source, wide, size, steps=1).peak_bytes or 0
+        size: run_trial(Setup(step, source, wide), size, steps=1).peak_bytes or 0
         for size in range(1, LARGEST + 1)
     }
     for size in LIMITED_SIZES:
@@ -60,17 +61,17 @@ def test_the_true_maximum_is_hit_exactly(name: str) -> None:
         assert true < LARGEST
         assert largest_that_fits(step, source, limit) == true
         memory = backend_for(CPU, limit)
-        assert run_trial(step, source, memory, true).fits
-        assert not run_trial(step, source, memory, true + 1).fits
+        assert run_trial(Setup(step, source, memory), true).fits
+        assert not run_trial(Setup(step, source, memory), true + 1).fits
 
 
 @pytest.mark.slow
 def test_to_the_byte() -> None:
     step, source = prepared("Transformer, Adam")
-    peak = run_trial(step, source, backend_for(CPU, "8GiB"), 5).peak_bytes
+    peak = run_trial(Setup(step, source, backend_for(CPU, "8GiB")), 5).peak_bytes
     assert peak is not None
-    assert run_trial(step, source, backend_for(CPU, peak), 5).peak_bytes == peak
-    assert not run_trial(step, source, backend_for(CPU, peak - 1), 5).fits
+    assert run_trial(Setup(step, source, backend_for(CPU, peak)), 5).peak_bytes == peak
+    assert not run_trial(Setup(step, source, backend_for(CPU, peak - 1)), 5).fits
 
 
 @pytest.mark.slow
@@ -80,7 +81,7 @@ def test_to_the_byte() -> None:
 def test_wherever_it_fails_no_byte_is_left(name: str) -> None:
     """Limits from the model alone up to the peak, so that every part of the step fails once."""
     step, source = prepared(name)
-    peak = run_trial(step, source, backend_for(CPU, "8GiB"), 8).peak_bytes
+    peak = run_trial(Setup(step, source, backend_for(CPU, "8GiB")), 8).peak_bytes
     held = sum(tensor.numel() * tensor.element_size() for tensor in step.holdings())
     assert peak is not None
     stages = set()
@@ -89,7 +90,7 @@ def test_wherever_it_fails_no_byte_is_left(name: str) -> None:
         before = everything.current
         for tenth in range(1, 10):
             limit = held + (peak - held) * tenth // 10
-            trial = run_trial(step, source, backend_for(CPU, limit), 8)
+            trial = run_trial(Setup(step, source, backend_for(CPU, limit)), 8)
             stages.add(trial.note.split(":")[0])
             assert trial.outcome is Outcome.OUT_OF_MEMORY
             assert everything.current == before, trial.note
@@ -121,7 +122,7 @@ def test_memory_that_is_not_monotone_ends_in_a_size_that_was_run(
     source = Made(lambda size: (torch.zeros(size, 16), torch.zeros(size, 16)))
     found = largest_that_fits(step, source, limit, resolution)
     assert found >= 1
-    assert run_trial(step, source, backend_for(CPU, limit), found).fits
+    assert run_trial(Setup(step, source, backend_for(CPU, limit)), found).fits
 
 
 def live_tensors() -> int:
