@@ -1,7 +1,8 @@
 """A loader turned into batches of any size.
 
-``source_from`` looks at what the user passed and picks a *store* of single samples (``stores``: a
-dataset by index, a stream, rows cut from batches), which a ``SampleSource`` collates with the
+``describe`` asks a loader once what it is made of; everything else is a function of that.
+``source_from`` picks a *store* of single samples by it (``stores``: a dataset by index, a stream,
+rows cut from batches), which a ``SampleSource`` collates with the
 loader's own function into batches of any size; the longest samples first where lengths vary
 (``lengths``). ``make_loader`` is the way out for everything else (``factory``).
 ``rebuild_loader`` gives the user's loader itself at another size. The loader that was passed is

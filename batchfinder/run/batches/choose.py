@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler, default_collate
+from torch.utils.data import IterableDataset, WeightedRandomSampler, default_collate
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch, Clock
-from batchfinder.run.batches.counting import count_of
+from batchfinder.run.batches.cutting import Cutting
+from batchfinder.run.batches.describe import Described, Kind, describe, named_size, size_of_batches
 from batchfinder.run.batches.factory import FactorySource
 from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.indexed import Indexed
-from batchfinder.run.batches.iterables import (
-    Options,
-    Whole,
-    empty_loader,
-    from_batches,
-    from_stream,
-    rebuilder,
-)
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.randomness import seeded
-from batchfinder.run.batches.reading import reader_for
-from batchfinder.run.batches.rebuild import (
-    check_iterable,
-    inner_loader,
-    is_batched,
-    is_dataset,
-    loader_over,
-    unwrapped,
-)
+from batchfinder.run.batches.reading import StreamedByWorkers, reader_for
+from batchfinder.run.batches.rebuild import at_size
 from batchfinder.run.batches.requests import Indexing, Served
 from batchfinder.run.batches.samplers import (
     batch_size_of,
@@ -46,6 +35,8 @@ from batchfinder.run.batches.samplers import (
 )
 from batchfinder.run.batches.source import SampleSource
 from batchfinder.run.batches.stores import Patience
+from batchfinder.run.batches.streamed import Streamed
+from batchfinder.run.batches.structure import MAKE_LOADER
 from batchfinder.run.batches.tables import Rows, table_behind
 from batchfinder.run.batches.tokens import TokenSource
 from batchfinder.run.ranks import WHOLE, OwnPart
@@ -54,6 +45,28 @@ from batchfinder.wording import Caveat
 __all__ = ["Source", "source_from"]
 
 Source = SampleSource | TokenSource | FactorySource
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What every source is made with."""
+
+    common: dict[str, Any]
+    looking_seconds: float | None
+    patience: Patience
+    part: OwnPart
+
+    def source(
+        self, store: Any, collate: Callable[[list[Any]], Batch], described: Described, **more: Any
+    ) -> SampleSource:
+        """Single samples of ``store``, and the user's loader at any size beside them."""
+        notes = more.pop("notes", ())
+        if described.is_bare:
+            notes = (*notes, Caveat("batches.of_dataset"))
+            more["base_batch_size"] = None
+        rebuild = partial(at_size, described, private=True)
+        settings = {**self.common, "patience_seconds": self.looking_seconds, **more}
+        return SampleSource(store, collate, rebuild, notes=notes, **settings)
 
 
 def source_from(
@@ -89,106 +102,145 @@ def source_from(
     Raises:
         CannotBuildBatch: where the loader is empty, can be read only once, or is no loader.
     """
-    patience = Patience(seconds_left, on_read, clock)
-    options = Options(seed, allow_repeats, batch_dim, count, patience, patience_seconds, part)
-    loader = unwrapped(loader)
+    common: dict[str, Any] = {
+        "seed": seed,
+        "allow_repeats": allow_repeats,
+        "batch_dim": batch_dim,
+        "count": count,
+    }
     if make_loader is not None:
-        base = _base_of(loader, options.count)
-        return FactorySource(make_loader, base_batch_size=base, **options.common())
-    if isinstance(loader, DataLoader):
-        return _from_data_loader(loader, options)
-    if is_dataset(loader):
-        return _from_dataset(loader, options)
-    check_iterable(loader)
-    return from_batches(loader, options, _named_size(loader), ())
+        base = size_of_batches(loader, count)
+        return FactorySource(make_loader, base_batch_size=base, **common)
+    options = _Options(common, patience_seconds, Patience(seconds_left, on_read, clock), part)
+    described = describe(loader)
+    if described.kind is Kind.INDEXED:
+        return _by_index(described, options)
+    if described.kind is Kind.STREAM:
+        return _from_stream(described, options)
+    return _from_batches(described, options)
 
 
-def _base_of(loader: Any, count: Callable[[Batch], int] | None) -> int | None:
-    """The size that a loader names, or a loader inside it; else that of a list's first batch."""
-    named = _named_size(loader)
-    if named is not None or not isinstance(loader, (list, tuple)) or not loader:
-        return named
-    return int(count(loader[0])) if count is not None else count_of(loader[0], None)
-
-
-def _named_size(loader: Any) -> int | None:
-    for candidate in (loader, inner_loader(loader)):
-        size = getattr(candidate, "batch_size", None)
-        if isinstance(size, int) and size > 0:
-            return size
-    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
-        return batch_size_of(loader.batch_sampler) or observed_batch_size(loader.batch_sampler)
-    return None
-
-
-def _from_data_loader(loader: DataLoader[Any], options: Options) -> Source:
-    if not is_batched(loader):
-        note = Caveat("batches.by_dataset")
-        private = private_copy({"sampler": loader.sampler}, loader.dataset)["sampler"]
-        batches = Whole(loader, private)
-        return from_batches(batches, options, None, (note,), loader)
-    if isinstance(loader.dataset, IterableDataset):
-        return from_stream(loader, options)
-    return _from_indexed(loader, options)
-
-
-def _from_indexed(loader: DataLoader[Any], options: Options) -> Source:
-    batching = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+def _by_index(described: Described, options: _Options) -> Source:
+    """A source over a dataset read by index, or over a table."""
+    loader, batching = described.loader, described.batching
     sampler = getattr(batching, "sampler", None)
-    with seeded(options.seed):
-        every = indices_of(sampler if sampler is not None else batching, loader.dataset)
+    with seeded(options.common["seed"]):
+        every = indices_of(sampler if sampler is not None else batching, described.dataset)
         indices = options.part.of_indices(every)
     if not len(indices):
-        raise CannotBuildBatch(empty_loader(loader))
+        raise CannotBuildBatch(_is_empty(described))
     budget = token_budget(batching)
     base = budget[1] if budget else batch_size_of(batching) or observed_batch_size(batching)
-    reads: dict[str, Any] = {
-        "weights": _weights(sampler, indices),
-        "patience": options.patience,
-    }
-    common = {
+    weights = None
+    if isinstance(sampler, WeightedRandomSampler):
+        weights = sampler.weights[torch.as_tensor(indices)].double()
+    reads: dict[str, Any] = {"weights": weights, "patience": options.patience}
+    common: dict[str, Any] = {
         "base_batch_size": base,
         "worker_copies": copies_of(loader),
         "ceiling": length_of(sampler, len(indices)),
-        **options.of_samples(),
     }
+    seed, is_batched = options.common["seed"], described.batch_sampler is not None
     if budget is None:
-        common["notes"] = _drop_last_note(loader, base, len(indices))
-        table = table_behind(loader) if loader.batch_sampler is not None else None
+        drops = getattr(described.batch_sampler, "drop_last", loader.drop_last)
+        if drops and base is not None and len(indices) < base:
+            common["notes"] = (Caveat("batches.none_at_all", base=base, count=len(indices)),)
+        table = table_behind(loader) if is_batched else None
         if table is not None:
-            rows = Rows(table, indices, options.seed, **reads)
-            return SampleSource(
-                rows, default_collate, rebuilder(loader), lengths=Lengths(), **common
-            )
-    served = Served(loader.dataset, loader.collate_fn, _indexing(loader))
-    reader = reader_for(loader, served)
-    store = Indexed(reader, indices, options.seed, base=None if budget else base, **reads)
-    source = SampleSource(store, loader.collate_fn, rebuilder(loader), **common)
+            rows = Rows(table, indices, seed, **reads)
+            return options.source(rows, default_collate, described, lengths=Lengths(), **common)
+    indexing = Indexing.BY_LIST
+    if is_batched:
+        has_many = getattr(loader.dataset, "__getitems__", None)
+        indexing = Indexing.MANY if has_many else Indexing.ONE_BY_ONE
+    reader = reader_for(loader, Served(loader.dataset, loader.collate_fn, indexing))
+    store = Indexed(reader, indices, seed, base=None if budget else base, **reads)
+    source = options.source(store, loader.collate_fn, described, **common)
     if budget is None:
         return source
-    return TokenSource(source, allow_repeats=options.allow_repeats)
+    return TokenSource(source, allow_repeats=options.common["allow_repeats"])
 
 
-def _indexing(loader: DataLoader[Any]) -> Indexing:
-    if loader.batch_sampler is None:
-        return Indexing.BY_LIST
-    return Indexing.MANY if getattr(loader.dataset, "__getitems__", None) else Indexing.ONE_BY_ONE
+def _from_stream(described: Described, options: _Options) -> SampleSource:
+    """A source over a loader of a stream of samples."""
+    loader, dataset = described.loader, described.dataset
+    if hasattr(dataset, "__next__") or iter(dataset) is iter(dataset):
+        raise CannotBuildBatch(
+            f"expected a dataset that can be read more than once; {type(dataset).__name__} gives "
+            f"the same iterator every time, which reading would use up: {MAKE_LOADER}"
+        )
+    by_workers = StreamedByWorkers(loader)
+
+    def said() -> tuple[Caveat, ...]:
+        if not by_workers.repeats:
+            return ()
+        return (Caveat("batches.repeating_workers", workers=loader.num_workers),)
+
+    start, share = options.part.of_stream(by_workers if loader.num_workers else lambda: dataset)
+    store = Streamed(
+        start, loader.collate_fn, options.common["seed"], patience=options.patience, said=said
+    )
+    if not store.available(1):
+        raise CannotBuildBatch(_is_empty(described))
+    try:
+        length: int | None = len(dataset)
+    except (TypeError, NotImplementedError):
+        length = None
+    return options.source(
+        store,
+        loader.collate_fn,
+        described,
+        base_batch_size=loader.batch_size,
+        worker_copies=copies_of(loader),
+        ceiling=None if length is None else length // share,
+        notes=(Caveat("batches.stream", is_length_known=length is not None),),
+    )
 
 
-def _weights(sampler: Any, indices: Sequence[int]) -> torch.Tensor | None:
-    if not isinstance(sampler, WeightedRandomSampler):
-        return None
-    return sampler.weights[torch.as_tensor(indices)].double()
+def _from_batches(described: Described, options: _Options) -> SampleSource:
+    """A source over batches that something else makes, cut into rows and joined."""
+    axis, seed = options.common["batch_dim"] or 0, options.common["seed"]
+    batches, base, note = described.loader, None, Caveat("batches.cut")
+    if described.kind is Kind.DATASET_BATCHES:
+        batches, note = _Whole(described), Caveat("batches.by_dataset")
+    else:
+        base = named_size(described.loader)
+    with seeded(seed):
+        first = list(itertools.islice(iter(batches), 2))
+    if not first:
+        raise CannotBuildBatch(_is_empty(described))
+    cutting = Cutting.of(first, axis, options.common["count"])
+
+    def start() -> Iterator[Batch]:
+        for batch in batches:
+            yield from cutting.rows(batch)
+
+    store = Streamed(
+        options.part.of_stream(start)[0], cutting.join, seed, patience=options.patience
+    )
+    base = base or cutting.count(first[0])
+    return options.source(store, cutting.join, described, base_batch_size=base, notes=(note,))
 
 
-def _drop_last_note(loader: Any, base: int | None, count: int) -> tuple[Caveat, ...]:
-    drops = getattr(loader.batch_sampler, "drop_last", loader.drop_last)
-    if not drops or base is None or count >= base:
-        return ()
-    return (Caveat("batches.none_at_all", base=base, count=count),)
+class _Whole:
+    """The batches that a dataset makes itself, read in this process without the loader."""
+
+    def __init__(self, described: Described) -> None:
+        self._loader, self._dataset = described.loader, described.dataset
+        self._sampler = private_copy({"s": described.sampler}, self._dataset)["s"]
+
+    def __iter__(self) -> Any:
+        convert = self._loader.collate_fn
+        if isinstance(self._dataset, IterableDataset):
+            return (convert(batch) for batch in self._dataset)
+        indices = private_copy({"s": self._sampler}, self._dataset)["s"]
+        return (convert(self._dataset[index]) for index in indices)
 
 
-def _from_dataset(dataset: Any, options: Options) -> Source:
-    source = _from_data_loader(loader_over(dataset, 1), options)
-    source.restate(base_batch_size=None, note=Caveat("batches.of_dataset"))
-    return source
+def _is_empty(described: Described) -> str:
+    """The message where a loader has no samples."""
+    dataset = described.loader if described.dataset is None else described.dataset
+    return (
+        f"expected a loader with samples; found an empty one ({type(dataset).__name__}): "
+        f"{MAKE_LOADER}"
+    )

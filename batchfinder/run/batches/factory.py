@@ -56,7 +56,6 @@ class FactorySource:
         self._length: int | None = None
         self._kept: dict[bool, tuple[int, Batch]] = {}
         self._varies: bool | None = None
-        self._drawn = 0
         self._readers: dict[int, Generator[Batch]] = {}
         self.rewind(seed)
 
@@ -100,11 +99,6 @@ class FactorySource:
         twin.rewind(self._seed)
         return twin
 
-    def restate(self, *, base_batch_size: int | None, note: Caveat) -> None:
-        """Say that the loader was ours: the user's base size, and one note more."""
-        self._base = base_batch_size
-        self._notes = (*self._notes, note)
-
     @property
     def worker_copies(self) -> int:
         """Batches that the workers of its loaders hold at once."""
@@ -138,7 +132,6 @@ class FactorySource:
             self._readers.pop(size, None)
             self._epoch += 1
             batch = self._next(size)
-        self._drawn += size
         return self._checked(batch, size)
 
     def _next(self, size: int) -> Batch | None:
@@ -162,15 +155,6 @@ class FactorySource:
     @cached_property
     def _counted(self) -> Key | None:
         return grown(lambda size: next(iter(self._first(size, 1)), None))
-
-    def reading_seconds(self, size: int) -> float:
-        """Unknown: the loaders are the caller's."""
-        return 0.0
-
-    @property
-    def samples_read(self) -> int:
-        """Samples drawn so far."""
-        return self._drawn
 
     def close(self) -> None:
         """Stop the workers of loaders that are being read."""

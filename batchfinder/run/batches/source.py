@@ -113,11 +113,6 @@ class SampleSource:
         """What had to be assumed."""
         return (*self._notes, *self.lengths.notes, *self.store.notes)
 
-    def restate(self, *, base_batch_size: int | None, note: Caveat) -> None:
-        """Say that the loader was ours: the user's base size, and one note more."""
-        self._base = base_batch_size
-        self._notes = (*self._notes, note)
-
     @property
     def lengths(self) -> Lengths:
         """What is known of the samples' lengths; scanned at the first call."""
@@ -164,15 +159,6 @@ class SampleSource:
 
     def rewind(self, seed: int) -> None:
         self.store.rewind(seed)
-
-    def reading_seconds(self, size: int) -> float:
-        """How long a draw of ``size`` is expected to take; 0.0 before anything was read."""
-        return self.store.patience.expected_seconds(size)
-
-    @property
-    def samples_read(self) -> int:
-        """Samples read so far, repeats not counted."""
-        return self.store.patience.samples_read
 
     def close(self) -> None:
         """Stop the worker processes that read."""

@@ -41,9 +41,6 @@ class TokenSource:
     def notes(self) -> tuple[Caveat, ...]:
         return self._whole.notes
 
-    def restate(self, *, base_batch_size: int | None, note: Caveat) -> None:
-        self._whole.restate(base_batch_size=base_batch_size, note=note)
-
     @property
     def lengths(self) -> Lengths:
         return self._whole.lengths
@@ -55,10 +52,6 @@ class TokenSource:
     @property
     def worker_copies(self) -> int:
         return self._whole.worker_copies
-
-    @property
-    def samples_read(self) -> int:
-        return self._whole.samples_read
 
     @property
     def length(self) -> int | None:
@@ -142,9 +135,6 @@ class TokenSource:
     def rewind(self, seed: int) -> None:
         self._waiting.clear()
         self._whole.rewind(seed)
-
-    def reading_seconds(self, size: int) -> float:
-        return self._whole.reading_seconds(max(1, round(size / self._typical())))
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self._whole.rebuild(size)

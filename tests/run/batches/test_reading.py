@@ -268,9 +268,12 @@ def timed_source(seconds: float = float("inf")) -> tuple[Any, FakeClock, list[tu
 
 def test_a_trial_repeats_a_few_samples_where_reading_takes_long() -> None:
     source, clock, _ = timed_source()
-    read = source.samples_read
+    read = source.store.patience.samples_read
     assert source.count(source.take(1500)) == 1500
-    assert source.samples_read - read >= DISTINCT or source.samples_read <= 64
+    assert (
+        source.store.patience.samples_read - read >= DISTINCT
+        or source.store.patience.samples_read <= 64
+    )
     assert len(set(values(source.take(1500)))) <= 64
     before = clock.now
     source.take(1600)
@@ -300,13 +303,13 @@ def test_a_draw_that_would_take_too_long_is_not_begun() -> None:
     with pytest.raises(OutOfTime, match="1000 samples"):
         source.draw(1000)
     assert clock.now == before
-    assert source.reading_seconds(50) == pytest.approx(50)
+    assert source.store.patience.expected_seconds(50) == pytest.approx(50)
 
 
 def test_how_far_reading_is_can_be_followed() -> None:
     source, _, seen = timed_source()
     source.draw(5)
-    assert seen[-1][0] == source.samples_read
+    assert seen[-1][0] == source.store.patience.samples_read
     assert sorted(seen) == seen
 
 
