@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         PeerFailed,
         RanksNotTogether,
         StateNotRestoredWarning,
+        UnknownArgument,
         UnknownLoss,
     )
     from batchfinder.evaluation import Evaluation, eval_batch_size
@@ -167,6 +168,7 @@ __all__ = [
     "TrainingMonitor",
     "Trial",
     "TrialStarted",
+    "UnknownArgument",
     "UnknownLoss",
     "assert_fits",
     "compare_batch_sizes",

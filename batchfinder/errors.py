@@ -26,6 +26,7 @@ __all__ = [
     "RanksNotTogether",
     "StateNotRestoredWarning",
     "TrainingFailed",
+    "UnknownArgument",
     "UnknownLoss",
 ]
 
@@ -41,6 +42,13 @@ class InvalidArgument(BatchFinderError, ValueError):
     """An argument has an invalid value, such as a ceiling below 1.
 
     Way out: the message says what was expected and what was found.
+    """
+
+
+class UnknownArgument(InvalidArgument, TypeError):
+    """A function or class was given a keyword that it does not take.
+
+    Way out: the message names the argument that was meant.
     """
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 from batchfinder.arguments import check
 from batchfinder.errors import InvalidArgument, NothingFits
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
 from batchfinder.probe import Propose, SearchSpace, latest, memory_line, probe
 from batchfinder.progress import default_observer
@@ -79,6 +80,7 @@ class Evaluation:
         return max((trial.batch_size for trial in latest(self.trials) if trial.fits), default=0)
 
 
+@keywords_named
 def eval_batch_size(
     model: Model | Training,
     loader: Loader | None = None,
@@ -95,6 +97,7 @@ def eval_batch_size(
     budget_seconds: float = 8.0,
     seed: int = 0,
     observe: Observer | None = None,
+    **unknown: Never,
 ) -> Evaluation:
     """Which batch size should this model be evaluated with?
 
@@ -129,6 +132,7 @@ def eval_batch_size(
         NothingFits: not even the smallest batch fits.
         CannotBuildBatch: where the loader gives no batch of another size.
     """
+    refuse_unknown(eval_batch_size, unknown)
     check(
         "eval_batch_size",
         headroom=headroom,

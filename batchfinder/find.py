@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Never
 
 from batchfinder.about_ranks import about_ranks, facts_of_ranks
 from batchfinder.arguments import check, objective_named, rule_named
 from batchfinder.base_pair import base_of, own_pair
 from batchfinder.caveats import caveats_of
 from batchfinder.confirm.stage import confirm_choice, with_headroom
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.measure.stage import measure_sizes
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_noise, with_noise
@@ -46,6 +47,7 @@ _LONGEST_STEP = 10.0
 """Seconds: nobody would train with larger batches than those whose step takes so long."""
 
 
+@keywords_named
 def find_batch_size(
     model: Model | Training,
     loader: Loader | None = None,
@@ -74,6 +76,7 @@ def find_batch_size(
     seed: int = 0,
     observe: Observer | None = None,
     ranks: RankGroup | None = None,
+    **unknown: Never,
 ) -> Report:
     """Which batch size should this model train with, and at which learning rate?
 
@@ -137,6 +140,7 @@ def find_batch_size(
         CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch, LossIsNotFinite: see each.
         RanksNotTogether, PeerFailed: where other ranks do otherwise.
     """
+    refuse_unknown(find_batch_size, unknown)
     check(
         "find_batch_size",
         base_batch_size=base_batch_size,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Never
 
 from batchfinder.arguments import check
 from batchfinder.caveats import caveats_of
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.stage import probe_sizes
 from batchfinder.protocols import Observer, RankGroup
@@ -31,6 +32,7 @@ __all__ = ["max_batch_size"]
 _SEARCH = Search()
 
 
+@keywords_named
 def max_batch_size(
     model: Model | Training,
     loader: Loader | None = None,
@@ -52,6 +54,7 @@ def max_batch_size(
     seed: int = 0,
     observe: Observer | None = None,
     ranks: RankGroup | None = None,
+    **unknown: Never,
 ) -> ProbeResult:
     """The largest micro-batch that trains without running out of memory.
 
@@ -84,6 +87,7 @@ def max_batch_size(
         CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch: see each.
         RanksNotTogether, PeerFailed: where other ranks do otherwise.
     """
+    refuse_unknown(max_batch_size, unknown)
     check(
         "max_batch_size",
         memory_limit=memory_limit,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Never
 
 from batchfinder.arguments import check
 from batchfinder.caveats import caveats_of
 from batchfinder.errors import BatchFinderError
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_here
 from batchfinder.probe import SearchSpace
@@ -37,6 +38,7 @@ _NEEDS_ALL = (
 )
 
 
+@keywords_named
 def gradient_noise_scale(
     model: Model | Training,
     loader: Loader | None = None,
@@ -53,6 +55,7 @@ def gradient_noise_scale(
     seed: int = 0,
     observe: Observer | None = None,
     ranks: RankGroup | None = None,
+    **unknown: Never,
 ) -> NoiseScale:
     """The gradient noise scale tr(Σ)/|G|² at the weights as they are, with a 90% interval.
 
@@ -80,6 +83,7 @@ def gradient_noise_scale(
         BatchFinderError: where no noise scale exists (the step updates by itself, the loss couples
             the samples of a batch), saying why.
     """
+    refuse_unknown(gradient_noise_scale, unknown)
     check("gradient_noise_scale", micro_batch=micro_batch, noise=noise)
     training = training_of(
         model,

@@ -6,9 +6,10 @@ machine; what a GPU's kernels take inside themselves is not in it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Never
 
 from batchfinder.arguments import check
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.bench import open_bench
 from batchfinder.run.trial import run_undisturbed
@@ -36,6 +37,7 @@ _WAY_OUT = {
 }
 
 
+@keywords_named
 def assert_fits(
     model: Model | Training,
     loader: Loader | None = None,
@@ -50,6 +52,7 @@ def assert_fits(
     autocast: Autocast | None = None,
     grad_scaler: Any = None,
     steps: int = 2,
+    **unknown: Never,
 ) -> Trial:
     """Assert that whole training steps at ``batch_size`` fit in ``memory``; leave no trace.
 
@@ -73,6 +76,7 @@ def assert_fits(
         AssertionError: where it does not fit, with the bytes and what to do.
         InvalidArgument: where ``batch_size`` or ``steps`` is below 1.
     """
+    refuse_unknown(assert_fits, unknown)
     check("assert_fits", batch_size=batch_size, steps=steps)
     training = training_of(
         model,

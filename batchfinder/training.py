@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.frameworks import refuse_frameworks
+from batchfinder.keywords import options_named
 from batchfinder.probe import Propose, guided
 from batchfinder.protocols import Batch
 
@@ -66,6 +67,7 @@ Autocast: TypeAlias = (
 """``True``, a dtype, a context manager that can be entered again, or a function that makes one."""
 
 
+@options_named
 @dataclass(frozen=True, eq=False)
 class Training:
     """A training as it is: the model, its data, and how one optimizer step is taken.
@@ -188,6 +190,7 @@ Factory: TypeAlias = Callable[[], Training | Mapping[str, Any]]
 """Builds what is trained: a ``Training``, or its arguments by name."""
 
 
+@options_named
 @dataclass(frozen=True)
 class Search:
     """How the largest batch that fits is searched.

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "batchfinder"
 # Each layer imports only from layers above it (or from its own package for a split room).
 LAYERS: list[set[str]] = [
     {"errors"},
+    {"keywords"},
     {"units", "table", "frameworks"},
     {"wording"},
     {"outcomes", "races", "rates"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,30 +15,11 @@ from batchfinder.protocols import Batch, MemoryBackend, Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
 from batchfinder.run.step import Step, moved, step_from
-from batchfinder.run.step.call import call_for
-from batchfinder.run.step.loss import LossInference, own_loss
+from batchfinder.run.step.compute import compute_of
 from batchfinder.run.step.precision import context_for
 from batchfinder.run.trial import run_trial, tensors_in
 
-__all__ = ["Loss", "Recipe", "endless", "peak_of", "rate_and_family", "samples_in"]
-
-
-class Loss:
-    """The loss of a batch, with or without gradient: the user's function, or the model's."""
-
-    def __init__(self, loss_fn: Any, train_step: Any) -> None:
-        self._loss_fn, self._train_step = loss_fn, train_step
-        self._inference = LossInference()
-
-    def __call__(self, model: Any, batch: Batch) -> Any:
-        if self._train_step is not None:
-            return self._train_step(model, batch)
-        call = call_for(model, batch, keep_target=self._loss_fn is not None)
-        output = call(model)
-        if self._loss_fn is not None:
-            return self._loss_fn(output, call.target)
-        found = own_loss(output)
-        return found[0] if found else self._inference(output, call.target)
+__all__ = ["Recipe", "endless", "peak_of", "rate_and_family", "samples_in"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +28,10 @@ class Recipe:
 
     make_model: Callable[[], torch.nn.Module]
     make_loader: Callable[[int], Iterable[Batch]]
-    make_optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
-    loss: Loss
+    make_optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None
+    assumed_rate: float | None = None
+    loss_fn: Any = None
+    train_step: Any = None
     validation: Iterable[Batch] | None = None
     metric: Callable[[Any, Batch], Any] | None = None
     autocast: Any = None
@@ -59,12 +43,15 @@ class Recipe:
         torch.manual_seed(seed)
         model = self.make_model()
         model.train()
+        trained = [p for p in model.parameters() if p.requires_grad]
         step = step_from(
             model,
-            train_step=self.loss,
-            optimizer=self.make_optimizer([p for p in model.parameters() if p.requires_grad]),
+            loss_fn=self.loss_fn,
+            train_step=self.train_step,
+            optimizer=None if self.make_optimizer is None else self.make_optimizer(trained),
             autocast=self.autocast,
             grad_scaler=None if self.make_grad_scaler is None else self.make_grad_scaler(),
+            base_learning_rate=self.assumed_rate,
         )
         return model, step
 
@@ -72,13 +59,18 @@ class Recipe:
         """Validation loss and metric, means over samples; ``None`` for what was not asked."""
         if self.validation is None:
             return None, None
-        losses, metrics, weights = [], [], []
+        loss_of = compute_of(model, self.loss_fn, self.train_step)
+        losses, metrics = list[float](), list[float]()
+        shares, weights = list[float](), list[float]()
         for here in self._evaluated(model, step, self.validation):
-            losses.append(float(self.loss(model, here)))
+            count = samples_in(here)
+            loss, weight = loss_of(here)
+            losses.append(math.nan if loss is None else float(loss))
+            shares.append(count if weight is None else weight)
             if self.metric is not None:
                 metrics.append(float(self.metric(model, here)))
-            weights.append(samples_in(here))
-        return _mean(losses, weights), _mean(metrics, weights)
+            weights.append(count)
+        return _mean(losses, shares), _mean(metrics, weights)
 
     def metric_on(
         self, model: torch.nn.Module, step: Step, batches: Iterable[Batch]
@@ -86,7 +78,7 @@ class Recipe:
         """The metric's mean over ``batches``; ``None`` without one."""
         if self.metric is None:
             return None
-        found, weights = [], []
+        found, weights = list[float](), list[float]()
         for here in self._evaluated(model, step, batches):
             found.append(float(self.metric(model, here)))
             weights.append(samples_in(here))
@@ -134,8 +126,8 @@ def samples_in(batch: Batch) -> int:
     return len(first) if first is not None and first.ndim else 1
 
 
-def _mean(values: list[float], weights: list[int]) -> float | None:
-    if not values:
+def _mean(values: list[float], weights: list[float]) -> float | None:
+    if not values or not sum(weights):
         return None
     return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
 
@@ -177,7 +169,20 @@ def peak_of(recipe: Recipe, size: int) -> tuple[Outcome, int | None]:
     return trial.outcome, trial.peak_bytes
 
 
-def rate_and_family(recipe: Recipe) -> tuple[float | None, str]:
-    """The rate and the family of the optimizer that ``make_optimizer`` builds."""
+def rate_and_family(recipe: Recipe, size: int) -> tuple[float | None, str]:
+    """The rate and the family of the optimizer, after a look at what a step at ``size`` does.
+
+    Raises:
+        InvalidArgument: where ``train_step`` updates by itself, with no optimizer of this study;
+            where gradients are sparse and the optimizer that was assumed takes none such.
+    """
     _, step = recipe.build(0)
-    return step.learning_rate(), step.optimizer_family
+    found = step.learning_rate(), step.optimizer_family
+    step.look(moved(next(endless(recipe.make_loader(size))), step.device))
+    if step.updates_itself:
+        raise InvalidArgument(
+            "compare_batch_sizes: expected a train_step that returns the loss of (model, batch) "
+            "and leaves backward and update to the study; found one that does its own: return the "
+            "loss before backward, and pass make_optimizer="
+        )
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch
 
@@ -16,10 +16,11 @@ from batchfinder.arguments import rule_named
 from batchfinder.compare.cells import Cell, Ending
 from batchfinder.compare.comparison import Comparison, reached_by_all
 from batchfinder.compare.conduct import Study, unheard
-from batchfinder.compare.recipe import Loss, Recipe, rate_and_family
+from batchfinder.compare.recipe import Recipe, rate_and_family
 from batchfinder.compare.record import Record
 from batchfinder.compare.training import Rules
 from batchfinder.errors import InvalidArgument
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.protocols import Batch, Clock, LearningRateRule, Observer
 from batchfinder.report import Report
 from batchfinder.results import NoiseScale
@@ -34,7 +35,8 @@ __all__ = ["compare_batch_sizes"]
 ASSUMED_RATE = 1e-3
 
 
-def compare_batch_sizes(
+@keywords_named
+def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
     make_model: Callable[[], torch.nn.Module],
     make_loader: Callable[[int], Iterable[Batch]],
     sizes: Sequence[int] | None = None,
@@ -70,6 +72,7 @@ def compare_batch_sizes(
     budget_seconds: float | None = None,
     clock: Clock = time.perf_counter,
     observe: Observer | None = None,
+    **unknown: Never,
 ) -> Comparison:
     """Which batch size trains fastest, found by training at each.
 
@@ -130,6 +133,7 @@ def compare_batch_sizes(
             would share random numbers.
         TrainingFailed: with an executor, for an error in the user's code, with its traceback.
     """
+    refuse_unknown(compare_batch_sizes, unknown)
     rule_given = rule_named("compare_batch_sizes", learning_rate_rule)
     if rule_given is not None and not callable(rule_given):
         raise InvalidArgument(
@@ -141,8 +145,10 @@ def compare_batch_sizes(
     recipe = Recipe(
         make_model=make_model,
         make_loader=make_loader,
-        make_optimizer=make_optimizer or AssumedOptimizer(base_learning_rate or ASSUMED_RATE),
-        loss=Loss(loss_fn, train_step),
+        make_optimizer=make_optimizer,
+        assumed_rate=(base_learning_rate or ASSUMED_RATE) if make_optimizer is None else None,
+        loss_fn=loss_fn,
+        train_step=train_step,
         validation=_at_size(validation_loader, evaluation_batch_size),
         metric=metric,
         autocast=autocast,
@@ -163,7 +169,7 @@ def compare_batch_sizes(
             patience=patience,
             early_stopping=early_stopping,
         )
-        own_rate, family = rate_and_family(recipe)
+        own_rate, family = rate_and_family(recipe, sizes[0])
         rate = base_learning_rate or (report and report.base_learning_rate) or own_rate
         pairs = _Pairs(
             rule_given or rule_for(family).rule, rate or ASSUMED_RATE, base, noise, report
@@ -201,16 +207,6 @@ def compare_batch_sizes(
         metric_name=getattr(metric, "__name__", "metric") if metric else "",
         caveats=(*caveats, *_caveats(validation_loader, which_seeds)),
     )
-
-
-@dataclass(frozen=True)
-class AssumedOptimizer:
-    """AdamW at ``rate``; a value, so that it can be sent to another process."""
-
-    rate: float
-
-    def __call__(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=self.rate)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.keywords import options_named
 from batchfinder.monitor.growing import Drawn, GrowingLoader, devices_of
 from batchfinder.monitor.parts import count_of, cut
 from batchfinder.monitor.rate import RateFactor
@@ -22,6 +23,7 @@ from batchfinder.scaling import rule_for
 __all__ = ["BatchSizeScheduler"]
 
 
+@options_named
 class BatchSizeScheduler:
     """Changes the batch size along a training, and the learning rate with it.
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.keywords import options_named
 from batchfinder.monitor.alarms import Alarms
 from batchfinder.monitor.look import GradientLook, Look, Scaler
 from batchfinder.monitor.movement import Weights
@@ -32,6 +33,7 @@ _UPDATES = 3
 """Consecutive updates of one look."""
 
 
+@options_named
 class TrainingMonitor:
     """Watches a training: the gradient noise scale, and instability as it begins.
 

@@ -12,6 +12,7 @@ import numpy as np
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.formulas import Interval, Moments
+from batchfinder.keywords import options_named
 from batchfinder.noise.context import refuse_zero, said_of
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric, metric_of
 from batchfinder.noise.reduced import GradientReader, gradient_reader
@@ -34,6 +35,7 @@ class TooFew(NoiseNotMeasured):
     """
 
 
+@options_named
 @dataclass(frozen=True)
 class MicroBatchVariance:
     """One-way analysis of variance over micro-batches, with a jackknife interval on 1/B.

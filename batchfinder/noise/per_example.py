@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
+from batchfinder.keywords import options_named
 from batchfinder.noise.context import refuse_zero, said_of
 from batchfinder.noise.micro_batch import FEWEST, TooFew
 from batchfinder.noise.sketch import Sketch
@@ -24,6 +25,7 @@ from batchfinder.wording import Caveat
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
+@options_named
 @dataclass(frozen=True)
 class PerExample:
     """The U-statistic over single samples: the same figure as the default, by brute force.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 import torch
 
 from batchfinder.arguments import check
 from batchfinder.devices import DEVICES, find_device
 from batchfinder.errors import InvalidArgument
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.predict.allowances import Target, predictions, unseen_by
 from batchfinder.predict.answers import (
     Allowance,
@@ -39,6 +40,7 @@ from batchfinder.training import (
 from batchfinder.units import format_bytes, parse_bytes
 
 
+@keywords_named
 def estimate_memory(
     model: Model | Training,
     loader: Loader | None = None,
@@ -52,6 +54,7 @@ def estimate_memory(
     clip: Clip | None = None,
     autocast: Autocast | None = None,
     grad_scaler: Any = None,
+    **unknown: Never,
 ) -> MemoryEstimate:
     """The memory of one training step of ``batch_size`` samples, update included; nothing runs.
 
@@ -71,6 +74,7 @@ def estimate_memory(
         InvalidArgument: where the size is below 1 or the device is unknown.
         CannotPredict: where the step needs real data; the message says what does.
     """
+    refuse_unknown(estimate_memory, unknown)
     if batch_size is None:
         raise InvalidArgument("estimate_memory: expected batch_size=; found none")
     check("estimate_memory", batch_size=batch_size)
@@ -93,6 +97,7 @@ def estimate_memory(
         return _estimate(found, rehearsal, where, unseen_by(found, is_gpu=on_gpu))
 
 
+@keywords_named
 def predict_max_batch_size(
     model: Model | Training,
     loader: Loader | None = None,
@@ -106,6 +111,7 @@ def predict_max_batch_size(
     clip: Clip | None = None,
     autocast: Autocast | None = None,
     grad_scaler: Any = None,
+    **unknown: Never,
 ) -> MemoryPrediction:
     """The largest micro-batch that should fit on a device that is not there. Memory only.
 
@@ -127,6 +133,7 @@ def predict_max_batch_size(
         CannotPredict: where the step needs real data, or a part of its memory is of no known size
             before it runs (recurrent layers); the message says what.
     """
+    refuse_unknown(predict_max_batch_size, unknown)
     target = _one_target(memory, device)
     training = training_of(
         model,
@@ -144,6 +151,7 @@ def predict_max_batch_size(
         return predictions(rehearsal, [target], samples)[0]
 
 
+@keywords_named
 def predict_for_devices(
     model: Model | Training,
     loader: Loader | None = None,
@@ -156,6 +164,7 @@ def predict_for_devices(
     clip: Clip | None = None,
     autocast: Autocast | None = None,
     grad_scaler: Any = None,
+    **unknown: Never,
 ) -> DevicePredictions:
     """``predict_max_batch_size`` for many devices, from one rehearsal of the step.
 
@@ -169,6 +178,7 @@ def predict_for_devices(
         InvalidArgument: where a device is not in the table.
         CannotPredict: as there.
     """
+    refuse_unknown(predict_for_devices, unknown)
     known = DEVICES if devices is None else [find_device(name) for name in devices]
     targets = [Target(each.name, True, each.memory_bytes) for each in known]
     training = training_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.keywords import options_named
 from batchfinder.protocols import LearningRateRule
 from batchfinder.race.arithmetic import FEWEST_STEPS
 from batchfinder.results import NoiseScale
@@ -12,6 +13,7 @@ from batchfinder.results import NoiseScale
 __all__ = ["Race", "Raced"]
 
 
+@options_named
 @dataclass(frozen=True)
 class Race:
     """The learning rate is measured: short trainings at factors of two, judged on data left out.

@@ -69,7 +69,7 @@ def run_trial(
                 batch = source.take(size)
                 crowded = _crowded_on_any(step.ranks, _crowded_host(source, memory, batch))
                 if crowded is None:
-                    run.stage = "forward and backward"
+                    run.stage = "forward and backward" if step.parameters() else "the forward pass"
                     with memory.watch(_held(step, batch)):
                         while run.goes_on():
                             with run.one_step():

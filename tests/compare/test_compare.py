@@ -276,3 +276,70 @@ def test_what_the_budget_left_out_is_said():
     found = study((8, 32), budget_seconds=1.0)
     assert len(found.cells) == 1
     assert any("5 of 6" in caveat for caveat in found.caveats)
+
+
+class Embedded(torch.nn.Module):
+    """Sparse gradients without an ``Embedding`` that says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(9, 1))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding((rows[:, 0] > 0).long(), self.table, sparse=True)
+
+
+def more(rows: torch.Tensor, mask: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return rows * mask * scale
+
+
+class Wants(torch.nn.Linear):
+    forward = staticmethod(more)  # type: ignore[assignment]
+
+
+def updates(model: torch.nn.Module, batch: list[torch.Tensor]) -> None:
+    torch.nn.functional.mse_loss(model(batch[0]), batch[1]).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(parameter.grad, alpha=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss_fn": torch.nn.CTCLoss()}, "input_lengths.*pass train_step="),
+        ({"loss_fn": torch.nn.CrossEntropyLoss()}, None),
+        ({"make_model": lambda: Wants(3, 1)}, "rows, mask, scale.*pass train_step="),
+        ({"make_model": Embedded, "make_optimizer": None}, "make_optimizer=.*sparse"),
+        ({"train_step": updates, "loss_fn": None}, "return the loss before backward"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_its_way_out(changes, words):
+    if words is None:
+        study((8,), epochs=1, **changes)  # class probabilities: nothing to refuse
+        return
+    with pytest.raises(InvalidArgument, match=words):
+        study((8,), epochs=1, **changes)
+
+
+def test_the_weight_of_a_step_weighs_validation_too():
+    def weighted(model, batch):
+        rows, target = batch
+        count = float((rows[:, 0] > 0).sum())
+        return (((model(rows) - target) ** 2)[rows[:, 0] > 0].sum() / count, count)
+
+    found = study(
+        (8,), train_step=weighted, loss_fn=None, make_optimizer=None, seeds=1, rate_factors=(1e-9,)
+    )
+    whole = study(
+        (8,),
+        train_step=weighted,
+        loss_fn=None,
+        make_optimizer=None,
+        seeds=1,
+        rate_factors=(1e-9,),
+        validation_loader=[data(seed=1)[:]],
+    )
+    assert found.cells[0].curve[0].validation_loss == pytest.approx(
+        whole.cells[0].curve[0].validation_loss
+    )

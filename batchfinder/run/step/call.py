@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.batches.structure import describe
+from batchfinder.run.oom import Verdict, classify
 
 __all__ = ["Call", "call_for", "check_loss_takes"]
 
@@ -29,8 +30,10 @@ class Call:
     def __call__(self, model: Any) -> Any:
         return model(*self.positional, **self.named)
 
-    def check(self, model: torch.nn.Module, batch: Any) -> None:
+    def check(self, model: torch.nn.Module, batch: Any, *, step: str = "train_step") -> None:
         """Refuse a call that ``forward`` cannot take, before it is made.
+
+        ``step`` is the argument that is the way out.
 
         Raises:
             InvalidArgument: with what it takes, and what the batch holds.
@@ -43,22 +46,32 @@ class Call:
             expected="a model that can be called with what the batch holds",
             found=f"{type(inner).__name__}.forward",
             beside=f" and a batch of {describe(batch)}",
-            way_out="which calls the model and returns the loss",
+            step=step,
+            way_out="which calls the model" + " and returns the loss" * (step == "train_step"),
         )
 
-    def note(self, error: Exception, batch: Any) -> None:
+    def note(
+        self, error: Exception, model: torch.nn.Module, batch: Any, *, step: str = "train_step"
+    ) -> None:
         """Add to an error of the user's model with which part of the batch it was called.
 
         A model that unpacks its batch by itself is given the first part alone, and fails there.
         """
         is_plain = isinstance(error, (TypeError, ValueError, LookupError, AttributeError))
-        if not is_plain or not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        if not is_plain and (
+            not isinstance(error, RuntimeError) or classify(error) is not Verdict.OTHER
+        ):
             return
-        given = ", ".join(describe(part) for part in (*self.positional, *self.named.values()))
-        error.add_note(
-            f"batchfinder: forward was called with ({given}) of a batch of {describe(batch)}; "
-            "where it takes the whole batch, pass train_step=lambda model, batch: model(batch)"
-        )
+        parts = (*self.positional, *self.named.values())
+        said = f"forward was called with ({', '.join(map(describe, parts))})"
+        said += f" of a batch of {describe(batch)}"
+        if is_plain and isinstance(batch, (tuple, list)) and len(batch) > 1:
+            said += (
+                f"; where it takes the whole batch, pass {step}=lambda model, batch: model(batch)"
+            )
+        elif other := _other_types(model, parts):
+            said += other
+        error.add_note(f"batchfinder: {said}")
 
 
 def check_loss_takes(loss_fn: Any, output: Any, target: Any) -> None:
@@ -74,8 +87,20 @@ def check_loss_takes(loss_fn: Any, output: Any, target: Any) -> None:
         {},
         expected="a loss that is called with (output, target)",
         found=type(loss_fn).__name__ if is_module else getattr(loss_fn, "__name__", "loss_fn"),
+        step="train_step",
         way_out="which calls the model and this loss",
     )
+
+
+def _other_types(model: torch.nn.Module, parts: Iterable[Any]) -> str:
+    """Floating inputs of another type than the model's weights, and the way out."""
+    weights = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    given = {p.dtype for p in tensors if p.is_floating_point() or p.dtype is torch.uint8}
+    if len(weights) != 1 or not given or weights & given:
+        return ""
+    name = str(*weights).removeprefix("torch.")
+    return f"; the model's weights are {name}: let the data set give {name} too"
 
 
 def _check_takes(
@@ -85,6 +110,7 @@ def _check_takes(
     *,
     expected: str,
     found: str,
+    step: str,
     way_out: str,
     beside: str = "",
 ) -> None:
@@ -97,7 +123,7 @@ def _check_takes(
     except TypeError as error:
         raise InvalidArgument(
             f"expected {expected}; found {found}({', '.join(signature.parameters)}){beside} "
-            f"({error}): pass train_step=lambda model, batch: ..., {way_out}"
+            f"({error}): pass {step}=lambda model, batch: ..., {way_out}"
         ) from None
 
 

@@ -40,7 +40,7 @@ class EvaluationStep:
         self._modules = as_list(model)
         check_modules(self._modules)
         self._model = model
-        self._eval_step = eval_step or _called
+        self._eval_step = eval_step or _Called()
         self._device = device_of(self._modules)
         self._context = context_for(autocast, self._device, None)
         self._compilation = Compilation(self._modules)
@@ -98,5 +98,20 @@ class EvaluationStep:
                 module.training = training
 
 
-def _called(model: torch.nn.Module, batch: Batch) -> Any:
-    return call_for(model, batch, keep_target=True)(model)
+class _Called:
+    """The model called with the batch, its target left out."""
+
+    def __init__(self) -> None:
+        self._has_run = False
+
+    def __call__(self, model: torch.nn.Module, batch: Batch) -> Any:
+        call = call_for(model, batch, keep_target=True)
+        if not self._has_run:
+            call.check(model, batch, step="eval_step")
+        try:
+            output = call(model)
+        except Exception as error:
+            call.note(error, model, batch, step="eval_step")
+            raise
+        self._has_run = True
+        return output

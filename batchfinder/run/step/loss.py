@@ -157,4 +157,15 @@ def _unknown(output: Any, target: Any) -> UnknownLoss:
     return UnknownLoss(
         "could not infer a loss from this output and target (whole-number classes, or floating "
         f"values of one shape); found {describe(output)} and {describe(target)}: {_WAY_OUT}"
+        f"{_if_classes(output, target)}"
     )
+
+
+def _if_classes(output: Any, target: Any) -> str:
+    """What to do with floating targets that have the shape of classes."""
+    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+        return ""
+    is_class_shaped = output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]
+    if not (target.is_floating_point() and is_class_shaped):
+        return ""
+    return ". Where the targets are classes, let the data set give them as int64"

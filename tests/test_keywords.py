@@ -1,0 +1,113 @@
+"""Keywords that a function does not take are refused with the one that was meant."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+import batchfinder as bf
+from batchfinder import keywords
+from batchfinder.errors import InvalidArgument, UnknownArgument
+
+FUNCTIONS = (
+    bf.find_batch_size,
+    bf.max_batch_size,
+    bf.gradient_noise_scale,
+    bf.eval_batch_size,
+    bf.compare_batch_sizes,
+    bf.estimate_memory,
+    bf.memory_savings,
+    bf.predict_for_devices,
+    bf.predict_max_batch_size,
+)
+CLASSES = (
+    bf.Training,
+    bf.Search,
+    bf.Race,
+    bf.MicroBatchVariance,
+    bf.PerExample,
+    bf.TrainingMonitor,
+    bf.BatchSizeScheduler,
+)
+
+
+def said(function: Any, **named: Any) -> str:
+    with pytest.raises(UnknownArgument) as caught:
+        function(object(), object(), **named)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("memory", "memory_limit=?"),
+        ("max_batch_size", "at_most=?"),
+        ("min_batch_size", "at_least=?"),
+        ("lr", "base_learning_rate=?"),
+        ("batch_size", "base_batch_size=?"),
+        ("criterion", "loss_fn=?"),
+        ("timeout", "budget_seconds=?"),
+        ("memory_limt", "memory_limit=?"),
+        ("resolution", "search=Search(resolution=...)"),
+        ("cache", "search=Search(cache=...)"),
+        ("make_loader", "Training(model, loader, make_loader=...)"),
+        ("device", "model.to(device)"),
+    ],
+)
+def test_the_argument_that_was_meant_is_named(given: str, meant: str) -> None:
+    text = said(bf.find_batch_size, **{given: 1})
+    assert text.startswith(f"find_batch_size: expected arguments that it takes; found {given}=: ")
+    assert meant in text
+
+
+def test_what_is_like_nothing_gets_the_whole_list() -> None:
+    assert "it takes model, loader, loss_fn" in said(bf.find_batch_size, colour="red")
+
+
+def test_several_are_named_at_once() -> None:
+    text = said(bf.max_batch_size, memory="8GB", criterion=None)
+    assert "found memory=, criterion=" in text
+    assert "memory_limit=?; did you mean loss_fn=?" in text
+
+
+def test_what_is_meant_depends_on_the_function() -> None:
+    assert "did you mean memory=?" in said(bf.predict_max_batch_size, memory_limit="8GB")
+    assert "did you mean eval_step=?" in said(bf.eval_batch_size, train_step=len)
+    assert "did you mean make_optimizer=?" in said(bf.compare_batch_sizes, optimizer=None)
+    with pytest.raises(UnknownArgument, match="did you mean memory="):
+        bf.assert_fits(object(), object(), batch_size=1, memory=1, memory_limit=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.__name__)
+def test_every_function_refuses(function: Any) -> None:
+    assert "found colour=" in said(function, colour="red")
+
+
+@pytest.mark.parametrize("given", CLASSES, ids=lambda each: each.__name__)
+def test_every_class_refuses(given: Any) -> None:
+    with pytest.raises(UnknownArgument, match=f"{given.__name__}: expected .* found colour="):
+        given(colour="red")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.__name__)
+def test_the_signature_shows_what_the_function_takes(function: Any) -> None:
+    assert "unknown" not in inspect.signature(function).parameters
+
+
+def test_it_is_a_type_error_too() -> None:
+    assert issubclass(UnknownArgument, TypeError)
+    assert issubclass(UnknownArgument, InvalidArgument)
+
+
+def test_every_group_has_a_name_that_something_takes() -> None:
+    taken = {name for each in (*FUNCTIONS, *CLASSES) for name in inspect.signature(each).parameters}
+    for group in keywords._SAME:
+        assert taken & set(group.split()), group
+
+
+def test_the_names_that_stand_elsewhere_are_there() -> None:
+    assert set(keywords._OF_SEARCH) == {field.name for field in fields(bf.Search)}
+    assert set(keywords._OF_TRAINING) <= {field.name for field in fields(bf.Training)}
