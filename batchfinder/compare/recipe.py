@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +147,8 @@ class _OneBatch:
     ordinary = draw = take
 
     def rewind(self, seed: int) -> None: ...
+
+    def expect(self, sizes: Sequence[int]) -> None: ...
 
     def count(self, batch: Batch) -> int:
         return samples_in(batch)

@@ -242,6 +242,7 @@ class WarmupContext:
             sum_reduced=self.hazards.sum_reduced,
             deadline=self.deadline,
             advance=self.advance,
+            wanted=estimator.samples // size,
         )
         with attempt(self.step, size):
             return estimator.estimate(self.step, batches, BatchPlan(size))

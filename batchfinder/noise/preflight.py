@@ -196,6 +196,7 @@ def _losses(
         losses = []
         for size, number in ((2 * half, pairs), (half, 2 * pairs)):
             source.rewind(seed + len(found))
+            source.expect([size] * number)
             torch.manual_seed(seed + len(found))
             for _ in range(number):
                 losses.append(float(step.forward_backward(source.draw(size))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TypeAlias
 
 from batchfinder.errors import CannotBuildBatch, OutOfTime
@@ -96,11 +96,16 @@ class FreshBatches:
         sum_reduced: bool = False,
         deadline: tuple[Clock, float] | None = None,
         advance: Advance = unmetered,
+        wanted: int = 0,
     ) -> FreshBatches:
-        """Micro-batches of ``size`` out of one pass over the data, shuffled by ``seed``."""
+        """Micro-batches of ``size`` out of one pass over the data, shuffled by ``seed``.
+
+        As a rule ``wanted`` of them are taken.
+        """
         source.rewind(seed)
-        endless = iter(lambda: source.draw(size), object())
         length = samples_in(source)
+        source.expect([size] * (wanted if length is None else min(wanted, length // size)))
+        endless = iter(lambda: source.draw(size), object())
         one_pass = endless if length is None else islice(endless, length // size)
         return cls(
             one_pass,
@@ -159,8 +164,12 @@ class TrainingBatches:
         self.seed = seed
         self.left: float = 0
 
-    def take(self, sizes: Sequence[int]) -> list[Batch]:
+    def take(self, sizes: Sequence[int], coming: Iterable[int] = ()) -> list[Batch]:
         """Batches of distinct samples, all from the same pass over the data.
+
+        Args:
+            sizes: of the batches.
+            coming: of those that will be taken next, which may be read ahead.
 
         Raises:
             CannotBuildBatch: where a whole pass holds fewer samples than asked for.
@@ -168,6 +177,7 @@ class TrainingBatches:
         wanted = sum(sizes)
         if self.left < wanted:
             self._start_over()
+        self._expect([*sizes, *coming])
         try:
             batches = [self.source.draw(size) for size in sizes]
         except StopIteration:
@@ -175,6 +185,11 @@ class TrainingBatches:
             batches = [self.source.draw(size) for size in sizes]
         self.left -= wanted
         return batches
+
+    def _expect(self, sizes: Sequence[int]) -> None:
+        """No more than are left of this pass: the next one has an order of its own."""
+        within = zip(sizes, accumulate(sizes), strict=True)
+        self.source.expect([size for size, together in within if together <= self.left])
 
     def _start_over(self) -> None:
         self.seed += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -20,6 +20,9 @@ from batchfinder.wording import Caveat
 
 THE_UPDATE = "the optimizer's update"
 """Which no smaller micro-batch makes smaller."""
+
+FARTHEST_AHEAD = 64
+"""Steps whose sizes are told beforehand."""
 
 _NOT_FINITE_IN_A_ROW = 5
 
@@ -40,10 +43,13 @@ class TrainingLoop:
     in_parts: bool = False
     metric: Metric = EUCLIDEAN
 
-    def train(self, sizes: Sequence[int], *, measured: bool = False) -> Moments | None:
+    def train(
+        self, sizes: Sequence[int], *, measured: bool = False, coming: Iterable[int] = ()
+    ) -> Moments | None:
         """One optimizer step over micro-batches of ``sizes``.
 
-        Its moments where it is ``measured`` and they are finite.
+        Its moments where it is ``measured`` and they are finite. ``coming`` are the micro-batches
+        of the next steps.
 
         Raises:
             Shortage: where memory ran out; before the update, unless it was ``doing`` that.
@@ -53,7 +59,7 @@ class TrainingLoop:
         loss = 0.0
         hooks = gradient_reader(step, self.metric) if measured else None
         with attempt(step, max(sizes)), hooks or nullcontext():
-            batches = self.batches.take(sizes)
+            batches = self.batches.take(sizes, coming)
             counts = [self.batches.source.count(batch) for batch in batches]
             total = sum(counts)
             whole = step.loss_scale() * (total if self.sum_reduced else 1)
@@ -134,7 +140,8 @@ def train_steps(
     taken = 0
     while taken < steps:
         try:
-            loop.train(cut(batch, micro_batch, 1, allowed))
+            sizes = cut(batch, micro_batch, 1, allowed)
+            loop.train(sizes, coming=sizes * min(steps - taken - 1, FARTHEST_AHEAD))
             taken += 1
             advance(batch)
         except Shortage as error:

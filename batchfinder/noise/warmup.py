@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from batchfinder.errors import NoiseNotMeasured, OutOfTime
@@ -16,7 +17,7 @@ from batchfinder.noise.context import (
 )
 from batchfinder.noise.gradient_hooks import MATURE, metric_of
 from batchfinder.noise.sampling import TrainingBatches
-from batchfinder.noise.training_loop import THE_UPDATE, TrainingLoop
+from batchfinder.noise.training_loop import FARTHEST_AHEAD, THE_UPDATE, TrainingLoop
 from batchfinder.results import NoiseScale
 from batchfinder.run.attempt import Shortage
 from batchfinder.wording import Caveat
@@ -115,12 +116,11 @@ class Warmup:
 
     def _advance(self, number: int) -> None:
         """One optimizer step, measured where it is its turn; smaller until memory lasts."""
-        turn = number >= self.first and (number - self.first) % self.stride == 0
-        measured = turn and self.context.splits and not self.loop.in_parts
+        measured = self._is_measured(number)
         while True:
             sizes = self.pieces if measured else self.whole
             try:
-                found = self.loop.train(sizes, measured=measured)
+                found = self.loop.train(sizes, measured=measured, coming=self._coming(number))
                 break
             except Shortage as error:
                 smaller = self.context.smaller(max(sizes))
@@ -131,6 +131,18 @@ class Warmup:
         self.context.advance(self.context.base_batch)
         if found is not None and not self.loop.in_parts:
             self.record.points.append(Point(number, found))
+
+    def _is_measured(self, number: int) -> bool:
+        turn = number >= self.first and (number - self.first) % self.stride == 0
+        return turn and self.context.splits and not self.loop.in_parts
+
+    def _coming(self, number: int) -> Iterator[int]:
+        """The micro-batches of the steps after ``number``, as far as they are planned."""
+        for each in range(number + 1, min(self.steps, number + FARTHEST_AHEAD) + 1):
+            stops = each - 1 == self.steps // 2 or (self.extra and each - 1 in self.moments)
+            if stops:  # then the second half is planned, or other samples are measured
+                return
+            yield from self.pieces if self._is_measured(each) else self.whole
 
     def _shrink(self, size: int, reason: Shortage) -> None:
         """Go on with micro-batches of ``size``, and samples not seen yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from batchfinder.wording import Caveat
@@ -53,6 +53,13 @@ class BatchSource(Protocol):
 
     def rewind(self, seed: int) -> None:
         """Start ``draw`` again, shuffled by ``seed``."""
+        ...
+
+    def expect(self, sizes: Sequence[int]) -> None:
+        """The sizes of the next draws, and no draw after them: these may be read ahead.
+
+        Until the next ``rewind``, or a draw of another size. It promises nothing.
+        """
         ...
 
     def count(self, batch: Batch) -> int:

@@ -28,6 +28,8 @@ class Sentences:
     def __init__(self) -> None:
         self.rewind(0)
 
+    def expect(self, sizes: list[int]) -> None: ...
+
     def rewind(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 

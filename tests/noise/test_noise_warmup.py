@@ -421,3 +421,26 @@ def test_a_warm_up_whose_interval_never_decides_is_taken_whole() -> None:
 def test_fewer_steps_than_usual_are_named_as_a_lack_of_time() -> None:
     found = look(training(), warmup_steps=30, usual_steps=200)
     assert any("there was time for 30 of 200 warm-up steps" in each for each in found.caveats)
+
+
+class Foretold(Population):
+    """Notes every batch that was not expected to be of its size."""
+
+    def rewind(self, seed: int) -> None:
+        super().rewind(seed)
+        self.coming: list[int] = []
+        self.wrong: list[int] = getattr(self, "wrong", [])
+
+    def expect(self, sizes: Any) -> None:
+        self.coming = list(sizes)
+
+    def draw(self, size: int) -> Any:
+        if not self.coming or self.coming.pop(0) != size:
+            self.wrong.append(size)
+        return super().draw(size)
+
+
+def test_every_batch_of_a_warm_up_is_foretold() -> None:
+    source = Foretold(*blobs(1500))
+    look(training(), source=source, is_enough=lambda found: False, sizes=(8,))
+    assert source.wrong == []

@@ -97,6 +97,9 @@ class Numbered:
         self.length = self.ceiling = length
         self.rewind(0)
 
+    def expect(self, sizes):
+        pass
+
     def rewind(self, seed):
         self.order = [(each + seed) % self.length for each in range(self.length)]
 

@@ -108,6 +108,8 @@ class FakeSource:
 
     ordinary = draw = take
 
+    def expect(self, sizes: list[int]) -> None: ...
+
     def rewind(self, seed: int) -> None: ...
 
     def as_ordinary(self) -> FakeSource:

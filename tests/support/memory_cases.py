@@ -90,6 +90,8 @@ class Made:
 
     ordinary = draw = take
 
+    def expect(self, sizes: list[int]) -> None: ...
+
     def rewind(self, seed: int) -> None:
         torch.manual_seed(seed)
 

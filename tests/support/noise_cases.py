@@ -27,6 +27,8 @@ class Population:
         self.ceiling = self.length
         self.rewind(0)
 
+    def expect(self, sizes: list[int]) -> None: ...
+
     def rewind(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.order = torch.randperm(self.rows, generator=self.generator)

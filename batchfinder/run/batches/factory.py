@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
@@ -125,6 +125,9 @@ class FactorySource:
     def rewind(self, seed: int) -> None:
         self._epoch = seed
         self.close()
+
+    def expect(self, sizes: Sequence[int]) -> None:
+        """The user's own loader reads ahead as it does."""
 
     def draw(self, size: int) -> Batch:
         batch = self._next(size)

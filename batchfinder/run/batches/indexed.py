@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
+from batchfinder.run.batches.followed import Followed
 from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Mark, Order, shuffled
 from batchfinder.run.batches.randomness import kept, reseed
@@ -61,6 +62,8 @@ class Indexed:
         self._apart: bool | None = None
         self._planned: deque[_Planned] = deque()
         self._sizes: list[int] = []
+        self._expected: deque[int] | None = None
+        """What the next draws will be, where the caller has said so."""
 
     @property
     def length(self) -> int:
@@ -138,7 +141,12 @@ class Indexed:
     def rewind(self, seed: int) -> None:
         self._forget()
         self._order.rewind(seed)
-        self._sizes = []
+        self._sizes, self._expected = [], None
+
+    def expect(self, sizes: Sequence[int]) -> None:
+        self._expected = deque(sizes)
+        if any(each.size != size for each, size in zip(self._planned, sizes, strict=False)):
+            self._forget()
 
     def _forget(self) -> None:
         """What was read ahead is not wanted: it will be drawn again."""
@@ -165,8 +173,10 @@ class Indexed:
         if not was_ready or self.patience.is_over():
             self.patience.check(size)
         started = self.patience.clock()
-        planned = self._planned.popleft() if was_ready else self._plan(size)
+        planned = self._planned.popleft() if was_ready else self._plan(size, is_waited_for=True)
         self._sizes.append(size)
+        if self._expected and self._expected.popleft() != size:
+            self._expected = None
         self._read_ahead()
         answers = [ticket.result() for ticket in planned.tickets]
         seconds = None if was_ready else self.patience.clock() - started
@@ -181,14 +191,14 @@ class Indexed:
             reseed(planned.seed)
             return self._reader.served.collate(samples)
 
-    def _plan(self, size: int) -> _Planned:
+    def _plan(self, size: int, *, is_waited_for: bool = False) -> _Planned:
         """Put the next draw on its way: as one batch, or in parts where one worker would be slow.
 
         That is where nothing is under way yet, and where the batch is larger than the user's.
         """
         before = self._order.mark()
         drawn = self._drawn_in_order(size)
-        alone = self._reader.workers > 1 and (not self._sizes or size > 2 * self._base)
+        alone = self._reader.workers > 1 and (is_waited_for or size > 2 * self._base)
         in_parts = alone and size > 1 and self.is_apart
         want = Want.SAMPLES if in_parts else Want.BATCH
         parts = self._parts(range(size)) if in_parts else [range(size)]
@@ -197,8 +207,11 @@ class Indexed:
 
     def _read_ahead(self) -> None:
         """As many draws as the user's loader would have under way, no more than are likely."""
-        most = min(self._reader.ahead, 2 * (len(self._sizes) - 1))
-        coming = expected_sizes(self._sizes, most)
+        if self._expected is None:
+            most = min(self._reader.ahead, 2 * (len(self._sizes) - 1))
+            coming = expected_sizes(self._sizes, most)
+        else:
+            coming = list(itertools.islice(self._expected, self._reader.ahead))
         budget = self._reader.ahead * max(self._base, 1)
         for count, size in enumerate(coming):
             budget -= size
@@ -246,42 +259,6 @@ class Indexed:
     def close(self) -> None:
         self._planned.clear()
         self._reader.close()
-
-
-class Followed:
-    """The batches of a loader in its own order, read by workers that run already."""
-
-    prefetch_factor = 1
-
-    def __init__(self, reader: Reader, loader: DataLoader[Any], patience: Patience) -> None:
-        self.num_workers = reader.workers
-        self._reader, self._loader, self._patience = reader, loader, patience
-
-    def __iter__(self) -> Iterator[Batch]:
-        # As the loader does, which draws a seed for its workers before its sampler draws
-        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
-        sampler = self._loader.batch_sampler  # not by its truth, which asks for its length
-        coming = enumerate(() if sampler is None else sampler)
-        flying: deque[tuple[int, Ticket]] = deque()
-        try:
-            while True:
-                for number, indices in itertools.islice(coming, self._wanted(len(flying))):
-                    seeds = tuple(hash((number, turn)) for turn in range(len(indices)))
-                    ticket = self._reader.submit(Request(Want.BATCH, tuple(indices), seeds))
-                    flying.append((len(indices), ticket))
-                if not flying:
-                    return
-                size, ticket = flying.popleft()
-                batch = ticket.result()
-                self._patience.note(size, sum(size for size, _ in flying))
-                if batch is not None:
-                    yield batch
-        finally:
-            for _, ticket in flying:
-                ticket.drop()
-
-    def _wanted(self, flying: int) -> int:
-        return max(0, max(1, self._reader.ahead) - flying)
 
 
 def expected_sizes(sizes: Sequence[int], count: int) -> list[int]:

@@ -34,6 +34,7 @@ from batchfinder.run.batches.workers import died, has_died, reading, stopped
 
 __all__ = ["StreamedByWorkers", "Workers", "reader_for"]
 
+_PLACES = 4096  # marks of requests that are not wanted, more than are ever under way at once
 _MOST_AT_ONCE = 32  # samples of a stream that a worker sends at once
 
 
@@ -116,6 +117,8 @@ class Workers:
         self._feed = _Feed()
         self._loader: DataLoader[Any] | None = None
         self._answers: Iterator[Any] = iter(())
+        self._unwanted = torch.zeros(0, dtype=torch.uint8)
+        self._places = itertools.cycle(range(_PLACES))
 
     @property
     def workers(self) -> int:
@@ -130,18 +133,22 @@ class Workers:
             self._start()
         if self.refusal:
             return Here(self.served).submit(request)
-        ticket = Ticket(request, self)
+        ticket = Ticket(replace(request, place=next(self._places)), self)
+        self._unwanted[ticket.request.place] = 0
         self._feed.waiting.append(ticket)
         self._send()
         return ticket
 
     def _start(self) -> None:
         user = self._user
+        self._unwanted = torch.zeros(_PLACES, dtype=torch.uint8)
+        self._unwanted.share_memory_()  # type: ignore[no-untyped-call]
+        served = replace(self.served, is_remote=True, unwanted=self._unwanted)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, of what is raised all the same
                 self._loader = DataLoader(
-                    replace(self.served, is_remote=True),  # type: ignore[arg-type]
+                    served,  # type: ignore[arg-type]
                     batch_size=None,
                     sampler=self._feed,
                     collate_fn=_as_it_is,
@@ -162,6 +169,10 @@ class Workers:
         """Put what waits on its way, in place of idle requests that come back."""
         while self._feed.waiting and self._feed.flying and self._feed.flying[0] is None:
             self._receive()
+
+    def give_up(self, ticket: Ticket) -> None:
+        if ticket in self._feed.waiting or ticket in self._feed.flying:
+            self._unwanted[ticket.request.place] = 1
 
     def finish(self, ticket: Ticket) -> None:
         if ticket not in self._feed.waiting and ticket not in self._feed.flying:
@@ -195,6 +206,7 @@ class Workers:
 
     def close(self) -> None:
         """Stop the processes; a later request starts new ones."""
+        self._unwanted.fill_(1)  # whatever is under way: they end after the sample in hand
         if self._loader is not None:
             stopped(self._loader, self._answers)
         self._loader, self._answers = None, iter(())

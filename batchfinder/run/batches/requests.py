@@ -33,6 +33,8 @@ class Request:
     want: Want
     indices: tuple[Any, ...]
     seeds: tuple[int, ...]
+    place: int = 0
+    """Of its mark in ``Served.unwanted``."""
 
 
 class Indexing(Enum):
@@ -51,12 +53,16 @@ class Served:
     collate: Callable[[Any], Any]
     indexing: Indexing
     is_remote: bool = False
+    unwanted: torch.Tensor | None = None
+    """In memory shared with the processes that read: not 0 where an answer is not wanted."""
 
     def __getitem__(self, request: Request | None) -> Any:
         """What one request asks for; inside ``randomness.kept`` where it is not remote."""
-        if request is None:
+        if request is None or self._is_unwanted(request.place):
             return None
-        read = self.read(request.indices, request.seeds)
+        read = self.read(request.indices, request.seeds, request.place)
+        if read is None and self._is_unwanted(request.place):
+            return None
         if request.want is Want.BATCH:
             reseed(hash(request.seeds))
             return None if _is_all_broken(read) else self.collate(read)
@@ -64,10 +70,18 @@ class Served:
             read = [extent_of(sample) for sample in read]
         return packed(read) if self.is_remote else read
 
-    def read(self, indices: Sequence[Any], seeds: Sequence[int]) -> Any:
-        """What the dataset gives for ``indices``, before it is collated."""
+    def _is_unwanted(self, place: int) -> bool:
+        return self.unwanted is not None and bool(self.unwanted[place])
+
+    def read(self, indices: Sequence[Any], seeds: Sequence[int], place: int = 0) -> Any:
+        """What the dataset gives for ``indices``, before it is collated; ``None`` if unwanted."""
         if self.indexing is Indexing.ONE_BY_ONE:
-            return [self._item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+            found = []
+            for index, seed in zip(indices, seeds, strict=True):
+                if self._is_unwanted(place):
+                    return None
+                found.append(self._item(index, seed))
+            return found
         reseed(hash(tuple(seeds)))
         with noted(self.dataset, indices):
             if self.indexing is Indexing.MANY:
@@ -149,6 +163,7 @@ class Ticket:
     def drop(self) -> None:
         """The answer is not wanted any more."""
         self.dropped, self.answer = True, None
+        self.reader.give_up(self)
 
 
 class Reader(Protocol):
@@ -176,6 +191,10 @@ class Reader(Protocol):
         """Fill in the answer, or the error."""
         ...
 
+    def give_up(self, ticket: Ticket) -> None:
+        """Its answer is not wanted: what of it was not read yet need not be."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -195,6 +214,9 @@ class Here:
         ticket.done = True
         with kept():
             ticket.answer = self.served[ticket.request]
+
+    def give_up(self, ticket: Ticket) -> None:
+        """It is read when it is asked for."""
 
     def close(self) -> None:
         pass

@@ -160,6 +160,9 @@ class SampleSource:
     def rewind(self, seed: int) -> None:
         self.store.rewind(seed)
 
+    def expect(self, sizes: Sequence[int]) -> None:
+        self.store.expect(sizes)
+
     def close(self) -> None:
         """Stop the worker processes that read."""
         self.store.close()

@@ -133,6 +133,10 @@ class Store(Protocol):
         """Start drawing anew."""
         ...
 
+    def expect(self, sizes: Sequence[int]) -> None:
+        """The sizes of the next draws, with none to be read ahead after them."""
+        ...
+
     def close(self) -> None:
         """Stop what reads."""
         ...

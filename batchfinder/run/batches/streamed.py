@@ -139,6 +139,9 @@ class Streamed:
         self._epoch_seed, self._drawn = seed, 0
         self._draws = self._mixed(self._from_kept())
 
+    def expect(self, sizes: Sequence[int]) -> None:
+        """Samples are read ahead one by one, whatever the sizes."""
+
     def _from_kept(self) -> Iterator[Any]:
         """The first epoch: what is kept already, then what comes, as long as that is kept too."""
         place = 0

@@ -110,5 +110,8 @@ class Rows:
     def rewind(self, seed: int) -> None:
         self._order.rewind(seed)
 
+    def expect(self, sizes: Sequence[int]) -> None:
+        """Nothing is read ahead."""
+
     def close(self) -> None:
         pass

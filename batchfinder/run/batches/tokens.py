@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -135,6 +135,9 @@ class TokenSource:
     def rewind(self, seed: int) -> None:
         self._waiting.clear()
         self._whole.rewind(seed)
+
+    def expect(self, sizes: Sequence[int]) -> None:
+        """How many samples a size of tokens holds is not known before."""
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self._whole.rebuild(size)

@@ -73,6 +73,9 @@ class AgreedSource:
         with self._ranks.guarded("a new order"):
             self._own.rewind(seed)
 
+    def expect(self, sizes: Sequence[int]) -> None:
+        self._own.expect(sizes)
+
     def count(self, batch: Batch) -> int:
         return self._own.count(batch)
 

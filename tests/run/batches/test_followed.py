@@ -9,7 +9,7 @@ import torch
 from fakes import FakeClock
 from torch.utils.data import DataLoader, Sampler
 
-from batchfinder.run.batches.indexed import Followed
+from batchfinder.run.batches.followed import Followed
 
 
 class Unsized(Sampler[int]):
