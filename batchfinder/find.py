@@ -22,6 +22,7 @@ from batchfinder.race.stage import settled_by_race
 from batchfinder.recommend import Problem, recommend
 from batchfinder.report import Report
 from batchfinder.run.batches import workers_of
+from batchfinder.schedule import schedule_of
 from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
@@ -34,6 +35,7 @@ from batchfinder.training import (
     Search,
     StepFunction,
     Training,
+    as_list,
     training_of,
 )
 
@@ -104,7 +106,9 @@ def find_batch_size(
         base_learning_rate: the rate that goes with it. Left out: the optimizer's (under a
             scheduler its peak), else one from a learning-rate range test.
         training_steps: how many optimizer steps the training will take at its base batch size.
-            Given, the learning rate may be measured (see ``learning_rate_rule``).
+            Given, the learning rate may be measured (see ``learning_rate_rule``). No batch size is
+            recommended that leaves too few of them (200; 500 where ``scheduler`` decays). Left
+            out: what the scheduler tells, if it does.
 
     Your limits:
         memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
@@ -219,6 +223,11 @@ def find_batch_size(
             rate_is_yours=base.rate_is_yours,
             noise_is_wanted=noise is not None,
             training_steps=training_steps,
+            schedule=schedule_of(
+                as_list(training.scheduler),
+                call.dataset_length,
+                base.batch_size * call.replicas,
+            ),
         )
         findings = estimate_noise(
             call,
@@ -238,7 +247,7 @@ def find_batch_size(
             problem=problem.at_noise(findings.training),
             findings=findings,
             base=base,
-            training_steps=training_steps,
+            training_steps=training_steps if rule is None else problem.length,
             measure_noise=partial(estimate_noise, call, noise, probed, measured=measurements),
         )
         findings = settled.findings

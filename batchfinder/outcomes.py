@@ -35,6 +35,7 @@ class Limit(Enum):
     INDEX = "index limit"
     TIME = "time"
     DATA_LOADING = "data loading"
+    UPDATES = "the length of the training"
 
 
 class Why(Enum):

@@ -17,8 +17,10 @@ __all__ = [
     "Candidate",
     "Change",
     "Confirmation",
+    "Counted",
     "Loading",
     "Recommendation",
+    "Schedule",
     "Speedup",
 ]
 
@@ -105,6 +107,38 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """A number that a learning-rate scheduler counts its own steps by: ``OneCycleLR total_steps``.
+
+    ``is_factor``: what the rate is multiplied by at every one of them, not how many there are.
+    """
+
+    name: str
+    value: float
+    is_factor: bool = False
+
+    def at(self, steps_factor: float) -> float:
+        """The number where the training has so many times the steps."""
+        return self.value ** (1 / steps_factor) if self.is_factor else self.value * steps_factor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the learning-rate schedulers of a training tell, at the user's own batch.
+
+    ``steps`` is the length of the training in optimizer steps, ``None`` where they do not tell.
+    ``counts_epochs``: whether ``counted`` are epochs; ``is_certain``: whether that is known, and
+    not concluded from how small or large they are.
+    """
+
+    decays: bool
+    steps: int | None = None
+    counted: tuple[Counted, ...] = ()
+    counts_epochs: bool = False
+    is_certain: bool = False
+
+
+@dataclass(frozen=True)
 class Change:
     """From the user's batch and rate to the recommended ones. Sizes are global batches."""
 
@@ -119,6 +153,7 @@ class Change:
     training_steps: int | None = None
     base_batch_is_yours: bool = True
     base_rate_is_yours: bool = True
+    schedule: Schedule | None = None
 
     @property
     def factor(self) -> float:

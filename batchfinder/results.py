@@ -22,8 +22,10 @@ from batchfinder.plans import BatchPlan as BatchPlan
 from batchfinder.plans import Candidate as Candidate
 from batchfinder.plans import Change as Change
 from batchfinder.plans import Confirmation as Confirmation
+from batchfinder.plans import Counted as Counted
 from batchfinder.plans import Loading as Loading
 from batchfinder.plans import Recommendation as Recommendation
+from batchfinder.plans import Schedule as Schedule
 from batchfinder.plans import Speedup as Speedup
 from batchfinder.races import RaceArm as RaceArm
 from batchfinder.races import RaceResult as RaceResult

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"wording.advice", "wording.choice", "wording.confirm", "wording.rates"},
     {"protocols"},
     {"probe", "devices", "scaling", "formulas", "timing", "html", "meter", "waiting"},
-    {"training"},
+    {"training", "schedule"},
     {"run"},
     {"plot", "progress", "noise", "report.encoding"},
     {"monitor", "race"},

@@ -15,7 +15,6 @@ from batchfinder.protocols import LearningRateRule
 from batchfinder.race.arithmetic import runs_within, steps_at
 from batchfinder.race.racing import length_of, race_rates
 from batchfinder.race.rule import Race, Raced
-from batchfinder.race.schedule import decays
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
     BatchPlan,
@@ -28,6 +27,7 @@ from batchfinder.results import (
 from batchfinder.run.attempt import Shortage
 from batchfinder.run.bench import Bench
 from batchfinder.scaling import critical_batch_size, rule_for
+from batchfinder.schedule import decays
 from batchfinder.session import Call, stage
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat

@@ -26,8 +26,43 @@ def caveats_of(
     if length is not None and length < FEW_STEPS * batch:
         steps = math.ceil(length / batch)
         yield Caveat("recommend.short_epoch", steps=steps, batch=batch, length=length)
+    schedule = problem.schedule
+    if schedule is not None and schedule.decays and batch > problem.base_global_batch:
+        yield from _decays(problem, situation, batch)
+    most, sizes = problem.most_for_updates, [timing.micro_batch for timing in situation.timings]
+    if most is not None and max(sizes) * situation.world_size > most:
+        yield Caveat(
+            "recommend.few_updates",
+            steps=problem.length,
+            fewest=problem.fewest_updates,
+            largest=math.floor(most),
+            told=_told_by(problem),
+        )
     if problem.base_learning_rate is not None and batch != problem.base_global_batch:
         yield from _rate(problem, batch)
+
+
+def _decays(problem: Problem, situation: Situation, batch: int) -> Iterator[Caveat]:
+    """A decayed run ends where its schedule does: what shortening it takes."""
+    base, critical = problem.base_global_batch, situation.critical
+    if critical is None:
+        return
+    share = (1 + critical / batch) / (1 + critical / base)
+    yield Caveat(
+        "recommend.decays",
+        steps=problem.length,
+        same_loss=share,
+        same_epochs=base / batch,
+    )
+
+
+def _told_by(problem: Problem) -> str:
+    """Which of the schedule's counts the length was read from, unless there is no doubt."""
+    schedule = problem.schedule
+    if problem.training_steps is not None or schedule is None or schedule.is_certain:
+        return ""
+    longest = max(schedule.counted, key=lambda each: each.value, default=None)
+    return "" if longest is None else longest.name
 
 
 def _noise(

@@ -90,7 +90,8 @@ def recommend(
             rate=rate,
             critical=situation.critical,
             dataset_length=problem.dataset_length,
-            training_steps=problem.training_steps,
+            training_steps=problem.length,
+            schedule=problem.schedule,
             base_batch_is_yours=problem.base_is_yours,
             base_rate_is_yours=problem.rate_is_yours,
         ),
@@ -138,7 +139,7 @@ def _with_something_allowed(situation: Situation) -> tuple[Situation, tuple[Cave
     tight = replace(situation, bounds=replace(situation.bounds, usable_bytes=None))
     if options(tight):
         return tight, (Caveat("recommend.no_headroom"),)
-    free = replace(tight.bounds, ceiling=None, floor=1, dataset_length=None)
+    free = replace(tight.bounds, ceiling=None, floor=1, dataset_length=None, most_for_updates=None)
     return replace(situation, bounds=free), (Caveat("recommend.nothing_allowed"),)
 
 

@@ -12,7 +12,7 @@ from batchfinder.results import BatchPlan, Candidate, Limit
 
 __all__ = ["choose", "limit_of"]
 
-_HARD = (Limit.MEMORY, Limit.INDEX, Limit.USER, Limit.DATASET, Limit.TIME)
+_HARD = (Limit.MEMORY, Limit.INDEX, Limit.USER, Limit.DATASET, Limit.UPDATES, Limit.TIME)
 
 
 def choose(situation: Situation, objective: Objective) -> Candidate:

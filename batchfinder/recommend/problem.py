@@ -8,11 +8,15 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import LearningRateRule, Objective
 from batchfinder.recommend.objectives import shortest_time
 from batchfinder.recommend.situation import Bounds, Situation, peak_line, timings_of
-from batchfinder.results import Limit, Measurement, MemoryBreakdown, NoiseScale
+from batchfinder.results import Limit, Measurement, MemoryBreakdown, NoiseScale, Schedule
 from batchfinder.scaling import FamilyRule, critical_batch_size, rule_for
 
 __all__ = ["Problem"]
 
+FEWEST_UPDATES, FEWEST_DECAYING = 200, 500
+"""Optimizer steps that a larger batch leaves a training of the same epochs at least; the second
+where the rate decays. Over fewer, time to a loss is not what 1 + φ/B says: the rise of the rate
+and what curvature allows take their share."""
 TIMED_UP_TO = 1.5
 """Where sizes this many times the largest that was timed fit, it was time that ended the timing."""
 
@@ -48,6 +52,7 @@ class Problem:
         noise_is_wanted: whether a noise scale was asked for: where it is then unknown, the user's
             own batch is kept.
         training_steps: optimizer steps of the whole training at the base batch, where known.
+        schedule: what its learning-rate schedulers tell.
     """
 
     measurements: tuple[Measurement, ...]
@@ -72,6 +77,33 @@ class Problem:
     rate_is_measured: bool = False
     noise_is_wanted: bool = False
     training_steps: int | None = None
+    schedule: Schedule | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Optimizer steps of the training at the base batch: as given, else as its schedule says.
+
+        ``None`` where neither does.
+        """
+        told = None if self.schedule is None else self.schedule.steps
+        return self.training_steps or told
+
+    @property
+    def fewest_updates(self) -> int:
+        """How many optimizer steps a larger batch leaves at least."""
+        decays = self.schedule is not None and self.schedule.decays
+        return FEWEST_DECAYING if decays else FEWEST_UPDATES
+
+    @property
+    def most_for_updates(self) -> float | None:
+        """The largest global batch with which the same epochs have enough optimizer steps.
+
+        Never below the user's own; ``None`` where the length of the training is not known, and
+        under another objective than time.
+        """
+        if self.length is None or self.best is not shortest_time:
+            return None
+        return self.base_global_batch * max(1.0, self.length / self.fewest_updates)
 
     @property
     def rate_is_found(self) -> bool:
@@ -146,6 +178,7 @@ class Problem:
                 ceiling=self.ceiling,
                 floor=self.floor,
                 dataset_length=self.dataset_length,
+                most_for_updates=self.most_for_updates,
             ),
             peak=peak_line(self.memory),
             gradient_bytes=self.memory.gradient_bytes,

@@ -48,7 +48,7 @@ class Bounds:
 
     ``stopped_by`` kept the probe from larger micro-batches; ``usable_bytes`` is the limit less
     headroom; ``ceiling`` and ``floor`` are the caller's, per device; ``dataset_length`` bounds the
-    global batch.
+    global batch, and so does ``most_for_updates``: a larger one leaves the training too few.
     """
 
     stopped_by: Limit
@@ -56,6 +56,7 @@ class Bounds:
     ceiling: int | None = None
     floor: int = 1
     dataset_length: int | None = None
+    most_for_updates: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,14 @@ class Situation:
             return replace(self, critical=math.inf)
         if limit is Limit.DATA_LOADING:
             return replace(self, timings=tuple(replace(t, loader=0.0) for t in self.timings))
-        bounds, lifted = self.bounds, replace(self, run_only=limit is not self.bounds.stopped_by)
-        if limit is Limit.MEMORY:
-            return replace(lifted, bounds=replace(bounds, usable_bytes=None))
-        if limit is Limit.USER:
-            return replace(lifted, bounds=replace(bounds, ceiling=None))
-        if limit is Limit.DATASET:
-            return replace(lifted, bounds=replace(bounds, dataset_length=None))
-        return lifted
+        if limit is Limit.UPDATES:
+            return replace(self, bounds=replace(self.bounds, most_for_updates=None))
+        bounds = {
+            Limit.MEMORY: replace(self.bounds, usable_bytes=None),
+            Limit.USER: replace(self.bounds, ceiling=None),
+            Limit.DATASET: replace(self.bounds, dataset_length=None),
+        }.get(limit, self.bounds)
+        return replace(self, bounds=bounds, run_only=limit is not bounds.stopped_by)
 
     def is_yours(self, plan: BatchPlan) -> bool:
         """Whether this is the batch that the user trains with now, and not an assumed one."""
@@ -113,8 +114,11 @@ class Situation:
             return False
         if bounds.ceiling is not None and per_device > bounds.ceiling:
             return False
-        length = bounds.dataset_length
-        if length is not None and per_device * self.world_size > length:
+        batch = per_device * self.world_size
+        if any(
+            most is not None and batch > most
+            for most in (bounds.dataset_length, bounds.most_for_updates)
+        ):
             return False
         return self._fits(timing, accumulation_steps)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from batchfinder.plans import BatchPlan, Change
+from batchfinder.plans import BatchPlan, Change, Counted, Schedule
 from batchfinder.units import format_count, format_factor, format_size
 
 __all__ = ["advice"]
@@ -54,11 +55,35 @@ def _steps(change: Change, unit: str) -> Iterator[str]:
         f"Schedule: multiply every length counted in steps by {format_count(share)}, for "
         "evaluation and checkpoints too, or count in samples or epochs (arXiv:1811.03600)."
     )
+    if change.schedule is not None and change.schedule.counted:
+        yield _counts(change, change.schedule)
     if change.factor > 1:
         yield (
             f"Warm-up: multiply its steps by {format_count(share)}, with at least "
             f"{FEWEST_WARM_UP_STEPS}, rising linearly to the new rate (arXiv:1706.02677)."
         )
+
+
+def _counts(change: Change, schedule: Schedule) -> str:
+    """What the user's scheduler counts, with its new numbers."""
+    same_epochs = 1 / change.factor
+    same_loss = same_epochs if change.steps_factor is None else change.steps_factor
+    if schedule.counts_epochs:
+        same_epochs, same_loss = 1.0, same_loss * change.factor
+    now = ", ".join(
+        f"{each.name} {_number(each, each.value)} -> {_number(each, each.at(same_loss))}"
+        for each in schedule.counted
+    )
+    said = f"Your scheduler counts {'epochs' if schedule.counts_epochs else 'steps'}: {now}"
+    if math.isclose(same_loss, same_epochs):
+        return f"{said}."
+    longest = max(schedule.counted, key=lambda each: (not each.is_factor, each.value))
+    other = _number(longest, longest.at(same_epochs))
+    return f"{said} for the same loss (for the same epochs, {longest.name} -> {other})."
+
+
+def _number(counted: Counted, value: float) -> str:
+    return f"{value:.4g}" if counted.is_factor else format_size(max(1, round(value)))
 
 
 def _adam(change: Change) -> Iterator[str]:

@@ -36,6 +36,7 @@ LIMITS = {
     Limit.TIME: "time: larger batches were not tried",
     Limit.DATA_LOADING: "data loading: the loader delivers samples more slowly than the model "
     "takes them",
+    Limit.UPDATES: "the length of the training: a larger batch leaves it too few optimizer steps",
 }
 RELAXED = {
     Limit.MEMORY: "More memory would allow a larger batch that reaches the same loss sooner.",
@@ -48,6 +49,7 @@ RELAXED = {
     Limit.INDEX: "Accumulation can go beyond it.",
     Limit.TIME: "With a larger budget_seconds the search goes further.",
     Limit.DATA_LOADING: "A larger batch would only wait longer for its samples.",
+    Limit.UPDATES: "A longer training could use a larger batch.",
 }
 _RULES = {
     "adascale": "by the linear rule, capped at the critical batch size",
@@ -223,9 +225,11 @@ def learning_rate_sentence(recommendation: Recommendation) -> str:
     base = f"{'your' if change.base_rate_is_yours else 'the base rate'} "
     base += format_rate(change.base_rate)
     ratio = rate / change.base_rate
+    peak = "" if change.schedule is None else ", the peak of your schedule"
     if math.isclose(ratio, 1, rel_tol=1e-3):
-        return f"{format_rate(rate)}, unchanged"
-    return f"{format_rate(rate)}: {format_factor(ratio)} {base} ({_derived(recommendation, ratio)})"
+        return f"{format_rate(rate)}{peak}, unchanged"
+    derived = _derived(recommendation, ratio)
+    return f"{format_rate(rate)}{peak}: {format_factor(ratio)} {base} ({derived})"
 
 
 def _derived(recommendation: Recommendation, ratio: float) -> str:
@@ -268,17 +272,26 @@ def _price(candidate: Candidate, unit: str) -> str:
 
 def steps_sentence(change: Change | None) -> str:
     """How many optimizer steps and epochs reach the same loss; empty where that is not known."""
-    steps = None if change is None else change.steps_factor
-    if change is None or steps is None or change.batch == change.base_batch:
+    if change is None or change.batch == change.base_batch:
         return ""
+    steps = change.steps_factor
+    if steps is None:
+        return _per_epoch(change)
     said = (
         f"the same loss takes about {format_factor(steps)} your optimizer steps, which is "
         f"{format_factor(steps * change.factor)} your epochs"
     )
     if change.training_steps is not None:
-        count = format_count(steps * change.training_steps)
-        return f"{said}: {count} steps instead of {format_size(change.training_steps)}"
+        count, before = format_count(steps * change.training_steps), change.training_steps
+        same = format_size(round(before / change.factor))
+        return f"{said}: {count} steps instead of {format_size(before)} ({same} in as many epochs)"
+    each = _per_epoch(change)
+    return f"{said} ({each})" if each else said
+
+
+def _per_epoch(change: Change) -> str:
+    """How many optimizer steps an epoch has now; empty for a stream."""
     before, now = change.steps_per_epoch(change.base_batch), change.steps_per_epoch(change.batch)
     if before is None or now is None:
-        return said
-    return f"{said} ({format_size(now)} steps per epoch instead of {format_size(before)})"
+        return ""
+    return f"{format_size(now)} steps per epoch instead of {format_size(before)}"

@@ -57,6 +57,28 @@ def _short_epoch(steps: int, batch: int, length: int) -> str:
     )
 
 
+def _decays(steps: int | None, same_loss: float, same_epochs: float) -> str:
+    if steps is None:
+        loss, epochs = (f"{each:.2g}x its steps" for each in (same_loss, same_epochs))
+    else:
+        loss = f"{format_size(round(same_loss * steps))} of its {format_size(steps)} steps"
+        epochs = format_size(round(same_epochs * steps))
+    return (
+        f"your learning rate decays: for the same loss give its schedule {loss}. The same epochs "
+        f"have {epochs}, after which the rate has decayed and the loss is higher"
+    )
+
+
+def _few_updates(steps: int, fewest: int, largest: int, told: str) -> str:
+    said = (
+        f"of {format_size(steps)} optimizer steps a batch size above {format_size(largest)} would "
+        f"leave fewer than {fewest} in the same epochs: none was considered"
+    )
+    if not told:
+        return said
+    return f"{said}. The length was read from {told}: pass training_steps= if that is wrong"
+
+
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "recommend.no_noise_scale": (
         "the noise scale is unknown, so the size was chosen by throughput alone: a larger or "
@@ -69,6 +91,8 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "recommend.noise_open": _noise_open,
     "recommend.noise_wide": _noise_wide,
     "recommend.short_epoch": _short_epoch,
+    "recommend.few_updates": _few_updates,
+    "recommend.decays": _decays,
     "recommend.no_headroom": (
         "no measured size leaves the requested headroom: the recommended one uses all of the "
         "memory; lower headroom, or free memory"

@@ -60,13 +60,13 @@ def policies(cells: Cells, task: Task, times: Times, base: Pair) -> dict[str, Pa
         "largest, square root": (top, base.rate * (top / BASE) ** 0.5),
         "90% of throughput, square root": (enough, base.rate * (enough / BASE) ** 0.5),
     }
-    tested = tested_rate(cells, task, top)
+    tested = range_test_rate(cells, task, top)
     if tested is not None:
         pairs["largest, range test"] = (top, tested)
     return {name: Pair(size, rate, times[size]) for name, (size, rate) in pairs.items()}
 
 
-def tested_rate(cells: Cells, task: Task, size: int) -> float | None:
+def range_test_rate(cells: Cells, task: Task, size: int) -> float | None:
     """A learning-rate range test at ``size``, as rate finders do it; ``None`` without a find."""
     key = {"kind": "range test", "task": task.name, "size": size}
     for row in cells.find(**key):

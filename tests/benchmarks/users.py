@@ -126,10 +126,12 @@ def recommended_pair(
     *,
     seed: int,
     training_steps: int | None = None,
+    averaged: bool = False,
 ) -> Pair:
     """The pair after confirmation, from the weights at the start as find_batch_size does it.
 
-    With ``training_steps``, of the run at the base batch, the rate is raced for first.
+    With ``training_steps``, of the run at the base batch, the rate is raced for first, and judged
+    by ``averaged`` weights where the run's rate decays.
     """
     noise = noise_of(cells, task, base.rate, seed)
     whole = problem_of(task, times, base.rate, noise)
@@ -137,8 +139,11 @@ def recommended_pair(
     size, rate = found.plan.global_batch, float(found.learning_rate)
     key = {"kind": "confirmed", "task": task.name, "size": size, "rate": rate, "seed": seed}
     key |= {"profile": profile} | ({"raced": training_steps} if training_steps else {})
+    key |= {"averaged": True} if averaged and training_steps else {}
     for row in cells.find(**key):
-        if training_steps or "raced" not in row:
+        if bool(training_steps) == ("raced" in row) and bool(key.get("averaged")) == (
+            "averaged" in row
+        ):
             return Pair(row["to_size"], row["to_rate"], times[row["to_size"]])
     cells.check_time()
     bench = Bench(task, base.rate, seed)
@@ -146,7 +151,7 @@ def recommended_pair(
     if training_steps:
         at = {"base_batch": BASE, "base_steps": training_steps}
         run_steps = steps_at(size, critical=critical_batch_size(noise), **at)
-        race = bench.race(found.plan, rate, run_steps)
+        race = bench.race(found.plan, rate, run_steps, averaged=averaged)
         outcome |= {"race_steps": race.steps_taken, "race_refusal": race.refusal}
         if race.best_rate is not None:
             whole = replace(
