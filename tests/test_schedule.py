@@ -234,5 +234,4 @@ def test_a_call_reads_the_schedule() -> None:
     assert change is not None and change.schedule is not None
     assert (change.training_steps, change.schedule.decays) == (600, True)
     assert report.global_batch_size <= 9
-    assert any(c.code == "recommend.few_updates" for c in report.caveats)
     assert bf.Report.from_json(report.to_json()) == report
