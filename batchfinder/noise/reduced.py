@@ -117,7 +117,7 @@ def gradient_reader(
         sketch = None if sketch_size is None else Sketch(parameters, sketch_size, seed)
         return GradientHooks(parameters, sketch, metric)
     for group in groups:
-        group.refuse_scaled(NoiseNotMeasured)
+        group.refuse_scaled()
     moments: list[list[torch.Tensor]] = []
     if isinstance(metric, SecondMoments):
         moments = [metric.of(step.parameters(), group.parameters) for group in groups]

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from batchfinder.errors import NoiseNotMeasured
+
 __all__ = [
     "ShardedGroup",
     "default_store",
@@ -59,7 +61,7 @@ def forget_sharded_gradients(sharded: Any) -> None:
 
 
 def sharded_mesh_size(sharded: Any) -> int:
-    """Ranks that train on samples of their own under ``fully_shard``; 0 where it is not known."""
+    """Ranks that train on samples of their own; 0 where ``sharded`` holds no parameters itself."""
     for group in _sharded_groups(sharded._get_fsdp_state()):
         sizes = (getattr(group.mesh_info, f"{kind}_mesh_size", 1) for kind in _MESH_KINDS)
         return math.prod(sizes)
@@ -103,13 +105,17 @@ class ShardedGroup:
         self.numels: list[int] = [each.numel() for each in self.parameters]
         self.whole_numel = self.shards * sum(self.shard_numels)
 
-    def refuse_scaled(self, error: type[Exception]) -> None:
-        """Raise where gradients are scaled before they are reduced, by a factor not told."""
+    def refuse_scaled(self) -> None:
+        """Nothing can be read where gradients are scaled before they are reduced.
+
+        Raises:
+            NoiseNotMeasured: for a reduce dtype or a divide factor whose scale is unknown.
+        """
         kinds = {self._group.mp_policy.reduce_dtype or each.dtype for each in self.parameters}
         if kinds <= {torch.float32, torch.bfloat16} and not self._group.gradient_divide_factor:
             return
         names = ", ".join(sorted(map(str, kinds)))
-        raise error(
+        raise NoiseNotMeasured(
             "expected gradients that fully_shard reduces in float32 or bfloat16 and divides by the "
             f"number of ranks; found {names}, or a custom gradient divide factor, whose scale is "
             "unknown"

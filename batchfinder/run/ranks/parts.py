@@ -39,15 +39,22 @@ class OwnPart:
     def of_stream(self, start: Start) -> tuple[Start, int]:
         """The stream as it is and 1, or every ``n``-th sample of it and ``n``.
 
-        Streams are the same where they begin with the same sample.
+        Streams are the same where they begin with the same sample. The one begun to see it is the
+        first to be read.
         """
         if self._ranks.replicas == 1:
             return start, 1
-        first = next(iter(start()), None)
+        stream = iter(start())
+        first = list(itertools.islice(stream, 1))
+        begun = [itertools.chain(first, stream)]
+
+        def resumed() -> Iterable[Any]:
+            return begun.pop() if begun else start()
+
         if not self._same(_digest_of_sample(first)):
-            return start, 1
+            return resumed, 1
         replica, replicas = self._replica, self._ranks.replicas
-        return lambda: itertools.islice(start(), replica, None, replicas), replicas
+        return lambda: itertools.islice(resumed(), replica, None, replicas), replicas
 
     def _same(self, digest: str) -> bool:
         return len(set(self._ranks.tell("the samples", digest))) == 1

@@ -56,7 +56,8 @@ def wrapping_of(models: Iterable[Any]) -> Wrapping:
                 "expected a torch whose fully_shard can be reset after a step that was cut "
                 f"(FSDPModule.reset_iter_state); found {torch.__version__}: install a newer torch"
             )
-        size = sharded_mesh_size(sharded[0])
+        # a root whose children hold all parameters has no group of its own
+        size = max(sharded_mesh_size(each) for each in sharded)
         return Wrapping("fully_shard", size or None, True, group_size=size)
     split = _ranks_of_one_parameter(parts)
     for wrapped in _data_parallel(parts):

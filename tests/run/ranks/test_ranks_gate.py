@@ -123,21 +123,21 @@ def test_the_gate_sees_the_collectives_of_every_wrapper() -> None:
     assert "collective all_reduce" in fsdp[0]  # of the norm
 
 
-def described(rank: int) -> list[tuple[str, int, bool]]:
+def described(rank: int) -> list[tuple[str, int | None, bool, int]]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-    found = [wrapping_of([wrapped(perceptron(), how)], 2) for how in ("bare", "ddp", "fsdp")]
+    found = [wrapping_of([wrapped(perceptron(), how)]) for how in ("bare", "ddp", "fsdp")]
     split = perceptron()
     parallelize_module(split, init_device_mesh("cpu", (2,)), {"0": ColwiseParallel()})
-    found.append(wrapping_of([split], 2))
+    found.append(wrapping_of([split]))
     both = perceptron()
     mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("dp", "tp"))
     parallelize_module(both, mesh["tp"], {"0": ColwiseParallel()})
     fully_shard(both, mesh=mesh["dp"])
-    found.append(wrapping_of([both], 2))
-    return [(each.name, each.replicas, each.splits) for each in found]
+    found.append(wrapping_of([both]))
+    return [(each.name, each.replicas, each.exchanges, each.group_size) for each in found]
 
 
 @pytest.mark.slow
@@ -146,11 +146,11 @@ def test_replicas_are_not_ranks() -> None:
         all_well(on_processes(described))
         == [
             [
-                ("", 2, False),
-                ("DistributedDataParallel", 2, False),
-                ("fully_shard", 2, False),
-                ("tensor parallelism", 1, True),
-                ("fully_shard", 1, True),
+                ("", None, False, 1),  # every rank
+                ("DistributedDataParallel", 2, True, 2),
+                ("fully_shard", 2, True, 2),
+                ("tensor parallelism", 1, False, 2),
+                ("fully_shard", 1, True, 1),
             ]
         ]
         * 2
