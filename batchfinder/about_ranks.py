@@ -2,48 +2,68 @@
 
 from __future__ import annotations
 
-from batchfinder.results import RankFacts
-from batchfinder.run.ranks import Wrapping, launched_without_group
+from batchfinder.rank_facts import RankFacts, deciding_rank, do_differ, slowest_rank, waiting_shares
+from batchfinder.results import Limit, ProbeResult
+from batchfinder.run.ranks import launched_without_group
 from batchfinder.session import Call
 from batchfinder.wording import Caveat
 
-__all__ = ["about_ranks", "facts_of_ranks"]
-
-_WORTH_SAYING = 0.1
-"""Share of the call that one rank waits more than another."""
+__all__ = ["about_ranks", "alone_by_mistake", "facts_of_ranks"]
 
 
-def facts_of_ranks(call: Call) -> tuple[RankFacts, ...]:
+def facts_of_ranks(call: Call, probed: ProbeResult) -> tuple[RankFacts, ...]:
     """What each rank has, in order of rank; empty where there is one process."""
     ranks, bench = call.bench.step.ranks, call.bench
     if ranks.alone:
         return ()
+    largest = [each for each in probed.trials if each.batch_size == probed.max_batch_size]
+    peaks = [each.reserved_bytes or each.peak_bytes for each in largest if each.fits]
+    rooms = bench.rooms.get(peaks[-1] or 0) if peaks else None
     own = RankFacts(
         rank=ranks.rank,
         device=str(bench.step.device),
-        device_name=bench.memory.name,
+        device_name="simulated memory" if bench.memory.is_simulated else bench.memory.name,
         limit_bytes=bench.own_limit_bytes,
         waited_seconds=ranks.waited_seconds,
+        room_bytes=None if rooms is None else rooms[ranks.rank],
+        ran_out=ranks.ran_out,
     )
     return tuple(ranks.tell("what each rank has", own))
 
 
-def about_ranks(call: Call, facts: tuple[RankFacts, ...], wrapping: Wrapping) -> tuple[Caveat, ...]:
+def about_ranks(
+    call: Call, facts: tuple[RankFacts, ...], probed: ProbeResult
+) -> tuple[Caveat, ...]:
     """Which rank decides the size, which one the others wait for, and what was not seen."""
     if not facts:
-        launched = launched_without_group()
-        return () if launched is None else (Caveat("ranks.no_group", size=launched),)
+        return ()
     said = []
-    least = min(facts, key=lambda each: each.limit_bytes)
-    most = max(each.limit_bytes for each in facts)
-    if least.limit_bytes < most:
-        said.append(Caveat("ranks.memory", rank=least.rank, least=least.limit_bytes, most=most))
-    waited = [each.waited_seconds for each in facts]
-    share = (max(waited) - min(waited)) / max(sum(call.spent.values()), 1e-9)
-    if share > _WORTH_SAYING:
-        said.append(Caveat("ranks.waited", rank=waited.index(min(waited)), share=min(share, 1.0)))
+    decides = deciding_rank(facts) if probed.limited_by is Limit.MEMORY else None
+    limits = [each.limit_bytes for each in facts]
+    if decides is not None:
+        said.append(Caveat("ranks.decides", rank=decides, limit=limits[decides]))
+    elif do_differ(limits):
+        least, most = min(limits), max(limits)
+        said.append(Caveat("ranks.memory", rank=limits.index(least), least=least, most=most))
+    if names := _different({each.device_name: each.rank for each in facts}):
+        said.append(Caveat("ranks.devices", names=names))
+    seconds = sum(call.spent.values())
+    slowest = slowest_rank(facts, seconds)
+    if slowest is not None:
+        share = max(waiting_shares(facts, seconds)) - waiting_shares(facts, seconds)[slowest]
+        said.append(Caveat("ranks.waited", rank=slowest, share=share))
     if call.replicas < len(facts):
         said.append(Caveat("ranks.replicas", size=len(facts), replicas=call.replicas))
-    elif not wrapping.exchanges:
+    elif not call.wrapping.exchanges:
         said.append(Caveat("ranks.bare", size=len(facts)))
     return tuple(said)
+
+
+def alone_by_mistake() -> tuple[Caveat, ...]:
+    """What a launcher's process is told that has formed no group with the others."""
+    launched = launched_without_group()
+    return () if launched is None else (Caveat("ranks.no_group", size=launched),)
+
+
+def _different(names: dict[str, int]) -> str:
+    return " and ".join(sorted(names)) if len(names) > 1 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from batchfinder.about_ranks import alone_by_mistake
 from batchfinder.session import Call
 from batchfinder.wording import Caveat
 
@@ -31,7 +32,9 @@ def caveats_of(call: Call, *stages: Iterable[Caveat]) -> tuple[Caveat, ...]:
     In the order of the stages where the weight is the same.
     """
     said = dict.fromkeys(
-        caveat for stage in (call.bench.assumptions(), *stages) for caveat in stage
+        caveat
+        for stage in (call.bench.assumptions(), *stages, alone_by_mistake())
+        for caveat in stage
     )
     return tuple(sorted(said, key=weight))
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Never
 
+from batchfinder.about_ranks import alone_by_mistake
 from batchfinder.arguments import check
 from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.keywords import keywords_named, refuse_unknown
@@ -215,7 +216,7 @@ class _Place:
             measurements=timed,
             limit_bytes=self.setup.memory.limit_bytes(),
             unit=self.setup.source.unit,
-            caveats=(*self.setup.source.notes, *said, *about_timings(timed)),
+            caveats=(*self.setup.source.notes, *said, *about_timings(timed), *alone_by_mistake()),
         )
 
     def _trial(self, size: int) -> Trial:

@@ -259,7 +259,7 @@ def find_batch_size(
         environment = bench.environment()
         rates = bench.step.group_rates(recommendation.learning_rate)
     lost = not_restored(call)
-    facts = facts_of_ranks(call)
+    facts = facts_of_ranks(call, probed)
     report = Report(
         recommendation=recommendation,
         probe=with_headroom(probed, recommendation),
@@ -277,7 +277,7 @@ def find_batch_size(
             settled.caveats,
             findings.caveats,
             recommendation.caveats,
-            about_ranks(call, facts, call.wrapping),
+            about_ranks(call, facts, probed),
             lost,
         ),
         ranks=facts,

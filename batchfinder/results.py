@@ -29,6 +29,7 @@ from batchfinder.plans import Schedule as Schedule
 from batchfinder.plans import Speedup as Speedup
 from batchfinder.races import RaceArm as RaceArm
 from batchfinder.races import RaceResult as RaceResult
+from batchfinder.rank_facts import RankFacts as RankFacts
 from batchfinder.rates import GroupRate as GroupRate
 from batchfinder.trials import MemoryBreakdown as MemoryBreakdown
 from batchfinder.trials import ProbeResult as ProbeResult
@@ -164,17 +165,6 @@ Event = (
     | Recommendation
     | Note
 )
-
-
-@dataclass(frozen=True)
-class RankFacts:
-    """What one of several ranks has, and how long it waited for the others in the call."""
-
-    rank: int
-    device: str
-    device_name: str
-    limit_bytes: int
-    waited_seconds: float
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.ranks import (
     Wrapping,
     described_model,
+    launched_without_group,
     ranks_here,
     refuse_alone,
     wrapping_of,
@@ -31,14 +32,7 @@ from batchfinder.training import Training, as_list
 from batchfinder.waiting import Waiting
 from batchfinder.wording import Caveat
 
-__all__ = [
-    "Budget",
-    "Call",
-    "not_restored",
-    "opened",
-    "shared",
-    "stage",
-]
+__all__ = ["Budget", "Call", "not_restored", "opened", "shared", "stage"]
 
 T = TypeVar("T")
 
@@ -227,6 +221,8 @@ def opened(
             observe, on_read = waiting, waiting.on_read
         if not met.alone:
             observe(Note(Caveat("ranks.begin", size=met.size, wrapper=wrapping.name)))
+        elif (launched := launched_without_group()) is not None:
+            observe(Note(Caveat("ranks.no_group", size=launched)))
         if budget.limit_seconds is not None and budget_seconds is None:
             observe(Note(Caveat("session.plan", seconds=budget.limit_seconds)))
         bench = stack.enter_context(

@@ -40,6 +40,11 @@ class Ranks(Protocol):
         """How long this rank has waited for the others' messages."""
         ...
 
+    @property
+    def ran_out(self) -> int:
+        """How often memory ran out on this rank."""
+        ...
+
     def tell(self, where: str, value: T) -> list[T]:
         """Every rank's value, in order of rank; ``where`` is what is done, the same on all.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchfinder import html, plot
 from batchfinder.errors import MissingDependency
 from batchfinder.report.explanation import other_changes, sections
+from batchfinder.report.ranks import rank_table
 from batchfinder.report.rows import candidate_table, legend, measurement_table, trial_table
 from batchfinder.report.settings import FRAMEWORKS, settings
 from batchfinder.report.text import answer, choice, findings
@@ -30,6 +31,8 @@ def _summary(report: Report, *, wide: bool) -> Iterator[str]:
         yield html.table(measurement_table(report, wide=wide, every=wide))
         yield html.paragraphs([legend(report)] if legend(report) else [], quiet=True)
     yield html.definitions(findings(report))
+    if (ranks := rank_table(report)) is not None:
+        yield html.table(ranks)
     if report.caveats:
         yield html.details("Caveats", html.items(map(capitalized, report.caveats)), shown=True)
 

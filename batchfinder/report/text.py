@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from batchfinder.report.race import race_sentence
+from batchfinder.report.ranks import rank_table, ranks_sentence
 from batchfinder.report.rows import format_noise, legend, measurement_table
 from batchfinder.results import Confirmation, Environment, Judgement, Limit
 from batchfinder.table import render, wrap
@@ -56,6 +57,8 @@ def text(report: Report, width: int | None = None) -> str:
     lines += [
         wrap(said, width, f"{label:<{LABEL}}", " " * LABEL) for label, said in findings(report)
     ]
+    if (ranks := rank_table(report)) is not None:
+        lines += ["", render(ranks, width)]
     lines += caveat_list(report, width)
     return "\n".join(lines)
 
@@ -110,6 +113,8 @@ def findings(report: Report) -> Iterator[tuple[str, str]]:
         yield label, confirmation_sentence(report.confirmation)
     yield "State", restored_sentence(report)
     yield "Machine", surroundings(report)
+    if ranks := ranks_sentence(report):
+        yield "Ranks", ranks
 
 
 def choice(report: Report) -> str:

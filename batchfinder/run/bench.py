@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,8 @@ class Bench:
     """The sizes that the user allows."""
     own_limit_bytes: int = 0
     """The memory limit of this rank; ``memory`` has the smallest one of all ranks."""
+    rooms: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """What each of several ranks had left, in order of rank, by the peak that they agreed on."""
 
     @property
     def step(self) -> WholeStep:
@@ -262,7 +264,8 @@ def open_bench(
             else:
                 memory = backend_for(step.device, memory_limit, held=list(step.holdings()))
         own_limit = memory.limit_bytes()
-        setup = joined(Setup(step, source, memory), ranks, wrapping)
+        rooms: dict[int, tuple[int, ...]] = {}
+        setup = joined(Setup(step, source, memory), ranks, wrapping, rooms=rooms)
         given = as_list(training.optimizer)
         ours = [each for each in setup.step.optimizers() if not any(each is one for one in given)]
         own = stack.enter_context(preserved(*ours, parameters=False))  # the model's own
@@ -275,6 +278,7 @@ def open_bench(
             functions=(training.loss_fn, training.train_step),
             memory_limit=memory_limit,
             own_limit_bytes=own_limit,
+            rooms=rooms,
             has_own_optimizer=bool(given),
             is_mid_training=any(getattr(each, "state", None) for each in given),
         )

@@ -18,10 +18,12 @@ __all__ = [
     "ShardedGroup",
     "default_store",
     "forget_sharded_gradients",
+    "is_under_way",
     "reset_reducer",
     "resets_sharded_iteration",
     "sharded_groups",
     "sharded_mesh_size",
+    "work_begun",
 ]
 
 _MESH_KINDS = ("shard", "replicate")
@@ -75,6 +77,18 @@ def _sharded_groups(state: Any) -> list[Any]:
         return list(several)
     one = getattr(state, "_fsdp_param_group", None)
     return [] if one is None else [one]
+
+
+def work_begun(result: Any) -> list[Any]:
+    """The handles among what an operator of ``c10d`` gives back; functional ones give none."""
+    parts = result if isinstance(result, tuple) else (result,)
+    return [each for each in parts if isinstance(each, torch.ScriptObject)]
+
+
+def is_under_way(work: Any) -> bool:
+    """Whether a collective has not ended. Where torch cannot say, none counts as under way."""
+    kind = getattr(sys.modules.get("torch._C._distributed_c10d"), "Work", None)
+    return kind is not None and not kind.unbox(work).is_completed()
 
 
 def default_store() -> Any:

@@ -13,10 +13,14 @@ def _begin(size: int, wrapper: str) -> str:
     return f"{size} ranks search together ({wrapper or 'bare module'})"
 
 
+def _decides(rank: int, limit: int) -> str:
+    return f"rank {rank} decides the largest batch size: of its {format_bytes(limit)} least is left"
+
+
 def _memory(rank: int, least: int, most: int) -> str:
     return (
         f"rank {rank} has the least memory, {format_bytes(least)} where another has "
-        f"{format_bytes(most)}, and decides the size"
+        f"{format_bytes(most)}: that is the limit of all"
     )
 
 
@@ -27,10 +31,19 @@ def _waited(rank: int, share: float) -> str:
     )
 
 
+def _rows(size: int, shown: int) -> str:
+    said = f"{size} train together; they differ"
+    return said if shown == size else f"{said} ({shown} shown, all in report.ranks)"
+
+
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "ranks.begin": _begin,
+    "ranks.decides": _decides,
     "ranks.memory": _memory,
     "ranks.waited": _waited,
+    "ranks.rows": _rows,
+    "ranks.alike": "{size} train together, with as much memory and as fast as one another",
+    "ranks.devices": "the ranks' devices differ ({names}): the slowest sets the step time",
     "ranks.bare": (
         "the model is not wrapped for {size} ranks: the exchange of gradients is neither timed nor "
         "in the peak memory. Pass the wrapped model"

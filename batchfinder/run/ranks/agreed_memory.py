@@ -22,10 +22,13 @@ class AgreedMemory:
     Args:
         memory: of this rank's device.
         ranks: who must have room.
+        rooms: filled with what each rank had left, in order of rank, by the peak that was agreed.
     """
 
-    def __init__(self, memory: MemoryBackend, ranks: Ranks) -> None:
-        self._own, self._ranks = memory, ranks
+    def __init__(
+        self, memory: MemoryBackend, ranks: Ranks, rooms: dict[int, tuple[int, ...]]
+    ) -> None:
+        self._own, self._ranks, self._rooms = memory, ranks, rooms
         self._limits = ranks.tell("the memory limit", memory.limit_bytes())
 
     @property
@@ -46,19 +49,21 @@ class AgreedMemory:
         own = self._own.peak_bytes()
         if self._ranks.is_over:  # read while the call is being left
             return own
-        return max(self._moved("the peak", own))
+        return self._agreed("the peak", own)
 
     def reserved_peak_bytes(self) -> int | None:
         own = self._own.reserved_peak_bytes()
         if self._ranks.is_over or own is None:
             return own
-        return max(self._moved("the reserved peak", own))
+        return self._agreed("the reserved peak", own)
 
-    def _moved(self, what: str, own: int) -> list[int]:
-        """Every rank's, as if its limit were the smallest."""
-        least = self.limit_bytes()
+    def _agreed(self, what: str, own: int) -> int:
+        """The largest of all ranks' peaks, each as if its limit were the smallest."""
         told = self._ranks.tell(what, own)
-        return [each + least - limit for each, limit in zip(told, self._limits, strict=True)]
+        rooms = tuple(limit - each for each, limit in zip(told, self._limits, strict=True))
+        peak = self.limit_bytes() - min(rooms)
+        self._rooms[peak] = rooms
+        return peak
 
     def reset_peak(self) -> None:
         self._own.reset_peak()

@@ -20,6 +20,7 @@ class Alone:
     alone = True
     replicas = 1
     waited_seconds = 0.0
+    ran_out = 0
     is_gated = is_over = False
 
     def meet(self, described: Mapping[str, str], *, replicas: int | None = None) -> Alone:

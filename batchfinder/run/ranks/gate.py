@@ -5,15 +5,22 @@ DistributedDataParallel, the all-gathers of ``fully_shard``, an optimizer, DTens
 it lets one through it has every rank say that it is well. A rank that ran out of memory says so in
 place of its next one, and nobody begins what it will not join: nothing waits for ever, and nothing
 has to be aborted.
+
+What has begun ends, since all ranks began it. Where a step is cut it is waited for: it would write
+into buffers that the next step uses.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from batchfinder.run.distributed_internals import is_under_way, work_begun
 
 __all__ = ["Gate"]
 
@@ -28,6 +35,7 @@ class Gate(TorchDispatchMode):
     def __init__(self, ask: Callable[[str], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
         self._ask = ask
+        self._begun: list[Any] = []
         tensors = sys.modules.get("torch.distributed.tensor")
         self._distributed = getattr(tensors, "DTensor", None)
 
@@ -42,7 +50,27 @@ class Gate(TorchDispatchMode):
             return NotImplemented  # which turns it into operators on local tensors, seen here again
         if func.namespace in _NAMESPACES and func._opname not in _NOT_BEGUN:
             self._ask(f"collective {func._opname}")
+            result = func(*args, **(kwargs or {}))
+            # only what is under way is kept, since it keeps its tensors
+            self._begun = [
+                each for each in (*self._begun, *work_begun(result)) if is_under_way(each)
+            ]
+            return result
         return func(*args, **(kwargs or {}))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        begun, self._begun = self._begun, []
+        if error is None:
+            return
+        for work in begun:
+            with suppress(RuntimeError):  # of a rank that is gone; the error here says more
+                work.wait()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:

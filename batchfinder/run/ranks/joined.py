@@ -11,12 +11,21 @@ from batchfinder.run.ranks.wrappers import Wrapping
 __all__ = ["joined"]
 
 
-def joined(setup: Setup[WholeStep], ranks: Ranks, wrapping: Wrapping) -> Setup[WholeStep]:
-    """The same where there is one process; else such that all ranks go the same way."""
+def joined(
+    setup: Setup[WholeStep],
+    ranks: Ranks,
+    wrapping: Wrapping,
+    *,
+    rooms: dict[int, tuple[int, ...]] | None = None,
+) -> Setup[WholeStep]:
+    """The same where there is one process; else such that all ranks go the same way.
+
+    ``rooms`` is filled as ``AgreedMemory`` says.
+    """
     if ranks.alone:
         return setup
     return Setup(
         AgreedStep(setup.step, ranks, wrapping),
         AgreedSource(setup.source, ranks),
-        AgreedMemory(setup.memory, ranks),
+        AgreedMemory(setup.memory, ranks, {} if rooms is None else rooms),
     )

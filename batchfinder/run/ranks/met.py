@@ -66,6 +66,7 @@ class MetRanks:
         self._seconds = seconds
         self._over = ""
         self.is_gated = True
+        self.ran_out = 0
         self._told: BaseException | None = None
         """The error that all ranks know of; it passes through, and is not told again."""
         self._time, self._since = 0.0, seconds()
@@ -127,6 +128,7 @@ class MetRanks:
         state, text = _state_of(error), " ".join(str(error).split())[:_LONGEST]
         message = Message(state, where, type(error).__name__, text)
         failed = state is State.FAILED
+        self.ran_out += state is State.OUT_OF_MEMORY
         try:
             answers = self._exchanged(message, _FOR_THE_FAILED_SECONDS if failed else None)
             self._raise_for(answers, where, own=error)

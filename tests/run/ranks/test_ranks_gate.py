@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from processes import all_well, on_processes
 from ranks_cases import CLASSES, WIDTH, perceptron, wrapped
 from torch import nn
 
-from batchfinder.run.ranks import TorchRanks, mend, wrapping_of
+from batchfinder.run.ranks import TorchRanks, gate, mend, wrapping_of
 
 
 class Planted(nn.Module):
@@ -96,6 +97,55 @@ def test_a_step_that_was_cut_on_one_rank_leaves_ddp_as_if_it_had_not_been() -> N
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_cut_steps_leave_no_trace(how: str, place: str, first: int) -> None:
     check(how, place, first)
+
+
+def on_one_core(rank: int, times: int) -> list[bool]:
+    """Whether cut steps left no trace, where what a step has begun is slow to end."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return [
+        cut_steps(rank, "ddp", "backward", 2)[1] == undisturbed(rank, "ddp", 2)
+        for _ in range(times)
+    ]
+
+
+@pytest.mark.slow
+def test_averages_under_way_end_before_the_next_step() -> None:
+    assert all_well(on_processes(on_one_core, 20, seconds=120)) == [[True] * 20] * 2
+
+
+class AllReduce:
+    """An operator that begins what ends once it is waited for."""
+
+    namespace, _opname = "c10d", "allreduce_"
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.under_way, self.broken = True, broken
+
+    def __call__(self) -> AllReduce:
+        return self
+
+    def wait(self) -> None:
+        self.under_way = False
+        if self.broken:
+            raise RuntimeError("connection closed by peer")
+
+
+def test_a_step_that_is_cut_waits_for_what_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "work_begun", lambda result: [result])
+    monkeypatch.setattr(gate, "is_under_way", lambda work: work.under_way)
+    asked: list[str] = []
+    for error in (torch.OutOfMemoryError, KeyboardInterrupt):
+        works = [AllReduce(broken=True), AllReduce()]
+        with pytest.raises(error), gate.Gate(asked.append) as guard:
+            for each in works:
+                guard.__torch_dispatch__(each, ())
+            raise error
+        assert not any(each.under_way for each in works)
+    well = AllReduce()
+    with gate.Gate(asked.append) as guard:
+        guard.__torch_dispatch__(well, ())
+    assert well.under_way  # the step itself waits for it
+    assert asked == ["collective allreduce_"] * 5
 
 
 def seen(rank: int, how: str) -> list[str]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from report_cases import plain
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
-from batchfinder.about_ranks import about_ranks
-from batchfinder.results import RankFacts
+from batchfinder.about_ranks import about_ranks, alone_by_mistake
+from batchfinder.caveats import caveats_of
+from batchfinder.rank_facts import deciding_rank
+from batchfinder.report.ranks import rank_table
+from batchfinder.results import Limit, ProbeResult, RankFacts
 from batchfinder.run.memory import host
 from batchfinder.run.ranks import Wrapping, launched_without_group, ranks_here
 from batchfinder.session import opened
+from batchfinder.wording import Caveat
+
+MIB = 1024**2
 
 
 def small() -> tuple[nn.Module, DataLoader[Any]]:
@@ -36,23 +44,85 @@ def test_a_launcher_without_a_group_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert launched_without_group() is None
     monkeypatch.setenv("WORLD_SIZE", "4")
     model, loader = small()
-    with opened(bf.Training(model, loader), observe=lambda event: None) as call:
-        (said,) = about_ranks(call, (), Wrapping())
+    heard = []
+    with opened(bf.Training(model, loader), observe=heard.append) as call:
+        (said,) = alone_by_mistake()
+        assert said in caveats_of(call)
     assert "WORLD_SIZE=4, but there is no process group" in said
+    assert bf.Note(said) in heard
+    assert said in bf.eval_batch_size(model, loader, at_most=8, budget_seconds=0.1).caveats
+
+
+def about(facts: tuple[RankFacts, ...], limited_by: Limit) -> tuple[Caveat, ...]:
+    model, loader = small()
+    wrapping = Wrapping("DistributedDataParallel", 2, exchanges=True)
+    with opened(bf.Training(model, loader), observe=lambda event: None) as call:
+        call.spent["measure"], call.wrapping = 10.0, wrapping
+        probed = ProbeResult((), call.bench.breakdown(), limited_by)
+        return about_ranks(call, facts, probed)
+
+
+FACTS = (
+    RankFacts(0, "cpu", "one", 8 * MIB, waited_seconds=6.0, room_bytes=3 * MIB),
+    RankFacts(1, "cpu", "other", 5 * MIB, waited_seconds=1.0, room_bytes=0),
+)
 
 
 def test_who_decides_and_whom_the_others_wait_for_is_said() -> None:
-    model, loader = small()
-    facts = (
-        RankFacts(0, "cpu", "one", 8 * 1024**2, waited_seconds=6.0),
-        RankFacts(1, "cpu", "other", 5 * 1024**2, waited_seconds=1.0),
-    )
-    with opened(bf.Training(model, loader), observe=lambda event: None) as call:
-        call.spent["measure"] = 10.0
-        said = about_ranks(call, facts, Wrapping("DistributedDataParallel", 2, exchanges=True))
-    assert [each.code for each in said] == ["ranks.memory", "ranks.waited", "ranks.replicas"]
+    said = about(FACTS, Limit.MEMORY)
+    assert [each.code for each in said] == [
+        "ranks.decides",
+        "ranks.devices",
+        "ranks.waited",
+        "ranks.replicas",
+    ]
+    assert "rank 1 decides the largest batch size: of its 5.00 MiB least is left" in said[0]
+    assert "devices differ (one and other)" in said[1]
+    assert "rank 1 is the slowest: others waited for it for up to 50% of the call" in said[2]
+
+
+def test_no_rank_decides_a_size_that_memory_does_not_limit() -> None:
+    said = about(FACTS, Limit.DATASET)
+    assert said[0].code == "ranks.memory"
     assert "rank 1 has the least memory, 5.00 MiB where another has 8.00 MiB" in said[0]
-    assert "rank 1 is the slowest: others waited for it for up to 50% of the call" in said[1]
+
+
+def test_a_rank_on_which_alone_memory_ran_out_decides_whatever_it_had_left() -> None:
+    ran_out = (FACTS[0], replace(FACTS[1], room_bytes=4 * MIB, ran_out=3))
+    assert deciding_rank(ran_out) == 1
+    assert deciding_rank([replace(each, ran_out=1) for each in ran_out]) == 0
+    assert deciding_rank([replace(each, room_bytes=MIB) for each in FACTS]) is None
+
+
+def test_rows_of_ranks_are_printed_where_they_differ() -> None:
+    report = replace(plain(), ranks=FACTS, seconds=(("measure", 10.0),))
+    printed = report.text(100)
+    assert "2 train together; they differ" in printed
+    assert printed[printed.index("  rank") :].startswith(ROWS)
+    assert "5.00 MiB" in report.to_html()
+    assert bf.Report.from_json(report.to_json()) == report
+
+
+ROWS = """\
+  rank       device  memory limit  left at 268  ran out           waited  note
+  ────  ───────────  ────────────  ───────────  ───────  ───────────────  ──────────────────────────
+     0    cpu (one)      8.00 MiB     3.00 MiB  0 times  60% of the call
+     1  cpu (other)      5.00 MiB          0 B  0 times  10% of the call  decides the largest size,
+                                                                          slowest
+"""
+
+
+def test_of_many_ranks_the_rows_that_matter_are_printed() -> None:
+    alike = [replace(FACTS[0], rank=rank) for rank in range(64)]
+    report = replace(plain(), ranks=tuple(alike), seconds=(("measure", 10.0),))
+    assert rank_table(report) is None
+    assert "64 train together, with as much memory" in report.text(100)
+    alike[40] = replace(alike[40], ran_out=2)
+    report = replace(report, ranks=tuple(alike))
+    table = rank_table(report)
+    assert table is not None
+    assert [row.cells[0] for row in table.rows] == ["0", "1", "2", "3", "4", "5", "6", "40"]
+    assert "8 shown, all in report.ranks" in report.text(200)
 
 
 def test_one_process_enters_no_gate_and_reads_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
