@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Never
 
+from batchfinder import html
 from batchfinder.about_ranks import alone_by_mistake
 from batchfinder.arguments import check
 from batchfinder.errors import InvalidArgument, NothingFits
@@ -74,6 +75,9 @@ class Evaluation:
             unit=self.unit,
             caveats=self.caveats,
         )
+
+    def _repr_html_(self) -> str:
+        return html.printed(self)
 
     @property
     def max_batch_size(self) -> int:

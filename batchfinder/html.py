@@ -21,6 +21,7 @@ __all__ = [
     "items",
     "page",
     "paragraphs",
+    "printed",
     "section",
     "table",
 ]
@@ -126,6 +127,11 @@ def details(title: str, body: str, *, shown: bool = False) -> str:
 def section(title: str, body: str) -> str:
     """Markup under a title."""
     return f"<h2>{escape(title)}</h2>{body}"
+
+
+def printed(result: object) -> str:
+    """What ``print`` shows of a result, for a notebook."""
+    return fragment([code(str(result))])
 
 
 def code(text: str) -> str:

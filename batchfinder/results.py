@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from batchfinder import html
 from batchfinder.events import Note as Note
 from batchfinder.events import Progress as Progress
 from batchfinder.events import StageStarted as StageStarted
@@ -85,6 +86,9 @@ class NoiseScale:
             after_steps=self.after_steps,
             caveats=self.caveats,
         )
+
+    def _repr_html_(self) -> str:
+        return html.printed(self)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from batchfinder import html
 from batchfinder.outcomes import Limit, Outcome
 from batchfinder.wording import Caveat, summary
 
@@ -104,6 +105,9 @@ class ProbeResult:
             per_sample_bytes=self.memory.per_sample_bytes,
             caveats=self.caveats,
         )
+
+    def _repr_html_(self) -> str:
+        return html.printed(self)
 
     @property
     def max_batch_size_with_ddp(self) -> int | None:

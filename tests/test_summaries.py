@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import math
 
-from batchfinder import evaluation
+import pytest
+
+from batchfinder import (
+    Comparison,
+    DevicePredictions,
+    MemoryEstimate,
+    MemoryPrediction,
+    MemorySavings,
+    Report,
+    evaluation,
+)
+from batchfinder.compare import StudyTable
 from batchfinder.evaluation import Evaluation
 from batchfinder.results import (
     Limit,
@@ -97,3 +109,30 @@ def test_one_lucky_timing_does_not_choose_the_size_for_evaluation() -> None:
     lucky = timed(2, 22_500.0, 5_200.0, 39_700.0)
     assert evaluation._chosen([lucky, timed(8, 20_000.0, 19_500.0, 20_400.0)]) == 8
     assert evaluation._chosen([timed(4, 20_000.0, 19_600.0, 20_300.0), lucky]) == 4
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Comparison,
+        DevicePredictions,
+        Evaluation,
+        MemoryEstimate,
+        MemoryPrediction,
+        MemorySavings,
+        NoiseScale,
+        ProbeResult,
+        Report,
+        StudyTable,
+    ],
+)
+def test_every_result_prints_well_in_a_notebook_too(kind: type) -> None:
+    assert "__str__" in vars(kind)
+    assert "_repr_html_" in vars(kind)
+
+
+def test_a_notebook_shows_what_print_shows() -> None:
+    noise = NoiseScale(100.0, 50.0, 200.0, 64, "<estimator>")
+    shown = noise._repr_html_()
+    assert html.escape(str(noise)) in shown
+    assert "<estimator>" not in shown

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from batchfinder.compare import drawing, rendering
+from batchfinder.compare import drawing, page, rendering
 from batchfinder.compare.cells import Cell, Ending, Look
+from batchfinder.compare.tables import StudyTable, tables
 from batchfinder.errors import InvalidArgument, MissingDependency
 from batchfinder.report import encoding
 from batchfinder.wording import Caveat
@@ -122,13 +123,51 @@ class Comparison:
     def __str__(self) -> str:
         return rendering.text(self)
 
+    def _repr_html_(self) -> str:
+        return page.fragment(self)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the trainings were judged on a validation loader."""
+        return any(look.validation_loss is not None for c in self.cells for look in c.curve)
+
+    def tables(self) -> tuple[StudyTable, ...]:
+        """The study in nine tables, every seed in them.
+
+        Loss, time, training metric, parameters and memory, validation metric, iterations and epochs
+        to the target, memory, generalization gap.
+        """
+        return tables(self)
+
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+
+    @overload
+    def to_html(self, path: str | Path) -> Path: ...
+
+    def to_html(self, path: str | Path | None = None) -> str | Path:
+        """The study on one page that stands alone: answer, curves, the nine tables.
+
+        Returns:
+            The page; or, where it was written to ``path``, the path.
+        """
+        whole = page.page(self)
+        if path is None:
+            return whole
+        Path(path).write_text(whole, encoding="utf-8")
+        return Path(path)
+
     def plot(self, ax: Any = None) -> Any:
-        """Loss over seconds, one line per size at its best rate; the axes, not shown.
+        """The curves, one line per size at its best rate; nothing is shown.
+
+        Without ``ax`` a figure of six panels is made (loss over time and over epochs, training
+        loss, both metrics, gap) and its axes, shape ``(2, 3)``, are returned. With ``ax`` the loss
+        over training time is drawn into it, and ``ax`` is returned.
 
         Raises:
             MissingDependency: where matplotlib is not installed.
         """
-        return drawing.curves(self, ax)
+        return drawing.figure(self)[1] if ax is None else drawing.over_time(self, ax)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The study as strict JSON; written to ``path`` too, where one is given."""
@@ -187,4 +226,5 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
             "train_loss": look.train_loss,
             "validation_loss": look.validation_loss,
             "metric": look.metric,
+            "train_metric": look.train_metric,
         }

@@ -1,44 +1,111 @@
-"""The study's figure: loss over training time. Matplotlib is imported when something is drawn."""
+"""The study's figure: curves over time and epochs. Matplotlib is imported when it is drawn."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from batchfinder.errors import MissingDependency
+from batchfinder.compare.cells import Cell, Look
+from batchfinder.plot.drawing import svg_of
+from batchfinder.plot.marks import matplotlib
 from batchfinder.units import format_size
 
 if TYPE_CHECKING:
     from batchfinder.compare.comparison import Comparison
 
-__all__ = ["curves"]
+__all__ = ["figure", "over_time", "svg"]
 
 _STYLES = ("-", "--", "-.", ":")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_INCHES = (12.0, 7.0)
+Reading = Callable[[Look], float | None]
 
 
-def curves(study: Comparison, ax: Any = None) -> Any:
-    """One line per size at its best rate, every seed thin; the target as a level.
+def figure(study: Comparison) -> tuple[Any, Any]:
+    """A figure known to no window, and its six axes.
 
-    Sizes differ by line style as well as by colour.
+    Raises:
+        MissingDependency: where matplotlib is not installed.
     """
-    if ax is None:
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingDependency("plot needs matplotlib: pip install matplotlib") from error
-        ax = Figure(figsize=(7, 4.5), layout="constrained").add_subplot()
-    for number, size in enumerate(study.sizes):
-        arm = study.best_arm(size)
-        style = {"color": f"C{number % 10}", "linestyle": _STYLES[number % len(_STYLES)]}
-        for index, cell in enumerate(arm.cells):
-            ax.plot(
-                [look.seconds for look in cell.curve],
-                [look.loss for look in cell.curve],
-                label=f"{format_size(size)} at {arm.learning_rate:.3g}" if index == 0 else None,
-                linewidth=1.2,
-                **style,
-            )
+    made = matplotlib("figure").Figure(figsize=_INCHES, layout="constrained")
+    axes = made.subplots(2, 3)
+    metric = study.metric_name or "metric"
+    over_time(study, axes[0, 0])
+    panels: list[tuple[Any, str, Reading]] = [
+        (axes[0, 1], _judged(study), lambda look: look.loss),
+        (axes[0, 2], "training loss", lambda look: look.train_loss),
+        (axes[1, 0], f"training {metric}", lambda look: look.train_metric),
+        (axes[1, 1], f"validation {metric}", lambda look: look.metric),
+        (axes[1, 2], "gap (validation less training loss)", _gap),
+    ]
+    for ax, label, reading in panels:
+        _over_epochs(study, ax, label, reading)
+    return made, axes
+
+
+def svg(study: Comparison) -> str:
+    """The figure as SVG text, the same for the same study.
+
+    Raises:
+        MissingDependency: where matplotlib is not installed.
+    """
+    return svg_of(figure(study)[0])
+
+
+def over_time(study: Comparison, ax: Any) -> Any:
+    """Loss over training time, the target as a level."""
+    _curves(study, ax, lambda cell, look: look.seconds, lambda look: look.loss)
     ax.axhline(study.target, color="0.5", linewidth=0.8)
     ax.set_xlabel("training time, seconds")
-    ax.set_ylabel("validation loss")
+    ax.set_ylabel(_judged(study))
     ax.legend(title="batch size at rate")
     return ax
+
+
+def _over_epochs(study: Comparison, ax: Any, label: str, reading: Reading) -> None:
+    counts_epochs = all(cell.epoch_samples for cell in study.cells)
+
+    def place(cell: Cell, look: Look) -> float:
+        return look.samples / cell.epoch_samples if cell.epoch_samples else look.samples
+
+    _curves(study, ax, place, reading)
+    ax.set_xlabel("epochs" if counts_epochs else "samples")
+    ax.set_ylabel(label)
+    if not ax.lines:
+        ax.text(0.5, 0.5, "not measured", ha="center", transform=ax.transAxes)
+        ax.set_xticks([])
+        ax.set_yticks([])
+
+
+def _curves(
+    study: Comparison, ax: Any, place: Callable[[Cell, Look], float], reading: Reading
+) -> None:
+    """One line per size at its best rate, every seed; told apart in black and white too."""
+    for number, size in enumerate(study.sizes):
+        arm = study.best_arm(size)
+        style = {
+            "color": f"C{number % 10}",
+            "linestyle": _STYLES[number % len(_STYLES)],
+            "marker": _MARKS[number % len(_MARKS)],
+        }
+        label = f"{format_size(size)} at {arm.learning_rate:.3g}"
+        for index, cell in enumerate(arm.cells):
+            read = [(place(cell, look), reading(look)) for look in cell.curve]
+            known = [(x, y) for x, y in read if y is not None and math.isfinite(y)]
+            if known:
+                ax.plot(
+                    *zip(*known, strict=True),
+                    label=label if index == 0 else None,
+                    linewidth=1.2,
+                    markersize=3.5,
+                    **style,
+                )
+
+
+def _judged(study: Comparison) -> str:
+    return "validation loss" if study.has_validation else "training loss"
+
+
+def _gap(look: Look) -> float | None:
+    return None if look.validation_loss is None else look.validation_loss - look.train_loss

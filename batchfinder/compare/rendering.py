@@ -12,7 +12,7 @@ from batchfinder.units import format_bytes, format_count, format_seconds, format
 if TYPE_CHECKING:
     from batchfinder.compare.comparison import Arm, Comparison
 
-__all__ = ["number", "text"]
+__all__ = ["headline", "legend", "number", "regrets", "table", "text", "title"]
 
 _WIDTH = 160
 _ABSENT = "-"
@@ -27,22 +27,45 @@ _MEANINGS = {
 
 
 def text(study: Comparison) -> str:
-    """One row per size and rate, the fastest to the target marked; regrets and caveats below."""
-    sizes, seeds = len(study.sizes), len({cell.seed for cell in study.cells})
-    title = (
-        f"{sizes} batch size{'s' * (sizes != 1)}, {seeds} seed{'s' * (seeds != 1)};"
-        f" times to a loss of {number(study.target)}"
-    )
-    table = _table(study)
-    rendered = render(table, _WIDTH)
-    width = max(map(len, rendered.splitlines()))
-    lines = [title, "", rendered, wrap(_legend(table), max(80, width), "  "), ""]
-    lines += [_regret(role, size, value) for role, size, value in study.regrets()]
+    """The answer; one row per size and rate, the fastest to the target marked; caveats below."""
+    rendered = render(table(study), _WIDTH)
+    width = max(80, *map(len, rendered.splitlines()))
+    lines = [wrap(headline(study), width), "", rendered, wrap(legend(study), width, "  "), ""]
+    lines += regrets(study)
     lines += [f"Note: {caveat}" for caveat in study.caveats]
     return "\n".join(lines).rstrip()
 
 
-def _table(study: Comparison) -> Table:
+def title(study: Comparison) -> str:
+    """How many sizes and seeds."""
+    sizes, seeds = len(study.sizes), len({cell.seed for cell in study.cells})
+    return f"{sizes} batch size{'s' * (sizes != 1)}, {seeds} seed{'s' * (seeds != 1)}"
+
+
+def headline(study: Comparison) -> str:
+    """Which size met the target first, and how much earlier than the next."""
+    asked = f"{title(study)}; times to a loss of {number(study.target)}."
+    times = {size: study.seconds_to_target(study.best_arm(size)) for size in study.sizes}
+    met = sorted((each for each in times.items() if math.isfinite(each[1])), key=lambda p: p[1])
+    if not met:
+        return f"No batch size met the loss of {number(study.target)} in every seed. {asked}"
+    (size, least), *others = met
+    if len(times) == 1:
+        return asked
+    if not others:
+        return f"Batch size {format_size(size)} alone met the loss in every seed. {asked}"
+    next_size, seconds = others[0]
+    lead = f", {seconds / least:.2f}x as fast as {format_size(next_size)}" if least else ""
+    return f"Batch size {format_size(size)} was the fastest{lead}. {asked}"
+
+
+def regrets(study: Comparison) -> list[str]:
+    """A sentence for the recommended size, for 32, and for the largest that fits."""
+    return [_regret(role, size, value) for role, size, value in study.regrets()]
+
+
+def table(study: Comparison) -> Table:
+    """Every column that has something to say."""
     header = (
         "batch",
         "rate",
@@ -67,9 +90,10 @@ def _table(study: Comparison) -> Table:
     return Table(header, rows).without_empty_columns()
 
 
-def _legend(table: Table) -> str:
+def legend(study: Comparison) -> str:
     """What the columns that are there mean, where the header alone does not say."""
-    said = [f"{name}: {words}" for name, words in _MEANINGS.items() if name in table.header]
+    header = table(study).header
+    said = [f"{name}: {words}" for name, words in _MEANINGS.items() if name in header]
     return f"{'; '.join(said)}. All are means over seeds."
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from batchfinder import html
 from batchfinder.report.encoding import dumps, encode, read
 from batchfinder.results import NoiseScale
 from batchfinder.wording import Caveat
@@ -41,6 +42,9 @@ class Instability:
     def __str__(self) -> str:
         return f"step {self.step:,}, {self.kind.value}: {self.said}"
 
+    def _repr_html_(self) -> str:
+        return html.printed(self)
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -61,6 +65,9 @@ class Suggestion:
 
     def __str__(self) -> str:
         return f"step {self.step:,}: {self.said}"
+
+    def _repr_html_(self) -> str:
+        return html.printed(self)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from batchfinder.plot.panels import MAIN_PANELS, PANELS
 if TYPE_CHECKING:
     from batchfinder.report import Report
 
-__all__ = ["check_panel", "figure", "panel", "plot", "require", "svg"]
+__all__ = ["check_panel", "figure", "panel", "plot", "require", "svg", "svg_of"]
 
 _INCHES = (10.0, 7.2)
 
@@ -34,7 +34,12 @@ def svg(report: Report) -> str:
     Raises:
         MissingDependency: where matplotlib is not installed.
     """
-    drawn, buffer = figure(report), io.StringIO()
+    return svg_of(figure(report))
+
+
+def svg_of(drawn: Any) -> str:
+    """Any figure as SVG text, the same for the same drawing."""
+    buffer = io.StringIO()
     with matplotlib("pyplot").rc_context({"svg.hashsalt": "batchfinder"}):
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

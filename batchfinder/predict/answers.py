@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batchfinder import html
 from batchfinder.devices import find_device
 from batchfinder.errors import InvalidArgument
 from batchfinder.units import format_bytes, format_size, parse_bytes
@@ -80,6 +81,9 @@ class MemoryEstimate:
         table = [f"{name:<{width}}  {format_bytes(count):>10}" for name, count in rows]
         return "\n".join([*table, *(f"assumed: {sentence}" for sentence in self.assumed)])
 
+    def _repr_html_(self) -> str:
+        return html.printed(self)
+
 
 def memory_of(memory: int | str) -> int:
     """Bytes, of an amount or of a device's name.
@@ -133,6 +137,9 @@ class MemoryPrediction:
         ]
         return "\n".join([*first, *set_aside, *(f"assumed: {each}" for each in self.assumed)])
 
+    def _repr_html_(self) -> str:
+        return html.printed(self)
+
     def _largest(self) -> list[str]:
         size, low, high = map(format_size, (self.batch_size, self.low, self.high))
         if self.batch_size >= MOST:
@@ -182,3 +189,6 @@ class DevicePredictions:
         ]
         assumed = dict.fromkeys(said for found in self.predictions for said in found.assumed)
         return "\n".join([*table, "Predicted, not run.", *(f"assumed: {said}" for said in assumed)])
+
+    def _repr_html_(self) -> str:
+        return html.printed(self)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from batchfinder import html
 from batchfinder.errors import BatchFinderError, InvalidArgument
 from batchfinder.predict.estimate import estimate_memory
 from batchfinder.training import Loader, Model, Training, training_of
@@ -48,6 +49,9 @@ class MemorySavings:
             for each in self.savings
         ]
         return "\n".join([first, *rows])
+
+    def _repr_html_(self) -> str:
+        return html.printed(self)
 
 
 def memory_savings(

@@ -118,7 +118,7 @@ def legend(report: Report) -> str:
     parts = [f"{mark} {words}" for mark, words in _MARKS.items() if mark in used]
     left = len(report.measurements) - len(rows_that_matter(report))
     if left:
-        parts.append(f"{left} more sizes in report.measurements")
+        parts.append(f"{left} more size{'s' * (left != 1)} in report.measurements")
     return "; ".join(parts)
 
 

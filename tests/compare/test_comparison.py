@@ -128,6 +128,101 @@ def test_rows_for_pandas():
 
 def test_the_figure_has_a_line_per_size():
     pytest.importorskip("matplotlib")
-    axes = study((8, 32), seeds=1).plot()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["8 at 0.05", "32 at 0.1"]
-    assert study((8,), seeds=1).plot(axes) is axes
+    found = study((8, 32), seeds=1)
+    axes = found.plot()
+    assert axes.shape == (2, 3)
+    legend = axes[0, 0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["8 at 0.05", "32 at 0.1"]
+    labels = [ax.get_ylabel() for ax in axes.flat]
+    assert labels[:3] == ["validation loss", "validation loss", "training loss"]
+    assert axes[1, 1].texts[0].get_text() == "not measured"  # there is no metric
+    (first, second) = axes[0, 1].lines
+    assert first.get_linestyle() != second.get_linestyle()
+    assert first.get_marker() != second.get_marker()
+    assert list(first.get_xdata()) == pytest.approx([0.5 * k for k in range(1, 9)])  # epochs
+    alone = axes[0, 0]
+    assert found.plot(alone) is alone
+
+
+# --- the nine tables and the page ----------------------------------------------------------------
+
+
+def looked(size, seed, losses, *, metric=None, epoch=100):
+    curve = tuple(
+        Look(10 * k, 10 * k * size, float(k), loss - 0.5, loss, metric, metric and metric + 0.1)
+        for k, loss in enumerate(losses, start=1)
+    )
+    return Cell(size, 0.1, seed, Ending.FINISHED, curve, 2048 * size, epoch, parameters=1234)
+
+
+def nine():
+    cells = (
+        looked(8, 0, [4.0, 2.0, 1.0], metric=0.5),
+        looked(8, 1, [4.0, 2.5, 1.2], metric=0.7),
+        looked(32, 0, [4.0, 3.0, 2.5], metric=0.4),
+        looked(32, 1, [4.0, 3.0, 2.0], metric=0.4),
+    )
+    return Comparison(cells, target=2.5, base_batch_size=8, metric_name="accuracy")
+
+
+def test_the_nine_tables_have_every_seed_and_the_mean():
+    tables = nine().tables()
+    assert [each.title.split(".")[0] for each in tables] == list("123456789")
+    words = ("Loss", "Time", "Training: accuracy", "Parameters", "Validation: accuracy")
+    words += ("Iterations", "Epochs", "Memory", "gap")
+    assert all(word in each.title for word, each in zip(words, tables, strict=True))
+    rows = [each.table.rows[0].cells for each in tables]
+    header = ("batch", "rate", "seed 0", "seed 1", "mean", "scatter")
+    assert tables[0].table.header == header
+    assert rows[0][2:] == ("1", "1.2", "1.1", "±0.1414")
+    assert rows[1][2:5] == ("3 s", "3 s", "3 s")
+    assert rows[2][2:5] == ("0.6", "0.8", "0.7")
+    assert rows[3][2:] == ("1,234", "8", "16.0 KiB", "2.00 KiB")
+    assert rows[4][2:5] == ("0.5", "0.7", "0.6")
+    assert rows[5][2:5] == ("17.5", "20", "18.75")
+    assert rows[6][2:5] == ("1.4", "1.6", "1.5")
+    assert rows[7][2:5] == ("16.0 KiB", "16.0 KiB", "16.0 KiB")
+    assert rows[8][2:5] == ("0.5", "0.5", "0.5")
+
+
+def test_a_table_without_figures_says_why():
+    found = study((8,), seeds=1, validation_loader=None)
+    _, _, training, _, validation, *_, gap = found.tables()
+    assert "no metric= was given" in str(training) and not training.table.rows
+    assert "no metric= was given" in str(validation)
+    assert "no validation_loader= was given" in str(gap)
+    assert "training loss at the end" in found.tables()[0].title
+
+
+def test_a_training_that_never_arrived_is_no_number():
+    cells = (looked(8, 0, [4.0, 1.0]), looked(8, 1, [4.0, 4.0]))
+    iterations = Comparison(cells, 1.0, 8).tables()[5]
+    assert iterations.table.rows[0].cells[2:] == ("20", "-", "-", "")
+
+
+def test_the_page_has_everything_and_needs_nothing(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = nine().to_html(tmp_path / "study.html")
+    page = path.read_text()
+    assert page == nine().to_html()
+    assert page.count("<svg") == 1 and page.count("<table>") == 1 + 9
+    assert "Batch size 8 was the fastest" in page
+    for each in nine().tables():
+        assert each.title in page
+    assert not any(tag in page for tag in ('src="', "<link", "<script", "@import"))
+    assert "Batch size 8 was the fastest" in nine()._repr_html_()
+    assert "<svg" not in nine()._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ({8: [2.0, 1.0], 32: [2.0, 2.0, 1.0]}, "Batch size 8 was the fastest, 1.50x as fast as 32"),
+        ({8: [2.0, 1.0], 32: [2.0, 2.0]}, "Batch size 8 alone met the loss in every seed"),
+        ({8: [2.0], 32: [2.0]}, "No batch size met the loss of 1 in every seed"),
+        ({8: [2.0, 1.0]}, "1 batch size, 1 seed"),
+    ],
+)
+def test_the_answer_comes_first(losses, words):
+    cells = tuple(cell(size, curve) for size, curve in losses.items())
+    assert str(Comparison(cells, 1.0, 8)).startswith(words)
