@@ -21,7 +21,7 @@ from batchfinder.race import Race
 from batchfinder.race.stage import settled_by_race
 from batchfinder.recommend import Problem, recommend
 from batchfinder.report import Report
-from batchfinder.run.batches import workers_of
+from batchfinder.run.batches import loader_arguments, workers_of
 from batchfinder.schedule import schedule_of
 from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
@@ -268,6 +268,7 @@ def find_batch_size(
         confirmation=confirmation,
         race=settled.result,
         rates=rates if base.rate_is_yours else (),
+        loader=loader_arguments(training.loader),
         state_restored=not lost,
         caveats=caveats_of(
             call,

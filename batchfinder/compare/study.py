@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Never
 
@@ -16,6 +15,7 @@ from batchfinder.arguments import rule_named
 from batchfinder.compare.cells import Cell, Ending
 from batchfinder.compare.comparison import Comparison, reached_by_all
 from batchfinder.compare.conduct import Study, unheard
+from batchfinder.compare.pairs import Pairs
 from batchfinder.compare.recipe import Recipe, rate_and_family
 from batchfinder.compare.record import Record
 from batchfinder.compare.training import Rules
@@ -156,7 +156,7 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
         memory_limit=memory_limit,
     )
     sizes, which_seeds = _checked(sizes, seeds, rate_factors)
-    base = base_batch_size or (report and report.base_batch_size)
+    base = base_batch_size or _own_size(report)
     base = base or (32 if 32 in sizes else sizes[0])
     with gradients_on(), preserved():
         length = _length(make_loader(sizes[0]))
@@ -171,13 +171,13 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
         )
         own_rate, family = rate_and_family(recipe, sizes[0])
         rate = base_learning_rate or (report and report.base_learning_rate) or own_rate
-        pairs = _Pairs(
+        pairs = Pairs(
             rule_given or rule_for(family).rule, rate or ASSUMED_RATE, base, noise, report
         )
         plan = [
             Cell(
                 size,
-                pairs.rate_at(size) * factor,
+                rate,
                 seed,
                 Ending.FINISHED,
                 epoch_samples=length,
@@ -185,7 +185,7 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
             )
             for seed in which_seeds
             for size in sizes
-            for factor in rate_factors
+            for rate in pairs.rates_at(size, rate_factors)
         ]
         study = Study(
             recipe=recipe,
@@ -209,38 +209,21 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
     )
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """The rate and the accumulation steps of every size: a report's own, else the rule's."""
-
-    rule: LearningRateRule
-    base_rate: float
-    base: int
-    noise: NoiseScale | None
-    report: Report | None
-
-    def rate_at(self, size: int) -> float:
-        noise = self.noise
-        if self.report is not None:
-            if size == self.report.global_batch_size and self.report.learning_rate is not None:
-                return self.report.learning_rate
-            noise = noise or self.report.noise_scale
-        return self.rule(self.base_rate, self.base, size, noise)
-
-    def accumulation_at(self, size: int) -> int:
-        if self.report is None or size != self.report.global_batch_size:
-            return 1
-        return self.report.accumulation_steps * self.report.world_size
-
-
 def _sizes_of(report: Report | None) -> tuple[int, ...]:
     if report is None:
         raise InvalidArgument(
             "compare_batch_sizes: expected sizes, or a report; found neither: pass the batch "
             "sizes to train at"
         )
-    base = report.base_batch_size
+    base = _own_size(report)
     return (report.global_batch_size,) if base is None else (base, report.global_batch_size)
+
+
+def _own_size(report: Report | None) -> int | None:
+    """Samples per optimizer step of the user's own training, over all devices."""
+    if report is None or report.base_batch_size is None:
+        return None
+    return report.base_batch_size * report.world_size
 
 
 def _at_size(loader: Iterable[Batch] | None, size: int | None) -> Iterable[Batch] | None:
@@ -254,10 +237,13 @@ def _checked(
 ) -> tuple[list[int], list[int]]:
     which = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not sizes or min(sizes) < 1:
-        raise InvalidArgument(f"expected batch sizes of at least 1; found {list(sizes)}")
+        raise InvalidArgument(
+            f"compare_batch_sizes: expected batch sizes of at least 1; found {list(sizes)}"
+        )
     if not which or not factors or min(factors) <= 0:
         raise InvalidArgument(
-            f"expected seeds and rate factors above zero; found {which} and {list(factors)}"
+            "compare_batch_sizes: expected seeds and rate factors above zero; found "
+            f"{which} and {list(factors)}"
         )
     return sorted(set(sizes)), which
 
@@ -271,11 +257,14 @@ def _samples(samples: int | None, epochs: float, length: int | None) -> int:
     if samples is None:
         if length is None:
             raise InvalidArgument(
-                "expected samples=: the loader's dataset has no length to count epochs by"
+                "compare_batch_sizes: expected samples=: the loader's dataset has no length to "
+                "count epochs by"
             )
         samples = math.ceil(epochs * length)
     if samples < 1:
-        raise InvalidArgument(f"expected at least one sample per training; found {samples}")
+        raise InvalidArgument(
+            f"compare_batch_sizes: expected at least one sample per training; found {samples}"
+        )
     return samples
 
 

@@ -4,6 +4,7 @@ __all__ = [
     "ALLOWANCE_AT_TWICE",
     "FEWEST_STEPS",
     "HALVINGS",
+    "MOSTLY",
     "MOST_ATTEMPTS",
     "SMALLEST_RAISE",
     "STEPS",
@@ -19,6 +20,8 @@ ALLOWANCE_AT_TWICE = 0.05
 HALVINGS = 3
 """How often a rate is halved before another size is tried."""
 MOST_ATTEMPTS = 8
+MOSTLY = 0.9
+"""From this share of clipped updates on, the threshold decides how far they go."""
 WORTHWHILE_LEAD = 0.1
 """A rate is raised where twice the rate led by this share (tests/benchmarks/regret.py)."""
 SMALLEST_RAISE = 1.05

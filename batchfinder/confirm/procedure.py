@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from batchfinder.confirm.constants import MOSTLY
 from batchfinder.confirm.higher_rate import try_higher_rate
 from batchfinder.confirm.retry import OwnPair, Run, confirm_with_retries, never
 from batchfinder.recommend import Problem
 from batchfinder.results import Confirmation, Recommendation
+from batchfinder.wording import Caveat
 
 __all__ = ["confirm_recommendation"]
 
@@ -33,4 +36,9 @@ def confirm_recommendation(
         LossIsNotFinite: where it becomes so at the user's own pair.
     """
     found = confirm_with_retries(problem, run, own=own, enough=enough)
-    return try_higher_rate(problem, found, run, enough=enough_for_more)
+    settled, evidence = try_higher_rate(problem, found, run, enough=enough_for_more)
+    effect = evidence.effect
+    if effect is None or effect.clipped < MOSTLY * max(1, effect.updates):
+        return settled, evidence
+    clipped = Caveat("confirm.clipped", clipped=effect.clipped, updates=effect.updates)
+    return replace(settled, caveats=(*settled.caveats, clipped)), evidence

@@ -71,8 +71,7 @@ def apply_inside_fit(
         _optimizers_to_device(trainer)
     if factor is not None and not rebuilt:
         schedulers = [each.scheduler for each in trainer.strategy.lr_scheduler_configs]
-        for optimizer in trainer.optimizers:
-            report.apply_rate(optimizer, schedulers)
+        report.apply_rate(trainer.optimizers, schedulers)
         rate = (*(each for each in rate if each.done), Applied("optimizer rates", 1.0, factor))
     if running:
         trainer.fit_loop.setup_data()

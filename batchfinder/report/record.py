@@ -26,7 +26,7 @@ from batchfinder.results import (
     Recommendation,
     Trial,
 )
-from batchfinder.scaling.applied import multiply_rates
+from batchfinder.scaling.applied import apply_once
 from batchfinder.wording import Caveat
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Report:
 
     ``print(report)`` shows the table, the choice and the reason; :meth:`explain` says more.
     ``unit`` is what batch sizes count ("samples", or "tokens" under a token budget);
-    ``seconds`` is the time that each stage took.
+    ``seconds`` is the time that each stage took; ``loader`` what the user's ``DataLoader`` was made
+    with, apart from dataset and batch size, ``None`` where it is no plain one.
     """
 
     recommendation: Recommendation
@@ -67,6 +68,7 @@ class Report:
     """What each rank has; empty where one process searched."""
     rates: tuple[GroupRate, ...] = ()
     """Every parameter group's rate and what it becomes; all are multiplied by one factor."""
+    loader: tuple[tuple[str, str], ...] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -163,7 +165,7 @@ class Report:
         several, nested ones included, and the rates that it keeps are multiplied too.
 
         Raises:
-            InvalidArgument: where the report recommends no learning rate.
+            InvalidArgument: without a rate, and where the optimizer has the recommended ones.
         """
         factor = self.rate_factor
         if factor is None:
@@ -171,7 +173,7 @@ class Report:
                 "expected a report that recommends a learning rate; found none: the caveats say "
                 "why, and base_learning_rate= names the rate that goes with the base batch size"
             )
-        multiply_rates(optimizer, factor, scheduler)
+        apply_once(optimizer, factor, scheduler, rates=self.rates)
 
     def make_loader(
         self, loader: Any, *, make_loader: Callable[[int], Any] | None = None

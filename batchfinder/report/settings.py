@@ -26,7 +26,13 @@ def settings(report: Report, framework: str = "pytorch") -> str:
     return FRAMEWORKS[framework](report)
 
 
-_LOADER = "loader = DataLoader(dataset, batch_size={size}, shuffle=True)  # and your own arguments"
+def _loader_line(report: Report) -> str:
+    """The user's own loader at the recommended size."""
+    if report.loader is None:
+        own = "and your own arguments, or report.make_loader(loader)"
+        return f"loader = DataLoader(dataset, batch_size={report.batch_size})  # {own}"
+    given = "".join(f", {name}={value}" for name, value in report.loader)
+    return f"loader = DataLoader(dataset, batch_size={report.batch_size}{given})"
 
 
 def _optimizer_lines(report: Report) -> list[str]:
@@ -62,8 +68,8 @@ def _world_line(report: Report) -> list[str]:
 
 
 def _pytorch(report: Report) -> str:
-    size, steps = report.batch_size, report.accumulation_steps
-    lines = [*_world_line(report), _LOADER.format(size=size)]
+    steps = report.accumulation_steps
+    lines = [*_world_line(report), _loader_line(report)]
     lines += _optimizer_lines(report)
     if steps > 1:
         lines += [
@@ -80,7 +86,7 @@ def _pytorch(report: Report) -> str:
 
 def _lightning(report: Report) -> str:
     lines = _world_line(report)
-    lines.append(_LOADER.format(size=report.batch_size))
+    lines.append(_loader_line(report))
     lines.append(f"trainer = Trainer(accumulate_grad_batches={report.accumulation_steps})")
     lines += _rate_lines(
         report, "# in configure_optimizers: lr={rate}", "# in configure_optimizers: {rates}"
@@ -109,7 +115,7 @@ def _accelerate(report: Report) -> str:
     lines = [
         *_world_line(report),
         f"accelerator = Accelerator(gradient_accumulation_steps={report.accumulation_steps})",
-        _LOADER.format(size=report.batch_size),
+        _loader_line(report),
         *_rate_lines(
             report,
             "# where the optimizer is made: lr={rate}",

@@ -6,13 +6,23 @@ scheduler keeps rates of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["multiply_rates"]
+from batchfinder.errors import InvalidArgument
+from batchfinder.rates import GroupRate
+
+__all__ = ["apply_once", "multiply_rates"]
+
+_MARK = "_batchfinder_rates"
+"""On an optimizer: what was applied to it. It is no part of its ``state_dict``."""
 
 _GROUP_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 """In ``param_groups``; ``max_lr`` and ``min_lr`` are OneCycleLR's, ``swa_lr`` is SWALR's."""
+
+_PEAKS = ("lr", "initial_lr", "max_lr")
+"""The largest of these is the rate that a group comes to."""
 
 _SCHEDULER_RATES = ("base_lrs", "max_lrs", "min_lrs", "eta_min", "_last_lr")
 """On schedulers: CyclicLR's bounds, ReduceLROnPlateau's floors, the cosine schedules' floor."""
@@ -51,6 +61,51 @@ def multiply_rates(optimizer: Any, factor: float, scheduler: Any = None) -> None
                 kept[:] = [rate * factor for rate in kept]
             elif isinstance(kept, int | float):
                 setattr(each, name, kept * factor)
+
+
+def apply_once(
+    optimizer: Any, factor: float, scheduler: Any = None, *, rates: Sequence[GroupRate] = ()
+) -> None:
+    """:func:`multiply_rates`, refused where these rates were applied before.
+
+    Args:
+        optimizer: as there.
+        factor: as there.
+        scheduler: as there.
+        rates: every group's rate before and after.
+
+    Raises:
+        InvalidArgument: where the optimizer was given them already, in this process or, as far as
+            its rates tell, before it was saved and loaded again.
+    """
+    optimizers = [each for each in _listed(optimizer) if each is not None]
+    if factor == 1:
+        return
+    mark = (factor, tuple((rate.base, rate.recommended) for rate in rates))
+    before = any(getattr(each, _MARK, None) == mark for each in optimizers)
+    if before or _are_recommended(optimizers, rates):
+        raise InvalidArgument(
+            "expected an optimizer with the rates of the search; found the recommended ones: they "
+            "were applied before, and would be multiplied once more. Call apply_rate once, with "
+            "the schedulers, on an optimizer that is made anew each time"
+        )
+    multiply_rates(optimizer, factor, scheduler)
+    for each in optimizers:
+        vars(each)[_MARK] = mark
+
+
+def _are_recommended(optimizers: Sequence[Any], rates: Sequence[GroupRate]) -> bool:
+    """Whether every group that a search would move has the rate that it recommended."""
+    groups = [g for each in optimizers for g in getattr(each, "param_groups", ()) if "lr" in g]
+    moved = [
+        (max(float(group[name]) for name in _PEAKS if group.get(name) is not None), rate)
+        for group, rate in zip(groups, rates, strict=False)
+        if rate.recommended and not math.isclose(rate.base, rate.recommended, rel_tol=1e-3)
+    ]
+    same_groups = len(groups) == len(rates)
+    return bool(moved and same_groups) and all(
+        math.isclose(peak, rate.recommended or 0.0, rel_tol=1e-6) for peak, rate in moved
+    )
 
 
 def _listed(things: Any) -> list[Any]:

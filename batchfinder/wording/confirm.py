@@ -107,6 +107,11 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "updates. So none is recommended; pass the schedule as scheduler= in place of stepping it, "
         "and the optimizer that is used as optimizer="
     ),
+    "confirm.clipped": (
+        "gradients were clipped in {clipped} of {updates} updates: their length is then the "
+        "threshold's, whatever the gradient, and the rule for the learning rate was not tested on "
+        "such trainings; Race() measures the rate with clipping"
+    ),
     "confirm.no_time": "no time was left to confirm another plan",
     "confirm.lead": _lead,
     "confirm.raised": _raised,

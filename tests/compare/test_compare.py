@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from batchfinder.compare import Ending, compare_batch_sizes
 from batchfinder.errors import InvalidArgument
+from batchfinder.results import BatchPlan
 from batchfinder.scaling import fixed, linear
 
 # --- what is trained -----------------------------------------------------------------------------
@@ -120,6 +121,35 @@ def test_a_reports_pair_is_trained_exactly_beside_the_users_own():
     assert (found.global_batch_size, found.learning_rate) in pairs
     assert {size for size, _ in pairs} == {found.base_batch_size, found.global_batch_size}
     assert studied.recommended == found.global_batch_size
+
+
+def test_a_size_that_is_kept_at_another_rate_is_trained_at_the_users_too():
+    from dataclasses import replace
+
+    from report_cases import plain
+
+    found = plain()
+    recommendation = replace(
+        found.recommendation, plan=BatchPlan(found.base_batch_size), learning_rate=0.5
+    )
+    kept = replace(found, recommendation=recommendation)
+    studied = study(
+        None,
+        report=kept,
+        base_batch_size=None,
+        seeds=1,
+        make_loader=lambda size: DataLoader(data(4096), batch_size=size, shuffle=True),
+    )
+    pairs = {(cell.batch_size, cell.learning_rate) for cell in studied.cells}
+    assert pairs == {(found.base_batch_size, 0.5), (found.base_batch_size, kept.base_learning_rate)}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sizes": (0,)}, {"seeds": 0}, {"samples": 0}, {"learning_rate_rule": "cubic"}]
+)
+def test_what_is_wrong_is_refused_by_the_name_of_the_function(wrong):
+    with pytest.raises(InvalidArgument, match=r"^compare_batch_sizes: expected"):
+        study(wrong.pop("sizes", (8,)), **wrong)
 
 
 def test_neither_sizes_nor_a_report_is_refused():

@@ -6,7 +6,13 @@ import pytest
 from fakes import as_asked_for
 from recommend_cases import affine, problem
 
-from batchfinder.confirm import OwnPair, confirm_with_retries, is_confirmed, next_attempt
+from batchfinder.confirm import (
+    OwnPair,
+    confirm_recommendation,
+    confirm_with_retries,
+    is_confirmed,
+    next_attempt,
+)
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.recommend import recommend
 from batchfinder.results import BatchPlan, Confirmation, Judgement, Limit, Why
@@ -244,3 +250,15 @@ def test_no_rate_is_recommended_that_updates_did_not_use(judgement, effect, word
     assert all(each.learning_rate is None for each in recommendation.candidates)
     assert recommendation.plan == WANTED.plan == confirmation.plan
     assert any(words in caveat for caveat in recommendation.caveats)
+
+
+@pytest.mark.parametrize(("clipped", "said"), [(40, True), (36, True), (35, False), (0, False)])
+def test_a_training_that_is_clipped_at_nearly_every_step_is_told(clipped, said):
+    did = replace(as_asked_for(), updates=40, clipped=clipped)
+    settled, evidence = confirm_recommendation(
+        WHOLE, lambda plan, rate: replace(HELD, plan=plan, effect=did), own=None
+    )
+    assert evidence.effect is did
+    caveats = [each for each in settled.caveats if each.code == "confirm.clipped"]
+    assert bool(caveats) is said
+    assert not caveats or f"clipped in {clipped} of 40 updates" in caveats[0]

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedules
 
-from batchfinder.scaling.applied import multiply_rates
+from batchfinder.errors import InvalidArgument
+from batchfinder.rates import GroupRate
+from batchfinder.scaling.applied import apply_once, multiply_rates
 
 FACTOR = 3.7
 
@@ -94,3 +96,86 @@ def test_several_optimizers_and_schedulers_each_once() -> None:
     both = [schedules.ExponentialLR(each, 0.9) for each in (one, two)]
     multiply_rates({"a": one, "b": two}, 2.0, both)
     assert [each.param_groups[0]["lr"] for each in (one, two)] == pytest.approx([0.2, 0.2])
+
+
+ALONE = sorted(set(SCHEDULERS) - {"SequentialLR", "ChainedScheduler", "ReduceLROnPlateau", "SWALR"})
+
+
+def warmed_up(optimizer):
+    return schedules.LinearLR(optimizer, 0.25, total_iters=5)
+
+
+def chained(name: str):
+    return lambda o: schedules.ChainedScheduler([warmed_up(o), SCHEDULERS[name](o)])
+
+
+def in_sequence(name: str):
+    return lambda o: schedules.SequentialLR(o, [warmed_up(o), SCHEDULERS[name](o)], [2])
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("together", [chained, in_sequence])
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_three_steps_on_with_a_warm_up(name: str, together, before: int) -> None:
+    def both():
+        groups = [{"params": nn.Linear(2, 2).parameters(), "lr": rate} for rate in (0.1, 0.2)]
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        scheduler = together(name)(optimizer)
+        advance(optimizer, scheduler, before)
+        return optimizer, scheduler
+
+    (plain, own), (scaled, other) = both(), both()
+    multiply_rates(scaled, FACTOR, other)
+    for _ in range(4):
+        for left, right in zip(plain.param_groups, scaled.param_groups, strict=True):
+            assert right["lr"] == pytest.approx(FACTOR * left["lr"])
+        advance(plain, own, 1)
+        advance(scaled, other, 1)
+
+
+def rates_of(*bases: float) -> tuple[GroupRate, ...]:
+    return tuple(GroupRate(0, i, "SGD", base, 2.0, 2 * base) for i, base in enumerate(bases))
+
+
+def test_a_second_call_is_refused() -> None:
+    optimizer, scheduler = made("CosineAnnealingLR")
+    apply_once(optimizer, 2.0, scheduler, rates=rates_of(0.1, 0.2))
+    advance(optimizer, scheduler, 3)
+    before = [group["lr"] for group in optimizer.param_groups]
+    with pytest.raises(InvalidArgument, match="applied before"):
+        apply_once(optimizer, 2.0, scheduler, rates=rates_of(0.1, 0.2))
+    assert [group["lr"] for group in optimizer.param_groups] == before
+
+
+@pytest.mark.parametrize("name", ["StepLR", "OneCycleLR", "LambdaLR"])
+def test_rates_that_were_saved_and_loaded_are_known_again(name: str) -> None:
+    optimizer, scheduler = made(name)
+    peaks = [group.get("max_lr", group["initial_lr"]) for group in optimizer.param_groups]
+    apply_once(optimizer, 2.0, scheduler, rates=rates_of(*peaks))
+    advance(optimizer, scheduler, 3)
+    resumed, again = made(name)
+    resumed.load_state_dict(optimizer.state_dict())
+    again.load_state_dict(scheduler.state_dict())
+    with pytest.raises(InvalidArgument, match="applied before"):
+        apply_once(resumed, 2.0, again, rates=rates_of(*peaks))
+
+
+def test_another_search_of_the_same_training_may_go_on() -> None:
+    optimizer, _ = made("StepLR")
+    apply_once(optimizer, 2.0, rates=rates_of(0.1, 0.2))
+    apply_once(optimizer, 2.0, rates=rates_of(0.2, 0.4))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.4, 0.8])
+
+
+def test_rates_that_stay_may_be_applied_again() -> None:
+    optimizer, _ = made("StepLR")
+    for _ in range(2):
+        apply_once(optimizer, 1.0, rates=(GroupRate(0, 0, "SGD", 0.1, 1.0, 0.1),))
+
+
+def test_nothing_of_it_is_saved() -> None:
+    optimizer, _ = made("StepLR")
+    before = set(optimizer.state_dict()["param_groups"][0])
+    apply_once(optimizer, 2.0, rates=rates_of(0.1, 0.2))
+    assert set(optimizer.state_dict()["param_groups"][0]) == before

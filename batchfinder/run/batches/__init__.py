@@ -15,6 +15,7 @@ from batchfinder.run.batches.choose import Source, source_from
 from batchfinder.run.batches.endless import endless
 from batchfinder.run.batches.kept import Kept
 from batchfinder.run.batches.loading import loading_seconds, time_loader
+from batchfinder.run.batches.pasted import loader_arguments
 from batchfinder.run.batches.rebuild import rebuild_loader
 from batchfinder.run.batches.structure import leaves, map_leaves, rows_in, size_along
 from batchfinder.run.batches.workers import reading, workers_of
@@ -24,6 +25,7 @@ __all__ = [
     "Source",
     "endless",
     "leaves",
+    "loader_arguments",
     "loading_seconds",
     "map_leaves",
     "reading",
