@@ -46,7 +46,7 @@ def loader_arguments(loader: Any) -> tuple[tuple[str, str], ...] | None:
 
 
 def _order(loader: DataLoader[Any]) -> list[tuple[str, str]]:
-    sampler = loader.sampler
+    sampler: Any = loader.sampler
     if isinstance(loader.dataset, IterableDataset) or type(sampler) is SequentialSampler:
         return []
     plain = type(sampler) is RandomSampler and not sampler.replacement
