@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -18,7 +17,7 @@ from batchfinder.wording import Caveat
 __all__ = ["Alarms"]
 
 _AT_ONCE = 10
-"""Losses that are fetched together from a device, which is waited for only then."""
+"""Losses that are judged together: a device is waited for only then, and on a CPU it is cheaper."""
 _HIGHER = 1.5
 """A learning rate raised by this factor may well raise the loss for a while."""
 
@@ -32,27 +31,36 @@ class Alarms:
         self._losses = LossWatch()
         self._updates = UpdateWatch()
         self._episodes = Episodes(calm=max(200, 4 * every))
-        self._waiting: list[tuple[int, Any, bool]] = []
+        self._waiting: list[tuple[int, torch.Tensor | float, bool]] = []
+        self._is_suspicious = False
         self._recent: list[float] = []
         self._lowest_rate = math.inf
         self._closer_until = -math.inf
 
-    def take_loss(self, step: int, loss: Any, part: bool) -> None:
-        """The loss of ``step``; one on another device is read later, together with others."""
-        if isinstance(loss, torch.Tensor):
+    def take_loss(self, step: int, loss: torch.Tensor | float, part: bool) -> None:
+        """The loss of ``step``, judged later together with others where it is an ordinary one."""
+        number: float | None = None
+        if not isinstance(loss, torch.Tensor):
+            number = float(loss)
+        elif loss.device.type == "cpu":
+            number = loss.item() if loss.numel() == 1 else float(loss.detach().float().mean())
+        else:
             loss = loss.detach()
-        self._waiting.append((step, loss, part))
-        if len(self._waiting) >= _AT_ONCE or not _elsewhere(loss):
+        self._waiting.append((step, loss if number is None else number, part))
+        # Not "above": a loss that is not a number is no ordinary one either.
+        urgent = number is not None and not number <= self._losses.ordinary_up_to
+        if urgent or len(self._waiting) >= _AT_ONCE:
             self.read_losses()
 
     def read_losses(self) -> None:
         """Judge the losses that were taken and not read yet."""
         waiting, self._waiting = self._waiting, []
         values = _numbers([loss for _, loss, _ in waiting])
+        self._recent.extend(values)
         for (step, _, part), value in zip(waiting, values, strict=True):
-            self._recent.append(value)
             for finding in self._losses.see(step, value, part=part):
                 self._say(finding, step)
+        self._is_suspicious = self._losses.suspicious or self._updates.suspicious
 
     def mean_loss(self) -> float:
         """The mean of the losses since this was asked last; NaN where there is none."""
@@ -67,6 +75,7 @@ class Alarms:
         self._lowest_rate = min(self._lowest_rate, rate)
         for finding in self._updates.see(moved, rate):
             self._say(finding, step)
+        self._is_suspicious = self._losses.suspicious or self._updates.suspicious
 
     def take_gradients(self, step: int, look: Look) -> None:
         """The gradients of one look, where no gradient scaler makes them overflow at times."""
@@ -76,7 +85,7 @@ class Alarms:
 
     def wants_closer_look(self, step: int) -> bool:
         """Whether the next updates should be looked at beside the usual looks; seldom true."""
-        if not (self._losses.suspicious or self._updates.suspicious) or step <= self._closer_until:
+        if not self._is_suspicious or step <= self._closer_until:
             return False
         self._closer_until = step + max(4, self._every // 4)
         return True
@@ -88,21 +97,12 @@ class Alarms:
             self._tell(Instability(finding.kind, step, finding.said))
 
 
-def _elsewhere(loss: Any) -> bool:
-    return isinstance(loss, torch.Tensor) and loss.device.type != "cpu"
-
-
-def _numbers(losses: Sequence[Any]) -> list[float]:
-    """The losses as numbers, with one transfer where all are tensors."""
-    if len(losses) < 2 or not all(isinstance(loss, torch.Tensor) for loss in losses):
-        return [_number(loss) for loss in losses]
-    device = losses[0].device
-    means = [loss.to(device, torch.float32).mean() for loss in losses]
-    numbers: list[float] = torch.stack(means).tolist()
-    return numbers
-
-
-def _number(loss: Any) -> float:
-    if isinstance(loss, torch.Tensor) and loss.numel() != 1:
-        return float(loss.float().mean())
-    return float(loss)
+def _numbers(losses: Sequence[torch.Tensor | float]) -> list[float]:
+    """The losses as numbers, those on a device with one transfer."""
+    tensors = [loss for loss in losses if isinstance(loss, torch.Tensor)]
+    if not tensors:
+        return [float(loss) for loss in losses]
+    device = tensors[0].device
+    means = [loss.to(device, torch.float32).mean() for loss in tensors]
+    fetched = iter(torch.stack(means).tolist())
+    return [next(fetched) if isinstance(loss, torch.Tensor) else float(loss) for loss in losses]

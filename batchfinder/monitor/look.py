@@ -71,6 +71,10 @@ class GradientLook:
     def parts(self, batch: Batch, at_least: int, batch_size: int) -> Iterator[tuple[Batch, float]]:
         """``batch`` as (part, share) pairs, in two at a look if nothing else divides the step."""
         count = count_of(batch)
+        if at_least == 1 and not self._looking:
+            self._batches.append([count or batch_size])
+            yield batch, 1.0
+            return
         pieces = at_least
         if pieces == 1 and self._looking and self._divides(batch, count):
             pieces, self.cut = 2, True

@@ -69,10 +69,19 @@ class Reference:
 def reference(losses: Sequence[float]) -> Reference:
     """The reference from recent losses, oldest first; at least two."""
     values = np.asarray(losses, dtype=np.float64)
-    level = float(np.median(values[-RECENT:]))
-    scatter = float(np.median(np.abs(np.diff(values)))) * 1.4826 / math.sqrt(2)
-    high, most = np.partition(values, (-1 - len(values) // 20, -1))[[-1 - len(values) // 20, -1]]
-    return Reference(level, scatter, float(most) - level, float(high) - level)
+    level = _median(values[-RECENT:])
+    scatter = _median(np.abs(values[1:] - values[:-1])) * 1.4826 / math.sqrt(2)
+    ordered = np.sort(values)
+    high, most = float(ordered[-1 - len(values) // 20]), float(ordered[-1])
+    return Reference(level, scatter, most - level, high - level)
+
+
+def _median(values: np.ndarray) -> float:
+    """``np.median`` without its checks, which take most of its time on a hundred numbers."""
+    ordered = np.sort(values)
+    middle = len(ordered) // 2
+    upper = float(ordered[middle])
+    return upper if len(ordered) % 2 else (float(ordered[middle - 1]) + upper) / 2
 
 
 @dataclass
@@ -88,6 +97,9 @@ class LossWatch:
     _above: int = 0
     _peak: float = -math.inf
     _usual: Reference | None = None
+    _spike_at: float = math.inf
+    _elevated_at: float = math.inf
+    _last_elevated: int = -_FEWEST
     _best: tuple[float, float] = (math.inf, 0.0)
     _first: float = math.nan
     _stalled_until: int = PATIENCE
@@ -103,9 +115,13 @@ class LossWatch:
         if self._usual is None:
             found = self._at_first(loss)
         else:
-            found = [*self._against(self._usual, loss), *self._slowly(loss)]
-        if self._seen % _REFRESH == 0 and len(self._window) >= RECENT:
-            self._usual = reference(self._window)
+            found = self._against(self._usual, loss)
+            self._take_smooth(loss)
+        if self._seen % _REFRESH == 0:
+            if len(self._smooth) == SMOOTH:
+                found.extend(self._slowly())
+            if len(self._window) >= RECENT:
+                self._refresh()
         return found
 
     def forget(self) -> None:
@@ -115,12 +131,22 @@ class LossWatch:
         self._sum = 0.0
 
     @property
+    def ordinary_up_to(self) -> float:
+        """Losses up to here give no reason for alarm; none before there is a reference."""
+        return -math.inf if self._usual is None else self._elevated_at
+
+    @property
     def suspicious(self) -> bool:
         """Whether losses are high enough for a closer look at the updates."""
-        if self._usual is None or len(self._row) < _FEWEST:
+        if self._seen - self._last_elevated >= _FEWEST or len(self._row) < _FEWEST:
             return False
         last = sorted(list(self._row)[-_FEWEST:])[_FEWEST // 2]
-        return last > self._usual.elevated(self._floor(self._usual))
+        return last > self._elevated_at
+
+    def _refresh(self) -> None:
+        self._usual = usual = reference(self._window)
+        floor = MATTERS * max(abs(usual.level), abs(self._first - usual.level))
+        self._spike_at, self._elevated_at = usual.spike(floor), usual.elevated(floor)
 
     def _at_first(self, loss: float) -> list[Finding]:
         """Too few losses for a scatter: only a large rise in a row is told."""
@@ -141,38 +167,36 @@ class LossWatch:
         )
         return [Finding(Kind.DIVERGING, said)]
 
-    def _floor(self, usual: Reference) -> float:
-        return MATTERS * max(abs(usual.level), abs(self._first - usual.level))
-
     def _of_part(self, loss: float) -> list[Finding]:
         """A part of n/2 samples scatters by √2 more; it counts for spikes alone."""
         if self._usual is not None:
             level = self._usual.level
             nearer = level + (loss - level) / math.sqrt(2)
-            if nearer > self._usual.spike(self._floor(self._usual)):
+            if nearer > self._spike_at:
                 self._above += 1
                 self._peak = max(self._peak, loss)
         return []
 
     def _against(self, usual: Reference, loss: float) -> list[Finding]:
-        floor = self._floor(usual)
         self._row.append(loss)
-        found = []
         self._window.append(loss)
-        if loss > usual.spike(floor):
+        found = []
+        if loss > self._spike_at:
             self._above += 1
             self._peak = max(self._peak, loss)
-        else:
-            if 0 < self._above < ROW and loss < usual.elevated(floor):
+        elif self._above:
+            if self._above < ROW and loss < self._elevated_at:
                 found.append(self._spike(usual))
             self._above, self._peak = 0, -math.inf
-        if loss > usual.elevated(floor) and len(self._row) == ROW:
-            found.extend(self._diverging(usual, floor))
+        if loss > self._elevated_at:
+            self._last_elevated = self._seen
+            if len(self._row) == ROW:
+                found.extend(self._diverging(usual))
         return found
 
-    def _diverging(self, usual: Reference, floor: float) -> list[Finding]:
+    def _diverging(self, usual: Reference) -> list[Finding]:
         row = sorted(self._row)[ROW // 2]
-        if row <= usual.elevated(floor):
+        if row <= self._elevated_at:
             return []
         numbers = {"level": usual.level, "scatter": usual.scatter, "steps": ROW}
         return [Finding(Kind.DIVERGING, Caveat("monitor.diverging", loss=row, **numbers))]
@@ -187,13 +211,13 @@ class LossWatch:
         )
         return Finding(Kind.SPIKE, said)
 
-    def _slowly(self, loss: float) -> list[Finding]:
+    def _take_smooth(self, loss: float) -> None:
         if len(self._smooth) == SMOOTH:
             self._sum -= self._smooth[0]
         self._smooth.append(loss)
         self._sum += loss
-        if len(self._smooth) < SMOOTH or self._seen % _REFRESH:
-            return []
+
+    def _slowly(self) -> list[Finding]:
         mean = self._sum / SMOOTH
         error = self._error()
         best, best_error = self._best
@@ -209,8 +233,9 @@ class LossWatch:
 
     def _error(self) -> float:
         """Standard error of the smoothed loss, from means of tens, which allow for memory."""
-        tens = np.fromiter(self._smooth, float).reshape(10, -1).mean(axis=1)
-        return float(tens.std(ddof=1)) / math.sqrt(10)
+        tens = np.array(self._smooth).reshape(10, -1).sum(axis=1) * (10 / SMOOTH)
+        off = tens - tens.sum() / 10
+        return math.sqrt(float(off @ off) / 90)
 
     def _no_progress(self, mean: float, error: float) -> list[Finding]:
         if self._seen < self._stalled_until:

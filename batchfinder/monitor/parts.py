@@ -20,7 +20,8 @@ _PLAIN = (str, bytes, int, float, bool, type(None))
 def count_of(batch: Batch) -> int | None:
     """Samples in a batch; ``None`` where that cannot be told."""
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
-        return len(batch[0]) if batch[0].ndim else None
+        shape = batch[0].shape
+        return shape[0] if shape else None
     try:
         return rows_in(batch)
     except CannotBuildBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -14,10 +15,11 @@ from batchfinder.monitor.alarms import Alarms
 from batchfinder.monitor.look import GradientLook, Look, Scaler
 from batchfinder.monitor.movement import Weights
 from batchfinder.monitor.noise import NoiseWindow
+from batchfinder.monitor.pace import UPDATES, Pace
 from batchfinder.monitor.pricing import Now, suggestion
 from batchfinder.monitor.ranks import ALONE, Exchange, TorchRanks
 from batchfinder.monitor.record import History, Instability, Reading, Suggestion
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, Clock
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.run.step import family_of
 from batchfinder.run.torch_internals import BATCH_NORMS
@@ -28,9 +30,6 @@ __all__ = ["Told", "TrainingMonitor"]
 
 Told: TypeAlias = Instability | Suggestion
 """What an observer is called with."""
-
-_UPDATES = 3
-"""Consecutive updates of one look."""
 
 
 @options_named
@@ -48,18 +47,20 @@ class TrainingMonitor:
             optimizer.step()
             monitor.step(loss)
 
-    At every ``every``-th step it looks at the gradients of the micro-batches of that step: those
-    that the training accumulates anyway, those of the ranks of ``DistributedDataParallel``, or the
-    two halves of the batch that :meth:`parts` hands out; and at the three updates from there on.
-    At all other steps only the loss is taken (on a GPU it is read ten steps at a time, so that
-    the device is never waited for). Gradients are read by hooks, before clipping.
+    At some steps it looks at the gradients of the micro-batches of that step: those that the
+    training accumulates anyway, those of the ranks of ``DistributedDataParallel``, or the two
+    halves of the batch that :meth:`parts` hands out; and at the three updates from there on. At
+    all other steps only the loss is taken (on a GPU it is read ten steps at a time, so that the
+    device is seldom waited for). Gradients are read by hooks, before clipping.
 
     Args:
         model: the module that is called in the training (compiled or wrapped, where it is).
         optimizer: the optimizer, or several.
         batch_size: samples per optimizer step and device. May be assigned anew when it changes;
             batches that come through ``parts`` are counted.
-        every: optimizer steps from one look to the next.
+        every: optimizer steps from one look to the next. By default as many as keep the monitor
+            within 2% of the training's time, by the measured time of its looks: the first eight
+            47 steps apart at most, later ones 10 to 1000.
         observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
         grad_scaler: the ``GradScaler``, where one is used.
         window: looks that one noise scale is pooled over.
@@ -69,6 +70,7 @@ class TrainingMonitor:
         candidates: of a report, whose step times price suggestions.
         ranks: how ranks share what they see; by default over ``torch.distributed`` where the model
             is a ``DistributedDataParallel``.
+        clock: seconds; by which looks are spaced where ``every`` is left open.
 
     Raises:
         InvalidArgument: where a count is below 1, or the optimizer holds nothing to train.
@@ -80,7 +82,7 @@ class TrainingMonitor:
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
         batch_size: int,
-        every: int = 50,
+        every: int | None = None,
         observe: Callable[[Told], Any] | None = None,
         grad_scaler: Scaler | None = None,
         window: int = 40,
@@ -88,12 +90,14 @@ class TrainingMonitor:
         split_batch_norm: bool = False,
         candidates: Sequence[Candidate] = (),
         ranks: Exchange | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
         for name, count in (("batch_size", batch_size), ("every", every), ("window", window)):
-            if count < 1:
+            if count is not None and count < 1:
                 raise InvalidArgument(f"expected {name} of at least 1; found {count}")
         self.batch_size = batch_size
         self.every = every
+        """Steps from one look to the next; ``None`` where their cost decides."""
         self.rate_factor = 1.0
         """What updates multiply the optimizer's learning rate by, beyond its own knowledge."""
         self.noise_scale: NoiseScale | None = None
@@ -114,14 +118,18 @@ class TrainingMonitor:
             scaler=grad_scaler,
             split=split_batch_norm or not _has_batch_norm(model),
         )
-        self._alarms = Alarms(self._tell, every)
+        self._pace = Pace(every, clock, ranks)
+        self._alarms = Alarms(self._tell, self._pace.usual)
         self._weights = Weights()
         self._readings: list[Reading] = []
         self._told: list[Told] = []
         self._look = Look()
         self._closer_until = 0
+        self._look_at = 0 if self._pace.updates > 1 else self._pace.usual
+        """The step of the look under way or next; the one at 0 sees the first updates alone."""
         self._sharded = _is_sharded(self._trained())
         if self._sharded:
+            self._look_at = self._pace.usual
             self._gradients.caveats["monitor.sharded"] = Caveat("monitor.sharded")
         self._prepare_next()
 
@@ -159,12 +167,14 @@ class TrainingMonitor:
             if not self._overflows:
                 self._alarms.take_gradients(step, look)
         if self._sharded:
-            if step % self.every == 0:
+            if step % self._pace.usual == 0:
                 self._conclude(samples)
-        elif self._notes_weights(step):
+            return
+        if step >= self._look_at or step <= self._closer_until:
             self._weights.note(step, self._trained())
-        if not self._sharded and (step + 1) % self.every == min(_UPDATES, self.every - 1):
+        if step == self._look_at + self._pace.updates - 1:
             self._conclude(samples)
+            self._look_at = self._pace.ends(self._look_at, step)
         elif step == self._closer_until:
             self._alarms.take_movement(step, self._weights.movement(), self._rate())
         self._prepare_next()
@@ -197,15 +207,12 @@ class TrainingMonitor:
         """Remove the hooks of a look that has begun. Nothing else is left on the model."""
         self._gradients.stop()
 
-    def _notes_weights(self, step: int) -> bool:
-        return (step + 1) % self.every <= _UPDATES or step <= self._closer_until
-
     def _conclude(self, samples: int) -> None:
         """A reading from the look that ends here."""
         self._alarms.read_losses()
         moved = self._weights.movement()
         self._alarms.take_movement(self.steps, moved, self._rate())
-        if self.steps < self.every:
+        if self._look_at == 0:
             return  # the first updates, before the first look at gradients
         look, self._look = self._look, Look()
         self._readings.append(
@@ -240,11 +247,17 @@ class TrainingMonitor:
         step = self.steps
         if self._sharded:
             return
-        if (step + 1) % self.every == 0:
+        is_due = step + 1 == self._look_at
+        if is_due:
+            if self.every is None:
+                self._alarms.read_losses()  # the device has then done all that came before
+            self._pace.begins(step)
             self._gradients.start(self._trained())
-        if step and not self._notes_weights(step) and self._alarms.wants_closer_look(step):
-            self._closer_until = step + _UPDATES
-        if self._notes_weights(step) and not self._weights.noted(step):
+        elif step < self._look_at and step > self._closer_until:
+            if not self._alarms.wants_closer_look(step):
+                return
+            self._closer_until = step + UPDATES
+        if not self._weights.noted(step):
             self._weights.note(step, self._trained())
 
     def _trained(self) -> list[torch.Tensor]:
