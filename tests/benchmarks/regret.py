@@ -4,8 +4,8 @@
 task of ``tasks.py`` and ``held_out.py`` over sizes × rates × seeds (kept in the file, about an hour
 of one core when empty), lets batchfinder recommend and confirm a pair from the user's own (batch
 32 at its best rate), trains that pair too, and prints the table beside policies that people use.
-``--long`` takes the tasks of ``long_tasks.py``, whose targets are met after 1,000 steps and more,
-and races for the rate too; ``--base`` gives the user a rate four times too low or too high.
+``--base`` gives the user a rate four times too low or too high. Targets that take 1,000 steps are
+in ``long_regret.py``.
 ``--minutes`` leaves the rest for another call. It asserts nothing.
 """
 
@@ -15,16 +15,14 @@ import argparse
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from held_out import HELD_OUT
-from long_tasks import LONG
 from regret_table import BASE, CAP, PREAMBLE, Pair, Row, markdown
 from sweep import OTHER_SEEDS, SEEDS, Cells, OutOfTime, step_seconds, sweep
-from targets import FACTORS, Place, long_target
+from targets import FACTORS
 from tasks import TASKS, Task
 from users import Bench, Times, noise_of, recommended_pair
 
@@ -104,7 +102,7 @@ def regret(seconds: float, best: float) -> float:
     return min(CAP, max(0.0, seconds / best - 1))
 
 
-def rows_of(cells: Cells, task: Task, base: str = "right", *, race: bool = False) -> list[Row]:
+def rows_of(cells: Cells, task: Task, base: str = "right") -> list[Row]:
     table = sweep(cells, task)
     base_rate = table[BASE][0] * FACTORS[base]
     noises = [noise_of(cells, task, base_rate, seed) for seed in SEEDS]
@@ -114,33 +112,13 @@ def rows_of(cells: Cells, task: Task, base: str = "right", *, race: bool = False
         pair = Pair(BASE, base_rate, times[BASE])
         swept = {Pair(b, rate, times[b]): steps * times[b] for b, (rate, steps) in table.items()}
         winner, best = best_of(cells, task, swept)
-        lengths = {"ours": None} | ({"ours, raced": round(table[BASE][1])} if race else {})
-        ours = {
-            name: [
-                recommended_pair(
-                    cells, task, profile, times, pair, seed=seed, training_steps=length
-                )
-                for seed in SEEDS
-            ]
-            for name, length in lengths.items()
-        }
+        ours = [recommended_pair(cells, task, profile, times, pair, seed=seed) for seed in SEEDS]
         others = policies(cells, task, times, pair)
-        asked = {*others.values(), *(each for pairs in ours.values() for each in pairs)}
-        spent = {each: time_of(cells, task, each, best) for each in asked}
-        regrets = {
-            name: statistics.fmean(regret(spent[each], best) for each in pairs)
-            for name, pairs in ours.items()
-        }
+        spent = {each: time_of(cells, task, each, best) for each in {*others.values(), *ours}}
+        regrets = {"ours": statistics.fmean(regret(spent[each], best) for each in ours)}
         regrets |= {name: regret(spent[each], best) for name, each in others.items()}
-        rows.append(Row(task.name, profile, winner, shown, ours["ours"], regrets, base))
+        rows.append(Row(task.name, profile, winner, shown, ours, regrets, base))
     return rows
-
-
-def long_tasks(cells: Cells) -> Iterable[Task]:
-    """The long tasks with their targets: what the best rate reaches at the end of the run."""
-    for long in LONG:
-        _, target = long_target(Place(cells, long))
-        yield replace(long.task, target=target, longest_steps=40 * long.steps, longest_seconds=600)
 
 
 def main() -> None:
@@ -149,7 +127,6 @@ def main() -> None:
     parser.add_argument("cells", nargs="?", type=Path, default=default)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--task", default="")
-    parser.add_argument("--long", action="store_true", help="long targets, and the rate raced for")
     parser.add_argument("--base", choices=tuple(FACTORS), action="append")
     parser.add_argument("--minutes", type=float)
     asked = parser.parse_args()
@@ -157,10 +134,10 @@ def main() -> None:
     cells = Cells(asked.cells, asked.minutes)
     rows = []
     try:
-        for task in long_tasks(cells) if asked.long else (*TASKS, *HELD_OUT):
+        for task in (*TASKS, *HELD_OUT):
             if asked.task in task.name:
                 for base in asked.base or ["right"]:
-                    rows += rows_of(cells, task, base, race=asked.long)
+                    rows += rows_of(cells, task, base)
     except OutOfTime:
         print("The minutes are up; the cells so far are kept, and the same command goes on.")
     text = markdown(rows)
