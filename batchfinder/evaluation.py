@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,27 +14,21 @@ from batchfinder.arguments import check
 from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
+from batchfinder.measure.stage import slowest_loading
 from batchfinder.probe import Propose, SearchSpace, latest, memory_line, probe
+from batchfinder.probe.runner import as_slow_as_any
 from batchfinder.progress import default_observer
-from batchfinder.protocols import Batch, MemoryBackend, Observer, Setup
+from batchfinder.protocols import Batch, MemoryBackend, Observer, RankGroup, Ranks, Setup, TrainStep
 from batchfinder.results import Measurement, Trial
 from batchfinder.run.batches import Source, source_from
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
-from batchfinder.run.ranks import refuse_alone, wrapping_of
+from batchfinder.run.ranks import OwnPart, Wrapping, joined_for_evaluation, meet
 from batchfinder.run.state import preserved
 from batchfinder.run.step import EvaluationStep
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import sizes_worth_measuring
-from batchfinder.training import (
-    Autocast,
-    Loader,
-    Model,
-    Search,
-    Training,
-    as_list,
-    training_of,
-)
+from batchfinder.training import Autocast, Loader, Model, Search, Training, as_list, training_of
 from batchfinder.units import format_bytes
 from batchfinder.wording import Caveat, summary
 
@@ -102,6 +97,7 @@ def eval_batch_size(
     budget_seconds: float = 8.0,
     seed: int = 0,
     observe: Observer | None = None,
+    ranks: RankGroup | None = None,
     **unknown: Never,
 ) -> Evaluation:
     """Which batch size should this model be evaluated with?
@@ -131,9 +127,12 @@ def eval_batch_size(
         budget_seconds: how long sizes are timed, softly; the search comes before.
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr.
+        ranks: which processes search together. Left out: all of the process group, where there is
+            one; ``ALONE`` has this one search by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
+        RanksNotTogether, PeerFailed: where other ranks do otherwise.
         NothingFits: not even the smallest batch fits.
         CannotBuildBatch: where the loader gives no batch of another size.
     """
@@ -153,7 +152,14 @@ def eval_batch_size(
             "training; found one"
         )
     training = training_of(model, loader, autocast=autocast)
-    refuse_alone(wrapping_of(as_list(training.model)))  # forward passes wait for others too
+    met, wrapping = meet(
+        ranks,
+        as_list(training.model),
+        "eval_batch_size",
+        sizes=(at_most, at_least, multiple_of, powers_of_two, headroom),
+        budget_seconds=budget_seconds,
+        seed=seed,
+    )
     with _workplace(
         EvaluationStep(training.model, eval_step, training.autocast),
         lambda: source_from(
@@ -161,13 +167,16 @@ def eval_batch_size(
             make_loader=training.make_loader,
             batch_dim=training.batch_dim,
             seed=seed,
+            part=OwnPart(met),
         ),
         memory_limit,
         kept=training.kept(),
         loader=training.loader,
+        ranks=met,
+        wrapping=wrapping,
     ) as place:
         space = SearchSpace(
-            ceiling=_lowest(at_most, place.setup.source.ceiling),
+            ceiling=min((n for n in (at_most, place.setup.source.ceiling) if n), default=None),
             floor=at_least or 1,
             limit_bytes=place.setup.memory.limit_bytes(),
             resolution=search.resolution,
@@ -187,7 +196,7 @@ def eval_batch_size(
 class _Place:
     """The evaluation step, its batches and the device's memory."""
 
-    setup: Setup[EvaluationStep]
+    setup: Setup[TrainStep]
 
     def evaluate(
         self,
@@ -198,23 +207,25 @@ class _Place:
         observe: Observer,
     ) -> Evaluation:
         """Search, time and choose."""
+        ranks = self.setup.step.ranks
         trials = probe(self._trial, space, propose=propose, observe=observe)
         if not any(trial.fits for trial in latest(trials)):
             raise NothingFits(_nothing_fits(trials, self.setup.memory))
-        sizes = _sizes(trials, space, headroom)
         said: list[Caveat] = []
         timed = measure(
             self.setup,
-            sizes,
+            _sizes(trials, space, headroom),
             effort=effort,
+            clock=ranks.clock,
             allowed=space.allows,
             say=said.append,
+            loading=slowest_loading(ranks, time.perf_counter),
         )
         if not timed:
             raise NothingFits(NOTHING_TIMED)
         for each in timed:
             observe(each)
-        return Evaluation(
+        found = Evaluation(
             batch_size=_chosen(timed),
             trials=trials,
             measurements=timed,
@@ -222,9 +233,12 @@ class _Place:
             unit=self.setup.source.unit,
             caveats=(*self.setup.source.notes, *said, *about_timings(timed), *alone_by_mistake()),
         )
+        return ranks.tell("the result", found)[0]
 
     def _trial(self, size: int) -> Trial:
-        return run_trial(self.setup, size)
+        """One for all ranks, with the times of the slowest."""
+        self.setup.step.ranks.tell(f"a trial of {size}", None)
+        return as_slow_as_any(self.setup.step.ranks, run_trial(self.setup, size))
 
 
 @contextmanager
@@ -235,6 +249,8 @@ def _workplace(
     *,
     kept: Sequence[Any],
     loader: Any,
+    ranks: Ranks,
+    wrapping: Wrapping,
 ) -> Iterator[_Place]:
     """Everything put back on the way out; an enclosing memory limit taken as the limit."""
     with ExitStack() as stack:
@@ -242,15 +258,17 @@ def _workplace(
         outer = active_limit() if limit is None else None
         stack.enter_context(outer.paused() if outer is not None else nullcontext())
         stack.enter_context(preserved(*kept, loader=loader))
-        source = make_source()
-        stack.callback(source.close)
-        memory = outer if outer is not None else backend_for(step.device, limit)
+        with ranks.together("setting up"):
+            source = make_source()
+            stack.callback(source.close)
+            memory = outer if outer is not None else backend_for(step.device, limit)
         stack.enter_context(step.evaluation_mode())
-        yield _Place(Setup(step, source, memory))
-
-
-def _lowest(*ceilings: int | None) -> int | None:
-    return min((each for each in ceilings if each is not None), default=None)
+        try:
+            setup: Setup[TrainStep] = Setup(step, source, memory)
+            yield _Place(joined_for_evaluation(setup, ranks, wrapping))
+        except BaseException as error:
+            ranks.left_with(error)
+            raise
 
 
 def _sizes(trials: Sequence[Trial], space: SearchSpace, headroom: float) -> list[int]:

@@ -10,9 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
-
-from batchfinder import __version__
 from batchfinder.errors import StateNotRestoredWarning
 from batchfinder.probe import SearchSpace
 from batchfinder.progress import default_observer, is_quiet, silent
@@ -20,14 +17,7 @@ from batchfinder.protocols import Clock, Observer, RankGroup, Ranks
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
-from batchfinder.run.ranks import (
-    Wrapping,
-    described_model,
-    launched_without_group,
-    ranks_here,
-    refuse_alone,
-    wrapping_of,
-)
+from batchfinder.run.ranks import Wrapping, launched_without_group, meet
 from batchfinder.training import Training, as_list
 from batchfinder.waiting import Waiting
 from batchfinder.wording import Caveat
@@ -192,23 +182,15 @@ def opened(
     ``has_default_budget`` there is one even where ``budget_seconds`` is left out. ``function`` is
     the one that was called, which all ``ranks`` must have done.
     """
-    group = ranks_here() if ranks is None else ranks
-    modules = [each for each in as_list(training.model) if isinstance(each, torch.nn.Module)]
-    wrapping = wrapping_of(modules)
-    met = group.meet(
-        {
-            "the function": function,
-            "batchfinder": __version__,
-            "the model": described_model(modules),
-            "the sizes allowed": str(space),
-            "budget_seconds": str(budget_seconds),
-            "base_learning_rate": str(base_learning_rate),
-            "seed": str(seed),
-        },
-        replicas=wrapping.replicas,
+    met, wrapping = meet(
+        ranks,
+        as_list(training.model),
+        function,
+        sizes=space,
+        budget_seconds=budget_seconds,
+        base_learning_rate=base_learning_rate,
+        seed=seed,
     )
-    if met.alone:
-        refuse_alone(wrapping)
     budget = Budget(
         budget_seconds, met.clock, met.clock(), has_default_budget, own_clock=time.perf_counter
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from batchfinder.errors import NothingFits
 from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
+from batchfinder.measure.timed import Loading
 from batchfinder.meter import Meter
 from batchfinder.probe import step_seconds_at
-from batchfinder.protocols import BatchSource, Clock
+from batchfinder.protocols import BatchSource, Clock, Ranks
 from batchfinder.results import MemoryBreakdown, Note, ProbeResult, Stage, Timings, Trial
 from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import energy_counter
@@ -19,7 +19,7 @@ from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
 from batchfinder.wording import Caveat
 
-__all__ = ["measure_sizes"]
+__all__ = ["measure_sizes", "slowest_loading"]
 
 OWN_STEPS = 60
 """Where the user's own steps are slow, as much time as so many of them take."""
@@ -77,23 +77,28 @@ def measure_sizes(
             ),
             start_over=bench.start_over,
             known=known,
-            loading=loading_seconds if bench.step.ranks.alone else partial(_slowest_loading, call),
+            loading=slowest_loading(bench.step.ranks, call.budget.here),
         )
     if not measured:
         raise NothingFits(NOTHING_TIMED)
     return Timings(measured, (*said, *about_timings(measured)))
 
 
-def _slowest_loading(
-    call: Call, source: BatchSource, sizes: Sequence[int], *, clock: Clock, **effort: Any
-) -> dict[int, float]:
-    """The slowest rank's loader; each times its own, by its own clock."""
-    del clock
-    ranks = call.bench.step.ranks
-    with ranks.together("the loader's time"):
-        own = loading_seconds(source, sizes, clock=call.budget.here, **effort)
-    every = ranks.tell("the loader's time", own)
-    return {size: max(each[size] for each in every) for size in sizes if all(map(len, every))}
+def slowest_loading(ranks: Ranks, own_clock: Clock) -> Loading:
+    """Times the slowest rank's loader; each times its own, by its own clock."""
+    if ranks.alone:
+        return loading_seconds
+
+    def timed(
+        source: BatchSource, sizes: Sequence[int], *, clock: Clock, **effort: Any
+    ) -> dict[int, float]:
+        del clock
+        with ranks.together("the loader's time"):
+            own = loading_seconds(source, sizes, clock=own_clock, **effort)
+        every = ranks.tell("the loader's time", own)
+        return {size: max(each[size] for each in every) for size in sizes if all(map(len, every))}
+
+    return timed
 
 
 def largest_within(memory: MemoryBreakdown, largest: int, headroom: float) -> int:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from batchfinder.errors import BatchFinderError, NothingToTrain, UnknownLoss
 from batchfinder.probe.patience import step_seconds_at
+from batchfinder.protocols import Ranks
 from batchfinder.results import Trial
 from batchfinder.run.bench import Bench
 from batchfinder.run.trial import run_trial
 
-__all__ = ["runs_at", "steps_of_trial", "trial_runner"]
+__all__ = ["as_slow_as_any", "runs_at", "steps_of_trial", "trial_runner"]
 
 _NEEDS_MORE = (
     "batchfinder: a step of {own}, your own batch size, runs, and one of {size} does not. If the "
@@ -59,7 +60,7 @@ def trial_runner(bench: Bench) -> Callable[[int], Trial]:
                 note = _NEEDS_MORE if own > size else _NEEDS_FEWER
                 error.add_note(note.format(own=own, size=size))
             raise
-        trial = _as_slow_as_any(bench, trial)
+        trial = as_slow_as_any(bench.step.ranks, trial)
         ran.append(trial)
         if not trial.fits:  # an aborted step leaves half a state behind
             bench.fresh()
@@ -81,8 +82,8 @@ def runs_at(bench: Bench, own: int, failed: int) -> bool:
         return False
 
 
-def _as_slow_as_any(bench: Bench, trial: Trial) -> Trial:
+def as_slow_as_any(ranks: Ranks, trial: Trial) -> Trial:
     """With the times of the slowest rank, by which all decide what there is time for."""
-    told = bench.step.ranks.tell("the time of a trial", (trial.seconds, trial.step_seconds))
+    told = ranks.tell("the time of a trial", (trial.seconds, trial.step_seconds))
     seconds, step_seconds = (max(each) for each in zip(*told, strict=True))
     return replace(trial, seconds=seconds, step_seconds=step_seconds)

@@ -21,17 +21,42 @@ def perceptron(layers: int = 3, seed: int = 0) -> nn.Sequential:
 
 
 def wrapped(model: nn.Module, how: str) -> nn.Module:
-    """``model`` bare, under DistributedDataParallel, or sharded in groups of two layers."""
-    if how == "ddp":
-        return DistributedDataParallel(model, bucket_cap_mb=0.001)
-    if how == "fsdp":
+    """``model`` bare, under DistributedDataParallel, or sharded in groups of two layers.
+
+    And under what else changes how ranks exchange: see ``_OPTIONS``; ``"hook"``, ``"compiled"``;
+    ``"hsdp"`` (a mesh of 2 x 2), ``"kept"`` (parameters stay whole between forward and backward),
+    ``"clipped"``.
+    """
+    if how == "ddp" or how in _OPTIONS:
+        return DistributedDataParallel(model, bucket_cap_mb=0.001, **_OPTIONS.get(how, {}))
+    if how == "hook":
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+        ddp = DistributedDataParallel(model, bucket_cap_mb=0.001)
+        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        return ddp
+    if how == "compiled":
+        ddp = DistributedDataParallel(model, bucket_cap_mb=0.001)
+        return torch.compile(ddp, backend="aot_eager", dynamic=True)
+    if how in {"fsdp", "hsdp", "kept", "clipped"}:
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        names = ("replicate", "shard")
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=names) if how == "hsdp" else None
+        options = {"mesh": mesh, "reshard_after_forward": how != "kept"}
         parts = list(model)
         for at in range(0, len(parts) - 1, 4):
-            fully_shard(parts[at : at + 4])
-        fully_shard(model)
+            fully_shard(parts[at : at + 4], **options)
+        fully_shard(model, **options)
     return model
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "bucket view": {"gradient_as_bucket_view": True},
+    "static graph": {"static_graph": True},
+    "unused": {"find_unused_parameters": True},
+}
 
 
 def data(samples: int = 512, seed: int = 0) -> TensorDataset:

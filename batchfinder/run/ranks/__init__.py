@@ -3,7 +3,7 @@
 - ``alone``: one process, which sends nothing;
 - ``messages``: one kind of message, over the store of the default process group;
 - ``met``: the ranks of one call, and what is decided from their messages;
-- ``group``: how they meet;
+- ``group``, ``calls``: how they meet;
 - ``agreed_step``, ``agreed_memory``, ``agreed_source``: this rank's own, as all have them;
 - ``parts``: samples of a rank's own;
 - ``gate``: asks all ranks before every collective;
@@ -13,8 +13,9 @@
 from __future__ import annotations
 
 from batchfinder.run.ranks.alone import ALONE, Alone
+from batchfinder.run.ranks.calls import meet
 from batchfinder.run.ranks.group import TorchRanks, launched_without_group, ranks_here
-from batchfinder.run.ranks.joined import joined
+from batchfinder.run.ranks.joined import joined, joined_for_evaluation
 from batchfinder.run.ranks.met import MetRanks
 from batchfinder.run.ranks.parts import WHOLE, OwnPart
 from batchfinder.run.ranks.wrappers import (
@@ -35,7 +36,9 @@ __all__ = [
     "Wrapping",
     "described_model",
     "joined",
+    "joined_for_evaluation",
     "launched_without_group",
+    "meet",
     "mend",
     "ranks_here",
     "refuse_alone",

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from batchfinder.protocols import Batch, Ranks, UpdateWatch, WholeStep
+from batchfinder.protocols import Batch, Ranks, TrainStep, UpdateWatch, WholeStep
 from batchfinder.rates import GroupRate, UpdateEffect
 from batchfinder.run.ranks.wrappers import Wrapping, mend
 from batchfinder.wording import Caveat
 
-__all__ = ["AgreedStep"]
+__all__ = ["AgreedStep", "AgreedTrainStep"]
 
 _STEP = "forward and backward"
 
 
-class AgreedStep:
-    """A ``WholeStep`` of which every part ends alike on all ranks.
+class AgreedTrainStep:
+    """A ``TrainStep`` of which every part ends alike on all ranks.
 
     The loss is the mean over ranks, the same number on each. Under a wrapper that averages
     gradients they are its averages; those of a bare module are averaged here, or the weights would
@@ -34,7 +34,7 @@ class AgreedStep:
         wrapping: how the model is distributed.
     """
 
-    def __init__(self, step: WholeStep, ranks: Ranks, wrapping: Wrapping) -> None:
+    def __init__(self, step: TrainStep, ranks: Ranks, wrapping: Wrapping) -> None:
         self._own = step
         self.ranks = ranks
         self.wrapping = wrapping
@@ -127,29 +127,37 @@ class AgreedStep:
     def zero_grad(self) -> None:
         self._own.zero_grad()
 
+
+class AgreedStep(AgreedTrainStep):
+    """The same of a ``WholeStep``."""
+
+    def __init__(self, step: WholeStep, ranks: Ranks, wrapping: Wrapping) -> None:
+        super().__init__(step, ranks, wrapping)
+        self._whole = step
+
     @property
     def assumptions(self) -> tuple[Caveat, ...]:
-        return self._own.assumptions
+        return self._whole.assumptions
 
     @property
     def is_compiled(self) -> bool:
-        return self._own.is_compiled
+        return self._whole.is_compiled
 
     @property
     def optimizer_name(self) -> str:
-        return self._own.optimizer_name
+        return self._whole.optimizer_name
 
     @property
     def precision(self) -> str:
-        return self._own.precision
+        return self._whole.precision
 
     @property
     def settings(self) -> tuple[tuple[str, str], ...]:
-        return self._own.settings
+        return self._whole.settings
 
     @property
     def has_looked(self) -> bool:
-        return self._own.has_looked
+        return self._whole.has_looked
 
     def look(self, batch: Batch, *, forward_backward: Callable[[Batch], Any] | None = None) -> None:
         """As this rank's own, in a step that all take; whatever it meets, the first trial tells."""
@@ -163,31 +171,31 @@ class AgreedStep:
                     parted.append(error)
                 raise
 
-        self._own.look(batch, forward_backward=step)
+        self._whole.look(batch, forward_backward=step)
         if parted:
             raise parted[0]
 
     def prime(self) -> None:
         with self.ranks.guarded("the optimizer's state", self._mend):
             with self.ranks.gate():
-                self._own.prime()
+                self._whole.prime()
             self.ranks.tell("the optimizer's state", None)
 
     def reached(self) -> list[torch.nn.Parameter]:
-        return self._own.reached()
+        return self._whole.reached()
 
     def check_loss(self, loss: torch.Tensor) -> None:
-        self._own.check_loss(loss)
+        self._whole.check_loss(loss)
 
     def base_learning_rate(self) -> float | None:
-        return self._own.base_learning_rate()
+        return self._whole.base_learning_rate()
 
     def group_rates(self, recommended: float | None = None) -> tuple[GroupRate, ...]:
-        return self._own.group_rates(recommended)
+        return self._whole.group_rates(recommended)
 
     @contextmanager
     def watched(self) -> Iterator[UpdateWatch]:
-        with self._own.watched() as watch:
+        with self._whole.watched() as watch:
             yield _AgreedWatch(watch, self.ranks)
 
 

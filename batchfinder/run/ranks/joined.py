@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from batchfinder.protocols import Ranks, Setup, WholeStep
+from batchfinder.protocols import Ranks, Setup, TrainStep, WholeStep
 from batchfinder.run.ranks.agreed_memory import AgreedMemory
 from batchfinder.run.ranks.agreed_source import AgreedSource
-from batchfinder.run.ranks.agreed_step import AgreedStep
+from batchfinder.run.ranks.agreed_step import AgreedStep, AgreedTrainStep
 from batchfinder.run.ranks.wrappers import Wrapping
 
-__all__ = ["joined"]
+__all__ = ["joined", "joined_for_evaluation"]
 
 
 def joined(
@@ -28,4 +28,17 @@ def joined(
         AgreedStep(setup.step, ranks, wrapping),
         AgreedSource(setup.source, ranks),
         AgreedMemory(setup.memory, ranks, {} if rooms is None else rooms),
+    )
+
+
+def joined_for_evaluation(
+    setup: Setup[TrainStep], ranks: Ranks, wrapping: Wrapping
+) -> Setup[TrainStep]:
+    """As ``joined``, of a step that trains nothing."""
+    if ranks.alone:
+        return setup
+    return Setup(
+        AgreedTrainStep(setup.step, ranks, wrapping),
+        AgreedSource(setup.source, ranks),
+        AgreedMemory(setup.memory, ranks, {}),
     )

@@ -1,0 +1,44 @@
+"""How a call begins: the ranks that make it together, and what the model is wrapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from batchfinder import __version__
+from batchfinder.protocols import RankGroup, Ranks
+from batchfinder.run.ranks.group import ranks_here
+from batchfinder.run.ranks.wrappers import Wrapping, described_model, refuse_alone, wrapping_of
+
+__all__ = ["meet"]
+
+
+def meet(
+    group: RankGroup | None, models: Iterable[Any], function: str, **described: object
+) -> tuple[Ranks, Wrapping]:
+    """Who makes this call together, once all have come; nothing of the user's is touched before.
+
+    Args:
+        group: as the caller gave it; left out, all ranks of the process group.
+        models: what is trained or evaluated.
+        function: the one that was called.
+        described: what else must be the same on all ranks, by name.
+
+    Raises:
+        RanksNotTogether: where a rank does not come, or makes another call.
+        InvalidArgument: for a wrapper that cannot be searched, or not by one rank alone.
+    """
+    modules = [each for each in models if isinstance(each, torch.nn.Module)]
+    wrapping = wrapping_of(modules)
+    told = {
+        "the function": function,
+        "batchfinder": __version__,
+        "the model": described_model(modules),
+        **{name: str(value) for name, value in described.items()},
+    }
+    ranks = (ranks_here() if group is None else group).meet(told, replicas=wrapping.replicas)
+    if ranks.alone:
+        refuse_alone(wrapping)
+    return ranks, wrapping
