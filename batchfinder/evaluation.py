@@ -226,9 +226,9 @@ class _Place:
         for each in timed:
             observe(each)
         found = Evaluation(
-            batch_size=_chosen(timed),
-            trials=trials,
-            measurements=timed,
+            _chosen(timed),
+            trials,
+            timed,
             limit_bytes=self.setup.memory.limit_bytes(),
             unit=self.setup.source.unit,
             caveats=(*self.setup.source.notes, *said, *about_timings(timed), *alone_by_mistake()),

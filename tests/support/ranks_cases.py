@@ -36,8 +36,7 @@ def wrapped(model: nn.Module, how: str) -> nn.Module:
         ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
         return ddp
     if how == "compiled":
-        ddp = DistributedDataParallel(model, bucket_cap_mb=0.001)
-        return torch.compile(ddp, backend="aot_eager", dynamic=True)
+        return torch.compile(DistributedDataParallel(model), backend="aot_eager", dynamic=True)
     if how in {"fsdp", "hsdp", "kept", "clipped"}:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
