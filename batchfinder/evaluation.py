@@ -206,7 +206,6 @@ class _Place:
         effort: Effort,
         observe: Observer,
     ) -> Evaluation:
-        """Search, time and choose."""
         ranks = self.setup.step.ranks
         trials = probe(self._trial, space, propose=propose, observe=observe)
         if not any(trial.fits for trial in latest(trials)):
