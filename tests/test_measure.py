@@ -9,6 +9,7 @@ import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
 
 from batchfinder.measure import Effort, measure
+from batchfinder.measure.timed import AS_IT_WAITS
 from batchfinder.protocols import Setup
 from batchfinder.results import Measurement, Note, Outcome, Trial
 from batchfinder.run import attempt as attempting
@@ -176,6 +177,30 @@ def test_the_loader_is_timed_apart_and_scaled_beyond_its_budget() -> None:
     }
     assert found[4].loader_seconds == pytest.approx(0.04)
     assert found[4096].loader_seconds == pytest.approx(40.96)
+
+
+@pytest.mark.parametrize(("of_a_sample", "share"), [(0.0, 1.0), (0.1, AS_IT_WAITS)])
+def test_where_training_waits_for_the_loader_less_is_timed(
+    of_a_sample: float, share: float
+) -> None:
+    """And why is said: no size trains faster before the loader is mended."""
+    clock, seen = FakeClock(), []
+    source = FakeSource(clock, length=10**6, seconds_per_sample=of_a_sample)
+    step = FakeStep(clock, affine, jitter=0.5)
+    setup = Setup(step, source, FakeMemory())
+    began = clock.now
+    measure(
+        setup,
+        (4, 64),
+        clock=clock,
+        expected=affine,
+        effort=Effort(budget_seconds=10, tight=1e-6, most_visits=10**6),
+        observe=seen.append,
+        loading=lambda source, sizes, **rest: {size: of_a_sample * size for size in sizes},
+    )
+    assert clock.now - began == pytest.approx(10 * share, rel=0.1)
+    told = [each.text.code for each in seen if isinstance(each, Note)]
+    assert told == ["measure.waits" if share < 1 else "measure.stopped"]
 
 
 def test_every_measurement_is_told_to_the_observer() -> None:

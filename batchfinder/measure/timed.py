@@ -24,7 +24,7 @@ from batchfinder.protocols import (
     TrainStep,
 )
 from batchfinder.results import Energy, Measurement, Note, Trial
-from batchfinder.run.batches import loading_seconds
+from batchfinder.run.batches import loading_seconds, scaled
 from batchfinder.run.energy import EnergyCounter
 from batchfinder.timing import Interval, half_steps_around_knee, median_interval, outward
 from batchfinder.wording import Caveat
@@ -43,6 +43,10 @@ Loading: TypeAlias = Callable[..., dict[int, float]]
 
 IDLE_SECONDS = 0.5
 """For the draw without any work."""
+WAITING = 2.0
+"""Where the loader takes so many times as long as the step, no size trains faster."""
+AS_IT_WAITS = 0.35
+"""Of the usual time for timing, since it decides nothing before the loader is mended."""
 SCATTER = 0.1
 """How far a time that was taken once is believed to be off, at the least."""
 
@@ -108,35 +112,37 @@ def measure(
         start_over=start_over,
         known=known,
     )
-    started = clock()
-    deadline = started + effort.budget_seconds / 2
     affordable = timer.affordable(order, expected)
+    loader_seconds = loading(
+        source,
+        affordable,
+        batches=effort.loader_batches,
+        budget_seconds=effort.loader_budget_seconds,
+        clock=clock,
+    )
+    waits = loader_seconds.get(order[0], 0.0) > WAITING * (expected(order[0]) or math.inf)
+    seconds = effort.budget_seconds * (AS_IT_WAITS if waits else 1.0)
+    started = clock()
+    deadline = started + seconds / 2
     records = timer.warm_up(affordable, deadline, smallest=min(sizes))
-    records = timer.settle(records, started + 0.75 * effort.budget_seconds, effort.fewest_visits)
+    records = timer.settle(records, started + 0.75 * seconds, effort.fewest_visits)
     if len(records) > 1:
         between = half_steps_around_knee(
             {record.batch_size: record.counted / record.seconds() for record in evened(records)}
         )
         more = [size for size in between if allowed(size)]
         records += timer.warm_up(more, deadline, at_least=0)
-    records = timer.settle(records, started + effort.budget_seconds)
+    records = timer.settle(records, started + seconds)
     if observe is not None:
-        observe(Note(timer.why_it_stopped(records, clock() - started)))
+        observe(Note(timer.why_it_stopped(records, clock() - started, waits=waits)))
     if energy is not None:
         timer.read_energy(records, energy)
     records = sorted(evened(records), key=lambda record: record.batch_size)
-    loader_seconds = loading(
-        source,
-        [record.batch_size for record in records],
-        batches=effort.loader_batches,
-        budget_seconds=effort.loader_budget_seconds,
-        clock=clock,
-    )
     idle_watts = None if energy is None else _idle_watts(energy, memory, sleep)
     scatter = _scatter(records, effort)
     measurements = []
     for record in records:
-        waiting = loader_seconds.get(record.batch_size)
+        waiting = scaled(record.batch_size, loader_seconds) if loader_seconds else None
         measurements.append(_summary(record, waiting, scatter, idle_watts))
         if observe is not None:
             observe(measurements[-1])

@@ -200,9 +200,13 @@ class Timer:
     def _can_be_chosen(self, record: Record) -> bool:
         return record.batch_size == self._own or record.batch_size <= self._most
 
-    def why_it_stopped(self, records: Sequence[Record], seconds: float) -> Caveat:
-        """A sentence for the observer."""
+    def why_it_stopped(
+        self, records: Sequence[Record], seconds: float, *, waits: bool = False
+    ) -> Caveat:
+        """A sentence for the observer; ``waits`` where the loader is much slower than the step."""
         left = len(self.unsettled(records))
+        if left and waits:
+            return Caveat("measure.waits", seconds=seconds, of=len(records))
         if left:
             return Caveat("measure.stopped", seconds=seconds, left=left, of=len(records))
         return Caveat("measure.settled", seconds=seconds, of=len(records))

@@ -101,12 +101,12 @@ def noise_along_warmup(
         is_enough,
     )
     try:
-        warmup = Warmup(context, warmup_steps)
+        warmup = Warmup(context, warmup_steps, usual_steps or warmup_steps)
         warmup.run()
     except Shortage as error:
         return NoiseFindings(None, caveats=(Caveat("noise.no_room", why=str(error)),))
     context, record = warmup.context, warmup.record
-    training = _conclude(context, record, warmup_steps)
+    training = _conclude(context, record, warmup_steps, usual_steps or warmup_steps)
     if training is not None and warmup_steps:
         training = replace(training, whole_training=True)
     findings = NoiseFindings(
@@ -124,11 +124,13 @@ def noise_along_warmup(
     return findings
 
 
-def _conclude(context: WarmupContext, record: WarmupRecord, steps: int) -> NoiseScale | None:
+def _conclude(
+    context: WarmupContext, record: WarmupRecord, steps: int, usual: int
+) -> NoiseScale | None:
     try:
         found = _concluded(context, record, steps)
-        early = record.enough and 2 * record.steps < steps
-        return may_grow(found, record.steps, steps) if early else found
+        early = 0 < 2 * record.steps < usual
+        return may_grow(found, record.steps, usual) if early else found
     except NoiseNotMeasured as error:
         if not (isinstance(error, TooFew) and record.steps < steps):
             record.caveats.append(Caveat("noise.absent", why=str(error)))

@@ -55,6 +55,8 @@ class Warmup:
 
     context: WarmupContext
     steps: int
+    usual: int
+    """Steps that it would take with more time."""
     record: WarmupRecord = field(default_factory=WarmupRecord)
     stride: int = STRIDE
     extra: int = 0
@@ -82,7 +84,7 @@ class Warmup:
             return False
         if found is None:  # nothing was measured yet: does it matter at all?
             found = NoiseScale(float(self.context.base_batch), 1.0, math.inf, 0, "none")
-        return self.context.is_enough(may_grow(found, number, self.steps))
+        return self.context.is_enough(may_grow(found, number, self.usual))
 
     def _cut(self) -> None:
         self.whole = self.context.parts(1)
@@ -188,6 +190,8 @@ class Warmup:
                 smaller = context.smaller(size)
                 self.context = replace(context, largest=smaller or 1)
                 self.extra *= smaller is not None
+            elif context.out_of_time():  # which is said by itself
+                return
             record.caveats.append(Caveat("noise.moment", steps=record.steps, why=str(error)))
             return
         record.estimates.append(replace(found, after_steps=record.steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -19,14 +20,18 @@ WORTH_ANOTHER_TRIAL = 1.5
 def step_seconds_at(trials: Sequence[Trial], size: int) -> float | None:
     """Seconds of one step at ``size``, by the trials that fit; ``None`` where none was timed.
 
-    The line through the two largest sizes. Of one size alone, or where that line rises more than
-    in proportion, in proportion: a step has a fixed part, so that this is too long, not too short.
-    The fixed part is no longer than the fastest step seen: two times that scatter hide no slope.
+    Between two sizes the line through them, beyond all the line through the two largest. Of one
+    size alone, or where that line rises more than in proportion, in proportion: a step has a fixed
+    part, so that this is too long, not too short. The fixed part is no longer than the fastest step
+    seen: two times that scatter hide no slope.
     """
     fitting = [trial for trial in latest(trials) if trial.fits and trial.step_seconds > 0]
     timed = sorted((trial.batch_size, trial.step_seconds) for trial in fitting)
     if not timed:
         return None
+    for (below, less), (above, more) in itertools.pairwise(timed):
+        if below <= size <= above:
+            return less + (more - less) * (size - below) / (above - below)
     largest, seconds = timed[-1]
     slope = seconds / largest
     if len(timed) > 1 and size > largest:

@@ -43,6 +43,13 @@ def _stopped(seconds: float, left: int, of: int) -> str:
     )
 
 
+def _waits(seconds: float, of: int) -> str:
+    return (
+        f"timed {of} sizes for {format_seconds(seconds)} and no longer: at your batch size "
+        "training waits for the loader"
+    )
+
+
 def _ran_out(size: int, outcome: str) -> str:
     return (
         f"batch size {size} {ENDED[outcome]} while it was timed, twice, though the search had "
@@ -61,5 +68,6 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "measure.late": _late,
     "measure.settled": _settled,
     "measure.stopped": _stopped,
+    "measure.waits": _waits,
     "measure.ran_out": _ran_out,
 }

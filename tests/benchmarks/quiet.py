@@ -1,35 +1,30 @@
 """Seconds as a machine without other work would show them, and how long nothing was said.
 
 Linux counts for every thread how long it was ready to run and waited for a processor
-(``/proc/…/schedstat``, the second number). A clock without those seconds shows what a call takes,
-sleeping and reading included, whatever else runs beside it. With one thread, since several wait
-for one another outside that count: two free cores are no slower.
+(``/proc/…/schedstat``, the second number). To import this makes ``time.perf_counter`` a clock
+without those seconds: it shows what a call takes, sleeping and reading included, whatever else runs
+beside it. To be imported before batchfinder, and used with one thread, since several wait for one
+another outside that count: two free cores are no slower.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Said", "use_quiet_clock"]
+__all__ = ["Said", "plain_clock"]
+
+plain_clock = time.perf_counter
+_SCHEDULE = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
 
 
-def use_quiet_clock() -> Callable[[], float]:
-    """Make ``time.perf_counter`` such a clock; to be called before batchfinder is imported.
+def _quiet_clock() -> float:
+    return plain_clock() - int(_SCHEDULE.read_bytes().split()[1]) * 1e-9
 
-    Where the system does not count it stays as it is. Returns the plain one.
-    """
-    plain = time.perf_counter
-    schedule = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
 
-    def quiet() -> float:
-        return plain() - int(schedule.read_bytes().split()[1]) * 1e-9
-
-    if schedule.exists():
-        time.perf_counter = quiet
-    return plain
+if _SCHEDULE.exists():  # elsewhere it stays as it is
+    time.perf_counter = _quiet_clock
 
 
 class Said:

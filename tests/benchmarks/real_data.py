@@ -1,20 +1,27 @@
 """How long a call takes on slow data, against the time that its samples take by themselves.
 
-A dataset that sleeps stands in for decoding and augmentation. Printed for every cell: seconds of
-the call, samples it read, the seconds that these take through the bare loader, the seconds of the
-same call on data that does not sleep, and the ratio of the call to the sum of those two (and to
-the larger one, below which no call could come). Run as
-``python tests/benchmarks/real_data.py [cells|examples]``.
+A data set that sleeps stands in for decoding and augmentation, and seconds are those of a machine
+without other work (``quiet.py``). Printed for every cell: seconds of the call, the samples that it
+read, the seconds that these take through the bare loader at the rate that it has in this process,
+the seconds of the same call on data that does not sleep, the longest time in which nothing was
+printed, and what the call said::
+
+    python tests/benchmarks/real_data.py cells      # 1, 10, 50 ms a sample at 0, 4, 8 workers
+    python tests/benchmarks/real_data.py examples   # two calls as people make them
+    python tests/benchmarks/real_data.py workers    # 10 ms a sample: what is said with 1, 4, 8
+    python tests/benchmarks/real_data.py budgets    # budgets of 10, 20 and 60 s: are they kept?
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from quiet import Said
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,8 +29,8 @@ from batchfinder import Report, find_batch_size
 
 SECONDS = (0.001, 0.010, 0.050)
 WORKERS = (0, 4, 8)
+BUDGETS = (10.0, 20.0, 60.0)
 BATCH = 64
-BUDGET_SECONDS = 20.0
 
 
 class Sleeping(Dataset):
@@ -56,41 +63,63 @@ def training(seconds: float, workers: int, batch: int = BATCH, count: int = 50_0
 
 
 def call(
-    seconds: float, workers: int, *, budget: float | None, limit: str = "64MiB", batch: int = BATCH
-) -> tuple[float, int, Report]:
-    """Seconds of the call, samples read, and what it found."""
+    seconds: float,
+    workers: int,
+    *,
+    budget: float | None = None,
+    limit: str = "64MiB",
+    batch: int = BATCH,
+) -> tuple[float, int, Report, Said]:
+    """Seconds of the call, samples read, what it found, and what it said on the way."""
     model, optimizer, loader = training(seconds, workers, batch)
+    errors, sys.stderr = sys.stderr, Said()
+    said: Any = sys.stderr
     started = time.perf_counter()
-    found = find_batch_size(
-        model,
-        loader,
-        loss_fn=nn.CrossEntropyLoss(),
-        optimizer=optimizer,
-        memory_limit=limit,
-        budget_seconds=budget,
-        observe=lambda event: None,
-    )
-    return time.perf_counter() - started, int(loader.dataset.reads.sum()), found
+    try:
+        found = find_batch_size(
+            model,
+            loader,
+            loss_fn=nn.CrossEntropyLoss(),
+            optimizer=optimizer,
+            memory_limit=limit,
+            budget_seconds=budget,
+        )
+    finally:
+        sys.stderr = errors
+    said.pause()
+    return time.perf_counter() - started, int(loader.dataset.reads.sum()), found, said
 
 
-def bare_seconds(samples: int, seconds: float, workers: int) -> float:
-    """Through the bare loader, which overlaps what its workers do."""
-    return samples * seconds / max(1, workers)
+def bare_seconds(samples: int, seconds: float, workers: int, batch: int = BATCH) -> float:
+    """What so many samples take through the loader by itself, once its workers run."""
+    _, _, loader = training(seconds, workers, batch)
+    ahead = 3 * workers
+    counted = max(2, 2 * workers, round(2.0 * max(1, workers) / max(seconds * batch, 1e-3)))
+    stream = iter(loader)
+    for _ in itertools.islice(stream, ahead):
+        pass
+    started = time.perf_counter()
+    for _ in itertools.islice(stream, counted):
+        pass
+    taken = time.perf_counter() - started
+    return samples * taken / (counted * batch)
 
 
 def cells() -> Iterator[str]:
-    """One row for every cost of a sample and number of workers."""
-    yield "ms  workers  call s  read    bare s  idle s  ratio to sum  to larger  limited by"
+    """One row for every cost of a sample and number of workers, without a budget."""
+    head = "ms a sample", "workers", "call", "samples read", "these alone", "without sleep"
+    more = "call / alone", "call / (alone + without sleep)", "silent for", "limited by"
+    yield "| " + " | ".join((*head, *more)) + " |"
+    yield "|" + "--:|" * 9 + "---|"
     for workers in WORKERS:
-        idle, _, _ = call(0.0, workers, budget=BUDGET_SECONDS)
+        idle, *_ = call(0.0, workers)
         for seconds in SECONDS:
-            taken, read, found = call(seconds, workers, budget=BUDGET_SECONDS)
+            taken, read, found, said = call(seconds, workers)
             bare = bare_seconds(read, seconds, workers)
-            limit = found.recommendation.limited_by.name
             yield (
-                f"{seconds * 1000:<3.0f} {workers:<8} {taken:<7.1f} {read:<7} {bare:<7.1f} "
-                f"{idle:<7.1f} {taken / (bare + idle):<13.2f} {taken / max(bare, idle):<10.2f} "
-                f"{limit}"
+                f"| {seconds * 1000:.0f} | {workers} | {taken:.0f} s | {read:,} | {bare:.0f} s "
+                f"| {idle:.0f} s | {taken / bare:.2f} | {taken / (bare + idle):.2f} "
+                f"| {said.longest:.0f} s | {found.recommendation.limited_by.value} |"
             )
 
 
@@ -100,16 +129,38 @@ def examples() -> Iterator[str]:
         ("10 ms, 8 workers, no budget", 0.010, 8, None, "512MiB", 64),
         ("50 ms, no worker, 20 s", 0.050, 0, 20.0, "64MiB", 16),
     ):
-        taken, read, found = call(seconds, workers, budget=budget, limit=limit, batch=batch)
+        taken, read, found, said = call(seconds, workers, budget=budget, limit=limit, batch=batch)
         stages = ", ".join(f"{stage} {spent:.0f}" for stage, spent in found.seconds)
         yield (
-            f"{name}: {taken:.1f} s, {read} samples read "
-            f"({bare_seconds(read, seconds, workers):.1f} s by themselves), batch "
-            f"{found.batch_size}, limited by {found.recommendation.limited_by.name} ({stages})"
+            f"{name}: {taken:.1f} s, {read:,} samples read "
+            f"({bare_seconds(read, seconds, workers, batch):.1f} s by themselves), silent for at "
+            f"most {said.longest:.1f} s, batch {found.batch_size}, limited by "
+            f"{found.recommendation.limited_by.value} ({stages})"
+        )
+        yield from (f"  - {each}" for each in found.caveats)
+
+
+def workers() -> Iterator[str]:
+    """The first sentence of the report where the loader is the limit, and what limits."""
+    for count in (1, 4, 8):
+        taken, _, found, _ = call(0.010, count)
+        first = str(found).split("\n\n")[0].replace("\n", " ")
+        yield f"{count} workers, {taken:.0f} s, {found.recommendation.limited_by}: {first}"
+
+
+def budgets() -> Iterator[str]:
+    """Whether a budget is kept, reading included."""
+    yield "| ms a sample | workers | " + " | ".join(f"{each:.0f} s" for each in BUDGETS) + " |"
+    yield "|--:|--:|" + "--:|" * len(BUDGETS)
+    for count, seconds in itertools.product((0, 4), SECONDS):
+        taken = [call(seconds, count, budget=each)[0] for each in BUDGETS]
+        yield (
+            f"| {seconds * 1000:.0f} | {count} | " + " | ".join(f"{t:.1f} s" for t in taken) + " |"
         )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for row in examples() if sys.argv[1:] == ["examples"] else cells():
+    rows = {"cells": cells, "examples": examples, "workers": workers, "budgets": budgets}
+    for row in rows[(sys.argv[1:] or ["cells"])[0]]():
         print(row, flush=True)

@@ -418,6 +418,14 @@ def test_a_warm_up_whose_interval_never_decides_is_taken_whole() -> None:
     assert not any("ended after" in each for each in found.caveats)
 
 
+def test_a_warm_up_cut_by_time_leaves_room_for_what_the_noise_scale_may_grow() -> None:
+    """After 20 of 200 steps it may be a tenth of what it comes to."""
+    short = look(training(), warmup_steps=20, usual_steps=200).training
+    asked_for = look(training(), warmup_steps=20).training
+    assert short.high == pytest.approx(10 * asked_for.high)
+    assert (short.low, short.value) == (asked_for.low, asked_for.value)
+
+
 def test_fewer_steps_than_usual_are_named_as_a_lack_of_time() -> None:
     found = look(training(), warmup_steps=30, usual_steps=200)
     assert any("there was time for 30 of 200 warm-up steps" in each for each in found.caveats)

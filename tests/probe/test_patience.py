@@ -117,6 +117,13 @@ def test_the_expected_seconds_of_two_sizes_are_on_their_line() -> None:
     assert step_seconds_at(points, 1000) == pytest.approx(10.5)
 
 
+def test_between_sizes_that_ran_the_expected_seconds_are_between_theirs() -> None:
+    seen = ((1, 0.1), (64, 1.4), (128, 3.4), (370, 9.9))
+    points = [Trial(size, Outcome.FITS, step_seconds=seconds) for size, seconds in seen]
+    assert step_seconds_at(points, 64) == pytest.approx(1.4)
+    assert step_seconds_at(points, 96) == pytest.approx(2.4)
+
+
 def test_two_sizes_whose_times_scatter_do_not_hide_how_they_rise() -> None:
     """On a busy machine 32 took longer than 64; one sample shows how short a step can be."""
     seen = ((1, 0.3), (32, 2.1), (64, 1.94))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from batchfinder.run.batches.choose import Source, source_from
 from batchfinder.run.batches.endless import endless
 from batchfinder.run.batches.kept import Kept
-from batchfinder.run.batches.loading import loading_seconds, time_loader
+from batchfinder.run.batches.loading import loading_seconds, scaled, time_loader
 from batchfinder.run.batches.pasted import loader_arguments
 from batchfinder.run.batches.rebuild import rebuild_loader
 from batchfinder.run.batches.structure import leaves, map_leaves, rows_in, size_along
@@ -31,6 +31,7 @@ __all__ = [
     "reading",
     "rebuild_loader",
     "rows_in",
+    "scaled",
     "size_along",
     "source_from",
     "time_loader",

@@ -12,7 +12,7 @@ from typing import Any
 from batchfinder.protocols import BatchSource, Clock
 from batchfinder.run.batches.workers import reading, workers_of
 
-__all__ = ["loading_seconds", "time_loader"]
+__all__ = ["loading_seconds", "scaled", "time_loader"]
 
 
 def time_loader(
@@ -27,7 +27,8 @@ def time_loader(
     The first batch, which starts the workers, does not count, and neither do as many batches as
     the workers had made in the meantime. With workers batches come in bursts, one of each worker:
     as many count as make whole bursts, at least ``batches``. Ends once ``budget_seconds`` have
-    passed; where no burst is whole by then, the mean over all that came stands in.
+    passed; where no burst is whole by then, the mean over all that came stands in. Without workers
+    the first batch counts where it took that long by itself.
     """
     burst = max(1, workers_of(loader))
     ahead = 1 + workers_of(loader) * int(getattr(loader, "prefetch_factor", None) or 0)
@@ -39,11 +40,11 @@ def time_loader(
             now = clock()
             waits.append(now - started)
             started = clock()
-            if started - began > budget_seconds and len(waits) > 1:
+            if started - began > budget_seconds and (len(waits) > 1 or not workers_of(loader)):
                 break
-    if len(waits) < 2:
+    if len(waits) < 2 and not (waits and waits[0] > budget_seconds):
         return None
-    counted = waits[ahead:] if len(waits) >= ahead + burst else waits[1:]
+    counted = waits[ahead:] if len(waits) >= ahead + burst else waits[1:] or waits
     whole = len(counted) - len(counted) % burst
     counted = counted[len(counted) - whole :] or waits
     # The mean is the rate; the median of one wait would be that of a batch which was ready.
@@ -84,10 +85,10 @@ def loading_seconds(
         if seconds is not None:
             timed[size] = seconds
             per_sample = seconds / size
-    return {size: _scaled(size, timed) for size in sizes if timed}
+    return {size: scaled(size, timed) for size in sizes if timed}
 
 
-def _scaled(size: int, timed: Mapping[int, float]) -> float:
+def scaled(size: int, timed: Mapping[int, float]) -> float:
     """By the time per sample of the nearest size timed, the smaller one where there is one."""
     if size in timed:
         return timed[size]
