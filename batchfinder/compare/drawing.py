@@ -12,7 +12,7 @@ from batchfinder.plot.marks import matplotlib
 from batchfinder.units import format_size
 
 if TYPE_CHECKING:
-    from batchfinder.compare.comparison import Comparison
+    from batchfinder.compare.data import StudyData
 
 __all__ = ["figure", "over_time", "svg"]
 
@@ -22,7 +22,7 @@ _INCHES = (12.0, 7.0)
 Reading = Callable[[Look], float | None]
 
 
-def figure(study: Comparison) -> tuple[Any, Any]:
+def figure(study: StudyData) -> tuple[Any, Any]:
     """A figure known to no window, and its six axes.
 
     Raises:
@@ -44,7 +44,7 @@ def figure(study: Comparison) -> tuple[Any, Any]:
     return made, axes
 
 
-def svg(study: Comparison) -> str:
+def svg(study: StudyData) -> str:
     """The figure as SVG text, the same for the same study.
 
     Raises:
@@ -53,7 +53,7 @@ def svg(study: Comparison) -> str:
     return svg_of(figure(study)[0])
 
 
-def over_time(study: Comparison, ax: Any) -> Any:
+def over_time(study: StudyData, ax: Any) -> Any:
     """Loss over training time, the target as a level."""
     _curves(study, ax, lambda cell, look: look.seconds, lambda look: look.loss)
     ax.axhline(study.target, color="0.5", linewidth=0.8)
@@ -63,7 +63,7 @@ def over_time(study: Comparison, ax: Any) -> Any:
     return ax
 
 
-def _over_epochs(study: Comparison, ax: Any, label: str, reading: Reading) -> None:
+def _over_epochs(study: StudyData, ax: Any, label: str, reading: Reading) -> None:
     counts_epochs = all(cell.epoch_samples for cell in study.cells)
 
     def place(cell: Cell, look: Look) -> float:
@@ -79,7 +79,7 @@ def _over_epochs(study: Comparison, ax: Any, label: str, reading: Reading) -> No
 
 
 def _curves(
-    study: Comparison, ax: Any, place: Callable[[Cell, Look], float], reading: Reading
+    study: StudyData, ax: Any, place: Callable[[Cell, Look], float], reading: Reading
 ) -> None:
     """One line per size at its best rate, every seed; told apart in black and white too."""
     for number, size in enumerate(study.sizes):
@@ -103,7 +103,7 @@ def _curves(
                 )
 
 
-def _judged(study: Comparison) -> str:
+def _judged(study: StudyData) -> str:
     return "validation loss" if study.has_validation else "training loss"
 
 

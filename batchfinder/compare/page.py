@@ -12,22 +12,22 @@ from batchfinder.errors import MissingDependency
 from batchfinder.wording import capitalized
 
 if TYPE_CHECKING:
-    from batchfinder.compare.comparison import Comparison
+    from batchfinder.compare.data import StudyData
 
 __all__ = ["fragment", "page"]
 
 
-def fragment(study: Comparison) -> str:
+def fragment(study: StudyData) -> str:
     """The answer, the table and the caveats, as ``print`` shows them."""
     return html.fragment(_summary(study))
 
 
-def page(study: Comparison) -> str:
+def page(study: StudyData) -> str:
     """Everything, in a document that needs nothing outside itself."""
     return html.page(f"batchfinder: {rendering.title(study)}", _whole(study))
 
 
-def _summary(study: Comparison) -> Iterator[str]:
+def _summary(study: StudyData) -> Iterator[str]:
     yield html.answer(rendering.headline(study))
     yield html.table(rendering.table(study))
     yield html.paragraphs([rendering.legend(study)], quiet=True)
@@ -36,14 +36,14 @@ def _summary(study: Comparison) -> Iterator[str]:
         yield html.details("Caveats", html.items(map(capitalized, study.caveats)), shown=True)
 
 
-def _whole(study: Comparison) -> Iterator[str]:
+def _whole(study: StudyData) -> Iterator[str]:
     yield from _summary(study)
     yield html.section("Curves", _figure(study))
     for each in tables(study):
         yield each.as_html()
 
 
-def _figure(study: Comparison) -> str:
+def _figure(study: StudyData) -> str:
     try:
         drawn = drawing.svg(study)
     except MissingDependency as error:

@@ -10,7 +10,7 @@ from batchfinder.table import Row, Table, render, wrap
 from batchfinder.units import format_bytes, format_count, format_seconds, format_size
 
 if TYPE_CHECKING:
-    from batchfinder.compare.comparison import Arm, Comparison
+    from batchfinder.compare.data import Arm, StudyData
 
 __all__ = ["headline", "legend", "number", "regrets", "table", "text", "title"]
 
@@ -26,7 +26,7 @@ _MEANINGS = {
 }
 
 
-def text(study: Comparison) -> str:
+def text(study: StudyData) -> str:
     """The answer; one row per size and rate, the fastest to the target marked; caveats below."""
     rendered = render(table(study), _WIDTH)
     width = max(80, *map(len, rendered.splitlines()))
@@ -36,13 +36,13 @@ def text(study: Comparison) -> str:
     return "\n".join(lines).rstrip()
 
 
-def title(study: Comparison) -> str:
+def title(study: StudyData) -> str:
     """How many sizes and seeds."""
     sizes, seeds = len(study.sizes), len({cell.seed for cell in study.cells})
     return f"{sizes} batch size{'s' * (sizes != 1)}, {seeds} seed{'s' * (seeds != 1)}"
 
 
-def headline(study: Comparison) -> str:
+def headline(study: StudyData) -> str:
     """Which size met the target first, and how much earlier than the next."""
     asked = f"{title(study)}; times to a loss of {number(study.target)}."
     times = {size: study.seconds_to_target(study.best_arm(size)) for size in study.sizes}
@@ -59,12 +59,12 @@ def headline(study: Comparison) -> str:
     return f"Batch size {format_size(size)} was the fastest{lead}. {asked}"
 
 
-def regrets(study: Comparison) -> list[str]:
+def regrets(study: StudyData) -> list[str]:
     """A sentence for the recommended size, for 32, and for the largest that fits."""
     return [_regret(role, size, value) for role, size, value in study.regrets()]
 
 
-def table(study: Comparison) -> Table:
+def table(study: StudyData) -> Table:
     """Every column that has something to say."""
     header = (
         "batch",
@@ -90,14 +90,14 @@ def table(study: Comparison) -> Table:
     return Table(header, rows).without_empty_columns()
 
 
-def legend(study: Comparison) -> str:
+def legend(study: StudyData) -> str:
     """What the columns that are there mean, where the header alone does not say."""
     header = table(study).header
     said = [f"{name}: {words}" for name, words in _MEANINGS.items() if name in header]
     return f"{'; '.join(said)}. All are means over seeds."
 
 
-def _cells(study: Comparison, arm: Arm) -> tuple[str, ...]:
+def _cells(study: StudyData, arm: Arm) -> tuple[str, ...]:
     seconds = study.seconds_to_target(arm)
     spent = arm.mean(lambda cell: cell.seconds)
     speed = arm.mean(lambda cell: cell.samples / cell.seconds if cell.seconds else math.nan)
@@ -119,12 +119,12 @@ def _cells(study: Comparison, arm: Arm) -> tuple[str, ...]:
     )
 
 
-def _never(study: Comparison, arm: Arm) -> str:
+def _never(study: StudyData, arm: Arm) -> str:
     reached = sum(math.isfinite(cell.reach(study.target, lambda k: k.step)) for cell in arm.cells)
     return f"{reached} of {len(arm.cells)} seeds" if reached else "never"
 
 
-def _epochs(study: Comparison, arm: Arm) -> float:
+def _epochs(study: StudyData, arm: Arm) -> float:
     length = next((cell.epoch_samples for cell in arm.cells if cell.epoch_samples), None)
     samples = arm.reach(study.target, lambda look: look.samples)
     return samples / length if length else math.nan

@@ -14,7 +14,7 @@ from batchfinder.table import Row, Table, render, wrap
 from batchfinder.units import format_bytes, format_seconds, format_size
 
 if TYPE_CHECKING:
-    from batchfinder.compare.comparison import Arm, Comparison
+    from batchfinder.compare.data import Arm, StudyData
 
 __all__ = ["StudyTable", "tables"]
 
@@ -44,7 +44,7 @@ class StudyTable:
         return html.section(self.title, body + html.paragraphs([self.about], quiet=True))
 
 
-def tables(study: Comparison) -> tuple[StudyTable, ...]:
+def tables(study: StudyData) -> tuple[StudyTable, ...]:
     """Loss, time, accuracy in training and validation, parameters, convergence, memory, gap."""
     metric = study.metric_name or "metric"
     judged = "validation loss" if study.has_validation else "training loss"
@@ -117,7 +117,7 @@ def _time(value: float) -> str:
 
 
 def _by_seed(
-    study: Comparison,
+    study: StudyData,
     title: str,
     about: str,
     of: Callable[[Cell], float],
@@ -147,7 +147,7 @@ def _by_seed(
     return StudyTable(title, about, whole)
 
 
-def _parameters(study: Comparison) -> StudyTable:
+def _parameters(study: StudyData) -> StudyTable:
     rows = []
     for arm in study.arms:
         cell = arm.cells[0]

@@ -1,19 +1,16 @@
-"""What a monitor saw, as frozen data: readings, events, suggestions, and the history of a run."""
+"""What a monitor saw, as frozen data: readings, events and suggestions."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any
 
 from batchfinder import html
-from batchfinder.report.encoding import dumps, encode, read
 from batchfinder.results import NoiseScale
 from batchfinder.wording import Caveat
 
-__all__ = ["History", "Instability", "Kind", "Reading", "Suggestion"]
+__all__ = ["Instability", "Kind", "Reading", "Suggestion"]
 
 
 class Kind(Enum):
@@ -92,45 +89,3 @@ class Reading:
     gradient_squared: float = math.nan
     noise_trace: float = math.nan
     noise_scale: NoiseScale | None = None
-
-
-@dataclass(frozen=True)
-class History:
-    """Everything that a monitor saw, in order."""
-
-    readings: tuple[Reading, ...] = ()
-    events: tuple[Instability, ...] = ()
-    suggestions: tuple[Suggestion, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The history as plain objects, lists, strings and numbers, fit for strict JSON."""
-        encoded: dict[str, Any] = encode(self)
-        return encoded
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The history as strict JSON; written to ``path`` too, where one is given."""
-        written = dumps(self)
-        if path is not None:
-            Path(path).write_text(written + "\n", encoding="utf-8")
-        return written
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> History:
-        """The history that ``to_json`` wrote: its text, or the path of its file.
-
-        Raises:
-            InvalidArgument: where this is no history.
-        """
-        return read(cls, source)
-
-    def plot(self) -> Any:
-        """Noise scale, loss, gradient norm and batch size over samples; axes, shape ``(2, 2)``.
-
-        Nothing is shown.
-
-        Raises:
-            MissingDependency: where matplotlib is not installed.
-        """
-        from batchfinder.monitor.drawing import plot
-
-        return plot(self)

@@ -10,14 +10,14 @@ from batchfinder.plot.marks import matplotlib
 from batchfinder.plot.panels import MAIN_PANELS, PANELS
 
 if TYPE_CHECKING:
-    from batchfinder.report import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["check_panel", "figure", "panel", "plot", "require", "svg", "svg_of"]
 
 _INCHES = (10.0, 7.2)
 
 
-def figure(report: Report) -> Any:
+def figure(report: ReportData) -> Any:
     """A new matplotlib ``Figure`` with all panels, known to no window and no notebook.
 
     Raises:
@@ -28,7 +28,7 @@ def figure(report: Report) -> Any:
     return made
 
 
-def svg(report: Report) -> str:
+def svg(report: ReportData) -> str:
     """The figure as SVG text, the same for the same report: no date, no random identifiers.
 
     Raises:
@@ -45,7 +45,7 @@ def svg_of(drawn: Any) -> str:
     return buffer.getvalue()
 
 
-def plot(report: Report) -> Any:
+def plot(report: ReportData) -> Any:
     """The panels in a pyplot figure; its axes, shape ``(2, 2)``, or ``(2, 3)`` with a race.
 
     Nothing is shown.
@@ -57,7 +57,7 @@ def plot(report: Report) -> Any:
     return axes
 
 
-def panel(report: Report, name: str, ax: Any) -> Any:
+def panel(report: ReportData, name: str, ax: Any) -> Any:
     """Draw one panel ("memory", "throughput", "noise", "time", "race") into ``ax``; that axes.
 
     Raises:
@@ -91,20 +91,20 @@ def require() -> None:
     matplotlib("figure")
 
 
-def _has_race(report: Report) -> bool:
+def _has_race(report: ReportData) -> bool:
     return report.race is not None and bool(report.race.arms)
 
 
-def _columns(report: Report) -> int:
+def _columns(report: ReportData) -> int:
     return 3 if _has_race(report) else 2
 
 
-def _inches(report: Report) -> tuple[float, float]:
+def _inches(report: ReportData) -> tuple[float, float]:
     width, height = _INCHES
     return width * _columns(report) / 2, height
 
 
-def _draw_all(report: Report, axes: Any) -> None:
+def _draw_all(report: ReportData, axes: Any) -> None:
     """The four panels in the first two columns; the race, where there was one, in a third."""
     for name, ax in zip(MAIN_PANELS, axes[:, :2].flat, strict=True):
         panel(report, name, ax)
@@ -114,6 +114,6 @@ def _draw_all(report: Report, axes: Any) -> None:
     axes.flat[0].figure.suptitle(_headline(report), x=0.01, ha="left", weight="bold")
 
 
-def _headline(report: Report) -> str:
+def _headline(report: ReportData) -> str:
     rate = "" if report.learning_rate is None else f", learning rate {report.learning_rate:.3g}"
     return f"Batch size {report.recommendation.plan}{rate}; limited by {report.limited_by.value}"

@@ -13,7 +13,7 @@ from batchfinder.units import format_bytes, format_count
 from batchfinder.wording.choice import singular
 
 if TYPE_CHECKING:
-    from batchfinder.report import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["MAIN_PANELS", "PANELS"]
 
@@ -26,14 +26,14 @@ _FULL = 0.1  # where no peak reaches this share of the limit, only a logarithmic
 _SIZES = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("B", 1))
 
 
-def _axis(report: Report, *, whole: bool = False) -> str:
+def _axis(report: ReportData, *, whole: bool = False) -> str:
     """One name for the batch size, unless devices or accumulation make two of it."""
     if report.global_batch_size == report.batch_size:
         return "batch size"
     return "global batch size" if whole else "batch size per device"
 
 
-def _memory(report: Report, ax: Any) -> None:
+def _memory(report: ReportData, ax: Any) -> None:
     seen = [trial for trial in report.trials if trial.peak_bytes is not None]
     limit = report.memory.limit_bytes
     unit, scale = next(pair for pair in _SIZES if limit >= pair[1] or pair[1] == 1)
@@ -61,7 +61,7 @@ def _memory(report: Report, ax: Any) -> None:
     ax.legend(loc="center left", framealpha=0.7, edgecolor="none", fontsize=9)
 
 
-def _memory_line(report: Report, ax: Any, scale: int, last: int) -> None:
+def _memory_line(report: ReportData, ax: Any, scale: int, last: int) -> None:
     memory = report.memory
     if memory.per_sample_bytes <= 0:
         return
@@ -70,7 +70,7 @@ def _memory_line(report: Report, ax: Any, scale: int, last: int) -> None:
     ax.plot(sizes, peaks, "--", color=marks.GREY, linewidth=1.2, label="fitted line", zorder=1)
 
 
-def _throughput(report: Report, ax: Any) -> None:
+def _throughput(report: ReportData, ax: Any) -> None:
     points = report.measurements
     middles = [each.samples_per_second for each in points]
     lows = [each.samples_per_second_low for each in points]
@@ -88,7 +88,7 @@ def _throughput(report: Report, ax: Any) -> None:
         ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
 
 
-def _noise(report: Report, ax: Any) -> None:
+def _noise(report: ReportData, ax: Any) -> None:
     points = [(m.batch_size, m.noise_scale) for m in report.measurements if m.noise_scale]
     whole = report.noise_scale
     marks.title(ax, "What a larger batch buys", f"noise scale, {report.unit}")
@@ -133,7 +133,7 @@ def _useful_line(ax: Any, sizes: Iterable[int]) -> None:
     ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="above: a larger batch pays")
 
 
-def _time(report: Report, ax: Any) -> None:
+def _time(report: ReportData, ax: Any) -> None:
     priced = [each for each in report.candidates if math.isfinite(each.relative_time)]
     known = any(math.isfinite(each.relative_samples) for each in priced)
     time = "time to target" if known or not priced else f"time per {singular(report.unit)}"
@@ -171,7 +171,7 @@ def _time(report: Report, ax: Any) -> None:
     ax.legend(loc="lower center", ncols=2, framealpha=0.7, edgecolor="none", fontsize=9, **narrow)
 
 
-def _joules_to_target(report: Report, priced: list[Candidate]) -> dict[int, float]:
+def _joules_to_target(report: ReportData, priced: list[Candidate]) -> dict[int, float]:
     """Energy to the target by global batch, 1 at the choice; empty where it was not measured."""
     found = {each.plan.global_batch: each.energy_to_target for each in priced}
     own = found.get(report.global_batch_size)
@@ -180,7 +180,7 @@ def _joules_to_target(report: Report, priced: list[Candidate]) -> dict[int, floa
     return {batch: joules / own for batch, joules in found.items() if joules is not None}
 
 
-def _yours(report: Report) -> int | None:
+def _yours(report: ReportData) -> int | None:
     """The user's own global batch."""
     return report.own_batch_size and report.own_batch_size * report.world_size
 

@@ -8,7 +8,7 @@ from batchfinder.plot import marks
 from batchfinder.results import RaceArm
 
 if TYPE_CHECKING:
-    from batchfinder.report import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["race"]
 
@@ -16,7 +16,7 @@ _ABOVE = 1.08  # where rates at which the loss ran away are drawn: above all oth
 _ROOM_IN_OCTAVES = 0.7
 
 
-def race(report: Report, ax: Any) -> None:
+def race(report: ReportData, ax: Any) -> None:
     """Every arm, the rate of the rule and the one that was found."""
     found = report.race
     marks.title(ax, "Which learning rate trains fastest", "loss on samples left out")

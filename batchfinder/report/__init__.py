@@ -1,6 +1,7 @@
 """The answer as data, and every way to read it.
 
-``record``       Report: what was found, frozen
+``data``         ReportData: what was found, frozen
+``record``       Report: the same, with every way to show and apply it
 ``rows``         the figures as tables of text
 ``text``         the table, the choice and the reason, for a terminal
 ``explanation``  the same in plain words: what binds, what the alternatives cost, what to change

@@ -15,17 +15,17 @@ from batchfinder.report.text import answer, choice, findings
 from batchfinder.wording import capitalized
 
 if TYPE_CHECKING:
-    from batchfinder.report.record import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["fragment", "page"]
 
 
-def fragment(report: Report) -> str:
+def fragment(report: ReportData) -> str:
     """The table, the choice and the reason, as ``print`` shows them."""
     return html.fragment(_summary(report, wide=False))
 
 
-def _summary(report: Report, *, wide: bool) -> Iterator[str]:
+def _summary(report: ReportData, *, wide: bool) -> Iterator[str]:
     yield html.answer(answer(report))
     if report.measurements:
         yield html.table(measurement_table(report, wide=wide, every=wide))
@@ -37,13 +37,13 @@ def _summary(report: Report, *, wide: bool) -> Iterator[str]:
         yield html.details("Caveats", html.items(map(capitalized, report.caveats)), shown=True)
 
 
-def page(report: Report) -> str:
+def page(report: ReportData) -> str:
     """Everything: summary, figure, explanation, alternatives, settings, trials."""
     size = f"batch size {report.batch_size}"
     return html.page(f"batchfinder: {size}", _whole(report))
 
 
-def _whole(report: Report) -> Iterator[str]:
+def _whole(report: ReportData) -> Iterator[str]:
     yield from _summary(report, wide=True)
     yield html.section("Figure", _figure(report))
     for title, sentences in sections(report):
@@ -57,7 +57,7 @@ def _whole(report: Report) -> Iterator[str]:
     yield html.section("Memory trials, in order", html.table(trial_table(report)))
 
 
-def _figure(report: Report) -> str:
+def _figure(report: ReportData) -> str:
     try:
         drawing = plot.svg(report)
     except MissingDependency as error:

@@ -34,7 +34,7 @@ from batchfinder.wording.choice import (
 from batchfinder.wording.rates import groups_sentence
 
 if TYPE_CHECKING:
-    from batchfinder.report.record import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["alternatives", "explain", "other_changes", "sections"]
 
@@ -45,7 +45,7 @@ _HOW_TO_READ = (
 )
 
 
-def explain(report: Report, width: int | None = None) -> str:
+def explain(report: ReportData, width: int | None = None) -> str:
     """Every section under a title of its own, at ``width`` columns (default: the terminal's)."""
     width = width or screen_width()
     blocks = []
@@ -60,7 +60,7 @@ def explain(report: Report, width: int | None = None) -> str:
     return "\n\n".join(blocks)
 
 
-def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
+def sections(report: ReportData) -> Iterator[tuple[str, list[str]]]:
     """Titles, each with the sentences under it."""
     chosen, why = choice(report), capitalized(why_sentence(report.recommendation))
     yield "The choice", [answer(report), f"Batch size {chosen}. {why}."]
@@ -75,7 +75,7 @@ def sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     yield "What was measured", list(_measured(report))
 
 
-def _how_to_read(report: Report) -> str:
+def _how_to_read(report: ReportData) -> str:
     known = any(math.isfinite(each.relative_samples) for each in report.candidates)
     to_target = f"time and {report.unit} are what it takes to reach the same loss"
     return _HOW_TO_READ.format(
@@ -83,18 +83,18 @@ def _how_to_read(report: Report) -> str:
     )
 
 
-def other_changes(report: Report) -> tuple[str, ...]:
+def other_changes(report: ReportData) -> tuple[str, ...]:
     """What else to change when the batch size does."""
     return tuple(advice(report.recommendation.change, report.recommendation.plan, report.unit))
 
 
-def interesting(report: Report) -> list[Candidate]:
+def interesting(report: ReportData) -> list[Candidate]:
     """The candidates not chosen that somebody may want: those with a role, or else all of them."""
     others = [each for each in report.candidates if not each.chosen]
     return [each for each in others if each.roles] or others
 
 
-def alternatives(report: Report, candidate: Candidate) -> str:
+def alternatives(report: ReportData, candidate: Candidate) -> str:
     """One candidate's price: "512 would reach the target 3% sooner, for 1.9x the samples".
 
     Where the noise scale is not known only the time per sample is.
@@ -111,7 +111,7 @@ def alternatives(report: Report, candidate: Candidate) -> str:
     return f"{name} would reach the target {time_words(time)}{samples}{energy}{memory}."
 
 
-def _energy_words(report: Report, candidate: Candidate) -> str:
+def _energy_words(report: ReportData, candidate: Candidate) -> str:
     """The trade of time against energy, where the device tells what it draws."""
     chosen = next((each for each in report.candidates if each.chosen), None)
     reference = None if chosen is None else chosen.energy_to_target
@@ -132,7 +132,7 @@ def time_words(ratio: float) -> str:
     return f"{100 * abs(ratio - 1):.0f}% {'sooner' if ratio < 1 else 'later'}"
 
 
-def samples_words(report: Report, candidate: Candidate) -> str:
+def samples_words(report: ReportData, candidate: Candidate) -> str:
     ratio = candidate.relative_samples
     if not math.isfinite(ratio):
         return ""
@@ -144,7 +144,7 @@ def samples_words(report: Report, candidate: Candidate) -> str:
     return f", for {100 * abs(ratio - 1):.0f}% {more} {report.unit}"
 
 
-def _memory_words(report: Report, candidate: Candidate) -> str:
+def _memory_words(report: ReportData, candidate: Candidate) -> str:
     chosen = next((each for each in report.candidates if each.chosen), None)
     if chosen is None or chosen.peak_bytes is None or candidate.peak_bytes is None:
         return ""
@@ -155,7 +155,7 @@ def _memory_words(report: Report, candidate: Candidate) -> str:
     return f", with {format_bytes(abs(difference))} {more} memory"
 
 
-def _learning_rate(report: Report) -> Iterator[str]:
+def _learning_rate(report: ReportData) -> Iterator[str]:
     yield f"{capitalized(learning_rate_sentence(report.recommendation))}."
     if groups := groups_sentence(report.rates):
         yield f"{capitalized(groups)}."
@@ -167,7 +167,7 @@ def _learning_rate(report: Report) -> Iterator[str]:
         )
 
 
-def _measured(report: Report) -> Iterator[str]:
+def _measured(report: ReportData) -> Iterator[str]:
     fitted = sum(trial.fits for trial in report.trials)
     yield (
         f"Memory: {memory_sentence(report)}. Every trial ran whole training steps; {fitted}"

@@ -9,7 +9,7 @@ from batchfinder.results import MemoryBreakdown
 from batchfinder.units import format_bytes, format_size
 
 if TYPE_CHECKING:
-    from batchfinder.report.record import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["memory_sentences"]
 
@@ -17,7 +17,7 @@ _LOOSE = 0.02
 """A line that misses a trial by more than this share is reported to."""
 
 
-def memory_sentences(report: Report) -> Iterator[str]:
+def memory_sentences(report: ReportData) -> Iterator[str]:
     """What is held between steps, what a sample adds, and what stays free at the choice."""
     memory = report.memory
     yield f"Allocated between steps: {_held(memory)}."

@@ -11,14 +11,14 @@ from batchfinder.units import format_bytes, format_size
 from batchfinder.wording import sentence
 
 if TYPE_CHECKING:
-    from batchfinder.report.record import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["rank_table", "ranks_sentence"]
 
 MOST_ROWS = 8
 
 
-def ranks_sentence(report: Report) -> str:
+def ranks_sentence(report: ReportData) -> str:
     """How many ranks there are, and whether they differ; nothing for one process."""
     if not report.ranks:
         return ""
@@ -29,7 +29,7 @@ def ranks_sentence(report: Report) -> str:
     return sentence("ranks.rows", {**numbers, "shown": len(table.rows)})
 
 
-def rank_table(report: Report) -> Table | None:
+def rank_table(report: ReportData) -> Table | None:
     """Device, memory and waiting of each rank; ``None`` where the ranks are alike.
 
     Of more than ``MOST_ROWS`` ranks, the one that decides, the slowest, and the first.

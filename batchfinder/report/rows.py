@@ -10,7 +10,7 @@ from batchfinder.table import Row, Table
 from batchfinder.units import format_bytes, format_count, format_rate, format_seconds, format_size
 
 if TYPE_CHECKING:
-    from batchfinder.report.record import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = [
     "candidate_table",
@@ -32,7 +32,7 @@ _HIGHEST_THROUGHPUT, YOURS = "highest throughput", "yours"
 MOST_ROWS = 8
 
 
-def measurement_table(report: Report, *, wide: bool, every: bool = False) -> Table:
+def measurement_table(report: ReportData, *, wide: bool, every: bool = False) -> Table:
     """One row per micro-batch that matters, or ``every`` one; ``wide`` writes intervals out.
 
     Columns, in the order in which people read: batch, predicted time to the same loss over that
@@ -59,7 +59,7 @@ def measurement_table(report: Report, *, wide: bool, every: bool = False) -> Tab
     return table if wide else table.without("noise scale")
 
 
-def rows_that_matter(report: Report) -> tuple[Measurement, ...]:
+def rows_that_matter(report: ReportData) -> tuple[Measurement, ...]:
     """The measurements with a note, and those next to the choice, up to ``MOST_ROWS``."""
     measured = report.measurements
     if len(measured) <= MOST_ROWS:
@@ -73,7 +73,7 @@ def rows_that_matter(report: Report) -> tuple[Measurement, ...]:
     return tuple(measured[i] for i in sorted(noted))
 
 
-def _relative_times(report: Report) -> tuple[str, dict[int, float]]:
+def _relative_times(report: ReportData) -> tuple[str, dict[int, float]]:
     """What times are relative to, and the times by micro-batch."""
     plain = [c for c in report.candidates if c.plan.accumulation_steps == 1]
     yours = [c for c in report.candidates if YOURS in c.roles]
@@ -83,7 +83,7 @@ def _relative_times(report: Report) -> tuple[str, dict[int, float]]:
 
 
 def _cells(
-    report: Report, measurement: Measurement, times: dict[int, float], *, wide: bool
+    report: ReportData, measurement: Measurement, times: dict[int, float], *, wide: bool
 ) -> tuple[str, ...]:
     peak, limit = measurement.peak_bytes, report.memory.limit_bytes
     marks = (mark for mark in _marks(measurement) if mark in _used(report))
@@ -105,13 +105,13 @@ def _marks(measurement: Measurement) -> list[str]:
     return [mark for mark, holds in marks if holds]
 
 
-def _used(report: Report) -> set[str]:
+def _used(report: ReportData) -> set[str]:
     """Marks that tell rows apart: one that most rows would bear is a caveat instead."""
     marks = [mark for measurement in report.measurements for mark in _marks(measurement)]
     return {mark for mark in marks if 2 * marks.count(mark) <= len(report.measurements)}
 
 
-def legend(report: Report) -> str:
+def legend(report: ReportData) -> str:
     """What the marks in the table of measurements mean, and what is left out of it."""
     shown = {mark for row in rows_that_matter(report) for mark in _marks(row)}
     used = _used(report) & shown
@@ -122,7 +122,7 @@ def legend(report: Report) -> str:
     return "; ".join(parts)
 
 
-def _notes(report: Report, measurement: Measurement) -> list[str]:
+def _notes(report: ReportData, measurement: Measurement) -> list[str]:
     """What a reader should know of one row, in words ("chosen", "yours", "largest")."""
     size, steps = measurement.batch_size, report.accumulation_steps
     remarks = (
@@ -136,19 +136,19 @@ def _notes(report: Report, measurement: Measurement) -> list[str]:
     return [remark for remark, holds in remarks if holds]
 
 
-def _is_excluded(report: Report, size: int) -> bool:
+def _is_excluded(report: ReportData, size: int) -> bool:
     """Whether headroom or another limit keeps a size that was run from being recommended."""
     priced = {c.plan.micro_batch for c in report.candidates if c.plan.accumulation_steps == 1}
     return bool(priced) and size not in priced
 
 
-def _waits(report: Report, measurement: Measurement) -> bool:
+def _waits(report: ReportData, measurement: Measurement) -> bool:
     loader = measurement.loader_seconds
     shown = report.recommendation.loading is None  # else the headline says it
     return shown and loader is not None and loader > measurement.step_seconds
 
 
-def _highest_throughput(report: Report) -> int | None:
+def _highest_throughput(report: ReportData) -> int | None:
     """The micro-batch of the most samples per second, where figures and prices agree on it.
 
     Prices rest on times that were evened out between sizes. Where the scatter is such that another
@@ -195,7 +195,7 @@ def format_milliseconds(seconds: float) -> str:
     return format_count(1000 * seconds)
 
 
-def candidate_table(report: Report) -> Table:
+def candidate_table(report: ReportData) -> Table:
     """One row per global batch that could be recommended, priced against the recommended one.
 
     "as" is batch size × accumulation steps × devices, where there is more than the first. "time"
@@ -228,7 +228,7 @@ def _price(ratio: float) -> str:
     return f"{ratio:.2f}x" if math.isfinite(ratio) else _ABSENT
 
 
-def trial_table(report: Report) -> Table:
+def trial_table(report: ReportData) -> Table:
     """One row per memory trial, in the order in which they were run."""
     header = ("batch", "peak mem", "time", "outcome")
     return Table(header, tuple(Row(_trial_cells(each)) for each in report.trials))

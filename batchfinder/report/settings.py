@@ -9,12 +9,12 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.units import format_rate
 
 if TYPE_CHECKING:
-    from batchfinder.report.record import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["FRAMEWORKS", "settings"]
 
 
-def settings(report: Report, framework: str = "pytorch") -> str:
+def settings(report: ReportData, framework: str = "pytorch") -> str:
     """Lines to paste for "pytorch", "lightning", "transformers" or "accelerate".
 
     Raises:
@@ -26,7 +26,7 @@ def settings(report: Report, framework: str = "pytorch") -> str:
     return FRAMEWORKS[framework](report)
 
 
-def _loader_line(report: Report) -> str:
+def _loader_line(report: ReportData) -> str:
     """The user's own loader at the recommended size."""
     if report.loader is None:
         own = "and your own arguments, or report.make_loader(loader)"
@@ -35,7 +35,7 @@ def _loader_line(report: Report) -> str:
     return f"loader = DataLoader(dataset, batch_size={report.batch_size}{given})"
 
 
-def _optimizer_lines(report: Report) -> list[str]:
+def _optimizer_lines(report: ReportData) -> list[str]:
     """The rate of one group, or the factor for several; undone by a scheduler made before."""
     if report.learning_rate is None:
         return []
@@ -46,14 +46,14 @@ def _optimizer_lines(report: Report) -> list[str]:
     return [schedulers, "for group in optimizer.param_groups:", line]
 
 
-def _several_rates(report: Report) -> str:
+def _several_rates(report: ReportData) -> str:
     """The recommended rates of groups that have rates of their own; nothing where all have one."""
     if report.rate_factor is None or len({rate.base for rate in report.rates}) < 2:
         return ""
     return ", ".join(format_rate(rate.recommended) for rate in report.rates)
 
 
-def _rate_lines(report: Report, line: str, several: str) -> list[str]:
+def _rate_lines(report: ReportData, line: str, several: str) -> list[str]:
     """``line`` with the rate; ``several`` with the factor where groups have rates of their own."""
     rate = report.learning_rate
     if rates := _several_rates(report):
@@ -62,12 +62,12 @@ def _rate_lines(report: Report, line: str, several: str) -> list[str]:
     return [] if rate is None else [line.format(rate=format_rate(rate))]
 
 
-def _world_line(report: Report) -> list[str]:
+def _world_line(report: ReportData) -> list[str]:
     devices = report.world_size
     return [f"# on {devices} devices; the batch size is per device"] if devices > 1 else []
 
 
-def _pytorch(report: Report) -> str:
+def _pytorch(report: ReportData) -> str:
     steps = report.accumulation_steps
     lines = [*_world_line(report), _loader_line(report)]
     lines += _optimizer_lines(report)
@@ -84,7 +84,7 @@ def _pytorch(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _lightning(report: Report) -> str:
+def _lightning(report: ReportData) -> str:
     lines = _world_line(report)
     lines.append(_loader_line(report))
     lines.append(f"trainer = Trainer(accumulate_grad_batches={report.accumulation_steps})")
@@ -94,7 +94,7 @@ def _lightning(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _transformers(report: Report) -> str:
+def _transformers(report: ReportData) -> str:
     lines = [
         *_world_line(report),
         "arguments = TrainingArguments(",
@@ -111,7 +111,7 @@ def _transformers(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _accelerate(report: Report) -> str:
+def _accelerate(report: ReportData) -> str:
     lines = [
         *_world_line(report),
         f"accelerator = Accelerator(gradient_accumulation_steps={report.accumulation_steps})",
@@ -126,7 +126,7 @@ def _accelerate(report: Report) -> str:
     return "\n".join(lines)
 
 
-FRAMEWORKS: dict[str, Callable[[Report], str]] = {
+FRAMEWORKS: dict[str, Callable[[ReportData], str]] = {
     "pytorch": _pytorch,
     "lightning": _lightning,
     "transformers": _transformers,

@@ -27,7 +27,7 @@ from batchfinder.wording.confirm import judgement_words
 from batchfinder.wording.rates import groups_sentence
 
 if TYPE_CHECKING:
-    from batchfinder.report.record import Report
+    from batchfinder.report.data import ReportData
 
 __all__ = ["answer", "caveat_list", "choice", "findings", "screen_width", "text"]
 
@@ -47,7 +47,7 @@ def screen_width() -> int:
     return max(NARROW, min(WIDE, shutil.get_terminal_size((NARROW, 24)).columns))
 
 
-def text(report: Report, width: int | None = None) -> str:
+def text(report: ReportData, width: int | None = None) -> str:
     """The whole report at ``width`` columns (default: the terminal's)."""
     width = width or screen_width()
     lines = [wrap(answer(report), width), ""]
@@ -63,7 +63,7 @@ def text(report: Report, width: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def answer(report: Report) -> str:
+def answer(report: ReportData) -> str:
     """What to do, in one sentence; a second one where training did not confirm it."""
     said = headline(report.recommendation, report.rates)
     if report.confirmation is not None and not report.confirmation.held:
@@ -71,7 +71,7 @@ def answer(report: Report) -> str:
     return said
 
 
-def surroundings(report: Report) -> str:
+def surroundings(report: ReportData) -> str:
     """Where the figures come from, in one line."""
     where, limit = _machine(report.environment), format_bytes(report.memory.limit_bytes)
     return where if limit in where else f"{where}; memory limit {limit}"
@@ -86,7 +86,7 @@ def _machine(environment: Environment) -> str:
     return ", ".join(part for part in (*parts, environment.precision, *extra) if part)
 
 
-def findings(report: Report) -> Iterator[tuple[str, str]]:
+def findings(report: ReportData) -> Iterator[tuple[str, str]]:
     """Label and sentence of everything below the table, in the order of interest."""
     recommendation = report.recommendation
     if recommendation.plan.global_batch > recommendation.plan.micro_batch:
@@ -117,7 +117,7 @@ def findings(report: Report) -> Iterator[tuple[str, str]]:
         yield "Ranks", ranks
 
 
-def choice(report: Report) -> str:
+def choice(report: ReportData) -> str:
     """The plan in one phrase: sizes, accumulation, devices."""
     plan = report.recommendation.plan
     whole = plan_words(plan)
@@ -126,7 +126,7 @@ def choice(report: Report) -> str:
     return whole
 
 
-def tied_sentence(report: Report) -> str | None:
+def tied_sentence(report: ReportData) -> str | None:
     """The sizes that the measurements cannot tell from the choice; ``None`` where there is none."""
     low, high = report.recommendation.within_noise or (0, 0)
     if low == high:
@@ -137,7 +137,7 @@ def tied_sentence(report: Report) -> str | None:
     )
 
 
-def noise_sentence(report: Report) -> str:
+def noise_sentence(report: ReportData) -> str:
     """The noise scale with its interval, and what it was estimated from."""
     noise = report.noise_scale
     if noise is None:
@@ -148,7 +148,7 @@ def noise_sentence(report: Report) -> str:
     return f"{format_noise(noise)} {noise.unit}, {noise.confidence:.0%} interval; {spent}"
 
 
-def memory_sentence(report: Report) -> str:
+def memory_sentence(report: ReportData) -> str:
     """The largest that fitted, and what ended the search there: memory, or something else."""
     limit, size = format_bytes(report.memory.limit_bytes), format_size(report.max_batch_size)
     ended = _ENDED_BY.get(report.probe.limited_by)
@@ -191,14 +191,14 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
     return f"{said}; at twice the rate {twice}"
 
 
-def restored_sentence(report: Report) -> str:
+def restored_sentence(report: ReportData) -> str:
     """Whether everything is as it was before the call."""
     if report.state_restored:
         return "restored (checksums of model, optimizer, random generators and loader match)"
     return "NOT restored: checksums from before and after differ; see the caveats"
 
 
-def caveat_list(report: Report, width: int) -> list[str]:
+def caveat_list(report: ReportData, width: int) -> list[str]:
     """The caveats as a bulleted list, or nothing."""
     if not report.caveats:
         return []

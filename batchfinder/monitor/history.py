@@ -1,19 +1,62 @@
-"""The history of a training as a figure: noise scale, loss, gradient norm, batch size."""
+"""The history of a training: all that a monitor saw, as data, as JSON and as a figure."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from batchfinder.monitor.record import History, Reading
+from batchfinder.monitor.record import Instability, Reading, Suggestion
 from batchfinder.plot.marks import BLUE, GREY, ORANGE, matplotlib, title
+from batchfinder.report.encoding import dumps, encode, read
 
-__all__ = ["plot"]
+__all__ = ["History"]
 
 _INCHES = (10.0, 6.4)
 
 
-def plot(history: History) -> Any:
+@dataclass(frozen=True)
+class History:
+    """Everything that a monitor saw, in order."""
+
+    readings: tuple[Reading, ...] = ()
+    events: tuple[Instability, ...] = ()
+    suggestions: tuple[Suggestion, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The history as plain objects, lists, strings and numbers, fit for strict JSON."""
+        encoded: dict[str, Any] = encode(self)
+        return encoded
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The history as strict JSON; written to ``path`` too, where one is given."""
+        written = dumps(self)
+        if path is not None:
+            Path(path).write_text(written + "\n", encoding="utf-8")
+        return written
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> History:
+        """The history that ``to_json`` wrote: its text, or the path of its file.
+
+        Raises:
+            InvalidArgument: where this is no history.
+        """
+        return read(cls, source)
+
+    def plot(self) -> Any:
+        """Noise scale, loss, gradient norm and batch size over samples; axes, shape ``(2, 2)``.
+
+        Nothing is shown.
+
+        Raises:
+            MissingDependency: where matplotlib is not installed.
+        """
+        return _drawn(self)
+
+
+def _drawn(history: History) -> Any:
     """Four panels over samples in a pyplot figure; its axes, shape ``(2, 2)``. Nothing is shown.
 
     Events are upright lines, numbered in the order of ``history.events``.

@@ -1,0 +1,127 @@
+"""What the study found, as frozen data: per size and rate, over seeds; times to a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from batchfinder.compare.cells import Cell, Ending, Look
+from batchfinder.errors import InvalidArgument
+from batchfinder.wording import Caveat
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Arm", "StudyData"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One size at one rate, over its seeds. Means; ``inf`` where a seed never met the target."""
+
+    batch_size: int
+    learning_rate: float
+    cells: tuple[Cell, ...]
+
+    def mean(self, of: Callable[[Cell], float]) -> float:
+        return fmean(map(of, self.cells))
+
+    def scatter(self, of: Callable[[Cell], float]) -> float:
+        """The standard deviation over seeds; NaN for one seed."""
+        values = [of(cell) for cell in self.cells]
+        finite = len(values) > 1 and all(map(math.isfinite, values))
+        return stdev(values) if finite else math.nan
+
+    def reach(self, target: float, of: Callable[[Look], float]) -> float:
+        """Mean seconds, steps or samples to the target."""
+        return self.mean(lambda cell: cell.reach(target, of))
+
+    @property
+    def ending(self) -> Ending:
+        """How its seeds ended; the first that is not "finished", if any."""
+        return next((cell.ending for cell in self.cells if not cell.finished), Ending.FINISHED)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        return max((c.peak_bytes for c in self.cells if c.peak_bytes is not None), default=None)
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The study: every training, and what follows from them.
+
+    ``target`` is the loss that times are measured to; ``recommended`` is the size whose regret is
+    asked for first.
+    """
+
+    cells: tuple[Cell, ...]
+    target: float
+    base_batch_size: int
+    recommended: int | None = None
+    metric_name: str = ""
+    caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Sizes × rates, in order of size, then rate."""
+        keys = sorted({(cell.batch_size, cell.learning_rate) for cell in self.cells})
+        return tuple(
+            Arm(size, rate, tuple(c for c in self.cells if (c.batch_size, c.learning_rate) == key))
+            for key in keys
+            for size, rate in (key,)
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(sorted({cell.batch_size for cell in self.cells}))
+
+    @property
+    def largest(self) -> int | None:
+        """The largest size of which no training ran out of memory."""
+        failed = {c.batch_size for c in self.cells if c.ending is Ending.OUT_OF_MEMORY}
+        return max((size for size in self.sizes if size not in failed), default=None)
+
+    def best_arm(self, size: int) -> Arm:
+        """The rate of ``size`` that meets the target first; if none does, that of the lowest loss.
+
+        Raises:
+            InvalidArgument: for a size that was not trained.
+        """
+        arms = [arm for arm in self.arms if arm.batch_size == size]
+        if not arms:
+            raise InvalidArgument(f"expected one of the sizes {self.sizes}; found {size}")
+        return min(arms, key=lambda arm: (self.seconds_to_target(arm), _lowest(arm)))
+
+    def seconds_to_target(self, arm: Arm) -> float:
+        return arm.reach(self.target, lambda look: look.seconds)
+
+    def regret(self, size: int) -> float:
+        """How much longer ``size``, at its best rate here, takes to the target than the best.
+
+        0 is the best; ``inf`` for a size that never meets it; NaN where none does.
+        """
+        best = min(self.seconds_to_target(arm) for arm in self.arms)
+        own = self.seconds_to_target(self.best_arm(size))
+        if math.isinf(best):
+            return math.nan
+        return own / best - 1 if best else 0.0
+
+    def regrets(self) -> Iterator[tuple[str, int, float]]:
+        """Role, size and regret of the recommended, of 32, and of the largest that fits."""
+        roles = (("recommended", self.recommended), ("32", 32), ("largest that fits", self.largest))
+        for role, size in roles:
+            if size in self.sizes and size is not None:
+                yield role, size, self.regret(size)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the trainings were judged on a validation loader."""
+        return any(look.validation_loss is not None for c in self.cells for look in c.curve)
+
+
+def _lowest(arm: Arm) -> float:
+    lowest = arm.mean(lambda cell: cell.lowest(lambda look: look.loss))
+    return math.inf if math.isnan(lowest) else lowest
