@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from batchfinder.cli import commands
-from batchfinder.report.settings import FRAMEWORKS
+from batchfinder.report import FRAMEWORKS
 
 __all__ = ["parse"]
 

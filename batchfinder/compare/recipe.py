@@ -14,9 +14,7 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Batch, MemoryBackend, Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
-from batchfinder.run.step import Step, moved, step_from
-from batchfinder.run.step.compute import compute_of
-from batchfinder.run.step.precision import context_for
+from batchfinder.run.step import Step, compute_of, context_for, moved, step_from
 from batchfinder.run.trial import run_trial, tensors_in
 
 __all__ = ["Recipe", "endless", "peak_of", "rate_and_family", "samples_in"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batchfinder.monitor.record import Instability, Reading, Suggestion
-from batchfinder.plot.marks import BLUE, GREY, ORANGE, matplotlib, title
+from batchfinder.plot import BLUE, GREY, ORANGE, matplotlib, title
 from batchfinder.report.encoding import dumps, encode, read
 
 __all__ = ["History"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from batchfinder.meter import unmetered
 from batchfinder.noise.sampling import Allowed, any_size, never
 from batchfinder.protocols import Advance, BatchSource, TrainStep
 from batchfinder.run.attempt import Shortage, attempt
+from batchfinder.run.randomness import kept_with
 from batchfinder.run.torch_internals import BATCH_NORMS, DROPOUTS
 from batchfinder.wording import Caveat
 
@@ -169,7 +169,7 @@ def loss_ratio(
     if out_of_time():
         return None
     try:
-        with _stilled(modules_of(step)), _generators_kept(step.device):
+        with _stilled(modules_of(step)), kept_with(step.device):
             seen = _losses(step, source, half, seed, count=_REPEATS, advance=advance)
             if _beyond_chance(seen) is not None and not out_of_time():
                 seen += _losses(
@@ -226,18 +226,6 @@ def _stilled(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for each in changed:
             each.training = True
-
-
-@contextmanager
-def _generators_kept(device: torch.device) -> Iterator[None]:
-    python, arrays = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
 
 
 _STILLED = (*BATCH_NORMS, *DROPOUTS)

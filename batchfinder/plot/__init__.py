@@ -10,6 +10,20 @@ grey. Matplotlib is imported when something is drawn.
 """
 
 from batchfinder.plot.drawing import check_panel, figure, panel, plot, require, svg
+from batchfinder.plot.marks import BLUE, GREY, ORANGE, matplotlib, title
 from batchfinder.plot.panels import PANELS
 
-__all__ = ["PANELS", "check_panel", "figure", "panel", "plot", "require", "svg"]
+__all__ = [
+    "BLUE",
+    "GREY",
+    "ORANGE",
+    "PANELS",
+    "check_panel",
+    "figure",
+    "matplotlib",
+    "panel",
+    "plot",
+    "require",
+    "svg",
+    "title",
+]

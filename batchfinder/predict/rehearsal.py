@@ -24,8 +24,8 @@ from batchfinder.predict.reachable import Reachable, reachable_from
 from batchfinder.predict.shapes import BatchShape
 from batchfinder.predict.twins import kept_as_they_are, swapped
 from batchfinder.protocols import Batch, BatchSource
-from batchfinder.run.memory.ledger import Ledger
-from batchfinder.run.state.randomness import RandomState
+from batchfinder.run.memory import Ledger
+from batchfinder.run.state import RandomState
 from batchfinder.run.trial import tensors_in
 
 

@@ -14,6 +14,7 @@ trials share its answer. ``probe`` is the loop around it.
 
 from __future__ import annotations
 
+from batchfinder.probe.conclusions import held_bytes
 from batchfinder.probe.guided import guided
 from batchfinder.probe.history import latest
 from batchfinder.probe.line import MemoryLine, memory_line
@@ -27,6 +28,7 @@ __all__ = [
     "SearchSpace",
     "guided",
     "has_ended",
+    "held_bytes",
     "latest",
     "memory_line",
     "not_tried_for_time",

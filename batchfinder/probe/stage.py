@@ -43,7 +43,7 @@ from batchfinder.results import (
 )
 from batchfinder.run.bench import Bench
 from batchfinder.run.isolate import IsolatedTrials
-from batchfinder.run.memory.fragmentation import may_expand
+from batchfinder.run.memory import may_expand
 from batchfinder.run.trial import run_undisturbed
 from batchfinder.session import Call, stage
 from batchfinder.training import Search

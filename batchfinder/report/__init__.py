@@ -11,5 +11,6 @@
 """
 
 from batchfinder.report.record import Report
+from batchfinder.report.settings import FRAMEWORKS
 
-__all__ = ["Report"]
+__all__ = ["FRAMEWORKS", "Report"]

@@ -12,7 +12,7 @@ from batchfinder.report import document, encoding, explanation
 from batchfinder.report import settings as paste
 from batchfinder.report import text as terminal
 from batchfinder.report.data import ReportData
-from batchfinder.scaling.applied import apply_once
+from batchfinder.scaling import apply_once
 
 if TYPE_CHECKING:
     import pandas

@@ -15,20 +15,17 @@ from typing import Any
 
 import torch
 
-from batchfinder.probe import SearchSpace
-from batchfinder.probe.conclusions import held_bytes
+from batchfinder.probe import SearchSpace, held_bytes
 from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, Setup, WholeStep
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.batches import source_from
 from batchfinder.run.grad_mode import gradients_on
-from batchfinder.run.memory import active_limit, backend_for
-from batchfinder.run.memory.ledger import dense_parts
+from batchfinder.run.memory import active_limit, backend_for, dense_parts
+from batchfinder.run.randomness import seed_everything
 from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
 from batchfinder.run.recover import recover
-from batchfinder.run.seeding import seed_everything
 from batchfinder.run.state import Snapshot, preserved
-from batchfinder.run.step import step_from
-from batchfinder.run.step.optimizers import state_tensors
+from batchfinder.run.step import state_tensors, step_from
 from batchfinder.run.torch_internals import BATCH_NORMS
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat

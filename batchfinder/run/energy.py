@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from batchfinder.run.memory.nvml import handle_of, nvml_and_uuid
+from batchfinder.run.memory import handle_of, nvml_and_uuid
 
 __all__ = ["EnergyCounter", "NvmlEnergy", "energy_counter"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from batchfinder.run.memory.ledger import dense_parts
+from batchfinder.run.memory import dense_parts
 
 __all__ = ["fingerprint"]
 

@@ -14,8 +14,7 @@ import torch
 from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, Ranks, Setup, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
-from batchfinder.run.memory.fragmentation import is_fragmented
-from batchfinder.run.memory.host import host_budget
+from batchfinder.run.memory import host_budget, is_fragmented
 from batchfinder.run.oom import Verdict
 from batchfinder.units import format_bytes
 

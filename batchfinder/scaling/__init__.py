@@ -4,6 +4,7 @@ A rule is a function ``(base_rate, base_batch, batch, noise) -> rate``: pass one
 your own, as ``learning_rate_rule``.
 """
 
+from batchfinder.scaling.applied import apply_once
 from batchfinder.scaling.families import (
     TRUSTED_FACTOR,
     FamilyRule,
@@ -25,6 +26,7 @@ __all__ = [
     "TRUSTED_FACTOR",
     "FamilyRule",
     "adascale",
+    "apply_once",
     "at_upper_end",
     "critical_batch_size",
     "fixed",

@@ -17,8 +17,8 @@ from batchfinder.run.batches.kept import Kept
 from batchfinder.run.batches.loading import loading_seconds, scaled, time_loader
 from batchfinder.run.batches.pasted import loader_arguments
 from batchfinder.run.batches.rebuild import rebuild_loader
-from batchfinder.run.batches.structure import leaves, map_leaves, rows_in, size_along
 from batchfinder.run.batches.workers import reading, workers_of
+from batchfinder.run.tree import leaves, map_leaves, rows_in, size_along
 
 __all__ = [
     "Kept",

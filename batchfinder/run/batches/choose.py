@@ -21,7 +21,6 @@ from batchfinder.run.batches.factory import FactorySource
 from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.indexed import Indexed
 from batchfinder.run.batches.lengths import Lengths
-from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.reading import StreamedByWorkers, reader_for
 from batchfinder.run.batches.rebuild import at_size
 from batchfinder.run.batches.requests import Indexing, Served
@@ -36,10 +35,11 @@ from batchfinder.run.batches.samplers import (
 from batchfinder.run.batches.source import SampleSource
 from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.streamed import Streamed
-from batchfinder.run.batches.structure import MAKE_LOADER
 from batchfinder.run.batches.tables import Rows, table_behind
 from batchfinder.run.batches.tokens import TokenSource
+from batchfinder.run.randomness import seeded
 from batchfinder.run.ranks import WHOLE, OwnPart
+from batchfinder.run.tree import MAKE_LOADER
 from batchfinder.wording import Caveat
 
 __all__ = ["Source", "source_from"]

@@ -11,7 +11,7 @@ import torch
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
-from batchfinder.run.batches.structure import (
+from batchfinder.run.tree import (
     MAKE_LOADER,
     children,
     describe,

@@ -13,7 +13,7 @@ import torch
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.counting import COUNT, count_of
-from batchfinder.run.batches.structure import (
+from batchfinder.run.tree import (
     MAKE_LOADER,
     Path,
     children,

@@ -14,9 +14,9 @@ from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.counting import count_of
 from batchfinder.run.batches.order import EAGER, Shuffled
-from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.samplers import batch_size_of, observed_batch_size
-from batchfinder.run.batches.structure import MAKE_LOADER, leaves
+from batchfinder.run.randomness import seeded
+from batchfinder.run.tree import MAKE_LOADER, leaves
 
 __all__ = ["Described", "Kind", "describe", "loader_over", "named_size", "size_of_batches"]
 

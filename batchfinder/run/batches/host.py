@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchfinder.run.memory.host import host_budget
+from batchfinder.run.memory import host_budget
 from batchfinder.units import format_bytes
 
 __all__ = ["check_host", "copies_of"]

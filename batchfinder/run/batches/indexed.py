@@ -16,10 +16,10 @@ from batchfinder.protocols import Batch
 from batchfinder.run.batches.followed import Followed
 from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Mark, Order, shuffled
-from batchfinder.run.batches.randomness import kept, reseed
 from batchfinder.run.batches.requests import Indexing, Reader, Request, Ticket, Want
 from batchfinder.run.batches.stores import Patience
-from batchfinder.run.batches.structure import MAKE_LOADER
+from batchfinder.run.randomness import kept, reseed
+from batchfinder.run.tree import MAKE_LOADER
 from batchfinder.wording import Caveat
 
 __all__ = ["Indexed", "expected_sizes"]

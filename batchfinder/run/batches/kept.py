@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from batchfinder.protocols import Batch, BatchSource
 from batchfinder.run.batches.endless import endless
-from batchfinder.run.batches.structure import bytes_in, leaves
+from batchfinder.run.tree import bytes_in, leaves
 
 __all__ = ["Kept"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from batchfinder.protocols import Clock
-from batchfinder.run.batches.structure import bytes_in, leaves
+from batchfinder.run.tree import bytes_in, leaves
 from batchfinder.wording import Caveat
 
 __all__ = ["Extent", "Lengths", "extent_of"]

@@ -29,8 +29,8 @@ from batchfinder.run.batches.requests import (
     Want,
     packed,
 )
-from batchfinder.run.batches.structure import MAKE_LOADER
 from batchfinder.run.batches.workers import died, has_died, reading, stopped
+from batchfinder.run.tree import MAKE_LOADER
 
 __all__ = ["StreamedByWorkers", "Workers", "reader_for"]
 

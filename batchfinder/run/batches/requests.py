@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from batchfinder.run.batches.lengths import extent_of
-from batchfinder.run.batches.randomness import kept, reseed
-from batchfinder.run.batches.structure import MAKE_LOADER
+from batchfinder.run.randomness import kept, reseed
+from batchfinder.run.tree import MAKE_LOADER
 
 __all__ = ["Here", "Indexing", "Reader", "Request", "Served", "Ticket", "Want", "packed"]
 

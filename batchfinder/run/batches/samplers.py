@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from batchfinder.run.batches.order import Shuffled
-from batchfinder.run.batches.randomness import kept
+from batchfinder.run.randomness import kept
 
 __all__ = [
     "TOKEN_BUDGETS",

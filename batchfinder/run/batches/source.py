@@ -16,10 +16,10 @@ from batchfinder.protocols import Batch
 from batchfinder.run.batches.counting import Key, count_of, grown
 from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import FEWEST, Extent, Lengths, extent_of
-from batchfinder.run.batches.randomness import seeded
 from batchfinder.run.batches.stores import Store
 from batchfinder.run.batches.streamed import CACHE_BYTES
-from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, describe, fresh, leaves
+from batchfinder.run.randomness import seeded
+from batchfinder.run.tree import MAKE_LOADER, bytes_in, describe, fresh, leaves
 from batchfinder.wording import Caveat
 
 __all__ = ["SampleSource"]

@@ -10,9 +10,9 @@ from typing import Any
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.lengths import Extent, extent_of
-from batchfinder.run.batches.randomness import kept, reseed
 from batchfinder.run.batches.stores import Patience
-from batchfinder.run.batches.structure import MAKE_LOADER, bytes_in, fresh
+from batchfinder.run.randomness import kept, reseed
+from batchfinder.run.tree import MAKE_LOADER, bytes_in, fresh
 from batchfinder.wording import Caveat
 
 __all__ = ["CACHE_BYTES", "Streamed"]

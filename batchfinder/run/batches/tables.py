@@ -14,7 +14,7 @@ from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Order, shuffled
 from batchfinder.run.batches.stores import Patience
-from batchfinder.run.batches.structure import bytes_in
+from batchfinder.run.tree import bytes_in
 from batchfinder.wording import Caveat
 
 __all__ = ["Rows", "Table", "table_behind"]

@@ -11,7 +11,7 @@ import torch
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.source import SampleSource
-from batchfinder.run.batches.structure import leaves
+from batchfinder.run.tree import leaves
 from batchfinder.wording import Caveat
 
 __all__ = ["TokenSource", "tokens_in"]

@@ -8,7 +8,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from batchfinder.errors import CannotBuildBatch
-from batchfinder.run.batches.structure import MAKE_LOADER
+from batchfinder.run.tree import MAKE_LOADER
 
 __all__ = ["died", "has_died", "reading", "stopped", "workers_of"]
 

@@ -22,7 +22,7 @@ from batchfinder.run.state.objects import PlainObject, StatefulObject, says_its_
 from batchfinder.run.state.optimizers import OptimizerState
 from batchfinder.run.state.randomness import GeneratorState, RandomState, generators_of
 
-__all__ = ["Snapshot", "preserved"]
+__all__ = ["GeneratorState", "RandomState", "Snapshot", "generators_of", "preserved"]
 
 
 class Part(Protocol):

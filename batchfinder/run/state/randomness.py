@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchfinder.run.randomness import in_use
 from batchfinder.run.state.plain import copied, is_generator, put_back
 
 __all__ = ["GeneratorState", "RandomState", "generators_of"]
@@ -26,11 +27,11 @@ class RandomState:
             "numpy": np.random.get_state(),
             "torch": torch.get_rng_state(),
         }
-        if torch.cuda.is_available() and _in_use(torch.cuda):
+        if torch.cuda.is_available() and in_use(torch.cuda):
             now["cuda"] = torch.cuda.get_rng_state_all()
         if torch.backends.mps.is_available():
             now["mps"] = torch.mps.get_rng_state()
-        if hasattr(torch, "xpu") and torch.xpu.is_available() and _in_use(torch.xpu):
+        if hasattr(torch, "xpu") and torch.xpu.is_available() and in_use(torch.xpu):
             now["xpu"] = torch.xpu.get_rng_state_all()
         return now
 
@@ -49,10 +50,6 @@ class RandomState:
         now = self._now()
         for name in self._saved:
             yield f"random numbers/{name}", now[name]
-
-
-def _in_use(device_module: Any) -> bool:
-    return bool(device_module.is_initialized())
 
 
 class GeneratorState:

@@ -8,9 +8,20 @@
 from __future__ import annotations
 
 from batchfinder.run.step.build import step_from
+from batchfinder.run.step.compute import compute_of
 from batchfinder.run.step.evaluation import EvaluationStep
 from batchfinder.run.step.move import moved
-from batchfinder.run.step.optimizers import family_of
+from batchfinder.run.step.optimizers import family_of, state_tensors
+from batchfinder.run.step.precision import context_for
 from batchfinder.run.step.training import Step
 
-__all__ = ["EvaluationStep", "Step", "family_of", "moved", "step_from"]
+__all__ = [
+    "EvaluationStep",
+    "Step",
+    "compute_of",
+    "context_for",
+    "family_of",
+    "moved",
+    "state_tensors",
+    "step_from",
+]

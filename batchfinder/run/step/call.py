@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.run.batches.structure import describe
 from batchfinder.run.oom import Verdict, classify
+from batchfinder.run.tree import describe
 
 __all__ = ["Call", "call_for", "check_loss_takes"]
 

@@ -8,11 +8,11 @@ import torch
 
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.protocols import Batch
-from batchfinder.run.batches.structure import describe
 from batchfinder.run.step.call import Call, call_for, check_loss_takes
 from batchfinder.run.step.loss import LossInference, own_loss, require_scalar
 from batchfinder.run.step.mismatch import refuse_mismatch
 from batchfinder.run.step.weights import split_weight
+from batchfinder.run.tree import describe
 from batchfinder.wording import Caveat
 
 __all__ = ["ModelLoss", "UserStep", "compute_of"]

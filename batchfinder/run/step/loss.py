@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from batchfinder.errors import UnknownLoss
-from batchfinder.run.batches.structure import describe, leaves
 from batchfinder.run.torch_internals import under_fake_tensors
+from batchfinder.run.tree import describe, leaves
 from batchfinder.wording import Caveat
 
 __all__ = ["LossInference", "own_loss", "require_scalar"]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.run.batches.structure import describe
 from batchfinder.run.oom import Verdict, classify
 from batchfinder.run.torch_internals import under_fake_tensors
+from batchfinder.run.tree import describe
 
 __all__ = ["refuse_mismatch"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from batchfinder.protocols import Batch
-from batchfinder.run.batches.structure import children, rebuilt
+from batchfinder.run.tree import children, rebuilt
 
 __all__ = ["moved"]
 

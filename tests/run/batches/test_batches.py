@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.run.batches import source_from
-from batchfinder.run.batches.structure import leaves
+from batchfinder.run.tree import leaves
 
 
 def chained(lists: Iterable[list[int]]) -> list[int]:

@@ -10,8 +10,8 @@ import torch
 from table_of_loaders import CASES, SIZES, Case, build_step
 
 from batchfinder.run.batches import reading, rebuild_loader, source_from
-from batchfinder.run.batches.structure import leaves
 from batchfinder.run.step import step_from
+from batchfinder.run.tree import leaves
 
 _ids = [str(case) for case in CASES]
 

@@ -17,7 +17,7 @@ from batchfinder.run.batches import rebuild_loader, source_from
 from batchfinder.run.batches.describe import Kind, describe, named_size
 
 TEXTS = cases.Texts(70)
-READS = {"randomness", "structure", "counting", "cutting", "streamed", "stores", "order"}
+READS = {"randomness", "tree", "counting", "cutting", "streamed", "stores", "order"}
 """What reads samples and keeps random numbers, whoever asks: no stop of the loader's."""
 MOST_STOPS = 15
 
