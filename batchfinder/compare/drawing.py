@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from batchfinder.compare.cells import Cell, Look
-from batchfinder.plot.drawing import svg_of
-from batchfinder.plot.marks import matplotlib
+from batchfinder.plot import matplotlib, svg_of
 from batchfinder.units import format_size
 
 if TYPE_CHECKING:

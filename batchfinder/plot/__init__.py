@@ -9,7 +9,7 @@ grey. Matplotlib is imported when something is drawn.
 ``marks``    what they are made of
 """
 
-from batchfinder.plot.drawing import check_panel, figure, panel, plot, require, svg
+from batchfinder.plot.drawing import check_panel, figure, panel, plot, require, svg, svg_of
 from batchfinder.plot.marks import BLUE, GREY, ORANGE, matplotlib, title
 from batchfinder.plot.panels import PANELS
 
@@ -25,5 +25,6 @@ __all__ = [
     "plot",
     "require",
     "svg",
+    "svg_of",
     "title",
 ]
