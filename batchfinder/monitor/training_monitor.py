@@ -117,7 +117,8 @@ class TrainingMonitor:
             self._optimizers,
             NoiseWindow(window, dataset_size, ranks),
             scaler=grad_scaler,
-            split=split_batch_norm or not _has_batch_norm(model),
+            split=split_batch_norm
+            or not any(isinstance(part, BATCH_NORMS) for part in model.modules()),
         )
         self._pace = Pace(every, clock, ranks)
         self._alarms = Alarms(self._tell, self._pace.usual)
@@ -286,10 +287,6 @@ def _ranks_of(model: torch.nn.Module) -> Exchange:
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
         return TorchRanks()
     return ALONE
-
-
-def _has_batch_norm(model: torch.nn.Module) -> bool:
-    return any(isinstance(module, BATCH_NORMS) for module in model.modules())
 
 
 def _is_sharded(parameters: Sequence[torch.Tensor]) -> bool:
