@@ -51,6 +51,7 @@ class Bench:
         loader = DataLoader(task.data()[0], batch_size=BASE, shuffle=True, drop_last=True)
         self.source = source_from(loader, seed=seed)
         self.step = step_from(model, train_step=task.loss, optimizer=self.optimizer)
+        self.setup = Setup(self.step, self.source, self.memory)
 
     def race(
         self, plan: BatchPlan, rate: float, run_steps: float | None, *, averaged: bool = False
@@ -64,7 +65,7 @@ class Bench:
                 self.step.set_learning_rate(at)
 
             return race_rates(
-                Setup(self.step, self.source, self.memory),
+                self.setup,
                 plan,
                 rate,
                 race=Race(),
