@@ -49,6 +49,8 @@ class RaceResult:
     learning_rate: float
     run_steps: float | None = None
     averaged: bool = False
+    exponent: float = 1 / 3
+    """By which power of the length of a run its best rate falls."""
     start_loss: float = math.nan
     held_out_samples: int = 0
     refusal: Caveat | None = None

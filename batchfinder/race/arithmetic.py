@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 __all__ = [
+    "ADAPTIVE",
     "ALIKE",
     "BAND",
-    "EXPONENT",
     "FARTHEST",
+    "SGD",
+    "Fall",
     "averaged_share",
     "best_of",
     "carried",
     "clipped",
     "exponent_of",
+    "fall_of",
     "for_the_run",
     "held_out_batches",
     "next_arm",
@@ -29,18 +33,28 @@ __all__ = [
     "steps_at",
 ]
 
-EXPONENT = 1 / 3
-"""The best constant rate falls as the length of the run to the power of minus this: 0.31 to 0.46 on
-small networks, and 0.32 in tokens for language models (Bjorck et al. 2024, arXiv:2409.19913)."""
-_EXPONENT_OF_SHORT_DECAYS = 1 / 4
+
+@dataclass(frozen=True)
+class Fall:
+    """By which power of the length of a run the best constant rate falls, and how that scatters.
+
+    Under an adaptive optimizer 0 to 0.75 on small networks, and 0.32 in tokens for language models
+    (Bjorck et al. 2024, arXiv:2409.19913). Under SGD -0.15 to 0.4: its steps shrink with the
+    gradient, so that the noise at a rate is felt later (docs/tables/race.md).
+    """
+
+    exponent: float
+    scatter: float
+
+
+ADAPTIVE, SGD = Fall(1 / 3, 1 / 4), Fall(1 / 6, 1 / 6)
+_SHARE_OF_SHORT_DECAYS = 3 / 4
 _SHORT, FARTHEST = 10.0, 40.0
 """Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""
 BAND = 4.0
 """Where the length of the run is not known, the rule's rate is kept this far below the best one."""
 ALIKE = 1.5
 """The rule's rate is kept where it is above what the race comes to by no more than this."""
-_SCATTER = 1 / 4
-"""Of the exponent, between tasks."""
 FEWEST_STEPS, MOST_STEPS = 50, 400
 _USUAL_STEPS = 100
 _SHARE_OF_THE_RUN = 60
@@ -81,35 +95,46 @@ def offset_of(losses: Mapping[int, float], best: int) -> float:
     return max(-0.5, min(0.5, (below - above) / (2 * curvature)))
 
 
-def exponent_of(ratio: float, *, decays: bool) -> float:
+def fall_of(optimizer_family: str) -> Fall:
+    """How the best rate falls under an optimizer of this family."""
+    return SGD if optimizer_family.startswith("sgd") else ADAPTIVE
+
+
+def exponent_of(ratio: float, *, decays: bool, fall: Fall = ADAPTIVE) -> float:
     """By which power of ``ratio``, run over race in steps, the best rate falls.
 
-    A rate that decays, or weights that are averaged, make the fall slower at first: a quarter up
-    to ten times the race, a third from forty times on, and in between by the logarithm.
+    A rate that decays, or weights that are averaged, make the fall slower at first: three quarters
+    of the power up to ten times the race, all of it from forty times on, and in between by the
+    logarithm.
     """
     if not decays:
-        return EXPONENT
+        return fall.exponent
     share = math.log(max(ratio, 1.0) / _SHORT) / math.log(FARTHEST / _SHORT)
     share = min(1.0, max(0.0, share))
-    return _EXPONENT_OF_SHORT_DECAYS + share * (EXPONENT - _EXPONENT_OF_SHORT_DECAYS)
+    return fall.exponent * (_SHARE_OF_SHORT_DECAYS + share * (1 - _SHARE_OF_SHORT_DECAYS))
 
 
-def carried(best: float, run_steps: float, steps: int, *, decays: bool) -> float:
+def carried(
+    best: float, run_steps: float, steps: int, *, decays: bool, fall: Fall = ADAPTIVE
+) -> float:
     """``best``, found in runs of ``steps``, as the rate of a run of ``run_steps``; never higher."""
     ratio = max(1.0, run_steps / steps)
-    return float(best * ratio ** -exponent_of(ratio, decays=decays))
+    return float(best * ratio ** -exponent_of(ratio, decays=decays, fall=fall))
 
 
-def for_the_run(rule: float, best: float, run_steps: float, steps: int, *, decays: bool) -> float:
-    """The rate of a run of ``run_steps``: the rule's, moved as far as the race gives reason to.
+def for_the_run(
+    rule: float, best: float, ratio: float, *, decays: bool, fall: Fall = ADAPTIVE
+) -> float:
+    """The rate of a run ``ratio`` times as long: the rule's, as far as the race moves it.
 
-    How the best rate falls differs between tasks, by powers from 0 to 0.9 of the length: the longer
-    the run is beside the race, the less its best rate says. A rate below what it comes to is raised
-    to where a power of 7/12 in place of 1/3 would put it; one above it by more than half of it is
-    lowered to it, since too high a rate costs more than too low a one.
+    How the best rate falls differs between tasks: the longer the run is beside the race, the less
+    its best rate says. A rate below what it comes to is raised to where a power that is larger by
+    ``fall.scatter`` would put it; one above it by more than half of it is lowered to it, since too
+    high a rate costs more than too low a one.
     """
-    found = carried(best, run_steps, steps, decays=decays)
-    lowest = float(found * max(1.0, run_steps / steps) ** -_SCATTER)
+    ratio = max(1.0, ratio)
+    found = carried(best, ratio, 1, decays=decays, fall=fall)
+    lowest = float(found * ratio**-fall.scatter)
     if rule > ALIKE * found:
         return found
     return max(rule, lowest)

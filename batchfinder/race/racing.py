@@ -12,6 +12,7 @@ from batchfinder.protocols import BatchSource, Observer, Setup, TrainStep
 from batchfinder.race.arithmetic import (
     FARTHEST,
     clipped,
+    fall_of,
     for_the_run,
     held_out_batches,
     passes_of,
@@ -133,20 +134,18 @@ def race_rates(
         start_loss = course.start_loss
         stuck = Caveat("race.no_progress", steps=length.steps, start=start_loss, loss=lowest)
         return replace(found, refusal=stuck)
+    fall = fall_of(setup.step.optimizer_family)
     return replace(
         found,
         best_rate=finish.best_rate,
-        learning_rate=_for_the_run(finish.best_rate, rate, run_steps, length.steps, averaged),
+        learning_rate=clipped(rate, finish.best_rate)
+        if run_steps is None
+        else for_the_run(
+            rate, finish.best_rate, run_steps / length.steps, decays=averaged, fall=fall
+        ),
+        exponent=fall.exponent,
         caveats=tuple(_said(finish, length, run_steps)),
     )
-
-
-def _for_the_run(
-    best: float, rule: float, run_steps: float | None, steps: int, decays: bool
-) -> float:
-    if run_steps is None:
-        return clipped(rule, best)
-    return for_the_run(rule, best, run_steps, steps, decays=decays)
 
 
 def _said(finish: Finish, length: Length, run_steps: float | None) -> list[Caveat]:

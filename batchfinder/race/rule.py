@@ -20,8 +20,9 @@ class Race:
 
     Pass ``learning_rate_rule=Race()``. It takes 300 to 900 optimizer steps at the recommended
     batch, from the weights as they are, and everything is put back. With ``training_steps`` the
-    best rate is carried to the length of the run by its power of -1/3, and the rule's rate moved as
-    far as that gives reason to; without, it is only kept within a factor of four below the best.
+    best rate is carried to the length of the run, by its power of -1/3 (-1/6 under SGD), and the
+    rule's rate moved as far as that gives reason to; without, it is only kept within a factor of
+    four below the best.
 
     Args:
         steps: optimizer steps of one arm. Left out: 100, and up to 400 for long runs.

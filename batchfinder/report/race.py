@@ -37,7 +37,7 @@ def race_sentences(race: RaceResult) -> Iterator[str]:
     if race.arms:
         yield sentence("race.arms", {"arms": "; ".join(map(_arm, race.arms))})
     if race.best_rate is not None:
-        yield sentence("race.longer", {})
+        yield sentence("race.longer", {"exponent": race.exponent})
 
 
 def _arm(arm: RaceArm) -> str:

@@ -57,16 +57,21 @@ def _passes(*, passes: float, steps: int) -> str:
     )
 
 
+def _longer(exponent: float) -> str:
+    root = {3: "cube root", 6: "sixth root"}.get(round(1 / exponent), f"{1 / exponent:.2g}th root")
+    return (
+        f"Should the training become k times as long, divide the learning rate by the {root} of k: "
+        f"by {8**exponent:.2g} for 8 times the steps (found on small networks; arXiv:2409.19913)."
+    )
+
+
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "race.moved": _moved,
     "race.passes": _passes,
     "race.result": _result,
     "race.arm": _arm,
     "race.arms": "Loss on samples left out, by learning rate: {arms}.",
-    "race.longer": (
-        "Should the training become k times as long, divide the learning rate by the cube root of "
-        "k: by 2 for 8 times the steps (found on small networks; arXiv:2409.19913)."
-    ),
+    "race.longer": _longer,
     "race.remeasured": (
         "the learning rate moved by {factor:.2g}x in the race: the noise scale was measured and "
         "the batch size chosen again at the rate that was found"

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from batchfinder.errors import InvalidArgument, OutOfTime
 from batchfinder.race import Race, carried, clipped, race_steps, run_arms, steps_at
 from batchfinder.race.arithmetic import (
+    ADAPTIVE,
+    SGD,
     averaged_share,
     best_of,
     exponent_of,
+    fall_of,
     for_the_run,
     held_out_batches,
     next_arm,
@@ -105,8 +108,8 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
     assert clipped(3.0, 0.4) == 0.4
 
 
-def run_rate(rule, ratio=16, best=1.0, decays=False):
-    return for_the_run(rule, best, 100 * ratio, 100, decays=decays)
+def run_rate(rule, ratio=16, best=1.0, decays=False, fall=ADAPTIVE):
+    return for_the_run(rule, best, ratio, decays=decays, fall=fall)
 
 
 def test_a_rate_that_the_race_gives_no_reason_to_leave_is_kept():
@@ -123,6 +126,16 @@ def test_too_low_a_rate_is_raised_no_further_than_the_least_that_the_race_allows
     assert run_rate(0.001) == pytest.approx(16 ** (-7 / 12))
     assert run_rate(0.001, ratio=1) == 1.0  # a run as short as an arm: nothing is carried
     assert run_rate(0.001, decays=True) < run_rate(1.0, decays=True)
+
+
+def test_under_sgd_the_best_rate_falls_by_half_the_power():
+    assert fall_of("sgd-momentum") is fall_of("sgd") is SGD
+    assert all(fall_of(each) is ADAPTIVE for each in ("adam", "lion", "unknown"))
+    assert carried(0.4, 6400, 100, decays=False, fall=SGD) == pytest.approx(0.2)
+    assert run_rate(1.0, ratio=64, fall=SGD) == pytest.approx(1 / 2)
+    assert run_rate(0.7, ratio=64, fall=SGD) == 0.7
+    assert run_rate(0.001, ratio=64, fall=SGD) == pytest.approx(1 / 4)
+    assert exponent_of(1, decays=True, fall=SGD) == pytest.approx(1 / 8)
 
 
 @given(st.floats(0.001, 100), st.floats(1, 400), st.booleans())
