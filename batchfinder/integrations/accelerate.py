@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.errors import MissingDependency
 from batchfinder.find import find_batch_size as search
 from batchfinder.integrations.shared import (
     Applied,
     check_options,
-    refuse_ranks,
     with_framework,
 )
 from batchfinder.max_batch import max_batch_size as probe
@@ -28,15 +28,19 @@ from batchfinder.training import Training
 try:
     from accelerate import Accelerator
     from accelerate.state import GradientState
-    from accelerate.utils import DistributedType
+
+    from batchfinder.integrations.accelerate_loaders import (
+        own_loader,
+        refuse_accelerator,
+        size_per_rank,
+        with_size,
+    )
 except ImportError as error:
     raise MissingDependency(
         'batchfinder.integrations.accelerate needs accelerate: pip install "accelerate>=1"'
     ) from error
 
 __all__ = ["apply", "find_batch_size", "max_batch_size", "training"]
-
-_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def training(
@@ -64,18 +68,12 @@ def training(
             ``accelerator.backward``.
 
     Raises:
-        InvalidArgument: under several processes, DeepSpeed, FSDP, Megatron or tensor parallelism.
+        InvalidArgument: under DeepSpeed, FSDP, Megatron or tensor parallelism.
     """
-    kind = accelerator.distributed_type
-    if kind not in _SUPPORTED:
-        raise InvalidArgument(
-            f"expected plain training or DistributedDataParallel; found {kind}: search with one "
-            "device and without it, then leave headroom"
-        )
-    refuse_ranks(accelerator.num_processes, "Accelerate")
+    refuse_accelerator(accelerator)
     return Training(
         model,
-        loader,
+        own_loader(loader),
         loss_fn=loss_fn,
         train_step=train_step,
         optimizer=getattr(optimizer, "optimizer", optimizer),
@@ -98,6 +96,8 @@ def find_batch_size(
     **options: Any,
 ) -> Report:
     """``batchfinder.find_batch_size`` on prepared objects; nothing is changed.
+
+    Of several processes each makes this call; all get the same report.
 
     Args:
         accelerator: as for ``training``, as are all that follow.
@@ -168,14 +168,14 @@ def max_batch_size(
 def apply(
     report: Report, accelerator: Accelerator, loader: Any, optimizer: Any, scheduler: Any = None
 ) -> tuple[Any, tuple[Applied, ...]]:
-    """Set the recommended batch size, accumulation steps and learning rate.
+    """Set the recommended batch size, accumulation steps and learning rate, on every process.
 
     Returns:
         The prepared loader at the recommended size, which takes the old one's place in the
         accelerator; and what was set.
     """
-    old_size = _micro_batch(loader)
-    rebuilt = report.make_loader(loader)
+    old_size = size_per_rank(loader)
+    rebuilt = report.make_loader(loader, make_loader=partial(with_size, loader))
     kept = accelerator._dataloaders
     kept[:] = [rebuilt if other is loader else other for other in kept]
     steps = accelerator.gradient_accumulation_steps
@@ -194,13 +194,8 @@ def apply(
     return rebuilt, tuple(applied)
 
 
-def _micro_batch(loader: Any) -> int | None:
-    sampler = getattr(loader, "batch_sampler", None)
-    return getattr(sampler, "batch_size", None) or getattr(loader, "batch_size", None)
-
-
 def _base(accelerator: Accelerator, loader: Any) -> int | None:
-    size = _micro_batch(loader)
+    size = size_per_rank(loader)
     return None if size is None else size * accelerator.gradient_accumulation_steps
 
 

@@ -14,9 +14,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from batchfinder.errors import BatchFinderWarning, InvalidArgument, MissingDependency
+from batchfinder.errors import BatchFinderWarning, MissingDependency
 from batchfinder.find import find_batch_size as search
 from batchfinder.integrations.lightning_apply import Names, apply_before_fit, apply_inside_fit
+from batchfinder.integrations.lightning_fabric import fabric_training, is_fabric
 from batchfinder.integrations.lightning_monitor import MonitorCallback
 from batchfinder.integrations.lightning_trainer import (
     callbacks,
@@ -24,11 +25,10 @@ from batchfinder.integrations.lightning_trainer import (
     refuse,
     training_inside_fit,
 )
-from batchfinder.integrations.shared import Applied, check_options, refuse_ranks, with_framework
+from batchfinder.integrations.shared import Applied, check_options, with_framework
 from batchfinder.max_batch import max_batch_size as probe
 from batchfinder.report import Report
 from batchfinder.results import ProbeResult
-from batchfinder.training import Training
 
 _CALLBACKS = callbacks()
 if not _CALLBACKS:
@@ -46,8 +46,8 @@ _RATE_NAMES = ("lr", "learning_rate")
 class BatchFinder(*_CALLBACKS):  # type: ignore[misc]  # of every package that is installed
     """Searches as ``fit`` begins, sets batch size, accumulation and learning rate, then trains.
 
-    On a resumed run (``ckpt_path``) the search waits until the optimizer is loaded. At several
-    processes it refuses; under ``fast_dev_run`` it warns and does nothing.
+    On a resumed run (``ckpt_path``) the search waits until the optimizer is loaded. Of several
+    processes each searches with the others; under ``fast_dev_run`` it warns and does nothing.
 
     Args:
         batch_arg_name: where the batch size is kept: an attribute of the module, its ``hparams``,
@@ -143,11 +143,12 @@ def find_batch_size(
             ``loss_fn`` or ``train_step`` too.
 
     Raises:
-        InvalidArgument: for several processes, ``overfit_batches``, sharded strategies, and options
-            that the objects answer.
+        InvalidArgument: for ``overfit_batches``, strategies other than one device and
+            DistributedDataParallel, and options that the objects answer.
     """
-    if _is_fabric(trainer):
-        report = search(_fabric_training(trainer, model, *objects, options=options), **options)
+    if is_fabric(trainer):
+        with fabric_training(trainer, model, *objects, options=options) as made:
+            report = search(made, **options)
         return with_framework(
             report,
             "lightning",
@@ -189,8 +190,9 @@ def max_batch_size(
     Raises:
         InvalidArgument: as ``find_batch_size``.
     """
-    if _is_fabric(trainer):
-        return probe(_fabric_training(trainer, model, *objects, options=options), **options)
+    if is_fabric(trainer):
+        with fabric_training(trainer, model, *objects, options=options) as made:
+            return probe(made, **options)
     check_options(options, "Lightning")
     loaders = objects[0] if objects else train_dataloaders
 
@@ -242,36 +244,4 @@ def _named(report: Report, trainer: Any) -> Report:
         counted=counted,
         precision=str(trainer.precision),
         strategy=type(trainer.strategy).__name__,
-    )
-
-
-def _is_fabric(trainer: Any) -> bool:
-    return not hasattr(trainer, "fit") and hasattr(trainer, "setup_dataloaders")
-
-
-def _fabric_training(fabric: Any, model: Any, *objects: Any, options: dict[str, Any]) -> Training:
-    """The objects inside what Fabric wrapped; ``loss_fn``, ``train_step`` leave ``options``."""
-    if len(objects) != 2:
-        raise InvalidArgument(
-            "expected find_batch_size(fabric, model, optimizer, loader); found "
-            f"{len(objects)} objects after the model"
-        )
-    refuse_ranks(fabric.world_size, "Fabric")
-    strategy = type(fabric.strategy).__name__
-    if strategy not in ("SingleDeviceStrategy", "DDPStrategy", "DataParallelStrategy"):
-        raise InvalidArgument(
-            f"expected a single device; found {strategy}: search without it, then leave headroom"
-        )
-    optimizer, loader = objects
-    precision = fabric._precision
-    return Training(
-        getattr(model, "module", model),
-        getattr(loader, "_dataloader", loader),
-        loss_fn=options.pop("loss_fn", None),
-        train_step=options.pop("train_step", None),
-        optimizer=getattr(optimizer, "optimizer", optimizer),
-        clip=options.pop("clip", None),
-        scheduler=options.pop("scheduler", None),
-        autocast=fabric.autocast,
-        grad_scaler=getattr(precision, "scaler", None),
     )

@@ -1,7 +1,7 @@
 """Inside Lightning's ``fit``: the training as it is there, and an early way out.
 
 Private names of Lightning, each in one function: ``_TunerExitException`` (``_exit_of``),
-``fit_loop._data_source`` (``_loaders_of``),
+``fit_loop._data_source`` (``_loaders_of``), ``_data_connector._prepare_dataloader`` (``_of_rank``),
 ``_on_before_batch_transfer`` (``_moved``).
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.integrations.lightning_apply import holders_of, set_on, value_on
-from batchfinder.integrations.shared import kept_attributes, refuse_ranks
+from batchfinder.integrations.shared import kept_attributes, refuse_strategy
 from batchfinder.run.state import preserved
 from batchfinder.training import Training
 
@@ -28,19 +28,12 @@ T = TypeVar("T")
 
 
 def refuse(trainer: Any) -> None:
-    """Refuse what a search on one device says nothing about.
+    """Refuse what a search says nothing about.
 
     Raises:
-        InvalidArgument: for several processes, sharded strategies, ``overfit_batches`` and
-            ``fast_dev_run``.
+        InvalidArgument: for sharded strategies, ``overfit_batches`` and ``fast_dev_run``.
     """
-    refuse_ranks(trainer.world_size, "Lightning")
-    strategy = type(trainer.strategy).__name__
-    if strategy not in ("SingleDeviceStrategy", "DDPStrategy"):
-        raise InvalidArgument(
-            f"expected a strategy of one device; found {strategy}: search with "
-            "Trainer(devices=1), then leave headroom"
-        )
+    refuse_strategy(trainer.strategy, "Trainer")
     for name in ("overfit_batches", "fast_dev_run"):
         if getattr(trainer, name):
             raise InvalidArgument(
@@ -58,7 +51,16 @@ def inside_fit(
     """Begin ``fit``, do ``work(trainer, model)`` where the first step would be, and leave.
 
     Module, random numbers, callbacks and logger are afterwards what they were, after an error too.
+
+    Raises:
+        InvalidArgument: where ``fit`` runs in other processes, which keep what they find.
     """
+    if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
+        raise InvalidArgument(
+            "expected fit to run in this process; found a strategy that starts others for it "
+            "(ddp_spawn, ddp_fork, ddp_notebook), where a report would stay: use "
+            "Trainer(strategy='ddp') or torchrun, or the callback BatchFinder"
+        )
     found: list[T] = []
     interrupted: list[KeyboardInterrupt] = []
     leave = _exit_of(trainer)
@@ -105,7 +107,7 @@ def training_inside_fit(
         overridden = _overrides(module, "backward")
         with _quiet(trainer, module):
             yield Training(
-                module,
+                trainer.strategy.model,  # under DistributedDataParallel, what module is wrapped in
                 loader,
                 train_step=_step_of(trainer, module),
                 optimizer=list(trainer.optimizers),
@@ -201,9 +203,9 @@ def _quiet(trainer: Any, module: Any) -> Iterator[None]:
 def _loaders_of(trainer: Any, module: Any) -> tuple[Any, Callable[[int], Any] | None]:
     """The training loader; several become one, rebuilt through the batch size's attribute."""
     source = trainer.fit_loop._data_source
-    loader = source.dataloader()
+    loader = _requested(trainer, source)
     if not isinstance(loader, Mapping | list | tuple) and type(loader).__name__ != "CombinedLoader":
-        return loader, None
+        return _of_rank(trainer, loader), None
     holders = holders_of(trainer, module, trainer.datamodule, "batch_size")
     if not holders or not source.is_defined() or source.instance is loader:
         raise InvalidArgument(
@@ -219,12 +221,30 @@ def _loaders_of(trainer: Any, module: Any) -> tuple[Any, Callable[[int], Any] | 
         for holder in holders:
             set_on(holder, "batch_size", size)
         try:
-            return _First(combined(source.dataloader(), "max_size_cycle"))
+            together = combined(_requested(trainer, source), "max_size_cycle")
+            together.flattened = [_of_rank(trainer, each) for each in together.flattened]
+            return _First(together)
         finally:
             for holder, old in zip(holders, before, strict=True):
                 set_on(holder, "batch_size", old)
 
     return None, make_loader
+
+
+def _requested(trainer: Any, source: Any) -> Any:
+    """What the user gives, in such a way that Lightning can give it another sampler."""
+    if trainer.world_size == 1:
+        return source.dataloader()
+    connectors = f"{_package(trainer)}.trainer.connectors.data_connector"
+    return importlib.import_module(connectors)._request_dataloader(source)
+
+
+def _of_rank(trainer: Any, loader: Any) -> Any:
+    """The loader with this rank's sampler in it, as ``fit`` would read it."""
+    if trainer.world_size == 1:
+        return loader
+    mode = importlib.import_module(f"{_package(trainer)}.trainer.states").RunningStage.TRAINING
+    return trainer._data_connector._prepare_dataloader(loader, shuffle=True, mode=mode)
 
 
 class _First:

@@ -17,7 +17,7 @@ __all__ = [
     "Applied",
     "check_options",
     "kept_attributes",
-    "refuse_ranks",
+    "refuse_strategy",
     "rows_of",
     "with_framework",
 ]
@@ -66,18 +66,17 @@ def check_options(options: Mapping[str, Any], framework: str) -> None:
             )
 
 
-def refuse_ranks(size: int, framework: str) -> None:
-    """Refuse several processes: ranks search together in a loop of one's own, not in a framework's.
+def refuse_strategy(strategy: Any, owner: str) -> None:
+    """Refuse strategies of Lightning other than one device and DistributedDataParallel.
 
     Raises:
         InvalidArgument: with the way out.
     """
-    if size > 1:
+    name = type(strategy).__name__
+    if name not in ("SingleDeviceStrategy", "DDPStrategy"):
         raise InvalidArgument(
-            f"expected one process; found {size}: ranks cannot search together under {framework}. "
-            "Search with one device first: the batch size per device carries over (leave headroom "
-            "for the gradient buckets of DistributedDataParallel), accumulation steps are divided "
-            f"by {size}, and the learning rate is for the global batch"
+            f"expected one device or DDPStrategy; found {name}: search with {owner}(devices=1) or "
+            f"{owner}(strategy='ddp'), then leave headroom"
         )
 
 

@@ -25,7 +25,6 @@ from batchfinder.integrations.shared import (
     Applied,
     check_options,
     kept_attributes,
-    refuse_ranks,
     with_framework,
 )
 from batchfinder.max_batch import max_batch_size as probe
@@ -39,6 +38,7 @@ try:
     from accelerate.state import GradientState
     from transformers import Trainer, TrainerCallback
 
+    from batchfinder.integrations.accelerate_loaders import own_loader, refuse_accelerator
     from batchfinder.integrations.transformers_monitor import MonitorCallback
 except ImportError as error:
     raise MissingDependency(
@@ -65,7 +65,7 @@ def find_batch_size(trainer: Trainer, *, apply: bool = False, **options: Any) ->
         **options: other keyword arguments of ``batchfinder.find_batch_size``.
 
     Raises:
-        InvalidArgument: for several processes, DeepSpeed, FSDP, trainers whose batches are
+        InvalidArgument: for DeepSpeed, FSDP, trainers whose batches are
             rollouts, and options that the trainer answers.
     """
     check_options(options, "Trainer")
@@ -188,7 +188,7 @@ def _training(trainer: Trainer, loader: Any) -> Training:
     optimizer = trainer.optimizer
     return Training(
         model,
-        loader,
+        own_loader(loader),
         train_step=_step_of(trainer),
         optimizer=getattr(optimizer, "optimizer", optimizer),
         scheduler=getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler),
@@ -229,7 +229,7 @@ def _step_of(trainer: Trainer) -> Callable[[Any, Any], Any]:
 
 def _refuse(trainer: Trainer) -> None:
     arguments = trainer.args
-    refuse_ranks(arguments.world_size, "Trainer")
+    refuse_accelerator(trainer.accelerator)
     if arguments.n_gpu > 1:
         raise InvalidArgument(
             f"expected one GPU; found {arguments.n_gpu}, over which DataParallel spreads every "

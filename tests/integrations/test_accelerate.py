@@ -8,14 +8,16 @@ import pytest
 import torch
 from framework_cases import PROBE, SHORT, WHOLE, digest, digits, network, seed
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 accelerate = pytest.importorskip("accelerate")
 
+from accelerate.data_loader import BatchSamplerShard
 from accelerate.state import GradientState
 
 from batchfinder import InvalidArgument, Search, memory_limit
 from batchfinder.integrations import accelerate as adapter
+from batchfinder.run.batches import samplers
 
 
 def prepared(
@@ -186,8 +188,22 @@ def test_applied_equals_the_same_numbers_typed_in() -> None:
 def test_sharded_training_is_refused_with_the_way_out() -> None:
     accelerator, model, optimizer, loader, _ = prepared()
     accelerator.state.distributed_type = accelerate.utils.DistributedType.FSDP
-    with pytest.raises(InvalidArgument, match="search with one device"):
+    with pytest.raises(InvalidArgument, match="found FSDP: search with one device"):
         adapter.max_batch_size(accelerator, model, optimizer, loader, **PROBE)
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole batches", "batches cut among ranks"])
+def test_the_shard_of_a_rank_is_resized_per_rank(split: bool) -> None:
+    data = digits()
+    whole = BatchSampler(RandomSampler(data), 32, drop_last=False)
+    shards = [BatchSamplerShard(whole, 2, rank, split_batches=split) for rank in range(2)]
+    assert [samplers.batch_size_of(each) for each in shards] == [16 if split else 32] * 2
+    for shard in shards:
+        assert samplers.sampler_in(shard) is whole.sampler
+        new = samplers.resized(shard, 24)
+        assert {len(batch) for batch in new} == {24}
+        assert len(list(new)) == -(-len(data) // 48)
+        assert samplers.batch_size_of(shard) == (16 if split else 32)
 
 
 def test_every_private_name_that_is_used_exists() -> None:

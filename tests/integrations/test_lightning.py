@@ -211,7 +211,7 @@ def test_options_that_lightning_answers_are_refused() -> None:
         adapter.BatchFinder(loss_fn=functional.cross_entropy)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_fabric_objects_are_unwrapped(precision) -> None:
     from lightning.fabric import Fabric
 
@@ -227,6 +227,7 @@ def test_fabric_objects_are_unwrapped(precision) -> None:
                 fabric, model, optimizer, loader, loss_fn=functional.cross_entropy, **SHORT
             )
             assert report.base_batch_size == 16
+            assert report.environment.precision == PRECISION.get(precision, "float32")
         for index, (images, labels) in enumerate(loader):
             if index == 3:
                 break

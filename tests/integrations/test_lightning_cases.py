@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 
 import pytest
@@ -269,10 +270,18 @@ def test_overfit_batches_and_a_schedule_of_accumulation_are_refused() -> None:
         adapter.apply(report, trainer, module)
 
 
-def test_several_processes_are_refused_with_the_way_out() -> None:
-    trainer = trainer_of(PACKAGES[0], strategy="ddp", devices=2)
-    with pytest.raises(InvalidArgument, match="Search with one device first"):
-        lightning_trainer.refuse(trainer)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_other_strategies_are_refused_with_the_way_out(package) -> None:
+    trainer = trainer_of(package)
+    trainer.strategy.__class__ = type("DeepSpeedStrategy", (type(trainer.strategy),), {})
+    with pytest.raises(InvalidArgument, match=r"found DeepSpeedStrategy: .*strategy='ddp'"):
+        adapter.max_batch_size(trainer, module_of(package), **PROBE)
+
+
+def test_processes_that_fit_starts_itself_cannot_hand_back_a_report() -> None:
+    trainer = trainer_of(PACKAGES[0], strategy="ddp_spawn", devices=2)
+    with pytest.raises(InvalidArgument, match=r"ddp_spawn.*Trainer\(strategy='ddp'\)"):
+        adapter.max_batch_size(trainer, module_of(PACKAGES[0]), **PROBE)
 
 
 def test_the_largest_size_trains_in_a_real_fit_and_two_percent_more_does_not() -> None:
@@ -299,4 +308,7 @@ def test_every_private_name_that_is_used_exists(package) -> None:
     assert callable(module._on_before_batch_transfer)
     assert callable(trainer.strategy.setup_optimizers)
     assert callable(trainer.fit_loop.setup_data)
+    assert callable(trainer._data_connector._prepare_dataloader)
+    connectors = importlib.import_module(f"{package}.trainer.connectors.data_connector")
+    assert callable(connectors._request_dataloader)
     assert "dataloader_idx" in inspect.signature(trainer.strategy.batch_to_device).parameters

@@ -8,6 +8,7 @@ from framework_cases import PROBE, SHORT, Lines, digest, seed
 
 transformers = pytest.importorskip("transformers")
 
+from accelerate.utils import DistributedType
 from test_transformers import Counting, trainer_of
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
@@ -186,12 +187,12 @@ def test_the_callback_of_an_experiment_tracker_is_never_started(tmp_path) -> Non
     adapter.max_batch_size(trainer_of(tmp_path, callbacks=[Tracker()]), **FEW)
 
 
-def test_several_processes_and_gpus_are_refused_with_the_way_out(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(TrainingArguments, "world_size", 2)
-    with pytest.raises(InvalidArgument, match="Search with one device first"):
-        adapter.max_batch_size(trainer_of(tmp_path), **PROBE)
-    monkeypatch.setattr(TrainingArguments, "world_size", 1)
+def test_other_strategies_and_several_gpus_are_refused_with_the_way_out(tmp_path) -> None:
     trainer = trainer_of(tmp_path)
+    trainer.accelerator.state.distributed_type = DistributedType.MEGATRON_LM
+    with pytest.raises(InvalidArgument, match=r"MEGATRON_LM: search with one device"):
+        adapter.max_batch_size(trainer, **PROBE)
+    trainer.accelerator.state.distributed_type = DistributedType.NO
     trainer.args._n_gpu = 2
     with pytest.raises(InvalidArgument, match="CUDA_VISIBLE_DEVICES"):
         adapter.max_batch_size(trainer, **PROBE)

@@ -30,6 +30,7 @@ from batchfinder.run.batches.samplers import (
     length_of,
     observed_batch_size,
     private_copy,
+    sampler_in,
     token_budget,
 )
 from batchfinder.run.batches.source import SampleSource
@@ -123,7 +124,7 @@ def source_from(
 def _by_index(described: Described, options: _Options) -> Source:
     """A source over a dataset read by index, or over a table."""
     loader, batching = described.loader, described.batching
-    sampler = getattr(batching, "sampler", None)
+    sampler = sampler_in(batching)
     with seeded(options.common["seed"]):
         every = indices_of(sampler if sampler is not None else batching, described.dataset)
         indices = options.part.of_indices(every)

@@ -31,6 +31,7 @@ __all__ = [
     "observed_batch_size",
     "private_copy",
     "resized",
+    "sampler_in",
     "token_budget",
 ]
 
@@ -94,12 +95,26 @@ def token_budget(sampler: Any) -> tuple[str, int] | None:
 
 
 def batch_size_of(sampler: Any) -> int | None:
-    """The batch size that a batch sampler, or one inside it, is set to."""
+    """The batch size that a batch sampler, or one inside it, is set to: on one rank."""
     size = getattr(sampler, "batch_size", None)
     if isinstance(size, int) and size > 0:
-        return size
+        return max(1, size // _ranks_of_one_batch(sampler))
     inner = getattr(sampler, "batch_sampler", None)
     return batch_size_of(inner) if inner is not None else None
+
+
+def _ranks_of_one_batch(sampler: Any) -> int:
+    """Over how many ranks every batch is cut, as by ``BatchSamplerShard(split_batches=True)``."""
+    if not getattr(sampler, "split_batches", False):
+        return 1
+    return int(getattr(sampler, "num_processes", 1))
+
+
+def sampler_in(batches: Any) -> Any:
+    """The sampler of a batch sampler, also inside one that keeps every n-th batch for a rank."""
+    if hasattr(batches, "process_index") and hasattr(batches, "num_processes"):
+        batches = getattr(batches, "batch_sampler", batches)
+    return getattr(batches, "sampler", None)
 
 
 def resized(sampler: Any, size: int) -> Any:
@@ -115,7 +130,7 @@ def resized(sampler: Any, size: int) -> Any:
     if budget is not None:
         return _with_size(sampler, {budget[0]: size})
     if batch_size_of(sampler) is not None:
-        candidate = _with_size(sampler, {"batch_size": size})
+        candidate = _with_size(sampler, {"batch_size": size * _ranks_of_one_batch(sampler)})
         if _yields(candidate, size):
             return candidate
     return Chunks(sampler, size, bool(getattr(sampler, "drop_last", False)))
