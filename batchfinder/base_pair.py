@@ -96,7 +96,9 @@ def _base(
     is_yours, rate_is_yours = not caveats, True
     if learning_rate is None and call.bench.has_own_optimizer:
         now, learning_rate = step.learning_rate(), step.base_learning_rate()
-        if now is not None and now != learning_rate:
+        if now == 0 and learning_rate is None:
+            caveats.append(Caveat("base.zero_rate"))
+        elif now is not None and now != learning_rate:
             caveats.append(Caveat("step.peak", now=now, peak=learning_rate))
     unused = why_unused(call.bench, min(batch_size, probed.max_batch_size))
     if unused is not None:

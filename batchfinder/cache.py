@@ -56,6 +56,7 @@ def probe_remembering(
     observe: Observer | None = None,
     enough: Callable[[], bool] = lambda: False,
     before: Callable[[int, Sequence[Trial]], None] = lambda size, trials: None,
+    own: int | None = None,
     ranks: Ranks | None = None,
 ) -> Recalled:
     """``probe``, beginning with what the file at ``path`` remembers, and adding to it.
@@ -65,7 +66,7 @@ def probe_remembering(
     search that was cut short is not remembered.
 
     Args:
-        run: as for ``probe``, as are ``propose``, ``observe`` and ``enough``.
+        run: as for ``probe``, as are ``propose``, ``observe``, ``enough``, ``before`` and ``own``.
         space: likewise; it is part of what must agree.
         path: a JSON file; it need not exist yet.
         described: what else must agree, such as ``described(...)`` gives.
@@ -73,6 +74,7 @@ def probe_remembering(
         observe: see there.
         enough: see there.
         before: see there.
+        own: see there.
         ranks: who searches together; the first one reads and writes for all.
 
     Raises:
@@ -86,7 +88,9 @@ def probe_remembering(
         remembered = ranks.tell("the cache", remembered)[0]
     largest = _largest(remembered)
     search = propose if largest is None else recheck(largest, then=propose)
-    trials = probe(run, space, propose=search, observe=observe, enough=enough, before=before)
+    trials = probe(
+        run, space, propose=search, observe=observe, enough=enough, before=before, own=own
+    )
     ended = has_ended(trials, space, search)
     if _is_confirmed(trials, largest):
         return Recalled(trials, latest([*remembered, *trials]), ended)

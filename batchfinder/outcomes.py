@@ -36,6 +36,8 @@ class Limit(Enum):
     TIME = "time"
     DATA_LOADING = "data loading"
     UPDATES = "the length of the training"
+    EVIDENCE = "what was measured"
+    """Another size may be faster; nothing measured shows it reliably."""
 
 
 class Why(Enum):

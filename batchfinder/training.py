@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from batchfinder.errors import InvalidArgument
 from batchfinder.frameworks import refuse_frameworks
 from batchfinder.keywords import options_named
+from batchfinder.model_checks import check_model, refuse_inference
 from batchfinder.probe import Propose, guided
 from batchfinder.protocols import Batch
 
@@ -144,20 +145,8 @@ class Training:
             has_step=self.loss_fn is not None or self.train_step is not None,
             has_backward=self.backward is not None,
         )
-        if not self.modules():
-            raise InvalidArgument(
-                "expected a torch.nn.Module (or a list or dict of them) as the model; "
-                f"found {type(self.model).__qualname__}"
-            )
-        if any(
-            tensor.is_inference()
-            for module in self.modules()
-            for tensor in (*module.parameters(), *module.buffers())
-        ):
-            raise InvalidArgument(
-                "expected a model that can be trained; found one whose tensors were made under "
-                "torch.inference_mode(): build or load it outside of it"
-            )
+        check_model(as_list(self.model) or [self.model])
+        refuse_inference(self.modules())
         if self.loader is None and self.make_loader is None:
             raise InvalidArgument(
                 "expected a loader beside the model; found none: pass a DataLoader, a dataset, or "

@@ -8,6 +8,7 @@ import re
 from batchfinder.errors import InvalidArgument
 
 __all__ = [
+    "counted",
     "format_bytes",
     "format_count",
     "format_factor",
@@ -65,6 +66,11 @@ def format_count(number: float) -> str:
 def format_size(size: float) -> str:
     """A batch size, exact to the last digit: ``"1,024"``; ``format_count`` would round it."""
     return f"{size:,.0f}"
+
+
+def counted(count: float, noun: str) -> str:
+    """``"1 step"``, ``"1,024 steps"``; ``noun`` in the singular."""
+    return f"{format_size(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def format_factor(ratio: float) -> str:

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "batchfinder"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"keywords"},
-    {"units", "table", "frameworks"},
+    {"units", "table", "frameworks", "model_checks"},
     {"html"},
     {"wording"},
     {"outcomes", "races", "rates", "rank_facts"},

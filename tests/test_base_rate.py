@@ -104,3 +104,21 @@ def test_the_report_says_which_rate_was_read_and_the_scheduler_is_put_back(name:
     assert any("peak" in caveat for caveat in report.caveats), report.caveats
     assert repr(scheduler.state_dict()) == repr(before)
     assert given.optimizer.param_groups[0]["lr"] == rate  # type: ignore[union-attr]
+
+
+def test_a_rate_of_zero_is_named_and_another_is_looked_for() -> None:
+    given, _ = training(ALONE["StepLR"], 0, passed=False)
+    optimizer = given.optimizer
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    del optimizer.param_groups[0]["initial_lr"]
+    optimizer.param_groups[0]["lr"] = 0.0
+    report = bf.find_batch_size(
+        given, at_most=16, noise=None, budget_seconds=30, observe=lambda event: None
+    )
+    codes = {each.code for each in report.caveats}
+    assert "base.zero_rate" in codes
+    assert codes & {"base.rate_found", "base.no_rate_found"}
+    assert optimizer.param_groups[0]["lr"] == 0.0
+    if report.learning_rate is not None:
+        report.apply_rate(optimizer)
+        assert optimizer.param_groups[0]["lr"] == report.learning_rate

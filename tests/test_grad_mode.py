@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -55,3 +56,10 @@ def test_gradients_are_turned_on_for_the_call(
 def test_a_model_made_in_inference_mode_is_named() -> None:
     with torch.inference_mode(), pytest.raises(bf.InvalidArgument, match="outside of it"):
         bf.max_batch_size(training(), observe=quiet)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+def test_a_lazy_model_that_has_seen_no_batch_is_named(call: Callable[[bf.Training], Any]) -> None:
+    given = dataclasses.replace(training(), model=nn.LazyLinear(8))
+    with pytest.raises(bf.InvalidArgument, match="run one batch through the model"):
+        call(given)

@@ -41,3 +41,11 @@ def test_it_survives(trip) -> None:
 def test_a_code_without_a_sentence_is_refused(code: str) -> None:
     with pytest.raises(KeyError):
         Caveat(code)
+
+
+def test_one_is_singular_and_thousands_are_separated() -> None:
+    assert "only 1 step at" in Caveat("recommend.short_epoch", steps=1, batch=512, length=512)
+    assert "only 2 steps at" in Caveat("recommend.short_epoch", steps=2, batch=256, length=512)
+    assert "1 warm-up step had" in Caveat("noise.steps_not_finite", count=1)
+    assert "1,045 of 2,000 micro-batches" in Caveat("noise.not_finite", count=1045, of=2000)
+    assert "with 2,880 samples" in Caveat("noise.unbounded", samples=2880, unit="samples", low=340)

@@ -25,6 +25,7 @@ def probe(
     trials: Sequence[Trial] = (),
     enough: Callable[[], bool] = lambda: False,
     before: Callable[[int, Sequence[Trial]], None] = lambda size, trials: None,
+    own: int | None = None,
 ) -> tuple[Trial, ...]:
     """Run what ``propose`` names until it names nothing more; every trial, in order.
 
@@ -37,8 +38,9 @@ def probe(
         observe: gets each trial as it ends.
         trials: those of an earlier search, to go on from.
         enough: asked before each trial; ``True`` ends the search early (a budget is spent). The
-            first trial that fits is always waited for.
+            first trial that fits is always waited for, and so is one at ``own``.
         before: told each size, and the trials so far, before it is run.
+        own: the user's own size, below which no search ends early unless it cannot fit.
 
     Raises:
         InvalidArgument: if ``propose`` names a size that ``space`` does not allow, or one that was
@@ -46,9 +48,12 @@ def probe(
     """
     done = list(trials)
     while True:
-        if enough() and history(done).low:
-            return tuple(done)
-        size = to_repeat(done)
+        size = None
+        if history(done).low and enough():
+            size = _untried(own, done, space)
+            if size is None:
+                return tuple(done)
+        size = size or to_repeat(done)
         if size is None:
             size = propose(done, space)
             if size is None:
@@ -59,6 +64,14 @@ def probe(
         done.append(trial)
         if observe is not None:
             observe(trial)
+
+
+def _untried(own: int | None, done: Sequence[Trial], space: SearchSpace) -> int | None:
+    """The user's own size, or the nearest below that may be tried, where it could still fit."""
+    size = 0 if own is None else space.at_most(own)
+    seen = history(done)
+    could_fit = seen.low < size and (seen.high is None or size < seen.high)
+    return size if could_fit else None
 
 
 def has_ended(trials: Sequence[Trial], space: SearchSpace, propose: Propose = guided) -> bool:

@@ -200,6 +200,7 @@ def _conduct(call: Call, search: Search, step_seconds: float | None) -> dict[str
         "before": announce,
         "observe": call.observe,
         "enough": lambda: call.budget.is_spent(0.5),
+        "own": call.bench.source.base_batch_size,
     }
 
 

@@ -68,13 +68,13 @@ def recommend(
         for candidate in candidates
     ]
     loading = loading_of(situation, problem.best, problem.noise, decision.plan, problem.workers)
-    if limited_by is None and decision.why is Why.YOURS_WAITS_FOR_DATA:
-        limited_by = Limit.DATA_LOADING
+    if limited_by is None:
+        limited_by = _limit(problem, situation, decision)
     return Recommendation(
         plan=decision.plan,
         learning_rate=rate,
         learning_rate_rule=_name(problem.rate_rule),
-        limited_by=limited_by or limit_of(situation, problem.best, decision.best),
+        limited_by=limited_by,
         candidates=tuple(each for each in candidates if _is_worth_showing(each)),
         why=decision.why,
         objective=_name(problem.best),
@@ -99,6 +99,15 @@ def recommend(
         within_noise=within_noise(found, spreads),
         caveats=(*loosened, *caveats_of(problem, situation, found, decision.plan)),
     )
+
+
+def _limit(problem: Problem, situation: Situation, decision: Decision) -> Limit:
+    if decision.why is Why.YOURS_WAITS_FOR_DATA:
+        return Limit.DATA_LOADING
+    is_kept = decision.why in (Why.YOURS_IS_AS_GOOD, Why.YOURS_WITHOUT_NOISE)
+    if is_kept and decision.plan != decision.best:
+        return Limit.EVIDENCE
+    return limit_of(situation, problem.best, decision.best)
 
 
 def _candidates(

@@ -12,7 +12,7 @@ from batchfinder.report import document, encoding, explanation
 from batchfinder.report import settings as paste
 from batchfinder.report import text as terminal
 from batchfinder.report.data import ReportData
-from batchfinder.scaling import apply_once
+from batchfinder.scaling import apply_once, set_rates
 
 if TYPE_CHECKING:
     import pandas
@@ -53,9 +53,8 @@ class Report(ReportData):
     def apply_rate(self, optimizer: Any, scheduler: Any = None) -> None:
         """Multiply every learning rate by :attr:`rate_factor`, in place.
 
-        Every group of ``optimizer`` (one, or several in a list or dict) keeps its share. A rate
-        written into an optimizer alone is undone by a scheduler that was made before: pass it, or
-        several, nested ones included, and the rates that it keeps are multiplied too.
+        Every group keeps its share; where the search knew no rate of yours, the first is given
+        :attr:`learning_rate`. A scheduler made before (one, or several) would undo it: pass it.
 
         Raises:
             InvalidArgument: without a rate, and where the optimizer has the recommended ones.
@@ -63,10 +62,14 @@ class Report(ReportData):
         factor = self.rate_factor
         if factor is None:
             raise InvalidArgument(
-                "expected a report that recommends a learning rate; found none: the caveats say "
-                "why, and base_learning_rate= names the rate that goes with the base batch size"
+                "expected a recommended learning rate; found none: the caveats say why, and "
+                "base_learning_rate= names the rate that goes with the base batch size"
             )
-        apply_once(optimizer, factor, scheduler, rates=self.rates)
+        change = self.recommendation.change
+        if self.learning_rate and change is not None and not change.base_rate_is_yours:
+            set_rates(optimizer, self.learning_rate, scheduler)
+        else:
+            apply_once(optimizer, factor, scheduler, rates=self.rates)
 
     def make_loader(
         self, loader: Any, *, make_loader: Callable[[int], Any] | None = None

@@ -4,7 +4,7 @@ A rule is a function ``(base_rate, base_batch, batch, noise) -> rate``: pass one
 your own, as ``learning_rate_rule``.
 """
 
-from batchfinder.scaling.applied import apply_once
+from batchfinder.scaling.applied import apply_once, set_rates
 from batchfinder.scaling.families import (
     TRUSTED_FACTOR,
     FamilyRule,
@@ -27,6 +27,7 @@ __all__ = [
     "FamilyRule",
     "adascale",
     "apply_once",
+    "set_rates",
     "at_upper_end",
     "critical_batch_size",
     "fixed",

@@ -13,7 +13,7 @@ from typing import Any
 from batchfinder.errors import InvalidArgument
 from batchfinder.rates import GroupRate
 
-__all__ = ["apply_once", "multiply_rates"]
+__all__ = ["apply_once", "multiply_rates", "set_rates"]
 
 _MARK = "_batchfinder_rates"
 """On an optimizer: what was applied to it. It is no part of its ``state_dict``."""
@@ -106,6 +106,27 @@ def _are_recommended(optimizers: Sequence[Any], rates: Sequence[GroupRate]) -> b
     return bool(moved and same_groups) and all(
         math.isclose(peak, rate.recommended or 0.0, rel_tol=1e-6) for peak, rate in moved
     )
+def set_rates(optimizer: Any, rate: float, scheduler: Any = None) -> None:
+    """Multiply every learning rate, in place, so that the first group's peak becomes ``rate``.
+
+    Where every group's rate is 0, each is set to ``rate``.
+
+    Args:
+        optimizer: one, or several in a list or dict.
+        rate: above 0.
+        scheduler: as for ``multiply_rates``.
+    """
+    groups = [group for each in _listed(optimizer) for group in each.param_groups]
+    peaks = (max(float(group.get(name) or 0.0) for name in _PEAKS) for group in groups)
+    peak = next((each for each in peaks if each), None)
+    if peak is not None:
+        multiply_rates(optimizer, rate / peak, scheduler)
+        return
+    for group in groups:
+        if isinstance(group.get("lr"), int | float):
+            group["lr"] = rate
+        elif group.get("lr") is not None:
+            group["lr"].fill_(rate)
 
 
 def _listed(things: Any) -> list[Any]:

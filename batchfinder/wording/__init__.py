@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from string import Formatter
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +30,17 @@ def sentence(code: str, numbers: Mapping[str, Any]) -> str:
     except ModuleNotFoundError:
         raise KeyError(code) from None
     made = words[code]
-    return made.format(**numbers) if isinstance(made, str) else made(**numbers)
+    return _GROUPED.vformat(made, (), numbers) if isinstance(made, str) else made(**numbers)
+
+
+class _Grouped(Formatter):
+    """Whole numbers read ``1,045`` where the template does not say otherwise."""
+
+    def format_field(self, value: Any, spec: str) -> Any:
+        return super().format_field(value, "," if type(value) is int and not spec else spec)
+
+
+_GROUPED = _Grouped()
 
 
 def capitalized(text: str) -> str:

@@ -12,6 +12,10 @@ SENTENCES: Mapping[str, str] = {
         "the base batch size {size} is more than the {ceiling} samples of the dataset, whose size "
         "was used instead"
     ),
+    "base.zero_rate": (
+        "the optimizer's learning rate is 0, at which nothing is trained: pass scheduler= where a "
+        "schedule raises it, or base_learning_rate="
+    ),
     "base.range_test": "no learning rate was given: a range test looks for one",
     "base.no_rate_found": (
         "no learning rate was given and the range test found none: no rate is recommended; pass "

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from batchfinder.outcomes import Limit, Why
 from batchfinder.plans import BatchPlan, Candidate, Change, Loading, Recommendation
 from batchfinder.rates import GroupRate
-from batchfinder.units import format_count, format_factor, format_rate, format_size
+from batchfinder.units import counted, format_count, format_factor, format_rate, format_size
 from batchfinder.wording.rates import before_words, rates_words
 
 __all__ = [
@@ -37,6 +37,7 @@ LIMITS = {
     Limit.DATA_LOADING: "data loading: the loader delivers samples more slowly than the model "
     "takes them",
     Limit.UPDATES: "the length of the training: a larger batch leaves it too few optimizer steps",
+    Limit.EVIDENCE: "what was measured, which shows no other size to be reliably faster",
 }
 RELAXED = {
     Limit.MEMORY: "More memory would allow a larger batch that reaches the same loss sooner.",
@@ -50,6 +51,7 @@ RELAXED = {
     Limit.TIME: "With a larger budget_seconds the search goes further.",
     Limit.DATA_LOADING: "A larger batch would only wait longer for its samples.",
     Limit.UPDATES: "A longer training could use a larger batch.",
+    Limit.EVIDENCE: "A narrower interval of the noise scale, or steadier timings, may show one.",
 }
 _RULES = {
     "adascale": "by the linear rule, capped at the critical batch size",
@@ -294,4 +296,4 @@ def _per_epoch(change: Change) -> str:
     before, now = change.steps_per_epoch(change.base_batch), change.steps_per_epoch(change.batch)
     if before is None or now is None:
         return ""
-    return f"{format_size(now)} steps per epoch instead of {format_size(before)}"
+    return f"{counted(now, 'step')} per epoch instead of {format_size(before)}"

@@ -20,10 +20,10 @@ def _floor(sizes: Sequence[int], like: int, seconds: float) -> str:
 
 
 def _slow(size: int, seconds: float, own: int) -> str:
-    but = f", but for your own {format_size(own)}," if own > size else ""
+    but = f" (except your own {format_size(own)})" if own > size else ""
     return (
-        f"batches of {format_size(size)} and more{but} were not timed: a step would take "
-        f"{format_seconds(seconds)}"
+        f"there was too little time to measure batches of {format_size(size)} and more{but}: a "
+        f"step would take {format_seconds(seconds)}"
     )
 
 
@@ -52,7 +52,7 @@ def _waits(seconds: float, of: int) -> str:
 
 def _ran_out(size: int, outcome: str) -> str:
     return (
-        f"batch size {size} {ENDED[outcome]} while it was timed, twice, though the search had "
+        f"batch size {size:,} {ENDED[outcome]} while it was timed, twice, though the search had "
         "found that it fits: it is not among the sizes to choose from"
     )
 

@@ -22,14 +22,14 @@ def _not_finite_gradient(finite: int, of: int) -> str:
 
 def _diverging(loss: float, level: float, scatter: float, steps: int) -> str:
     return (
-        f"the loss has stayed above its trend for {steps} steps: {loss:.4g} against {level:.4g} "
+        f"the loss has stayed above its trend for {steps:,} steps: {loss:.4g} against {level:.4g} "
         f"with a scatter of {scatter:.2g}; {_TOO_HIGH}"
     )
 
 
 def _drifting(loss: float, best: float, error: float, steps: int) -> str:
     return (
-        f"the loss is rising: {loss:.4g} on average over {steps} steps, after {best:.4g} "
+        f"the loss is rising: {loss:.4g} on average over {steps:,} steps, after {best:.4g} "
         f"(standard error {error:.2g}); {_TOO_HIGH}"
     )
 
@@ -37,7 +37,7 @@ def _drifting(loss: float, best: float, error: float, steps: int) -> str:
 def _spike(loss: float, level: float, scatter: float, steps: int) -> str:
     return (
         f"the loss jumped to {loss:.4g} from {level:.4g} (scatter {scatter:.2g}) and came back "
-        f"after {steps} {'step' if steps == 1 else 'steps'}; clip the gradient, look at the "
+        f"after {steps:,} {'step' if steps == 1 else 'steps'}; clip the gradient, look at the "
         "batches around it, and with Adam lower beta2"
     )
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from batchfinder.units import format_count
+from batchfinder.units import counted, format_count
 
 __all__ = ["SENTENCES"]
 
 
 def _wide(ended: str, samples: int, unit: str) -> str:
     if ended:
-        return f"the noise scale's interval is wide: {ended} ended after {samples} {unit}"
-    return f"the noise scale's interval is wide even after {samples} {unit}, all it may spend"
+        return f"the noise scale's interval is wide: {ended} ended after {samples:,} {unit}"
+    return f"the noise scale's interval is wide even after {samples:,} {unit}, all it may spend"
 
 
 def _at_start(of: int) -> str:
     if of:
         return (
-            f"there was time for none of {of} warm-up steps, so the noise scale is that of the "
+            f"there was time for none of {of:,} warm-up steps, so the noise scale is that of the "
             "current weights; this usually underestimates the noise scale of the full run"
         )
     return (
@@ -29,16 +29,16 @@ def _at_start(of: int) -> str:
 
 def _short(taken: int, of: int) -> str:
     stopped = (
-        f"there was time for {taken} of {of} warm-up steps"
+        f"there was time for {taken:,} of {of:,} warm-up steps"
         if taken < of
-        else f"the warm-up of {taken} steps is short"
+        else f"the warm-up of {counted(taken, 'step')} is short"
     )
     return f"{stopped}; the noise scale is still growing then, so it is more likely too low"
 
 
 def _unbounded(samples: int, unit: str, low: float) -> str:
     return (
-        f"with {samples} {unit} the mean gradient is not distinguishable from zero: the noise "
+        f"with {samples:,} {unit} the mean gradient is not distinguishable from zero: the noise "
         f"scale is at least {format_count(low)} and may be much larger"
     )
 
@@ -86,8 +86,9 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "{count} of {of} micro-batches had gradients that are not finite; the noise scale leaves "
         "them out"
     ),
-    "noise.steps_not_finite": (
-        "{count} warm-up steps had gradients that are not finite; the noise scale leaves them out"
+    "noise.steps_not_finite": lambda count: (
+        f"{counted(count, 'warm-up step')} had gradients that are not finite; the noise scale "
+        f"leaves {'it' if count == 1 else 'them'} out"
     ),
     "noise.wide": _wide,
     "noise.unbounded": _unbounded,
@@ -95,9 +96,9 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "the loss rose during the warm-up, from {first:.3g} to {last:.3g}; the base learning rate "
         "may be too high"
     ),
-    "noise.smaller": (
-        "{why} after {steps} warm-up steps; continued with micro-batches of {size} (with "
-        "accumulation, so the batch is unchanged)"
+    "noise.smaller": lambda why, steps, size: (
+        f"{why} after {counted(steps, 'warm-up step')}; continued with micro-batches of {size:,} "
+        "(with accumulation, so the batch is unchanged)"
     ),
     "noise.smaller_at_last": "{why}; the noise scale was measured with smaller ones",
     "noise.fell_back": (
@@ -105,7 +106,9 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "(with accumulation, so the batch is unchanged)"
     ),
     "noise.no_room": ("{why}, which cannot be made smaller; the noise scale could not be measured"),
-    "noise.moment": "no noise scale after {steps} warm-up steps: {why}",
+    "noise.moment": lambda steps, why: (
+        f"no noise scale after {counted(steps, 'warm-up step')}: {why}"
+    ),
     "noise.size_absent": "no noise scale at micro-batch size {size}: {why}",
     "noise.sizes_left_out": "the time ran out before the noise scale of each size was measured",
     "noise.absent": "no noise scale: {why}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from batchfinder.units import format_count, format_size
+from batchfinder.units import counted, format_count, format_size
 
 __all__ = ["SENTENCES"]
 
@@ -52,7 +52,7 @@ def _noise_wide(smallest: int, largest: int) -> str:
 
 def _short_epoch(steps: int, batch: int, length: int) -> str:
     return (
-        f"an epoch has only {steps} steps at batch size {format_size(batch)} "
+        f"an epoch has only {counted(steps, 'step')} at batch size {format_size(batch)} "
         f"({format_size(length)} samples): schedules and statistics per epoch become coarse"
     )
 

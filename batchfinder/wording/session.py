@@ -31,13 +31,16 @@ def _longer(seconds: float, step_seconds: float) -> str:
 
 
 def _search(largest: int, seconds: float, given: bool) -> str:
-    return f"{_ended(seconds, given)}: batches larger than {largest} were not tried"
+    return f"{_ended(seconds, given)}: batches larger than {largest:,} were not tried"
+
+
+def _only(seconds: float) -> str:
+    return f"only {format_seconds(seconds)}" if seconds >= 0.001 else "no more than a step"
 
 
 def _timing(spent: float, seconds: float, given: bool) -> str:
     return (
-        f"{_ended(seconds, given)}: throughput was timed for only {format_seconds(spent)}, so it "
-        "is less certain"
+        f"{_ended(seconds, given)}: throughput was timed for {_only(spent)}, so it is less certain"
     )
 
 

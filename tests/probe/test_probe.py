@@ -274,6 +274,19 @@ def test_a_spent_budget_ends_the_search_after_something_fits() -> None:
     assert [trial.batch_size for trial in trials] == [1]
 
 
+@pytest.mark.parametrize(("own", "sizes"), [(32, [1, 32]), (None, [1]), (1, [1]), (200, [1, 100])])
+def test_a_spent_budget_waits_for_a_trial_of_the_user_s_own_size(own, sizes) -> None:
+    trials = probe(fits, SearchSpace(ceiling=100), enough=lambda: True, own=own)
+    assert [trial.batch_size for trial in trials] == sizes
+
+
+def test_a_spent_budget_does_not_wait_for_an_own_size_that_cannot_fit() -> None:
+    outcomes = iter([fits(1), fails(2), fails(32)])
+    asked = iter([False, True, True])
+    trials = probe(lambda size: next(outcomes), SearchSpace(), enough=lambda: next(asked), own=32)
+    assert [trial.batch_size for trial in trials] == [1, 2]
+
+
 def test_a_users_search_is_driven_and_checked() -> None:
     def upwards(trials, space):
         return len(trials) + 1 if len(trials) < 3 else None

@@ -141,6 +141,7 @@ def test_yours_is_kept_unless_another_is_surely_faster():
     assert moved.speedup.low < time(32) / time(128) < 1.02 * moved.speedup.high
     vague = yours(100, 32, noise=noise(100, 5, 2000))
     assert (vague.plan.global_batch, vague.why) == (32, Why.YOURS_IS_AS_GOOD)
+    assert (kept.limited_by, vague.limited_by) == (Limit.EVIDENCE, Limit.EVIDENCE)
 
 
 def test_where_the_best_is_not_sure_another_that_is_takes_its_place():
@@ -396,6 +397,7 @@ def test_without_the_noise_scale_that_was_wanted_yours_is_kept():
     assert recommend(known).plan.global_batch != 64
     kept = recommend(replace(known, noise_is_wanted=True))
     assert (kept.plan.global_batch, kept.why) == (64, Why.YOURS_WITHOUT_NOISE)
+    assert kept.limited_by is Limit.EVIDENCE
     assert kept.learning_rate == known.base_learning_rate
     assert "keep" in headline(kept).lower()
     assert any("your own batch size is kept" in each for each in kept.caveats)

@@ -393,10 +393,45 @@ def test_the_rate_is_applied_as_a_factor_to_every_group() -> None:
     assert rates == pytest.approx([1e-4 * factor, 1.6e-3 * factor])
 
 
+def of_a_test(report: Report) -> Report:
+    """The same, from a base rate that a range test found."""
+    recommendation = report.recommendation
+    change = replace(recommendation.change, base_rate_is_yours=False)
+    return replace(report, recommendation=replace(recommendation, change=change))
+
+
+@pytest.mark.parametrize(
+    ("own", "applied"),
+    [((3e-4, 6e-4), (1.0, 2.0)), ((0.0, 0.0), (1.0, 1.0)), ((0.0, 3e-4), (0, 1))],
+)
+def test_an_optimizer_that_the_search_did_not_see_is_given_the_rate(own, applied) -> None:
+    import torch
+
+    report = of_a_test(plain())
+    groups = [{"params": torch.nn.Linear(2, 2).parameters(), "lr": rate} for rate in own]
+    optimizer = torch.optim.AdamW(groups)
+    report.apply_rate(optimizer)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([share * report.learning_rate for share in applied])
+
+
+def test_a_scheduler_made_before_goes_on_from_the_rate_that_is_given() -> None:
+    import torch
+
+    report = of_a_test(plain())
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=3e-4)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=2)
+    report.apply_rate(optimizer, scheduler)
+    for _ in range(2):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(report.learning_rate)
+
+
 def test_a_report_without_a_rate_applies_none() -> None:
     from batchfinder.errors import InvalidArgument
 
-    with pytest.raises(InvalidArgument, match="recommends a learning rate"):
+    with pytest.raises(InvalidArgument, match="expected a recommended learning rate"):
         bare().apply_rate(object())
 
 

@@ -19,7 +19,7 @@ from batchfinder.run.state.flags import BackendFlags
 from batchfinder.run.state.found import FoundState
 from batchfinder.run.state.modules import ModuleState
 from batchfinder.run.state.objects import PlainObject, StatefulObject, says_its_state
-from batchfinder.run.state.optimizers import OptimizerState
+from batchfinder.run.state.optimizers import OptimizerState, is_optimizer
 from batchfinder.run.state.randomness import GeneratorState, RandomState, generators_of
 
 __all__ = ["GeneratorState", "RandomState", "Snapshot", "generators_of", "preserved"]
@@ -139,19 +139,24 @@ def _parts(
         ),
     ]
     known = {id(each) for each in objects}
-    objects += [inner for each in objects for inner in _inside(each) if id(inner) not in known]
+    for each in objects:  # and what is appended on the way
+        objects += [inner for inner in _inside(each) if id(inner) not in known]
+        known |= {id(inner) for inner in _inside(each)}
     modules = [each for each in objects if isinstance(each, torch.nn.Module)]
     yield ModuleState(modules, _parameters_in(objects) if parameters else ())
-    optimizers = 0
+    for index, each in enumerate(filter(is_optimizer, objects)):
+        yield OptimizerState(each, index=index)
+    # Loading replaces containers that others may share: only where what came before left a change.
     for each in objects:
-        if isinstance(each, torch.optim.Optimizer):
-            yield OptimizerState(each, index=optimizers)
-            optimizers += 1
-        elif not isinstance(each, torch.nn.Module):
-            yield StatefulObject(each) if says_its_state(each) else PlainObject(each)
+        if isinstance(each, torch.nn.Module | torch.optim.Optimizer):
+            continue
+        if says_its_state(each):
+            yield StatefulObject(each)
+        elif not is_optimizer(each):
+            yield PlainObject(each)
     for each in reached.stateful:
         if id(each) not in given and says_its_state(each):
-            yield StatefulObject(each, only_if_changed=True)
+            yield StatefulObject(each)
     yield FoundState(reached, _kept_by_others(objects, modules))
     yield GeneratorState([*generators_of(loader), *reached.generators])
     yield ReadData(loader, given)
@@ -160,11 +165,12 @@ def _parts(
     yield RandomState()
 
 
-def _inside(optimizer: Any) -> Iterator[torch.optim.Optimizer]:
-    """The optimizer in which ``ZeroRedundancyOptimizer`` keeps this rank's part of the state."""
-    inner = vars(optimizer).get("optim") if isinstance(optimizer, torch.optim.Optimizer) else None
-    if isinstance(inner, torch.optim.Optimizer):
-        yield inner
+def _inside(wrapper: Any) -> Iterator[torch.optim.Optimizer]:
+    """What an optimizer or a scheduler wraps, or keeps this rank's part of the state in."""
+    if not isinstance(wrapper, torch.nn.Module):
+        for inner in getattr(wrapper, "__dict__", {}).values():
+            if isinstance(inner, torch.optim.Optimizer):
+                yield inner
 
 
 def _kept_by_others(objects: Sequence[Any], modules: Sequence[torch.nn.Module]) -> set[int]:
@@ -173,8 +179,9 @@ def _kept_by_others(objects: Sequence[Any], modules: Sequence[torch.nn.Module]) 
     for module in modules:
         known |= {id(each) for each in (*module.parameters(), *module.buffers())}
         known |= {id(value) for part in module.modules() for value in vars(part).values()}
-    for each in objects:
-        for inner in getattr(each, "state", {}).values():
+    for each in filter(is_optimizer, objects):
+        known |= {id(each.state), id(each.param_groups), *map(id, each.param_groups)}
+        for inner in each.state.values():
             known |= {id(value) for value in (inner.values() if isinstance(inner, dict) else ())}
     return known
 

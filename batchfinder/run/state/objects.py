@@ -21,18 +21,16 @@ def says_its_state(thing: Any) -> bool:
 class StatefulObject:
     """A scheduler, a gradient scaler, an average of weights: anything with ``state_dict``.
 
-    Args:
-        thing: the object.
-        only_if_changed: whether one that is as it was is not loaded.
+    One that is as it was is not loaded.
     """
 
     # A gradient scaler keeps these outside its state_dict; a failed step leaves them half-way.
     _SCALER_PRIVATE = ("_scale", "_growth_tracker", "_per_optimizer_states")
 
-    def __init__(self, thing: Any, *, only_if_changed: bool = False) -> None:
+    def __init__(self, thing: Any) -> None:
         self._thing = thing
         self._saved = copy.deepcopy(thing.state_dict())
-        self._before = digest([("", self._saved)]) if only_if_changed else None
+        self._before = digest([("", self._saved)])
         self._private = {
             name: copy.deepcopy(getattr(thing, name))
             for name in self._SCALER_PRIVATE
@@ -40,9 +38,7 @@ class StatefulObject:
         }
 
     def restore(self) -> None:
-        if self._before is not None and digest([("", self._thing.state_dict())]) == self._before:
-            return
-        if self._saved or not self._private:
+        if digest([("", self._thing.state_dict())]) != self._before:
             self._thing.load_state_dict(copy.deepcopy(self._saved))
         for name, value in self._private.items():
             setattr(self._thing, name, copy.deepcopy(value))

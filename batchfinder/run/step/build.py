@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from batchfinder.model_checks import check_model
 from batchfinder.protocols import Batch
 from batchfinder.run.reachable import reached_from
-from batchfinder.run.step.checks import check_loss_device, check_modules, device_of
+from batchfinder.run.step.checks import check_loss_device, device_of
 from batchfinder.run.step.compute import ModelLoss, compute_of
 from batchfinder.run.step.optimizers import (
     ASSUMED_RATE,
@@ -65,7 +66,7 @@ def step_from(
         UnknownLoss: where ``sample_batch`` shows that no loss can be inferred.
     """
     models = as_list(model)
-    check_modules(models)
+    check_model(models)
     check_loss_device(loss_fn, models)
     check_clip(clip)
     modules = [*models, *([loss_fn] if isinstance(loss_fn, torch.nn.Module) else [])]

@@ -6,36 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from batchfinder.errors import DeviceMismatch, InvalidArgument
+from batchfinder.errors import DeviceMismatch
 
-__all__ = ["check_loss_device", "check_modules", "device_of"]
-
-
-def check_modules(modules: Sequence[Any]) -> None:
-    """Refuse lazy modules that have seen no batch, and weights that hold no data.
-
-    Raises:
-        InvalidArgument: saying what to do first.
-    """
-    for module in modules:
-        if not isinstance(module, torch.nn.Module):
-            raise InvalidArgument(
-                "expected a torch.nn.Module (or a list or dict of them) as the model; "
-                f"found {type(module).__name__}"
-            )
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-                raise InvalidArgument(
-                    f"expected parameters with shapes; {name!r} belongs to a lazy module that has "
-                    "seen no batch: run one batch through the model, then build the optimizer"
-                )
-            if tensor.is_meta:
-                raise InvalidArgument(
-                    f"expected parameters that hold data; {name!r} is on the meta device: "
-                    "materialise the model with .to_empty(device=...) and load its weights"
-                )
+__all__ = ["check_loss_device", "device_of"]
 
 
 def device_of(modules: Sequence[torch.nn.Module]) -> torch.device:

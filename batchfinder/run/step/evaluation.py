@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from batchfinder.model_checks import check_model
 from batchfinder.protocols import Batch, Ranks
 from batchfinder.run.ranks import ALONE
 from batchfinder.run.step.call import call_for
-from batchfinder.run.step.checks import check_modules, device_of
+from batchfinder.run.step.checks import device_of
 from batchfinder.run.step.compiled import Compilation
 from batchfinder.run.step.move import moved
 from batchfinder.run.step.precision import context_for
@@ -38,7 +39,7 @@ class EvaluationStep:
         self, model: Any, eval_step: Callable[[Any, Batch], Any] | None = None, autocast: Any = None
     ) -> None:
         self._modules = as_list(model)
-        check_modules(self._modules)
+        check_model(self._modules)
         self._model = model
         self._eval_step = eval_step or _Called()
         self._device = device_of(self._modules)

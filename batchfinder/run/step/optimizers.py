@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -166,11 +167,24 @@ def check_optimizers(optimizers: Iterable[Any]) -> None:
                 f"expected a torch optimizer; found {type(optimizer).__name__}: a function that "
                 "makes one must be called first"
             )
-        if isinstance(inner_optimizer(optimizer), torch.optim.LBFGS):
+        inner = inner_optimizer(optimizer)
+        if isinstance(inner, torch.optim.LBFGS) or _requires_argument(optimizer):
             raise InvalidArgument(
-                "expected an optimizer whose step takes no closure; found LBFGS: pass train_step= "
-                "that calls optimizer.step(closure) itself and returns None"
+                "expected an optimizer whose step needs no closure; found "
+                f"{type(inner).__name__}: pass train_step= that calls optimizer.step(closure) "
+                "itself and returns None"
             )
+
+
+def _requires_argument(optimizer: Any) -> bool:
+    """Whether ``step`` wants more than ``self``; asked of the class, since schedulers patch it."""
+    try:
+        _, *expected = inspect.signature(type(optimizer).step).parameters.values()
+    except (AttributeError, TypeError, ValueError):  # of an instance alone, or in C
+        return False
+    return any(
+        each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD for each in expected
+    )
 
 
 def group_rates(optimizers: Iterable[Any]) -> Iterator[dict[str, Any]]:

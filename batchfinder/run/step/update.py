@@ -14,6 +14,11 @@ __all__ = ["Clip", "Updates", "check_clip"]
 Clip: TypeAlias = float | Callable[[list[torch.nn.Parameter]], Any] | None
 """The largest norm that gradients may have together, or what changes them in place."""
 
+_CLOSURE = (
+    "batchfinder: the step of {name} was called without a closure; where it needs one, pass "
+    "train_step= that calls optimizer.step(closure) itself and returns None"
+)
+
 
 def check_clip(clip: Any) -> None:
     """Refuse what is neither a norm nor a function.
@@ -63,10 +68,15 @@ class Updates:
                     self._scaler.unscale_(optimizer)
             self._clip_gradients()
         for optimizer in active:
-            if self._scaler is None:
-                optimizer.step()
-            else:
-                self._scaler.step(optimizer)
+            try:
+                if self._scaler is None:
+                    optimizer.step()
+                else:
+                    self._scaler.step(optimizer)
+            except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+                if "closure" in str(error) or "'NoneType' object is not callable" in str(error):
+                    error.add_note(_CLOSURE.format(name=type(optimizer).__name__))
+                raise
         if self._scaler is not None:
             self._scaler.update()
         self.taken += self.counting

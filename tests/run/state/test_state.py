@@ -354,3 +354,46 @@ def test_the_digest_sees_the_smallest_change(change: Callable[[Net], object]) ->
     with preserved(model) as snapshot:
         change(model)
         assert len(snapshot.differences()) == 1
+
+
+class Wrapper:
+    """Shares its optimizer's containers, as wrappers do, and loads through it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, shows_state: bool) -> None:
+        self.optimizer = optimizer
+        self.param_groups = optimizer.param_groups
+        if shows_state:
+            self.state = optimizer.state
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, object]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("shows_state", [True, False])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_wrapper_and_what_it_wraps_still_share_their_groups(shows_state, steps_before) -> None:
+    model = Net()
+    inner = torch.optim.Adam(model.parameters(), lr=1e-3)
+    wrapper = Wrapper(inner, shows_state=shows_state)
+    train(model, inner, steps_before)
+    groups, state, first = inner.param_groups, inner.state, inner.param_groups[0]
+    with preserved(model, wrapper) as snapshot:
+        train(model, inner, 2)
+        wrapper.param_groups[0]["lr"] = 0.0
+        inner.load_state_dict(inner.state_dict())
+    assert snapshot.differences() == ()
+    assert (inner.param_groups, inner.state, inner.param_groups[0]) == (groups, state, first)
+    assert inner.param_groups is groups is wrapper.param_groups
+    assert inner.state is state
+    assert inner.param_groups[0] is first
+    assert first["lr"] == 1e-3
+    assert len(inner.state) == (len(list(model.parameters())) if steps_before else 0)

@@ -249,6 +249,33 @@ def test_lbfgs_is_sent_to_train_step() -> None:
         step_from(model, optimizer=torch.optim.LBFGS(model.parameters()))
 
 
+class Sharpness(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        if closure is None:
+            raise ValueError("expected a closure")
+
+
+class Required(torch.optim.SGD):
+    def step(self, closure: Any) -> None:
+        super().step(closure)
+
+
+def test_a_step_that_requires_an_argument_is_sent_to_train_step() -> None:
+    model = linear()
+    with pytest.raises(InvalidArgument, match=r"Required: pass train_step="):
+        step_from(model, optimizer=Required(model.parameters(), lr=0.1))
+
+
+def test_an_error_about_a_closure_is_told_the_way_out() -> None:
+    model = linear()
+    step = step_from(model, optimizer=Sharpness(model.parameters(), lr=0.1), loss_fn=nn.MSELoss())
+    step.forward_backward((X, torch.zeros(6, 3)))
+    with pytest.raises(ValueError, match="expected a closure") as caught:
+        step.update()
+    assert "Sharpness" in caught.value.__notes__[0]
+    assert "pass train_step=" in caught.value.__notes__[0]
+
+
 def test_several_models_need_a_step() -> None:
     with pytest.raises(InvalidArgument, match="train_step="):
         step_from([linear(), linear()])
