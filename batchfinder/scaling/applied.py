@@ -106,6 +106,8 @@ def _are_recommended(optimizers: Sequence[Any], rates: Sequence[GroupRate]) -> b
     return bool(moved and same_groups) and all(
         math.isclose(peak, rate.recommended or 0.0, rel_tol=1e-6) for peak, rate in moved
     )
+
+
 def set_rates(optimizer: Any, rate: float, scheduler: Any = None) -> None:
     """Multiply every learning rate, in place, so that the first group's peak becomes ``rate``.
 
