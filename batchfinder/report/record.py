@@ -95,9 +95,9 @@ class Report(ReportData):
         """
         from batchfinder.monitor import TrainingMonitor
 
+        per_device = self.batch_size * self.accumulation_steps
         priced = self.candidates if self.unit == "samples" else ()
-        batch = self.batch_size * self.accumulation_steps  # of one device
-        given = {"batch_size": batch, "candidates": priced, **options}
+        given = {"batch_size": per_device, "candidates": priced, **options}
         return TrainingMonitor(model, optimizer, **given)
 
     def plot(self, ax: Any = None, *, panel: str = "time") -> Any:
@@ -118,7 +118,8 @@ class Report(ReportData):
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain objects, lists, strings and numbers, fit for strict JSON."""
-        return dict(encoding.encode(self))
+        encoded: dict[str, Any] = encoding.encode(self)
+        return encoded
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as strict JSON; written to ``path`` too, where one is given."""
@@ -178,7 +179,8 @@ class Report(ReportData):
         """A page that stands alone, figure inside, no network.
 
         Returns:
-            The page; where it was written to ``path``, the path, which is what a notebook shows.
+            The page; or, where it was written to ``path``, the path: a notebook shows what a cell
+            ends in, and nobody wants to read the page as text.
         """
         page = document.page(self)
         if path is None:
