@@ -4,7 +4,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 QUIET_CPU := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format lint types test test-all golden docs docs-figures notebooks examples readme package demo clean
+.PHONY: help setup check format lint types test test-all golden docs links docs-figures notebooks examples readme package demo clean
 
 help:  ## lists these words
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,9 +37,13 @@ golden:  ## accepts the texts that the report tests compare with; read the diffe
 	ACCEPT_GOLDEN=1 $(PYTHON) -m pytest -q tests/report/test_report.py
 	git diff --stat tests/support/golden
 
-docs:  ## the documentation in docs/_build/html, warnings as errors
+docs:  ## the documentation in docs/_build/html, warnings as errors, links and searches checked
 	$(PYTHON) docs/errors_page.py && $(PYTHON) docs/reproducing_page.py
 	$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(PYTHON) docs/check_built.py docs/_build/html
+
+links:  ## every link to another site, which needs a network
+	$(PYTHON) -m sphinx -q -b linkcheck docs docs/_build/links
 
 docs-figures:  ## the drawings in the documentation
 	$(PYTHON) docs/figures.py

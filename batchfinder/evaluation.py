@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Never
 
-from batchfinder import html
 from batchfinder.about_ranks import alone_by_mistake
 from batchfinder.arguments import check
 from batchfinder.errors import InvalidArgument, NothingFits
+from batchfinder.html import Shown
 from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.measure import NOTHING_TIMED, Effort, about_timings, measure
 from batchfinder.measure.stage import slowest_loading
@@ -39,7 +39,7 @@ _CLOSE = 0.95  # of the highest throughput: beyond that a larger batch only cost
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """Which batch size to evaluate with: forward passes alone, no gradients.
 
     ``batch_size`` is the smallest one that was timed and is within 5% of the highest throughput.
@@ -70,9 +70,6 @@ class Evaluation:
             unit=self.unit,
             caveats=self.caveats,
         )
-
-    def _repr_html_(self) -> str:
-        return html.printed(self)
 
     @property
     def max_batch_size(self) -> int:

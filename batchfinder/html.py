@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from typing import Any
 
 from batchfinder.table import CHOSEN_GLYPH, Row, Table
 
 __all__ = [
+    "Shown",
     "answer",
     "code",
     "definitions",
@@ -21,7 +23,6 @@ __all__ = [
     "items",
     "page",
     "paragraphs",
-    "printed",
     "section",
     "table",
 ]
@@ -129,11 +130,6 @@ def section(title: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2>{body}"
 
 
-def printed(result: object) -> str:
-    """What ``print`` shows of a result, for a notebook."""
-    return fragment([code(str(result))])
-
-
 def code(text: str) -> str:
     """Lines of code as they are."""
     return f"<pre>{escape(text)}</pre>"
@@ -143,3 +139,13 @@ def figure(svg: str, described_as: str) -> str:
     """An SVG drawing on white, described for those who do not see it."""
     drawing = svg[svg.index("<svg") :]
     return f'<figure role="img" aria-label="{escape(described_as)}">{drawing}</figure>'
+
+
+class Shown:
+    """A result that a notebook and IPython show as ``print`` does."""
+
+    def _repr_html_(self) -> str:
+        return fragment([code(str(self))])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))

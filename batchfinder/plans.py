@@ -13,6 +13,8 @@ from batchfinder.rates import UpdateEffect
 from batchfinder.wording import Caveat
 
 __all__ = [
+    "KNEE",
+    "SAME",
     "BatchPlan",
     "Candidate",
     "Change",
@@ -23,6 +25,11 @@ __all__ = [
     "Schedule",
     "Speedup",
 ]
+
+SAME = 0.03
+"""Two candidates whose prices differ by less are as good as each other."""
+KNEE = 0.10
+"""Without a noise scale: the share of the best throughput given up for a smaller batch."""
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from batchfinder import html
 from batchfinder.events import Note as Note
 from batchfinder.events import Progress as Progress
 from batchfinder.events import StageStarted as StageStarted
 from batchfinder.events import TrialStarted as TrialStarted
+from batchfinder.html import Shown
 from batchfinder.outcomes import Judgement as Judgement
 from batchfinder.outcomes import Limit as Limit
 from batchfinder.outcomes import Outcome as Outcome
 from batchfinder.outcomes import Stage as Stage
 from batchfinder.outcomes import Why as Why
+from batchfinder.plans import KNEE as KNEE
+from batchfinder.plans import SAME as SAME
 from batchfinder.plans import BatchPlan as BatchPlan
 from batchfinder.plans import Candidate as Candidate
 from batchfinder.plans import Change as Change
@@ -39,7 +41,7 @@ from batchfinder.wording import Caveat, summary
 
 
 @dataclass(frozen=True)
-class NoiseScale:
+class NoiseScale(Shown):
     """The gradient noise scale tr(Σ)/|G|², in ``unit``, with a confidence interval.
 
     ``high`` is ``inf`` where |G|² cannot be told from zero: then only "at least ``low``" is known,
@@ -86,9 +88,6 @@ class NoiseScale:
             after_steps=self.after_steps,
             caveats=self.caveats,
         )
-
-    def _repr_html_(self) -> str:
-        return html.printed(self)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from batchfinder import html
+from batchfinder.html import Shown
 from batchfinder.outcomes import Limit, Outcome
 from batchfinder.wording import Caveat, summary
 
@@ -75,7 +75,7 @@ class MemoryBreakdown:
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(Shown):
     """What the probe found. The largest size is computed from the trials, never asserted."""
 
     trials: tuple[Trial, ...]
@@ -105,9 +105,6 @@ class ProbeResult:
             per_sample_bytes=self.memory.per_sample_bytes,
             caveats=self.caveats,
         )
-
-    def _repr_html_(self) -> str:
-        return html.printed(self)
 
     @property
     def max_batch_size_with_ddp(self) -> int | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 from sphinx.writers.html5 import HTML5Translator as HTMLTranslator
 
 HERE = Path(__file__).parent
@@ -19,6 +21,7 @@ sys.path.insert(0, str(HERE))
 
 from errors_page import errors_page  # noqa: E402 - found through the path set above
 from reproducing_page import reproducing_page  # noqa: E402 - likewise
+from search_words import ENDS_ON  # noqa: E402 - likewise
 
 import batchfinder  # noqa: E402 - likewise
 
@@ -48,6 +51,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+viewcode_follow_imported_members = False  # a name that is only passed on has no place of its own
 napoleon_google_docstring = True
 
 # A sentence in a docstring may name a type of a package whose pages cannot be looked up offline.
@@ -120,6 +124,19 @@ def _without_types(  # noqa: PLR0917 - likewise
     return f"({', '.join(parts)})", returns
 
 
+class _SearchWords(SphinxTransform):
+    """An index entry for every word that is to lead to the page, for the search to see."""
+
+    default_priority = 500  # before the domains collect their entries
+
+    def apply(self, **options: object) -> None:
+        words = [word for word, page in ENDS_ON.items() if page == self.env.docname]
+        section = next(iter(self.document.findall(nodes.section)), None)
+        if words and section is not None:
+            entries = [("single", word, section["ids"][0], "main", None) for word in words]
+            section.insert(1, addnodes.index(entries=entries))
+
+
 def _inline_math(self: HTMLTranslator, node: nodes.math) -> None:
     self.body.append(tex2mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
@@ -132,6 +149,7 @@ def _block_math(self: HTMLTranslator, node: nodes.math_block) -> None:
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.add_transform(_SearchWords)
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
     app.connect("autodoc-process-docstring", _list_arguments, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _escape_bars)

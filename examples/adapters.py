@@ -61,7 +61,7 @@ def main() -> None:
         DataLoader(new, batch_size=16, shuffle=True),
         loss_fn=nn.CrossEntropyLoss(),
         optimizer=torch.optim.AdamW(trained, lr=2e-3),
-        memory_limit="8MiB",
+        memory_limit="8MiB",  # of this example, to be quick: leave it out
         budget_seconds=10,
     )
     print(report)

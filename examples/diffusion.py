@@ -69,11 +69,9 @@ def main() -> None:
         )
         interval = f"({noise.low:.0f}–{noise.high:.0f})"
         print(f"{schedule.__name__:<7} {noise.value:6.0f} samples {interval}")
-    print(
-        find_batch_size(
-            model, loader, train_step=step, memory_limit="64MiB", budget_seconds=12, **settings
-        )
-    )
+    # These limits are of this example, to be quick: leave them out.
+    limits = {"memory_limit": "64MiB", "budget_seconds": 12}
+    print(find_batch_size(model, loader, train_step=step, **limits, **settings))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main() -> None:
         loader,
         loss_fn=nn.CrossEntropyLoss(),
         optimizer=optimizer,
-        memory_limit="64MiB",
+        memory_limit="64MiB",  # of this example, to be quick: leave it out
         budget_seconds=12,
     )
     print(report)

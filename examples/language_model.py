@@ -63,7 +63,7 @@ def main() -> None:
         DataLoader(text, batch_size=16, shuffle=True),
         loss_fn=next_character,
         optimizer=torch.optim.AdamW(model.parameters(), lr=2e-3),
-        memory_limit="256MiB",
+        memory_limit="256MiB",  # of this example, to be quick: leave it out
         at_most=256,
         budget_seconds=15,
     )

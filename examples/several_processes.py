@@ -34,7 +34,7 @@ def main() -> None:
         loader,
         loss_fn=nn.functional.cross_entropy,
         optimizer=optimizer,
-        memory_limit="64MiB",
+        memory_limit="64MiB",  # of this example, to be quick: leave it out
         budget_seconds=30,
     )
     if distributed.get_rank() == 0:

@@ -42,7 +42,7 @@ def main() -> None:
         DataLoader(dataset, batch_size=8, shuffle=True),
         loss_fn=nn.MSELoss(),
         optimizer=torch.optim.RMSprop(model.parameters(), lr=1e-3),
-        memory_limit="64MiB",
+        memory_limit="64MiB",  # of this example, to be quick: leave it out
         budget_seconds=10,
     )
     print(report)

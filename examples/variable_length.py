@@ -60,7 +60,7 @@ def main() -> None:
         DataLoader(texts, batch_size=16, shuffle=True, collate_fn=collate),
         loss_fn=nn.CrossEntropyLoss(),
         optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
-        memory_limit="96MiB",
+        memory_limit="96MiB",  # of this example, to be quick: leave it out
         budget_seconds=15,
     )
     print(report)

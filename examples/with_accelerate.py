@@ -33,7 +33,7 @@ def main() -> None:
         loader,
         loss_fn=loss_fn,
         max_grad_norm=1.0,
-        memory_limit="32MiB",
+        memory_limit="32MiB",  # of this example, to be quick: leave it out
         budget_seconds=20,
     )
     print(report)

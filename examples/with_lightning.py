@@ -40,6 +40,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
+    # The limits are of this example, to be quick: leave them out.
     finder = BatchFinder(memory_limit="32MiB", budget_seconds=20)
     trainer = pl.Trainer(
         max_epochs=3,

@@ -42,6 +42,7 @@ def main() -> None:
             ),
             train_dataset=rows(),
         )
+        # The limits are of this example, to be quick: leave them out.
         report = find_batch_size(trainer, apply=True, memory_limit="96MiB", budget_seconds=25)
         print(report)
         trained = trainer.train()

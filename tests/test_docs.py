@@ -120,6 +120,19 @@ def test_examples_carry_no_limit_that_would_be_pasted() -> None:
             assert "memory_limit=" not in block, page.name
 
 
+def test_example_scripts_say_that_their_limits_are_their_own() -> None:
+    for script in sorted((DOCS.parent / "examples").glob("*.py")):
+        text = script.read_text(encoding="utf-8")
+        if "memory_limit" in text:
+            assert re.search("of this example, to be quick: leave (it|them) out", text), script.name
+
+
+def test_the_readme_has_the_seconds_that_the_script_measured() -> None:
+    rows = json.loads((DOCS / "tables" / "first_minutes.json").read_text(encoding="utf-8"))
+    written = re.findall(r"\| (\d+) s \| `first_minutes.py` \|", README.read_text("utf-8"))
+    assert written == [f"{row['seconds']:.0f}" for row in rows]
+
+
 LINK = re.compile(
     r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)|\{doc\}`(?:[^`<]*<)?([^`>]+)>?`"
 )

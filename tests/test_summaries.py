@@ -128,7 +128,8 @@ def test_one_lucky_timing_does_not_choose_the_size_for_evaluation() -> None:
 )
 def test_every_result_prints_well_in_a_notebook_too(kind: type) -> None:
     assert "__str__" in vars(kind)
-    assert "_repr_html_" in vars(kind)
+    assert hasattr(kind, "_repr_html_")
+    assert hasattr(kind, "_repr_pretty_")  # IPython's text
 
 
 def test_a_notebook_shows_what_print_shows() -> None:
@@ -136,3 +137,13 @@ def test_a_notebook_shows_what_print_shows() -> None:
     shown = noise._repr_html_()
     assert html.escape(str(noise)) in shown
     assert "<estimator>" not in shown
+
+    class Printer:
+        written = ""
+
+        def text(self, words: str) -> None:
+            self.written += words
+
+    printer = Printer()
+    noise._repr_pretty_(printer, cycle=False)
+    assert printer.written == str(noise)

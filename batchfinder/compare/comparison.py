@@ -13,6 +13,7 @@ from batchfinder.compare.cells import Cell
 from batchfinder.compare.data import StudyData
 from batchfinder.compare.tables import StudyTable, tables
 from batchfinder.errors import MissingDependency
+from batchfinder.html import Shown
 from batchfinder.report import encoding
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["Comparison", "reached_by_all"]
 
 
 @dataclass(frozen=True)
-class Comparison(StudyData):
+class Comparison(StudyData, Shown):
     """The study: every training, and what follows from them.
 
     ``target`` is the loss that times are measured to; ``recommended`` is the size whose regret is

@@ -24,7 +24,7 @@ Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
-class StudyTable:
+class StudyTable(html.Shown):
     """One table of a study; ``about`` says what its figures are, or why there are none."""
 
     title: str

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from batchfinder import html
+from batchfinder.html import Shown
 from batchfinder.results import NoiseScale
 from batchfinder.wording import Caveat
 
@@ -25,7 +25,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Instability:
+class Instability(Shown):
     """One instability, reported once per episode.
 
     ``said`` holds the code and the numbers of the evidence, and reads as the sentence that says
@@ -39,12 +39,9 @@ class Instability:
     def __str__(self) -> str:
         return f"step {self.step:,}, {self.kind.value}: {self.said}"
 
-    def _repr_html_(self) -> str:
-        return html.printed(self)
-
 
 @dataclass(frozen=True)
-class Suggestion:
+class Suggestion(Shown):
     """A batch size that would now be faster, priced with measured step times.
 
     ``relative_time`` is the predicted time of the rest at ``batch_size`` over that at the present
@@ -62,9 +59,6 @@ class Suggestion:
 
     def __str__(self) -> str:
         return f"step {self.step:,}: {self.said}"
-
-    def _repr_html_(self) -> str:
-        return html.printed(self)
 
 
 @dataclass(frozen=True)

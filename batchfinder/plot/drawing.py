@@ -57,13 +57,17 @@ def plot(report: ReportData) -> Any:
     return axes
 
 
-def panel(report: ReportData, name: str, ax: Any) -> Any:
+def panel(report: ReportData, name: str, ax: Any = None) -> Any:
     """Draw one panel ("memory", "throughput", "noise", "time", "race") into ``ax``; that axes.
+
+    Left out, ``ax`` is that of a new pyplot figure.
 
     Raises:
         InvalidArgument: where there is no such panel.
     """
     check_panel(name)
+    if ax is None:
+        ax = matplotlib("pyplot").subplots(layout="constrained")[1]
     PANELS[name](report, ax)
     ax.grid(visible=True, color="#DDDDDD", linewidth=0.6)
     ax.set_axisbelow(True)

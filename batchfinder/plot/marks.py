@@ -14,6 +14,7 @@ from batchfinder.errors import MissingDependency
 from batchfinder.units import format_size
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+_FULL_INCHES = 3.4  # from this width of a panel on its legend has its full size
 _ROOM = 0.3  # of a panel's width: what words beside a line take
 
 
@@ -81,6 +82,13 @@ def _words_at(
 
 def above(ax: Any, height: float, words: str) -> None:
     ax.annotate(words, (0.01, height), (0, 3), ("axes fraction", "data"), "offset points")
+
+
+def legend(ax: Any, loc: str = "best", **style: Any) -> None:
+    """A legend that lets the panel show through, in smaller type where the panel is narrow."""
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    size = max(6.0, min(9.0, 9.0 * inches / _FULL_INCHES))
+    ax.legend(loc=loc, framealpha=0.7, edgecolor="none", fontsize=size, **style)
 
 
 def title(ax: Any, title: str, label: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchfinder.plot import marks
 from batchfinder.plot.race import race
-from batchfinder.results import Candidate, NoiseScale
+from batchfinder.results import KNEE, SAME, Candidate, NoiseScale
 from batchfinder.units import format_bytes, format_count
 from batchfinder.wording.choice import singular
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MAIN_PANELS", "PANELS"]
 
-_WITHIN = 1.10
 _ABOVE = 1.15  # where a trial that did not fit is drawn: above the limit, its need being unknown
 _SLOWEST = 6.0  # the time panel shows no slower candidates, unless one is the user's own
 _TALLEST = 3.0  # an interval that ends this many times above all candidates is cut, with an arrow
@@ -58,7 +57,7 @@ def _memory(report: ReportData, ax: Any) -> None:
         ax.set_ylim(0, 1.25 * limit / scale)
     marks.batch_axis(ax, [trial.batch_size for trial in report.trials], _axis(report))
     marks.lines(ax, report.batch_size, report.own_batch_size)
-    ax.legend(loc="center left", framealpha=0.7, edgecolor="none", fontsize=9)
+    marks.legend(ax, loc="center left")
 
 
 def _memory_line(report: ReportData, ax: Any, scale: int, last: int) -> None:
@@ -85,7 +84,7 @@ def _throughput(report: ReportData, ax: Any) -> None:
     places = dict(zip(sizes, middles, strict=True))
     marks.points(ax, places, report.batch_size, report.own_batch_size)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
+        marks.legend(ax)
 
 
 def _noise(report: ReportData, ax: Any) -> None:
@@ -105,7 +104,7 @@ def _noise(report: ReportData, ax: Any) -> None:
     ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
     ax.set_ylim(top=1.8 * ax.get_ylim()[1])  # room for the word above the points
     marks.lines(ax, report.global_batch_size, _yours(report))
-    ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
+    marks.legend(ax)
 
 
 def _noise_points(ax: Any, points: list[tuple[int, NoiseScale]]) -> None:
@@ -125,7 +124,9 @@ def _noise_band(ax: Any, whole: NoiseScale) -> None:
     top = whole.high if whole.is_bounded else 100 * finite
     ax.axhspan(whole.low, top, color=marks.GREEN, alpha=0.2, zorder=0)
     words = f"{format_count(finite)}" if whole.is_bounded else f"at least {format_count(whole.low)}"
-    ax.axhline(finite, color=marks.GREEN, linewidth=2, label=f"whole training: {words}")
+    ax.axhline(
+        finite, color=marks.GREEN, linewidth=2, label=f"critical size: {words} (whole training)"
+    )
 
 
 def _useful_line(ax: Any, sizes: Iterable[int]) -> None:
@@ -144,15 +145,15 @@ def _time(report: ReportData, ax: Any) -> None:
         return
     yours = _yours(report)
     times = {each.plan.global_batch: each.relative_time for each in priced}
-    best = min(times.values())
-    ax.axhspan(best, _WITHIN * best, color=marks.GREEN, alpha=0.2, zorder=0)
+    best, near = min(times.values()), SAME if known else KNEE  # as the choice is made
+    ax.axhspan(best, (1 + near) * best, color=marks.GREEN, alpha=0.2, zorder=0)
     ax.set_yscale("log")
     ax.plot(times.keys(), times.values(), "-", color=marks.BLUE, linewidth=1.2)
     slowest = max(_SLOWEST, times.get(yours or 0, 0))
     seen = [each for each in priced if each.relative_time <= slowest]
     top = _top_of(seen)
     for each in seen:
-        _candidate(ax, each, top, within=each.relative_time <= _WITHIN * best)
+        _candidate(ax, each, top, within=each.relative_time <= (1 + near) * best)
     samples = [each.relative_samples for each in priced]
     label = f"{report.unit} to target" if known else None
     ax.plot(times.keys(), samples, "--", color=marks.GREY, linewidth=1.4, label=label)
@@ -164,11 +165,11 @@ def _time(report: ReportData, ax: Any) -> None:
     least = min(best, *(each for each in samples if math.isfinite(each)), *joules.values(), 1.0)
     ax.set_ylim((0.95 * least / top**_LEGEND) ** (1 / (1 - _LEGEND)), top)
     marks.ratio_axis(ax)
-    ax.plot([], [], "o-", color=marks.BLUE, label="time, within 10% of least")
+    ax.plot([], [], "o-", color=marks.BLUE, label=f"time, within {near:.0%} of least")
     ax.plot([], [], "o-", color=marks.BLUE, markerfacecolor="white", label="time, beyond that")
     marks.points(ax, times, report.global_batch_size, yours)
     narrow = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 0.8, "borderaxespad": 0.2}
-    ax.legend(loc="lower center", ncols=2, framealpha=0.7, edgecolor="none", fontsize=9, **narrow)
+    marks.legend(ax, loc="lower center", ncols=2, **narrow)
 
 
 def _joules_to_target(report: ReportData, priced: list[Candidate]) -> dict[int, float]:

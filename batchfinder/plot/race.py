@@ -49,7 +49,7 @@ def race(report: ReportData, ax: Any) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xlim(min(rates) / room, max(rates) * room)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
-    ax.legend(loc="best", framealpha=0.7, edgecolor="none", fontsize=9)
+    marks.legend(ax)
 
 
 def _rate(arm: RaceArm) -> float:

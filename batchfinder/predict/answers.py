@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchfinder import html
 from batchfinder.devices import find_device
 from batchfinder.errors import InvalidArgument
+from batchfinder.html import Shown
 from batchfinder.units import format_bytes, format_size, parse_bytes
 
 __all__ = ["MOST", "Allowance", "DevicePredictions", "MemoryEstimate", "MemoryPrediction"]
@@ -29,7 +29,7 @@ class Allowance:
 
 
 @dataclass(frozen=True)
-class MemoryEstimate:
+class MemoryEstimate(Shown):
     """The predicted memory of one training step, in bytes; nothing was run.
 
     ``peak_bytes`` is parameters + buffers + optimizer state + batch + ``working_bytes``: the
@@ -81,9 +81,6 @@ class MemoryEstimate:
         table = [f"{name:<{width}}  {format_bytes(count):>10}" for name, count in rows]
         return "\n".join([*table, *(f"assumed: {sentence}" for sentence in self.assumed)])
 
-    def _repr_html_(self) -> str:
-        return html.printed(self)
-
 
 def memory_of(memory: int | str) -> int:
     """Bytes, of an amount or of a device's name.
@@ -100,7 +97,7 @@ def memory_of(memory: int | str) -> int:
 
 
 @dataclass(frozen=True)
-class MemoryPrediction:
+class MemoryPrediction(Shown):
     """The largest batch predicted to fit on a device that is not there. It was not run.
 
     Attributes:
@@ -137,9 +134,6 @@ class MemoryPrediction:
         ]
         return "\n".join([*first, *set_aside, *(f"assumed: {each}" for each in self.assumed)])
 
-    def _repr_html_(self) -> str:
-        return html.printed(self)
-
     def _largest(self) -> list[str]:
         size, low, high = map(format_size, (self.batch_size, self.low, self.high))
         if self.batch_size >= MOST:
@@ -171,7 +165,7 @@ class MemoryPrediction:
 
 
 @dataclass(frozen=True)
-class DevicePredictions:
+class DevicePredictions(Shown):
     """The largest batch predicted for each of several devices, by one rehearsal; none was run."""
 
     predictions: tuple[MemoryPrediction, ...]
@@ -189,6 +183,3 @@ class DevicePredictions:
         ]
         assumed = dict.fromkeys(said for found in self.predictions for said in found.assumed)
         return "\n".join([*table, "Predicted, not run.", *(f"assumed: {said}" for said in assumed)])
-
-    def _repr_html_(self) -> str:
-        return html.printed(self)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from batchfinder import html
 from batchfinder.errors import BatchFinderError, InvalidArgument
+from batchfinder.html import Shown
 from batchfinder.predict.estimate import estimate_memory
 from batchfinder.training import Loader, Model, Training, training_of
 from batchfinder.units import format_bytes
@@ -31,7 +31,7 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class MemorySavings:
+class MemorySavings(Shown):
     """Changes that lower the predicted peak of one step at ``batch_size``, the largest first."""
 
     batch_size: int
@@ -49,9 +49,6 @@ class MemorySavings:
             for each in self.savings
         ]
         return "\n".join([first, *rows])
-
-    def _repr_html_(self) -> str:
-        return html.printed(self)
 
 
 def memory_savings(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from batchfinder.protocols import Objective
 from batchfinder.recommend.candidates import Option, options, priced
 from batchfinder.recommend.limits import choose
-from batchfinder.recommend.objectives import SAME, is_round, shortest_time
+from batchfinder.recommend.objectives import is_round, shortest_time
 from batchfinder.recommend.situation import Situation
 from batchfinder.recommend.uncertainty import drawn
-from batchfinder.results import BatchPlan, Candidate, Limit, Loading, NoiseScale, Why
+from batchfinder.results import SAME, BatchPlan, Candidate, Limit, Loading, NoiseScale, Why
 
 __all__ = ["WORTHWHILE", "Decision", "decide", "loading_of"]
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.results import Candidate
+from batchfinder.results import KNEE, SAME, Candidate
 
 __all__ = [
     "YOURS",
@@ -22,10 +22,6 @@ __all__ = [
 ]
 
 YOURS = "yours"
-SAME = 0.03
-"""Two candidates whose prices differ by less are as good as each other."""
-KNEE = 0.10
-"""Without a noise scale: the share of the best throughput given up for a smaller batch."""
 STAY = 0.10
 """A size below the user's own must save more than this to be recommended."""
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchfinder.recommend.candidates import Option
-from batchfinder.recommend.objectives import SAME
 from batchfinder.recommend.situation import Situation
 from batchfinder.recommend.step_time import Vector
-from batchfinder.results import NoiseScale
+from batchfinder.results import SAME, NoiseScale
 from batchfinder.scaling import critical_batch_size
 
 __all__ = ["Draws", "Spread", "drawn", "within_noise"]

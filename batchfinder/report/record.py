@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from batchfinder.errors import InvalidArgument, MissingDependency
+from batchfinder.html import Shown
 from batchfinder.report import document, encoding, explanation
 from batchfinder.report import settings as paste
 from batchfinder.report import text as terminal
@@ -23,7 +24,7 @@ __all__ = ["Report"]
 
 
 @dataclass(frozen=True, eq=False)
-class Report(ReportData):
+class Report(ReportData, Shown):
     """Which batch size and learning rate to use, with the evidence.
 
     ``print(report)`` shows the table, the choice and the reason; :meth:`explain` says more.
@@ -100,12 +101,12 @@ class Report(ReportData):
         given = {"batch_size": per_device, "candidates": priced, **options}
         return TrainingMonitor(model, optimizer, **given)
 
-    def plot(self, ax: Any = None, *, panel: str = "time") -> Any:
+    def plot(self, ax: Any = None, *, panel: str | None = None) -> Any:
         """The figure: memory, throughput, noise scale, predicted time; the race if there was one.
 
-        Without ``ax`` all panels are drawn and the array of axes, shape ``(2, 2)`` or with a race
-        ``(2, 3)``, is returned. With ``ax`` only ``panel`` ("memory", "throughput", "noise", "time"
-        or "race") is drawn, into it, and ``ax`` is returned. Nothing is shown.
+        Without arguments all panels are drawn and the array of axes, shape ``(2, 2)`` or with a
+        race ``(2, 3)``, is returned. With ``panel`` ("memory", "throughput", "noise", "time",
+        "race") that one is drawn, into ``ax`` or a new figure; with ``ax`` alone "time".
 
         Raises:
             InvalidArgument: where there is no such panel.
@@ -113,8 +114,9 @@ class Report(ReportData):
         """
         from batchfinder import plot
 
-        plot.check_panel(panel)
-        return plot.plot(self) if ax is None else plot.panel(self, panel, ax)
+        if ax is None and panel is None:
+            return plot.plot(self)
+        return plot.panel(self, "time" if panel is None else panel, ax)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain objects, lists, strings and numbers, fit for strict JSON."""

@@ -52,8 +52,7 @@ print(report.explain(80))
 
 # %%
 faster = report.make_loader(loader)
-for group in optimizer.param_groups:
-    group["lr"] = report.learning_rate
+report.apply_rate(optimizer)
 
 print(loader.batch_size, "→", faster.batch_size)
 

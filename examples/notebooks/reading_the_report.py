@@ -73,8 +73,8 @@ print(report.noise_scale)
 # %% [markdown]
 # ## What to use
 #
-# Time to the same loss, relative to the choice. The band is everything within 10 % of the least: if
-# your reasons for another size are good, any size in it will do.
+# Time to the same loss, relative to the choice. The band is everything within 3% of the least,
+# among which the smallest round size is chosen unless yours is kept.
 
 # %%
 draw("time")
