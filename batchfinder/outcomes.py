@@ -90,6 +90,7 @@ class Judgement(Enum):
 class Stage(Enum):
     """The stages of a call, in order."""
 
+    OPEN = "look at the samples"
     PROBE = "which micro-batches fit"
     MEASURE = "throughput and peak memory per size"
     NOISE = "gradient noise scale"

@@ -2,7 +2,7 @@
 
 A call has some tens of events, so a line each says more than a bar, and reads as well in a log
 file as on a screen. How far a long stage is stands below them: on a terminal in one line that is
-overwritten, elsewhere in a row every nine seconds. In a notebook the rows form one HTML table,
+overwritten, elsewhere in a row every few seconds. In a notebook the rows form one HTML table,
 updated in place, which the saved file keeps. Silent under ``BATCHFINDER_QUIET=1`` and on every
 rank but 0.
 """
@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
 from batchfinder import html
+from batchfinder.protocols import Clock
 from batchfinder.results import (
     BatchPlan,
     Confirmation,
@@ -41,8 +43,8 @@ Described = tuple[str, str, str]
 
 _LONG_SECONDS = 5.0
 _BRIEF_SECONDS = 2.0
-_ROW_SECONDS = 9.0
-"""Seconds between two rows of one stage, where no line can be overwritten."""
+_ROW_SECONDS = 6.0
+"""Seconds without a row after which one says how far it is, where no line can be overwritten."""
 _UPDATE_SECONDS = 2.0
 """Seconds between two updates of a notebook's table, so that it does not flicker."""
 
@@ -76,15 +78,16 @@ def rank() -> int:
 class StreamRows:
     """One line per event on a stream (default: stderr, looked up at each event).
 
-    How far a stage is overwrites itself on a terminal, and is a row every nine seconds elsewhere.
+    How far a stage is overwrites itself on a terminal, and is a row after six seconds without one
+    elsewhere.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None, clock: Clock = time.perf_counter) -> None:
+        self._stream, self._clock = stream, clock
         self._live = 0
         """Characters of the line that the next one overwrites."""
-        self._shown: float = 0.0
-        """Seconds into the stage at which its last row was written."""
+        self._shown = clock()
+        """When the last row was written."""
 
     def __call__(self, event: Event) -> None:
         if is_brief(event):
@@ -95,8 +98,7 @@ class StreamRows:
         if isinstance(event, Progress):
             self._progress(event, line, stream)
             return
-        if isinstance(event, StageStarted):
-            self._shown = 0.0
+        self._shown = self._clock()
         print(self._cleared() + line, file=stream, flush=True)
 
     def _progress(self, event: Progress, line: str, stream: TextIO) -> None:
@@ -104,8 +106,8 @@ class StreamRows:
             line = line[: shutil.get_terminal_size().columns - 1]
             print(self._cleared() + line, end="", file=stream, flush=True)
             self._live = len(line)
-        elif event.seconds - self._shown >= _ROW_SECONDS:
-            self._shown = event.seconds
+        elif self._clock() - self._shown >= _ROW_SECONDS:
+            self._shown = self._clock()
             print(line, file=stream, flush=True)
 
     def _cleared(self) -> str:

@@ -12,7 +12,7 @@ from batchfinder.results import Event, Progress, StageStarted
 
 __all__ = ["Waiting"]
 
-QUIET_SECONDS = 4.0
+QUIET_SECONDS = 3.0
 """After so long without an event, what is under way is told."""
 LOOK_SECONDS = 1.0
 
@@ -33,7 +33,7 @@ class Waiting:
         self._one_at_a_time = threading.Lock()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self._stage: Stage | None = None
+        self._stage = Stage.OPEN
         self._began = self._told = clock()
         self._last: Progress | None = None
         self._read = self._read_before = 0
@@ -56,7 +56,7 @@ class Waiting:
         """Tell what is under way, if nothing was told for a while."""
         with self._one_at_a_time:
             now = self._clock()
-            if self._stage is None or now - self._told < QUIET_SECONDS:
+            if now - self._told < QUIET_SECONDS:
                 return
             lasted, last, read = now - self._began, self._last, self._read - self._read_before
             self._observe(

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from fakes import FakeClock
 from report_cases import NOISE, measurement, plain
 
 from batchfinder.progress import NotebookTable, StreamRows, default_observer, describe, silent
@@ -135,12 +136,13 @@ def test_how_far_a_stage_is_reads_well() -> None:
     assert describe(Progress(Stage.MEASURE, 1200, 4.0, unit="timings"))[2] == "1,200 timings"
 
 
-def test_how_far_is_a_row_every_ten_seconds_elsewhere() -> None:
-    stream = io.StringIO()
-    observe = StreamRows(stream)
+def test_how_far_is_a_row_every_six_seconds_elsewhere() -> None:
+    clock, stream = FakeClock(), io.StringIO()
+    observe = StreamRows(stream, clock)
     for name in (Stage.NOISE, Stage.CONFIRM):
         observe(StageStarted(name))
-        for half in range(4, 50):
+        for half in range(1, 36):
+            clock.pass_by(0.5)
             observe(replace(HALF_WAY, stage=name, seconds=half / 2))
     lines = stream.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["noise"] * 3 + ["confirm"] * 3

@@ -46,8 +46,8 @@ def test_a_long_step_is_told_while_it_lasts() -> None:
     clock.pass_by(9.0)
     tell.look()
     (told,) = heard
-    assert (told.stage, told.done, told.of, told.waited_seconds) == (Stage.NOISE, 3, 10, 12.0)
-    assert told.samples_per_second == pytest.approx(96 / 15)
+    assert (told.stage, told.done, told.of, told.waited_seconds) == (Stage.NOISE, 3, 10, 11.0)
+    assert told.samples_per_second == pytest.approx(96 / 14)
 
 
 def test_only_what_was_read_in_this_stage_is_its_rate() -> None:
@@ -61,18 +61,21 @@ def test_only_what_was_read_in_this_stage_is_its_rate() -> None:
     assert heard[-1].samples_per_second == 5.0
 
 
-def test_before_the_first_stage_nothing_is_told() -> None:
+def test_what_is_read_before_the_first_stage_is_told_too() -> None:
     tell, clock, heard = waiting()
     tell(Note("a"))
+    tell.on_read(120, 0)
     clock.pass_by(60.0)
     tell.look()
-    assert heard == [Note("a")]
+    assert heard[-1] == Progress(
+        Stage.OPEN, 0, 60.0, samples_per_second=2.0, waited_seconds=60.0, of=None
+    )
 
 
 def test_no_ten_seconds_pass_in_silence() -> None:
     """A step of a minute, on a stream that is no terminal: looked at once a second."""
     clock, stream = FakeClock(), io.StringIO()
-    tell = Waiting(StreamRows(stream), clock)
+    tell = Waiting(StreamRows(stream, clock), clock)
     tell(StageStarted(Stage.PROBE))
     spoken, seen = [0.0], stream.getvalue()
     for _ in range(60):
