@@ -257,7 +257,7 @@ def _noise(noise: NoiseScale) -> str:
 
 
 def _race_arm(arm: RaceArm) -> str:
-    loss = "ran away" if arm.ran_away else f"held-out loss {arm.loss:.4g}"
+    loss = "diverged" if arm.ran_away else f"held-out loss {arm.loss:.4g}"
     again = ", other data order" if arm.order > 1 else ""
     return f"learning rate {arm.learning_rate:.3g}: {loss} after {arm.steps} steps{again}"
 

@@ -63,7 +63,7 @@ def test_the_whole_call(limits: dict[str, Any], allowed: Any) -> None:
         optimizer=torch.optim.SGD(model.parameters(), 0.1),
         memory_limit="2MiB",
         noise=bf.MicroBatchVariance(samples=256, warmup_steps=8),
-        budget_seconds=6,
+        budget_seconds=2,
         observe=quiet,
         **limits,
     )

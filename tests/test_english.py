@@ -51,6 +51,15 @@ GONE = (
     "Beside other finders",
     "a GPU is that you do not have",
     "generalise",
+    "rests on the earlier trials",
+    "when the device is yours alone",
+    "may be another without",
+    "the trials took the longest,",
+    "to fit still",
+    " to be had",
+    "as fast as one another",
+    "cannot be seen into",
+    "call again when",
 )
 NUMBERS = re.compile(r"[0-9}] %(?![\w({])|[0-9}] ×(?= the| as)|\d \d{3}\b(?= (?:samples|tokens))")
 

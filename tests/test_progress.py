@@ -80,7 +80,7 @@ def test_rows_say_what_matters() -> None:
     assert "186-310" in said
     assert "unstable" in said
     assert "learning rate 0.02: held-out loss 1.234 after 100 steps" in said
-    assert "learning rate 0.04: ran away after 37 steps, other data order" in said
+    assert "learning rate 0.04: diverged after 37 steps, other data order" in said
     assert "at least 160, from 49,200 samples" in said
     assert "noise scale 212 (160-290)" in said
     assert "learning rate 0.00176" in said

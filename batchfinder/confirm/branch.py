@@ -90,7 +90,7 @@ def run_branch(
             for _ in range(OPENING):
                 step.zero_grad()
                 record.opening.append(step.forward_backward(ordinary()))
-                if step.updates_itself:  # its losses are not to be had without an update
+                if step.updates_itself:  # it gives no loss without an update
                     break
             step.zero_grad()
             for number in range(steps):

@@ -32,11 +32,10 @@ from batchfinder.wording import Caveat
 __all__ = ["MEMORY_GONE", "NOTHING_TIMED", "Effort", "about_timings", "measure"]
 
 MEMORY_GONE = (
-    "expected what fitted in the search to fit still; found that {found}: something else took "
-    "memory meanwhile. Close other programs on the device, or set memory_limit below what they "
-    "leave, and call again"
+    "{found}, although it fit during the search; another process probably took memory. Close other "
+    "programs on the device, or set memory_limit below what they leave, and rerun"
 )
-NOTHING_TIMED = MEMORY_GONE.format(found="memory ran out at every size that was to be timed")
+NOTHING_TIMED = MEMORY_GONE.format(found="every size that was to be timed ran out of memory")
 
 Loading: TypeAlias = Callable[..., dict[int, float]]
 """As ``loading_seconds``."""

@@ -34,7 +34,7 @@ def race(report: ReportData, ax: Any) -> None:
         ax.plot(*_places(again), "s", markersize=7, label="another order", **style)
     away = [(arm.learning_rate, top) for arm in found.arms if arm.ran_away]
     if away:
-        ax.plot(*marks.columns(away), "X", color=marks.ORANGE, markersize=9, label="ran away")
+        ax.plot(*marks.columns(away), "X", color=marks.ORANGE, markersize=9, label="diverged")
     ax.axvline(found.rule_rate, color=marks.GREY, linewidth=1.0, label="the rule's rate")
     if found.best_rate is not None:
         ax.axvline(

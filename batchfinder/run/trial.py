@@ -212,7 +212,7 @@ def _crowded_host(source: BatchSource, memory: MemoryBackend, batch: Batch) -> _
     return _Ending(
         Outcome.OUT_OF_MEMORY,
         f"host memory: the loader's workers would hold {copies} batches, "
-        f"{format_bytes(needed)} of the {format_bytes(budget)} to be had; fewer workers or a "
+        f"{format_bytes(needed)} of the available {format_bytes(budget)}; fewer workers or a "
         "smaller prefetch_factor would allow more",
         has_peak=False,
     )

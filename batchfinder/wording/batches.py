@@ -30,7 +30,7 @@ def _stream(is_length_known: bool) -> str:
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "batches.by_dataset": (
-        "the loader hands on batches that its dataset makes (batch_size=None); other sizes were "
+        "the loader yields batches that its dataset makes (batch_size=None); other sizes were "
         "cut and joined from those"
     ),
     "batches.of_dataset": (

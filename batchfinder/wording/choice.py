@@ -37,7 +37,7 @@ LIMITS = {
     Limit.DATA_LOADING: "data loading: the loader delivers samples more slowly than the model "
     "takes them",
     Limit.UPDATES: "the length of the training: a larger batch leaves it too few optimizer steps",
-    Limit.EVIDENCE: "what was measured, which shows no other size to be reliably faster",
+    Limit.EVIDENCE: "measurement uncertainty: no other size is reliably faster",
 }
 RELAXED = {
     Limit.MEMORY: "More memory would allow a larger batch that reaches the same loss sooner.",
@@ -208,7 +208,7 @@ def why_sentence(recommendation: Recommendation) -> str:
         Why.THROUGHPUT_KNEE: f"{size} is the throughput knee: the smallest batch size within 10% "
         "of the most samples per second",
         Why.OBJECTIVE: f"{size} is the choice of the objective {recommendation.objective}",
-        Why.CONFIRMED: f"{size} is what the confirmation by training left",
+        Why.CONFIRMED: f"{size} is the size that remained after the confirmation by training",
         Why.LAST_TRIED: f"{size} was tried last, and not confirmed either",
         Why.YOURS_FOR_WANT_OF_BETTER: f"{size} is yours; nothing else was confirmed either",
     }[why]

@@ -11,7 +11,7 @@ __all__ = ["ENDINGS", "SENTENCES"]
 
 ENDINGS: Mapping[str, str] = {
     "FINISHED": "used its whole budget",
-    "DIVERGED": "the loss became NaN or infinite, or ran away",
+    "DIVERGED": "the loss became NaN or infinite, or diverged",
     "HOPELESS": "stopped: it could no longer be the fastest to the target",
     "OUT_OF_MEMORY": "ran out of memory",
     "EARLY": "stopped: the validation loss no longer improved",

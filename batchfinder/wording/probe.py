@@ -41,8 +41,8 @@ def _expandable(size: int, bytes: int, with_expandable: int) -> str:  # noqa: A0
 
 def _lengths(size: int, longest_bytes: int, ordinary_bytes: int) -> str:
     return (
-        f"the samples vary in length: the trials took the longest, {format_size(size)} of which "
-        f"peak at {format_bytes(longest_bytes)}; as many ordinary ones peak at "
+        f"the samples vary in length: trials used the {format_size(size)} longest (peak "
+        f"{format_bytes(longest_bytes)}); {format_size(size)} typical samples need "
         f"{format_bytes(ordinary_bytes)}"
     )
 
@@ -50,8 +50,8 @@ def _lengths(size: int, longest_bytes: int, ordinary_bytes: int) -> str:
 def _disturbed(sizes: Sequence[int]) -> str:
     return (
         "another process took or freed memory on the device while batch "
-        f"{', '.join(map(format_size, sizes))} was tried: the largest size may be another without "
-        "it. Call again when the device is yours alone"
+        f"{', '.join(map(format_size, sizes))} was tried, so the true maximum may differ; rerun "
+        "with exclusive use of the device"
     )
 
 
@@ -62,7 +62,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "probe.lengths": _lengths,
     "probe.disturbed": _disturbed,
     "probe.remembered": (
-        "the largest size is that of an earlier call, remembered in {path}: one trial found that "
-        "it still fits, and what is said of memory rests on the earlier trials too"
+        "the largest size comes from the cache ({path}) and was re-verified with one trial; memory "
+        "figures also use the cached trials"
     ),
 }

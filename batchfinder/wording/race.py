@@ -46,7 +46,7 @@ def _result(
 
 
 def _arm(*, rate: float, loss: float, steps: int, again: bool, ran_away: bool) -> str:
-    outcome = f"ran away after {steps:,} steps" if ran_away else f"{loss:.4g}"
+    outcome = f"diverged after {steps:,} steps" if ran_away else f"{loss:.4g}"
     return f"{rate:.3g}: {outcome}{' (another order of the data)' if again else ''}"
 
 
@@ -82,7 +82,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     ),
     "race.not_repeated": (
         "the best learning rate of the race, {rate:.3g}, was not repeated on another order of the "
-        "data: what the race may cost was used up"
+        "data: the race had used up its share of the training"
     ),
     "race.length_unknown": (
         "{rate:.3g} trains fastest over about {steps:,} steps, and longer runs want a lower rate: "
@@ -110,7 +110,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "on the rest"
     ),
     "race.all_ran_away": (
-        f"{_KEPT}: the loss ran away at each of {{count}} rates from {{low:.3g}} to {{high:.3g}}"
+        f"{_KEPT}: the loss diverged at each of {{count}} rates from {{low:.3g}} to {{high:.3g}}"
     ),
     "race.no_progress": (
         f"{_KEPT}: after {{steps:,}} steps the loss on batches left out was {{loss:.4g}} at best, "

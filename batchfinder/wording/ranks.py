@@ -42,7 +42,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "ranks.memory": _memory,
     "ranks.waited": _waited,
     "ranks.rows": _rows,
-    "ranks.alike": "{size} train together, with as much memory and as fast as one another",
+    "ranks.alike": "{size} train together, with equal memory and equal speed",
     "ranks.devices": "the ranks' devices differ ({names}): the slowest sets the step time",
     "ranks.bare": (
         "the model is not wrapped for {size} ranks: the exchange of gradients is neither timed nor "

@@ -74,9 +74,9 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "its recompile limit; torch._dynamo.reset() clears them"
     ),
     "step.counted_uncompiled": (
-        "parts of the training are compiled: memory was counted with them run uncompiled, since "
-        "their graphs cannot be seen into, and compiled they usually take less; they were timed "
-        "as compiled"
+        "parts of the training are compiled: memory was counted on the uncompiled code, since "
+        "compiled graphs cannot be inspected, and compiled code usually needs less; times are "
+        "those of the compiled code"
     ),
     "step.optimizer_unseen": (
         "train_step updates with an optimizer that was not passed, so its learning rate could be "

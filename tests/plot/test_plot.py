@@ -268,7 +268,7 @@ def test_every_arm_is_drawn_and_one_that_ran_away_above_the_others() -> None:
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert list(lines["first order of the data"].get_xdata()) == [0.01, 0.02]
     assert list(lines["another order"].get_ydata()) == [1.25]
-    assert lines["ran away"].get_ydata()[0] > 1.5
+    assert lines["diverged"].get_ydata()[0] > 1.5
     assert lines["for this run"].get_xdata()[0] == 0.015
 
 

@@ -235,7 +235,7 @@ def test_the_report_tells_of_the_race():
     assert "of 2 learning rates tried at a batch of 64 for 100 optimizer steps each" in said
     assert "for a run of 800 steps that comes to 0.05" in said
     explained = " ".join(replace(plain(), race=race).explain().split())
-    assert "0.1: 0.5; 0.2: ran away after 31 steps; 0.1: 0.6 (another order" in explained
+    assert "0.1: 0.5; 0.2: diverged after 31 steps; 0.1: 0.6 (another order" in explained
     assert "divide the learning rate by the cube root of k" in explained
 
 
