@@ -11,6 +11,7 @@ from batchfinder import plot
 from batchfinder.cli.factory import Anew, made_by
 from batchfinder.cli.output import deliver, say
 from batchfinder.errors import InvalidArgument, NothingFits
+from batchfinder.progress import rank
 from batchfinder.report import Report
 from batchfinder.report.encoding import encode
 from batchfinder.units import format_bytes, parse_bytes
@@ -27,7 +28,7 @@ def demo(asked: argparse.Namespace) -> None:
 
 
 def run(asked: argparse.Namespace) -> None:
-    """find_batch_size on what the user's factory returns."""
+    """find_batch_size on what the user's factory returns; of several ranks the first one prints."""
     from batchfinder.find import find_batch_size
 
     if asked.figure is not None:
@@ -38,6 +39,8 @@ def run(asked: argparse.Namespace) -> None:
     if asked.no_noise:
         options["noise"] = None
     report = find_batch_size(made.training(), **options)
+    if rank() != 0:
+        return
     if asked.save is not None:
         report.to_json(asked.save)
     deliver(report, asked)

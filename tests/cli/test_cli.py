@@ -371,6 +371,17 @@ def test_run_finds_saves_and_shows(training: Path, capsys: pytest.CaptureFixture
     assert "which micro-batches fit" in captured.err
 
 
+def test_of_several_ranks_the_first_one_prints_and_writes(
+    training: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    asked = ["run", "training:make", "--memory-limit", "1MiB", "--at-most", "8", "--no-noise"]
+    assert main([*asked, "--budget-seconds", "1", "--save", "report.json"]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert not (training / "report.json").exists()
+
+
 @pytest.mark.slow
 def test_quiet_is_quiet(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["run", "training:make", "--memory-limit", "1MiB", "--at-most", "8"]
