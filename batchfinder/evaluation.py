@@ -153,6 +153,7 @@ def eval_batch_size(
         ranks,
         as_list(training.model),
         "eval_batch_size",
+        reaching=[eval_step],
         sizes=(at_most, at_least, multiple_of, powers_of_two, headroom),
         budget_seconds=budget_seconds,
         seed=seed,
@@ -232,7 +233,6 @@ class _Place:
         return ranks.tell("the result", found)[0]
 
     def _trial(self, size: int) -> Trial:
-        """One for all ranks, with the times of the slowest."""
         self.setup.step.ranks.tell(f"a trial of {size}", None)
         return as_slow_as_any(self.setup.step.ranks, run_trial(self.setup, size))
 

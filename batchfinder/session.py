@@ -186,6 +186,7 @@ def opened(
         ranks,
         as_list(training.model),
         function,
+        reaching=(training.train_step, training.loss_fn, training.backward),
         sizes=space,
         budget_seconds=budget_seconds,
         base_learning_rate=base_learning_rate,

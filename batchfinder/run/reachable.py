@@ -46,9 +46,9 @@ class Reached:
     """Everything of each kind, each once, in the order in which it was found.
 
     ``instances`` are of the user's own classes; ``names`` says under which name each of them and
-    each container was found. ``cells`` are what closures refer to, ``stored_globals`` what
-    functions write, each with the table that it is in. ``complete`` is false where there was too
-    much.
+    each container was found. ``distributed`` are what ``torch.distributed`` keeps for itself.
+    ``cells`` are what closures refer to, ``stored_globals`` what functions write, each with the
+    table that it is in. ``complete`` is false where there was too much.
     """
 
     modules: list[torch.nn.Module] = field(default_factory=list)
@@ -60,6 +60,7 @@ class Reached:
     containers: list[Any] = field(default_factory=list)
     instances: list[Any] = field(default_factory=list)
     compiled: list[Any] = field(default_factory=list)
+    distributed: list[Any] = field(default_factory=list)
     cells: list[tuple[str, CellType]] = field(default_factory=list)
     stored_globals: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
@@ -123,7 +124,9 @@ def _sorted_in(found: Reached, thing: Any, name: str) -> Iterable[tuple[str, Any
         found.scalers.append(thing)
     elif isinstance(thing, list | tuple | set | frozenset | deque | Mapping):
         held = _in_container(found, thing, name)
-    elif not (isinstance(thing, DataLoader | Dataset | ModuleType) or _is_of_a_wrapper(thing)):
+    elif _is_of_a_wrapper(thing):
+        found.distributed.append(thing)
+    elif not isinstance(thing, DataLoader | Dataset | ModuleType):
         held = _in_object(found, thing, name)
     return held
 

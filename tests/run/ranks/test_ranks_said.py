@@ -53,6 +53,28 @@ def test_a_launcher_without_a_group_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert said in bf.eval_batch_size(model, loader, at_most=8, budget_seconds=0.1).caveats
 
 
+def test_what_cannot_be_searched_is_refused_with_the_way_out() -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.pipelining.schedules import ScheduleGPipe
+
+    model, loader = small()
+    old = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
+    nn.Module.__init__(old)
+    old._fsdp_wrapped_module = nn.Linear(1, 1)
+    with pytest.raises(bf.InvalidArgument, match=r"torch.distributed.fsdp.fully_shard instead"):
+        bf.max_batch_size(nn.Sequential(model, old), loader)
+    schedule = ScheduleGPipe.__new__(ScheduleGPipe)
+
+    def step(model: nn.Module, batch: Any) -> Any:
+        return schedule.step(batch)
+
+    said = "pipeline parallelism .ScheduleGPipe.*DistributedDataParallel or fully_shard"
+    with pytest.raises(bf.InvalidArgument, match=said):
+        bf.find_batch_size(model, loader, train_step=step)
+    with pytest.raises(bf.InvalidArgument, match=said):
+        bf.eval_batch_size(model, loader, eval_step=step)
+
+
 def about(facts: tuple[RankFacts, ...], limited_by: Limit) -> tuple[Caveat, ...]:
     model, loader = small()
     wrapping = Wrapping("DistributedDataParallel", 2, exchanges=True)
