@@ -66,7 +66,7 @@ def test_ranks_of_uneven_shards_agree_on_what_all_can_fill() -> None:
 def divided(rank: int) -> dict[str, Any]:
     whole = data(2048)
     sampled = DataLoader(whole, batch_size=64, sampler=DistributedSampler(whole))
-    return found(rank, "ddp", ("1GiB", "1GiB"), loader=sampled, base_batch_size=512)
+    return found(rank, "ddp", ("1GiB", "1GiB"), 25.0, loader=sampled, base_batch_size=512)
 
 
 @pytest.mark.slow
