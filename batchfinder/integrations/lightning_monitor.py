@@ -47,7 +47,10 @@ class MonitorCallback(*_CALLBACKS):  # type: ignore[misc]  # of every package th
             "grad_scaler": getattr(trainer.precision_plugin, "scaler", None),
             **self._options,
         }
-        self.monitor = TrainingMonitor(pl_module, trainer.optimizers, **options)
+        # The wrapper knows that there are ranks; the module inside of it does not.
+        wrapped = isinstance(trainer.model, torch.nn.parallel.DistributedDataParallel)
+        model = trainer.model if wrapped else pl_module
+        self.monitor = TrainingMonitor(model, trainer.optimizers, **options)
         self._steps, self._logged, self._losses = trainer.global_step, 0, []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:

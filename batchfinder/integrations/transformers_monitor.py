@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from batchfinder.integrations.shared import rows_of
-from batchfinder.monitor import TrainingMonitor
+from batchfinder.monitor import TorchRanks, TrainingMonitor
 
 __all__ = ["MonitorCallback"]
 
@@ -17,8 +17,9 @@ __all__ = ["MonitorCallback"]
 class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
     """Watches a ``train()`` with a ``TrainingMonitor``: ``Trainer(callbacks=[MonitorCallback()])``.
 
-    The micro-batches are those of ``gradient_accumulation_steps``: at 1 there is no noise scale,
-    since the trainer's step cannot be cut in two; instability is watched all the same. The loss is
+    The micro-batches are those of ``gradient_accumulation_steps`` and of the ranks of data-parallel
+    training: at one of each there is no noise scale, since the trainer's step cannot be cut in two;
+    instability is watched all the same. The loss is
     the one that the model returns in its output, averaged over the step's micro-batches; where it
     returns none, only gradients and updates are watched.
 
@@ -45,6 +46,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers sh
         options = {
             "batch_size": args.train_batch_size,
             "grad_scaler": getattr(optimizer, "scaler", None),  # an AcceleratedOptimizer keeps it
+            "ranks": TorchRanks() if _is_data_parallel(args) else None,
             **self._options,
         }
         self._losses, self._rows = [], 0
@@ -96,3 +98,9 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers sh
             self._rows = max(self._rows, rows)
         if isinstance(loss, torch.Tensor):
             self._losses.append(loss.detach().float().mean())
+
+
+def _is_data_parallel(args: Any) -> bool:
+    """Whether every rank holds the whole model; the callback is handed the unwrapped one."""
+    sharded = getattr(args, "fsdp", None) or getattr(args, "deepspeed", None)
+    return getattr(args, "world_size", 1) > 1 and not sharded

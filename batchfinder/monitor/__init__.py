@@ -9,6 +9,7 @@ learning rate (``rate``).
 
 from batchfinder.monitor.batch_size_scheduler import BatchSizeScheduler
 from batchfinder.monitor.history import History
+from batchfinder.monitor.ranks import TorchRanks
 from batchfinder.monitor.record import Instability, Kind, Reading, Suggestion
 from batchfinder.monitor.schedules import (
     Doubling,
@@ -37,5 +38,6 @@ __all__ = [
     "Schedule",
     "Suggestion",
     "Target",
+    "TorchRanks",
     "TrainingMonitor",
 ]

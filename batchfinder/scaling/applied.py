@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
@@ -92,8 +91,7 @@ def apply_once(
         )
     multiply_rates(optimizer, factor, scheduler)
     for each in optimizers:
-        with suppress(AttributeError):  # one with slots keeps no mark
-            setattr(each, _MARK, mark)
+        vars(each)[_MARK] = mark
 
 
 def _are_recommended(optimizers: Sequence[Any], rates: Sequence[GroupRate]) -> bool:

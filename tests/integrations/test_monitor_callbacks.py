@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -246,3 +252,35 @@ def test_transformers_samples_end_to_end_in_one_row_count_as_they_were_asked_for
         callback.on_step_end(args, None, None)
         assert callback.monitor.samples - before == samples
     callback.on_train_end(args, None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["lightning", "transformers"])
+def test_ranks_are_micro_batches_under_a_framework(tmp_path, framework) -> None:
+    script = Path(__file__).parent.parent / "support" / "monitor_callback_ranks.py"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(script.parent.parent.parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    ranks = [{}]  # Lightning starts the second one
+    if framework == "transformers":
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), framework, str(tmp_path / "rank")],
+            env=environment | of_rank,
+        )
+        for of_rank in ranks
+    ]
+    assert {process.wait(timeout=240) for process in processes} == {0}
+    first, second = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in range(2))
+    assert first == second, "every rank knows the same"
+    assert first["caveats"] == []
+    assert first["micro_batch"] == 16
+    value, low, high = first["noise"]
+    assert 0 < low < value < high

@@ -43,6 +43,8 @@ class Training:
 class Outcome:
     losses: list[float] = field(default_factory=list)
     monitor: TrainingMonitor | None = None
+    told: list[tuple[int, Kind]] = field(default_factory=list)
+    """What the observer was told, and after which step."""
 
     def collapse(self, breaks_at: int = 0) -> int | None:
         """The first step of no return: not finite, or for good above 3x the level before."""
@@ -58,8 +60,14 @@ class Outcome:
 
 def run(course: Course, steps: int, every: int = 50, size: int = 32) -> Outcome:
     """The loop of the documentation."""
-    monitor = TrainingMonitor(course.model, course.optimizer, batch_size=size, every=every)
-    outcome = Outcome(monitor=monitor)
+    outcome = Outcome()
+    monitor = outcome.monitor = TrainingMonitor(
+        course.model,
+        course.optimizer,
+        batch_size=size,
+        every=every,
+        observe=lambda event: outcome.told.append((monitor.steps, event.kind)),
+    )
     for step in range(1, steps + 1):
         course.before_step(step)
         batch = next(course.stream)
@@ -350,14 +358,17 @@ def no_signal(seed: int) -> Course:
 def square_root_of_zero(seed: int) -> Course:
     """A loss whose gradient is infinite once two outputs meet."""
     course = blobs_adam(seed)
-    step = 0
+    now = 0
+
+    def count(step: int) -> None:
+        nonlocal now
+        now = step
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        nonlocal step
-        step += 1
-        extra = (0 * model(batch[0])).sum().sqrt() if step >= BREAKS_AT else 0.0
+        extra = (0 * model(batch[0])).sum().sqrt() if now >= BREAKS_AT else 0.0
         return classify(model, batch) + extra
 
+    course.before_step = count
     course.loss = loss
     return course
 
