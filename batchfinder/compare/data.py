@@ -6,14 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 from batchfinder.compare.cells import Cell, Ending, Look
 from batchfinder.errors import InvalidArgument
 from batchfinder.wording import Caveat
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Arm", "StudyData"]
 
