@@ -63,8 +63,7 @@ class Step:
         is_assumed: bool = False,
     ) -> None:
         self._compute = compute
-        self._modules = list(modules)
-        self._parameters = list(parameters)
+        self._modules, self._parameters = list(modules), list(parameters)
         self._optimizers = list(optimizers)
         self._device = device
         self._context = context
