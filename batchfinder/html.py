@@ -144,6 +144,11 @@ def figure(svg: str, described_as: str) -> str:
 class Shown:
     """A result that a notebook and IPython show as ``print`` does."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # IPython takes the first of a class's own members, and a dataclass has a ``__repr__``.
+        cls._repr_pretty_ = Shown._repr_pretty_  # type: ignore[method-assign]
+
     def _repr_html_(self) -> str:
         return fragment([code(str(self))])
 

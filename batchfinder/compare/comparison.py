@@ -72,7 +72,7 @@ class Comparison(StudyData, Shown):
         Raises:
             MissingDependency: where matplotlib is not installed.
         """
-        return drawing.figure(self)[1] if ax is None else drawing.over_time(self, ax)
+        return drawing.plot(self) if ax is None else drawing.over_time(self, ax)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The study as strict JSON; written to ``path`` too, where one is given."""

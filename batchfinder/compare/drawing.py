@@ -13,7 +13,7 @@ from batchfinder.units import format_size
 if TYPE_CHECKING:
     from batchfinder.compare.data import StudyData
 
-__all__ = ["figure", "over_time", "svg"]
+__all__ = ["over_time", "plot", "svg"]
 
 _STYLES = ("-", "--", "-.", ":")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -21,14 +21,29 @@ _INCHES = (12.0, 7.0)
 Reading = Callable[[Look], float | None]
 
 
-def figure(study: StudyData) -> tuple[Any, Any]:
-    """A figure known to no window, and its six axes.
+def plot(study: StudyData) -> Any:
+    """The six panels in a pyplot figure; its axes, shape ``(2, 3)``. Nothing is shown.
+
+    Raises:
+        MissingDependency: where matplotlib is not installed.
+    """
+    _, axes = matplotlib("pyplot").subplots(2, 3, figsize=_INCHES, layout="constrained")
+    _draw_all(study, axes)
+    return axes
+
+
+def svg(study: StudyData) -> str:
+    """The figure as SVG text, the same for the same study.
 
     Raises:
         MissingDependency: where matplotlib is not installed.
     """
     made = matplotlib("figure").Figure(figsize=_INCHES, layout="constrained")
-    axes = made.subplots(2, 3)
+    _draw_all(study, made.subplots(2, 3))
+    return svg_of(made)
+
+
+def _draw_all(study: StudyData, axes: Any) -> None:
     metric = study.metric_name or "metric"
     over_time(study, axes[0, 0])
     panels: list[tuple[Any, str, Reading]] = [
@@ -40,16 +55,6 @@ def figure(study: StudyData) -> tuple[Any, Any]:
     ]
     for ax, label, reading in panels:
         _over_epochs(study, ax, label, reading)
-    return made, axes
-
-
-def svg(study: StudyData) -> str:
-    """The figure as SVG text, the same for the same study.
-
-    Raises:
-        MissingDependency: where matplotlib is not installed.
-    """
-    return svg_of(figure(study)[0])
 
 
 def over_time(study: StudyData, ax: Any) -> Any:

@@ -29,7 +29,8 @@ def _summary(report: ReportData, *, wide: bool) -> Iterator[str]:
     yield html.answer(answer(report))
     if report.measurements:
         yield html.table(measurement_table(report, wide=wide, every=wide))
-        yield html.paragraphs([legend(report)] if legend(report) else [], quiet=True)
+        explained = legend(report, every=wide)
+        yield html.paragraphs([explained] if explained else [], quiet=True)
     yield html.definitions(findings(report))
     if (ranks := rank_table(report)) is not None:
         yield html.table(ranks)

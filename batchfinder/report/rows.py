@@ -111,12 +111,12 @@ def _used(report: ReportData) -> set[str]:
     return {mark for mark in marks if 2 * marks.count(mark) <= len(report.measurements)}
 
 
-def legend(report: ReportData) -> str:
+def legend(report: ReportData, *, every: bool = False) -> str:
     """What the marks in the table of measurements mean, and what is left out of it."""
-    shown = {mark for row in rows_that_matter(report) for mark in _marks(row)}
-    used = _used(report) & shown
+    rows = report.measurements if every else rows_that_matter(report)
+    used = _used(report) & {mark for row in rows for mark in _marks(row)}
     parts = [f"{mark} {words}" for mark, words in _MARKS.items() if mark in used]
-    left = len(report.measurements) - len(rows_that_matter(report))
+    left = len(report.measurements) - len(rows)
     if left:
         parts.append(f"{left} more size{'s' * (left != 1)} in report.measurements")
     return "; ".join(parts)

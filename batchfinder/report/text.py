@@ -100,7 +100,7 @@ def findings(report: ReportData) -> Iterator[tuple[str, str]]:
         yield "Why", why_sentence(recommendation)
     yield "Limited by", limit_sentence(recommendation.limited_by)
     if others := "; ".join(alternatives(recommendation, report.unit)):
-        yield "Alternatives", others
+        yield "Alternatives", f"relative to the choice, {others}"
     if (tied := tied_sentence(report)) is not None:
         yield "Equivalent", tied
     if report.noise_scale is not None:

@@ -56,6 +56,15 @@ print(study)
 _ = study.plot()
 
 # %% [markdown]
+# `tables()` has every seed: loss, time, accuracy in training and validation, parameters and memory,
+# steps and epochs to the target, memory, gap. `study.to_html("study.html")` puts all of it on one
+# page.
+
+# %%
+for table in study.tables():
+    print(table, end="\n\n")
+
+# %% [markdown]
 # Read it from left to right: how long until the loss that every size has reached, in how many
 # steps, with how many epochs. Small batches need few epochs and many steps, large ones the
 # reverse. What was predicted from the noise scale can be checked against this table.

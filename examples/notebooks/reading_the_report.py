@@ -73,8 +73,8 @@ print(report.noise_scale)
 # %% [markdown]
 # ## What to use
 #
-# Time to the same loss, relative to the choice. The band is everything within 3% of the least,
-# among which the smallest round size is chosen unless yours is kept.
+# Time to the same loss, relative to the choice. The band is everything within 3% of the least. The
+# choice lies in it, unless yours is kept, or only sizes outside of it are reliably faster than yours.
 
 # %%
 draw("time")

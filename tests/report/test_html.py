@@ -118,3 +118,10 @@ def test_a_table_marks_the_chosen_row() -> None:
 def test_a_page_of_a_report_read_from_json_is_the_same() -> None:
     again = Report.from_json(plain().to_json())
     assert document.fragment(again) == document.fragment(plain())
+
+
+def test_a_page_with_every_row_leaves_nothing_out_and_explains_its_marks() -> None:
+    fragment, page = plain()._repr_html_(), plain().to_html()
+    assert "2 more sizes in report.measurements" in fragment
+    assert "more size" not in page
+    assert "~ unstable: the 90% interval is wider" in page
