@@ -74,7 +74,7 @@ print(report.noise_scale)
 # ## What to use
 #
 # Time to the same loss, relative to the choice. The band is everything within 3% of the least. The
-# choice lies in it, unless yours is kept, or only sizes outside of it are reliably faster than yours.
+# choice lies in it, unless yours is kept, or only sizes outside it are reliably faster than yours.
 
 # %%
 draw("time")
