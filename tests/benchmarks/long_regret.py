@@ -83,18 +83,18 @@ class Place:
         missing = [p for p in wanted if self._row(size, *p, steps, patience) is None]
         if missing:
             self.cells.check_time()
-            target = None if self.schedule == COSINE else self.target
+            targets = None if self.schedule == COSINE else self.targets
             ran = curves(
                 self.task,
                 size,
                 missing,
                 steps,
                 cosine=self.schedule == COSINE,
-                target=target,
+                targets=targets,
                 patience=patience,
             )
             for curve in ran:
-                self._keep(size, steps, curve, target, patience)
+                self._keep(size, steps, curve, targets, patience)
         rows = {pair: self._row(size, *pair, steps, patience) or {} for pair in wanted}
         return {rate: [float(rows[rate, seed]["found"]) for seed in SEEDS] for rate in rates}
 
@@ -108,9 +108,14 @@ class Place:
         return None
 
     def _keep(
-        self, size: int, steps: int, curve: Curve, target: float | None, patience: float = math.inf
+        self,
+        size: int,
+        steps: int,
+        curve: Curve,
+        targets: dict[int, float] | None,
+        patience: float = math.inf,
     ) -> None:
-        found = curve.at(steps) if target is None else curve.reached(target)
+        found = curve.at(steps) if targets is None else curve.reached(targets[curve.seed])
         given_up = math.isfinite(patience) and math.isinf(found)
         self.cells.add(
             **self.key(size, curve.rate, curve.seed, steps),
@@ -121,11 +126,14 @@ class Place:
     # --- the target ---
 
     @cached_property
-    def target(self) -> float:
-        """What the best rate reaches in ``LENGTH`` steps at ``AT``, a mean over seeds."""
+    def targets(self) -> dict[int, float]:
+        """What the best rate reaches in ``LENGTH`` steps at ``AT``, for each seed its own.
+
+        Seeds differ by more than rates do in what they come to.
+        """
         key = {"task": self.task.name, "kind": "target"}
         for row in self.cells.find(**key):
-            return float(row["loss"])
+            return dict(zip(SEEDS, row["losses"], strict=True))
         self.cells.check_time()
         guess = self.task.first_rate
         kept: dict[float, list[Curve]] = {}
@@ -138,12 +146,12 @@ class Place:
             pairs = [(rate, seed) for rate in rates for seed in SEEDS]
             for curve in curves(self.task, AT, pairs, 2 * LENGTH):
                 kept.setdefault(curve.rate, []).append(curve)
-        target = float(f"{_end(kept[best]):.5g}")
+        targets = {run.seed: float(f"{run.at(LENGTH):.5g}") for run in kept[best]}
         for each in kept.values():
             for curve in each:
-                self._keep(AT, self.limit(AT), curve, target)
-        self.cells.add(**key, loss=target, rate=best)
-        return target
+                self._keep(AT, self.limit(AT), curve, targets)
+        self.cells.add(**key, losses=[targets[seed] for seed in SEEDS], rate=best)
+        return targets
 
     def limit(self, size: int) -> int:
         """Steps at a size after which a constant run is given up."""
@@ -189,7 +197,7 @@ class Place:
             return self.sweep(size, self.best_rate(AT) * 2.0**whole)
         if self.schedule == COSINE:
             return self.sweep(AT, Place(self.cells, self.task, CONSTANT).best_rate(AT))
-        _ = self.target
+        _ = self.targets
         (row,) = self.cells.find(task=self.task.name, kind="target")
         return self.sweep(AT, float(row["rate"]))
 
@@ -347,7 +355,7 @@ def inflation_of(place: Place) -> dict[str, object]:
     best = place.best_rate(RACED_AT)
     steps = place.steps(RACED_AT)
     mean = place.table(RACED_AT)[best]
-    length = round(mean) if place.schedule == CONSTANT else steps
+    length = LENGTH if place.schedule == CONSTANT else steps
     half = None
     if place.schedule == COSINE:
         shorter = place.found(RACED_AT, [best, 2 * best], steps // 2).values()

@@ -58,11 +58,11 @@ class Row:
 
 
 def row_of(cells: Cells, task: Task) -> Row:
-    target = target_of(cells, task)
+    targets = targets_of(cells, task)
     times = {size: PROFILES[PROFILE](size) for size in SIZES}
     base = Pair(BASE, task.first_rate, times[BASE])
     pairs, gains = [], []
-    for seed in SEEDS:
+    for seed, target in zip(SEEDS, targets, strict=True):
         found = recommended_pair(cells, task, PROFILE, times, base, seed=seed)
         theirs = steps_of(cells, task, base, seed, target)
         theirs = min(theirs, 2.0 * LENGTH)
@@ -72,19 +72,19 @@ def row_of(cells: Cells, task: Task) -> Row:
     return Row(task.name, task.name in {u.name for u in UNSEEN}, tuple(pairs), tuple(gains))
 
 
-def target_of(cells: Cells, task: Task) -> float:
-    """The validation loss that the user's own training ends at, a mean over seeds."""
+def targets_of(cells: Cells, task: Task) -> list[float]:
+    """The validation loss that the user's own training ends at, seed by seed."""
     key = {"task": task.name, "kind": "target"}
     for row in cells.find(**key):
-        return float(row["loss"])
+        return [float(loss) for loss in row["losses"]]
     cells.check_time()
-    ran = curves(task, BASE, [(task.first_rate, seed) for seed in SEEDS], 2 * LENGTH)
-    target = float(f"{statistics.fmean(curve.at(LENGTH) for curve in ran):.5g}")
-    for curve in ran:
+    ran = curves(task, BASE, [(task.first_rate, seed) for seed in SEEDS], LENGTH)
+    targets = [float(f"{curve.at(LENGTH):.5g}") for curve in ran]
+    for curve, target in zip(ran, targets, strict=True):
         key_of_own = key_of(task, Pair(BASE, curve.rate, 1.0), curve.seed, target)
         cells.add(**key_of_own, found=float(f"{curve.reached(target):.5g}"))
-    cells.add(**key, loss=target)
-    return target
+    cells.add(**key, losses=targets)
+    return targets
 
 
 def steps_of(
@@ -102,7 +102,7 @@ def steps_of(
         return float(row["found"])
     cells.check_time()
     most = math.ceil(limit / pair.seconds)
-    (curve,) = curves(task, pair.size, [(pair.rate, seed)], most, target=target)
+    (curve,) = curves(task, pair.size, [(pair.rate, seed)], most, targets={seed: target})
     cells.add(**key, found=float(f"{curve.reached(target):.5g}"))
     return curve.reached(target)
 

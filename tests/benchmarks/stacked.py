@@ -8,7 +8,7 @@ its own order of the data, its own rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -153,13 +153,13 @@ def curves(
     steps: int,
     *,
     cosine: bool = False,
-    target: float | None = None,
+    targets: Mapping[int, float] | None = None,
     patience: float = math.inf,
 ) -> list[Curve]:
     """Train each pair for ``steps``, at a constant rate or along a cosine to 0.
 
-    With a ``target``, until every training has met it, ran away, or has taken ``patience`` times
-    as long as the fastest.
+    With ``targets``, by seed, until every training has met its own, ran away, or has taken
+    ``patience`` times as long as the fastest.
     """
     stack = Stack(task, size, pairs)
     start = stack.validation()
@@ -176,9 +176,9 @@ def curves(
         for losses, loss, first in zip(seen, stack.validation(), start, strict=True):
             away = bool(losses) and math.isinf(losses[-1])
             losses.append(math.inf if away or not loss < first + RAN_AWAY * abs(first) else loss)
-        if target is not None:
+        if targets is not None:
             so_far = _curves(pairs, looks, seen)
-            reached = [each.reached(target) for each in so_far]
+            reached = [each.reached(targets[each.seed]) for each in so_far]
             fastest = min(reached)
             going = [
                 r
