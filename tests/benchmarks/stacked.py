@@ -159,13 +159,13 @@ def curves(
     """Train each pair for ``steps``, at a constant rate or along a cosine to 0.
 
     With ``targets``, by seed, until every training has met its own, ran away, or has taken
-    ``patience`` times as long as the fastest.
+    ``patience`` times as long as the fastest of its seed.
     """
     stack = Stack(task, size, pairs)
     start = stack.validation()
     looks: list[int] = []
     seen: list[list[float]] = [[] for _ in pairs]
-    next_look, fastest = 8, math.inf
+    next_look = 8
     for step in range(1, steps + 1):
         decay = 0.5 * (1 + math.cos(math.pi * step / steps)) if cosine else 1.0
         stack.advance(decay)
@@ -179,13 +179,15 @@ def curves(
         if targets is not None:
             so_far = _curves(pairs, looks, seen)
             reached = [each.reached(targets[each.seed]) for each in so_far]
-            fastest = min(reached)
-            going = [
-                r
-                for r, c in zip(reached, so_far, strict=True)
-                if math.isinf(r) and math.isfinite(c.losses[-1])
-            ]
-            if not going or step > patience * fastest:
+            fastest = dict.fromkeys(targets, math.inf)
+            for curve, met in zip(so_far, reached, strict=True):
+                fastest[curve.seed] = min(fastest[curve.seed], met)
+            going = (
+                curve
+                for curve, met in zip(so_far, reached, strict=True)
+                if math.isinf(met) and math.isfinite(curve.losses[-1])
+            )
+            if all(step > patience * fastest[curve.seed] for curve in going):
                 break
     return _curves(pairs, looks, seen)
 
