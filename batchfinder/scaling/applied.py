@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from batchfinder.errors import InvalidArgument
@@ -91,7 +92,8 @@ def apply_once(
         )
     multiply_rates(optimizer, factor, scheduler)
     for each in optimizers:
-        vars(each)[_MARK] = mark
+        with suppress(AttributeError):  # one with slots keeps no mark
+            setattr(each, _MARK, mark)
 
 
 def _are_recommended(optimizers: Sequence[Any], rates: Sequence[GroupRate]) -> bool:

@@ -388,22 +388,21 @@ def main() -> None:
     cells = Cells(asked.cells, asked.minutes)
     rows: list[dict[str, object]] = []
     rates: list[dict[str, object]] = []
-    missing: list[str] = []
-    places = [
-        Place(cells, task, schedule)
-        for schedule in asked.schedule or (CONSTANT, COSINE)
-        for task in UNSEEN
-        if asked.task in task.name
-    ]
-    for place in places:
-        name = f"{place.task.name} ({place.schedule})"
-        try:
-            rates.append(inflation_of(place))
+    missing: list[tuple[str, str]] = []
+    for schedule in asked.schedule or (CONSTANT, COSINE):
+        for task in (each for each in UNSEEN if asked.task in each.name):
+            place = Place(cells, task, schedule)
+            name = f"{task.name}{' (cosine)' if schedule == COSINE else ''}"
+            try:
+                rates.append(inflation_of(place))
+            except OutOfTime:
+                missing.append(("the rate alone", name))
             for base in FACTORS:
-                for profile in PROFILES if place.schedule == CONSTANT else (DECAYED_PROFILE,):
-                    rows.append(rows_of(place, base, profile))
-        except OutOfTime:
-            missing.append(name)
+                for profile in PROFILES if schedule == CONSTANT else (DECAYED_PROFILE,):
+                    try:
+                        rows.append(rows_of(place, base, profile))
+                    except OutOfTime:
+                        missing.append(("pairs", name))
     text = page(rows, rates, missing)
     print(text)
     if asked.out is not None:

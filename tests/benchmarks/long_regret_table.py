@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from typing import Any
+
+from unseen import SEEN
 
 __all__ = ["page"]
 
 Rows = list[dict[str, Any]]
 
 
-def page(rows: Rows, rates: Rows, missing: list[str]) -> str:
-    """The three tables; ``missing`` are the tasks that were not run to the end."""
-    named = f"Not run to the end: {', '.join(missing)}." if missing else "Every cell was run."
+def page(rows: Rows, rates: Rows, missing: list[tuple[str, str]]) -> str:
+    """The tables; ``missing`` names what was not run."""
+    named = "Every cell was run."
+    if missing:
+        named = "\n".join(["Not run:", "", *_not_run(missing)])
     parts = [PREAMBLE, named]
     if rows:
         parts += ["## Regret of the pair", regrets(rows)]
@@ -21,6 +26,16 @@ def page(rows: Rows, rates: Rows, missing: list[str]) -> str:
         parts += ["## The rate alone", _ALONE, alone(rates)]
         parts += ["## What a race costs, and what it saves", _COSTS, costs(rates)]
     return "\n\n".join(parts)
+
+
+def _not_run(missing: list[tuple[str, str]]) -> list[str]:
+    """A line for each kind of cell: its tasks, with the rows that each lacks."""
+    lines = []
+    for kind in dict.fromkeys(kind for kind, _ in missing):
+        counted = Counter(name for each, name in missing if each == kind)
+        tasks = (name if n == 1 else f"{name} ({n} rows)" for name, n in counted.items())
+        lines.append(f"- {kind}: {'; '.join(tasks)}")
+    return lines
 
 
 def regrets(rows: Rows) -> str:
@@ -61,22 +76,25 @@ def against_theirs(rows: Rows) -> str:
 
 def alone(rates: Rows) -> str:
     names = list(rates[0]["taken"])
-    head = ["task", "rate decays", "best rate", "steps"]
+    head = ["task", "rate decays", "seen while tuning", "best rate", "steps"]
     both = [f"{name}: {what}" for name in names for what in ("as started", "raced")]
-    lines = _opened([*head, *both], texts=2)
+    lines = _opened([*head, *both], texts=3)
     for row in rates:
-        cells = [row["task"], "yes" if row["schedule"] == "cosine" else "no"]
+        decays = row["schedule"] == "cosine"
+        seen = row["task"] in SEEN and not decays
+        cells = [row["task"], "yes" if decays else "no", "yes" if seen else "no"]
         cells += [f"{row['best']:.2g}", f"{row['steps']:,}"]
         for name in names:
             raced = f"{_inflation(row['inflations'][name])} ({row['rates'][name]:.2g})"
             cells += [_inflation(row["inflations"][f"{name}, as started"]), raced]
         lines.append(_line(cells))
-    for word, of in (("mean", statistics.fmean), ("worst", max)):
+    unseen = [row for row in rates if row["task"] not in SEEN or row["schedule"] == "cosine"]
+    for word, of in (("mean", statistics.fmean), ("worst", max)) if unseen else ():
         found = []
         for name in names:
             for each in (f"{name}, as started", name):
-                found.append(_inflation(of([row["inflations"][each] for row in rates])))
-        lines.append(_line([f"**{word}**", "", "", "", *found]))
+                found.append(_inflation(of([row["inflations"][each] for row in unseen])))
+        lines.append(_line([f"**{word}**, not seen", "", "", "", "", *found]))
     return "\n".join(lines)
 
 
