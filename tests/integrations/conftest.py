@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 
@@ -24,8 +26,9 @@ def frozen_imports() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator_state() -> Iterator[None]:
-    """Accelerate keeps one state for a process, its precision included."""
-    yield
+    """Accelerate keeps one state for a process; older Trainers put its precision there too."""
+    with patch.dict(os.environ):
+        yield
     if AcceleratorState is not None:
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
