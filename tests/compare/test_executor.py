@@ -76,7 +76,9 @@ def test_loky_takes_lambdas() -> None:
 @pytest.mark.slow
 def test_dask_on_loopback() -> None:
     distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
     with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),  # it holds frames' tensors
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
         ) as cluster,

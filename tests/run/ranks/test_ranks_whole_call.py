@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 import batchfinder as bf
+from batchfinder.recommend.objectives import samples_per_second
+from batchfinder.results import Candidate
 
 
 def found(
@@ -97,28 +100,44 @@ def test_calls_that_the_time_cuts_anywhere_never_part() -> None:
     assert one == other
 
 
-def slowed(rank: int, seconds: float) -> bf.Report:
-    """A step of one rank takes longer, by so much for every 64 samples."""
+def soonest(candidates: Sequence[Candidate]) -> Candidate:
+    """By the law of the noise scale, as if that were 128."""
+    return min(
+        candidates, key=lambda each: (1 + each.plan.global_batch / 128) / samples_per_second(each)
+    )
+
+
+def slowed(rank: int, seconds: float, per_sample: float) -> bf.Report:
+    """A step of one rank takes longer: by so much in any case, and by so much for each sample."""
     import time
 
     model = perceptron(4)
     if rank == 1:
-        model.register_forward_pre_hook(lambda _, given: time.sleep(seconds * len(given[0]) / 64))
+        model.register_forward_pre_hook(
+            lambda _, given: time.sleep(seconds + per_sample * len(given[0]))
+        )
     model = nn.parallel.DistributedDataParallel(model)
     return bf.find_batch_size(
         model,
         loader(1024, batch=32),
         loss_fn=nn.functional.cross_entropy,
         optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
-        at_most=256,
-        budget_seconds=20,
+        objective=soonest,
+        at_most=128,
+        noise=None,
+        budget_seconds=30,
     )
 
 
 @pytest.mark.slow
-def test_the_slowest_rank_sets_the_step_time_on_all() -> None:
-    one, other = all_well(on_processes(slowed, 0.03, seconds=150))
-    assert one == other
-    assert one.measurements
-    for each in one.measurements:
-        assert each.step_seconds >= 0.03 * each.batch_size / 64
+def test_the_slowest_rank_sets_the_step_time_and_moves_the_recommendation() -> None:
+    """A rank late by 30 ms makes large batches pay; one late with every sample makes them not."""
+    late, behind = (
+        all_well(on_processes(slowed, *seconds, seconds=200))
+        for seconds in ((0.03, 0.0), (0.0, 0.002))
+    )
+    assert late[0] == late[1]
+    assert behind[0] == behind[1]
+    assert all(each.step_seconds >= 0.03 for each in late[0].measurements)
+    assert all(each.step_seconds >= 0.002 * each.batch_size for each in behind[0].measurements)
+    assert late[0].global_batch_size > behind[0].global_batch_size
