@@ -59,9 +59,9 @@ class TrainingMonitor:
         optimizer: the optimizer, or several.
         batch_size: samples per optimizer step and device. May be assigned anew when it changes;
             batches that come through ``parts`` are counted.
-        every: optimizer steps from one look to the next. By default as many as keep the monitor
-            within 2% of the training's time, by the measured time of its looks: the first eight
-            47 steps apart at most, later ones 10 to 1000.
+        every: optimizer steps from one look to the next. By default as many as keep looks
+            within 2% of the training's time, by their measured cost: the first eight 47 steps
+            apart at most, later ones 10 to 1000. Judging the losses of ordinary steps comes on top.
         observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
         grad_scaler: the ``GradScaler``, where one is used.
         window: looks that one noise scale is pooled over.
