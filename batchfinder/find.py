@@ -131,8 +131,8 @@ def find_batch_size(
 
     How it runs:
         search: how the largest size is searched (``Search``).
-        budget_seconds: soft limit on the whole call; what it cut is a caveat. Left out: about a
-            minute, and 20 of your own steps more; a race comes on top.
+        budget_seconds: soft limit on the whole call; what it cut is a caveat. Left out: what about
+            300 of your own steps take, at most a minute and 20 of them; a race comes on top.
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr, by rank 0 alone.
         ranks: which processes search together. Left out: all of the process group, where there is
