@@ -23,7 +23,7 @@ does at every hundredth step (validation, a checkpoint) is not taken for the cos
 SHORTEST, LONGEST = 10, 1000
 """The fewest and the most steps from one look to the next."""
 SHARE = 0.015
-"""Of the training's time, what looks may take; with what ordinary steps take, 2%."""
+"""Of the training's time, what looks may take; below 2%, as medians are not exact."""
 _REMEMBERED = 9
 
 
