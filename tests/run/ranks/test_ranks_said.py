@@ -138,7 +138,7 @@ def test_of_many_ranks_the_rows_that_matter_are_printed() -> None:
     alike = [replace(FACTS[0], rank=rank) for rank in range(64)]
     report = replace(plain(), ranks=tuple(alike), seconds=(("measure", 10.0),))
     assert rank_table(report) is None
-    assert "64 train together, with as much memory" in report.text(100)
+    assert "64 train together, with equal memory" in report.text(100)
     alike[40] = replace(alike[40], ran_out=2)
     report = replace(report, ranks=tuple(alike))
     table = rank_table(report)
