@@ -107,7 +107,7 @@ def test_the_probe_alone_gives_what_the_whole_call_gives() -> None:
         search=Search(resolution=0),
         base_learning_rate=0.1,
         noise=None,
-        budget_seconds=20,
+        budget_seconds=60,
     )
     assert alone.max_batch_size == whole.max_batch_size
     assert alone.limited_by is bf.Limit.MEMORY
