@@ -35,7 +35,7 @@ def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_pat
     assert again.max_batch_size == first.max_batch_size
     assert (again.memory, again.limited_by) == (first.memory, first.limited_by)
     assert again.memory.per_sample_bytes > 0
-    assert "one trial found that it still fits" in again.caveats[-1]
+    assert "was re-verified with one trial" in again.caveats[-1]
     other = probe(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)))
     assert len(other.trials) > 1
 
@@ -72,7 +72,10 @@ def test_a_search_cut_short_is_said_with_a_cache_too(tmp_path: Path) -> None:
         search=Search(cache=tmp_path / "sizes.json"),
         observe=lambda event: None,
     )
-    assert any("larger than 1 were not tried" in caveat for caveat in report.caveats)
+    own = loader().batch_size
+    assert [trial.batch_size for trial in report.trials] == [1, own]
+    assert report.probe.limited_by is bf.Limit.TIME
+    assert any("were not tried" in caveat for caveat in report.caveats)
 
 
 def test_larger_batches_that_time_forbids_are_said_to_be_limited_by_time() -> None:

@@ -211,7 +211,7 @@ def test_a_run_that_an_exception_ended_leaves_no_hook_to_the_next() -> None:
         assert not model._forward_hooks
 
     trainer = SimpleNamespace(
-        precision_plugin=None, optimizers=[optimizer], global_step=0, loggers=[]
+        model=model, precision_plugin=None, optimizers=[optimizer], global_step=0, loggers=[]
     )
     watching = LightningMonitor()
     watching.on_train_start(trainer, model)

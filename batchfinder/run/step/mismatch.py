@@ -32,7 +32,7 @@ def refuse_mismatch(loss_fn: Any, output: Any, target: Any, error: Exception) ->
         return
     what = f"an output of {describe(output)} and a target of {describe(target)}"
     if isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
-        change = _first_that_works(loss_fn, output, target)
+        change = _first_that_works(loss_fn, output, target, error)
         if change is not None:
             name = type(loss_fn).__name__ if isinstance(loss_fn, torch.nn.Module) else "loss_fn"
             name = getattr(loss_fn, "__name__", name)
@@ -50,16 +50,34 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def _first_that_works(loss_fn: Any, output: torch.Tensor, target: torch.Tensor) -> str | None:
+def _first_that_works(
+    loss_fn: Any, output: torch.Tensor, target: torch.Tensor, error: Exception
+) -> str | None:
     if under_fake_tensors():  # whose values cannot be looked at
         return None
     with contextlib.suppress(Exception), torch.no_grad():  # on a lost device nothing can be copied
         copies = output.detach().cpu(), target.detach().cpu()
+        if not _fails_alike(loss_fn, copies, error):
+            return None  # a fault of its own that comes and goes, whatever it is called with
         for words, change in _changes(*copies):
+            changed = change(*copies)
+            if all(
+                new.dtype == old.dtype and new.shape == old.shape
+                for new, old in zip(changed, copies, strict=True)
+            ):
+                continue
             with contextlib.suppress(Exception):
-                if _is_scalar(loss_fn(*change(*copies))):
+                if _is_scalar(loss_fn(*changed)):
                     return words
     return None
+
+
+def _fails_alike(loss_fn: Any, given: tuple[torch.Tensor, torch.Tensor], error: Exception) -> bool:
+    try:
+        loss_fn(*given)
+    except Exception as again:  # noqa: BLE001  # compared with the first
+        return type(again) is type(error)
+    return False
 
 
 def _is_scalar(loss: Any) -> bool:

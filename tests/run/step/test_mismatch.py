@@ -120,3 +120,21 @@ def test_an_evaluation_names_its_own_way_out() -> None:
     with pytest.raises(ValueError, match="unpack") as caught:
         EvaluationStep(Unpacks()).forward_backward((ROWS, CLASSES))
     assert "pass eval_step=lambda model, batch: model(batch)" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("broken", [{1}, {1, 2, 3, 4, 5, 6}])
+def test_a_mistake_in_the_loss_is_its_own(broken: set[int]) -> None:
+    """Whether it comes and goes or stays: no change of the target is its way out."""
+    calls = 0
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls in broken:
+            raise ValueError("a mistake")
+        return nn.functional.cross_entropy(output, target)
+
+    step = step_from(nn.Linear(4, 3), loss_fn=loss)
+    with pytest.raises(ValueError, match="a mistake") as caught:
+        step.forward_backward((torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])))
+    assert type(caught.value) is ValueError
