@@ -21,24 +21,22 @@ LAYERS: list[set[str]] = [
     {"units", "table", "frameworks", "model_checks"},
     {"html"},
     {"wording"},
-    {"outcomes", "races", "rates", "rank_facts"},
-    {"events", "plans", "trials"},
+    {"outcomes", "rates", "rank_facts"},
+    {"plans", "trials"},
     {"results"},
     {"wording.rates"},
     {"wording.advice", "wording.choice", "wording.confirm"},
     {"protocols"},
-    {"probe", "devices", "scaling", "formulas", "timing", "meter", "waiting"},
-    {"training", "schedule", "report.data", "report.encoding"},
+    {"probe", "devices", "scaling", "formulas", "timing", "meter"},
+    {"training", "schedule", "report.data", "encoding"},
     {
         "run",
         "run.torch_internals",
         "run.compiler_switches",
         "run.distributed_internals",
-        "run.profiler_internals",
         "run.grad_mode",
         "run.oom",
         "run.randomness",
-        "run.recover",
         "run.tree",
     },
     {"run.reachable"},
@@ -63,10 +61,9 @@ LAYERS: list[set[str]] = [
     {"__main__"},
 ]
 NO_TORCH = {
+    "encoding",
     "errors",
-    "events",
     "outcomes",
-    "races",
     "rank_facts",
     "rates",
     "plans",
@@ -88,7 +85,6 @@ NO_TORCH = {
     "progress",
     "table",
     "meter",
-    "waiting",
 }
 NAMESPACES = {"run", "wording"}
 """Packages that hold others, or one module a part, and offer nothing themselves."""
@@ -100,7 +96,6 @@ SECOND_DOORS = {
     "confirm.stage": "likewise",
     "probe.runner": "runs trials on the bench, which the rest of the package is below",
     "report.data": "what the pictures draw, below the report that shows them",
-    "report.encoding": "JSON, of reports and of everything else that is data",
 }
 LONGEST_FILE = 300
 

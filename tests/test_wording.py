@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from batchfinder.report.encoding import decode, encode
+from batchfinder.encoding import decode, encode
 from batchfinder.wording import Caveat
 
 

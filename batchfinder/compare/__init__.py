@@ -5,9 +5,8 @@
 interruption, ``drawing`` the curves, ``page`` all of it on one page.
 """
 
-from batchfinder.compare.cells import Cell, Ending, Look
 from batchfinder.compare.comparison import Comparison
-from batchfinder.compare.data import Arm
+from batchfinder.compare.data import Arm, Cell, Ending, Look
 from batchfinder.compare.study import compare_batch_sizes
 from batchfinder.compare.tables import StudyTable
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from batchfinder.compare import drawing, page, rendering
-from batchfinder.compare.cells import Cell
-from batchfinder.compare.data import StudyData
+from batchfinder import encoding
+from batchfinder.compare import page, rendering
+from batchfinder.compare.data import Cell, StudyData
 from batchfinder.compare.tables import StudyTable, tables
 from batchfinder.errors import MissingDependency
 from batchfinder.html import Shown
-from batchfinder.report import encoding
 
 if TYPE_CHECKING:
     import pandas
@@ -72,7 +71,7 @@ class Comparison(StudyData, Shown):
         Raises:
             MissingDependency: where matplotlib is not installed.
         """
-        return drawing.plot(self) if ax is None else drawing.over_time(self, ax)
+        return page.plot(self) if ax is None else page.over_time(self, ax)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The study as strict JSON; written to ``path`` too, where one is given."""

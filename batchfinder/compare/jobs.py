@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from batchfinder.compare.cells import Cell, Ending
+from batchfinder.compare.data import Cell, Ending
 from batchfinder.compare.recipe import Recipe, peak_of
 from batchfinder.compare.training import Rules, train_cell
 from batchfinder.errors import InvalidArgument, TrainingFailed

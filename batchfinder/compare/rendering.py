@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from batchfinder.compare.cells import Ending
+from batchfinder.compare.data import Ending
 from batchfinder.table import Row, Table, render, wrap
 from batchfinder.units import format_bytes, format_count, format_seconds, format_size
 

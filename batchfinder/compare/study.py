@@ -12,12 +12,10 @@ from typing import Any, Never
 import torch
 
 from batchfinder.arguments import rule_named
-from batchfinder.compare.cells import Cell, Ending
 from batchfinder.compare.comparison import Comparison, reached_by_all
-from batchfinder.compare.conduct import Study, unheard
-from batchfinder.compare.pairs import Pairs
-from batchfinder.compare.recipe import Recipe, rate_and_family
-from batchfinder.compare.record import Record
+from batchfinder.compare.conduct import Record, Study, unheard
+from batchfinder.compare.data import Cell, Ending
+from batchfinder.compare.recipe import Pairs, Recipe, rate_and_family
 from batchfinder.compare.training import Rules
 from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import keywords_named, refuse_unknown

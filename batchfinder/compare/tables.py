@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchfinder import html
-from batchfinder.compare.cells import Cell
+from batchfinder.compare.data import Cell
 from batchfinder.compare.rendering import number
 from batchfinder.table import Row, Table, render, wrap
 from batchfinder.units import format_bytes, format_seconds, format_size

@@ -10,7 +10,7 @@ from statistics import fmean
 
 import torch
 
-from batchfinder.compare.cells import Cell, Ending, Look
+from batchfinder.compare.data import Cell, Ending, Look
 from batchfinder.compare.recipe import Recipe, endless, samples_in
 from batchfinder.protocols import Batch, Clock
 from batchfinder.run.attempt import Shortage, attempt

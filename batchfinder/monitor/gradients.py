@@ -1,18 +1,25 @@
-"""The gradients of the micro-batches of one optimizer step, read while they accumulate."""
+"""What the gradients of one step tell: norm, moments and noise scale."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from batchfinder.noise import EUCLIDEAN, Metric, Sketch
+from batchfinder.formulas import Moments
+from batchfinder.monitor.pricing import NoiseWindow, count_of, cut, why_whole
+from batchfinder.noise import EUCLIDEAN, Metric, Sketch, metric_for
+from batchfinder.protocols import Batch
+from batchfinder.results import NoiseScale
+from batchfinder.wording import Caveat
 
-__all__ = ["SIZE", "GradientReader", "Seen"]
+__all__ = ["SIZE", "GradientLook", "GradientReader", "Look", "Scaler", "Seen"]
+
 
 SIZE = 1024
 """Numbers of one sketch."""
@@ -96,3 +103,148 @@ class GradientReader:
 
 def _one() -> float:
     return 1.0
+
+
+_WHY_WHOLE = {"monitor.batch_norm", "monitor.not_divisible"}
+"""Caveats that say already why a step has one backward pass alone."""
+
+
+class Scaler(Protocol):
+    """What is asked of a gradient scaler."""
+
+    def get_scale(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the gradients of one step told. ``finite`` of ``of`` micro-batches' gradients are."""
+
+    gradient_norm: float = math.nan
+    moments: Moments | None = None
+    noise_scale: NoiseScale | None = None
+    finite: int = 0
+    of: int = 0
+
+
+class GradientLook:
+    """Hands out batches, whole or in parts, and reads the gradients of the steps looked at."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        window: NoiseWindow,
+        *,
+        scaler: Scaler | None,
+        split: bool,
+    ) -> None:
+        self.caveats: dict[str, Caveat] = {}
+        self._model, self._optimizers, self._window = model, optimizers, window
+        self._scale: Callable[[], float] = _one if scaler is None else scaler.get_scale
+        self._split = split
+        self._parameters: list[torch.Tensor] = []
+        self._reader: GradientReader | None = None
+        self._metric: Metric = EUCLIDEAN
+        self._looking = False
+        self._batches: list[list[int]] = []
+        self._batches_before = 1
+        self.cut = False
+        """Whether the batch was cut for the look alone, so that its last loss is that of a half."""
+
+    def parts(self, batch: Batch, at_least: int, batch_size: int) -> Iterator[tuple[Batch, float]]:
+        """``batch`` as (part, share) pairs, in two at a look if nothing else divides the step."""
+        count = count_of(batch)
+        if at_least == 1 and not self._looking:
+            self._batches.append([count or batch_size])
+            yield batch, 1.0
+            return
+        pieces = at_least
+        if pieces == 1 and self._looking and self._divides(batch, count):
+            pieces, self.cut = 2, True
+        parts = [(batch, count or batch_size)] if pieces == 1 else cut(batch, pieces)
+        total = sum(size for _, size in parts)
+        self._batches.append([size for _, size in parts])
+        for part, size in parts:
+            yield part, size / total
+            if self._looking and self._reader is not None:
+                self._reader.mark()
+
+    def took(self, samples: int) -> None:
+        """A backward pass over so many samples has ended, of a batch that ``parts`` never saw."""
+        self._batches.append([samples])
+        if self._looking and self._reader is not None:
+            self._reader.mark()
+
+    def start(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Read the gradients of the next step."""
+        if self._reader is None or [*map(id, parameters)] != [*map(id, self._parameters)]:
+            self._parameters = list(parameters)
+            self._reader = GradientReader(self._model, self._parameters)
+        self._metric = metric_for(self._parameters, self._optimizers)
+        self._reader.start(self._metric, self._scale)
+        self._looking = True
+
+    def stop(self) -> None:
+        """Remove every hook."""
+        if self._reader is not None:
+            self._reader.stop()
+        self._looking = False
+
+    def step_ended(self, step: int, batch_size: int) -> tuple[int, Look | None]:
+        """Samples of the step that ended, and what was seen of it, where it was looked at."""
+        batches, self._batches, self.cut = self._batches, [], False
+        self._batches_before = len(batches)
+        samples = sum(map(sum, batches)) or batch_size
+        if not self._looking or self._reader is None:
+            return samples, None
+        self._looking = False
+        return samples, self._conclude(step, self._reader.stop(), batches, samples)
+
+    def _divides(self, batch: Batch, count: int | None) -> bool:
+        if self._batches_before > 1 or self._batches or not self._window.alone:
+            return False
+        if not self._split:
+            self._say(Caveat("monitor.batch_norm"))
+            return False
+        why = why_whole(batch, 2)
+        if why:
+            self._say(Caveat("monitor.not_divisible", found=why))
+        return not why and count is not None
+
+    def _conclude(
+        self, step: int, seen: Seen | None, batches: list[list[int]], samples: int
+    ) -> Look | None:
+        found = 0 if seen is None else len(seen.plain)
+        sizes, factors = _weights(batches, found, samples)
+        if seen is None or len(sizes) != found:
+            self._say(Caveat("monitor.not_counted", step=step, found=found, expected=len(sizes)))
+            self._window.add(step, [], np.empty((0, SIZE)), self._metric.name)
+            return None
+        if found < 2 and self._window.alone and not _WHY_WHOLE & self.caveats.keys():
+            self._say(Caveat("monitor.one_backward"))
+        rows = seen.measured * factors[:, None]
+        moments = self._window.add(step, sizes, rows, self._metric.name)
+        mean = np.average(seen.plain * factors[:, None], axis=0, weights=sizes)
+        return Look(
+            gradient_norm=float(np.linalg.norm(mean)),
+            moments=moments,
+            noise_scale=self._window.noise_scale(round(samples / found)),
+            finite=int(np.isfinite(rows).all(axis=1).sum()),
+            of=found,
+        )
+
+    def _say(self, caveat: Caveat) -> None:
+        self.caveats.setdefault(caveat.code, caveat)
+
+
+def _weights(batches: list[list[int]], found: int, samples: int) -> tuple[list[float], np.ndarray]:
+    """Sizes of the micro-batches, and what their gradients are multiplied by to be means.
+
+    The loss of a part is multiplied by its share of its batch; several batches per step are taken
+    to be divided by their number. Micro-batches that were not handed out count alike.
+    """
+    if not batches:
+        return [samples / max(found, 1)] * found, np.full(found, float(found))
+    sizes = [float(size) for batch in batches for size in batch]
+    shares = [size / sum(batch) / len(batches) for batch in batches for size in batch]
+    return sizes, 1 / np.asarray(shares)

@@ -1,19 +1,99 @@
-"""What the updates tell: oscillating, erratic, and none at all. Numbers in, findings out."""
+"""How the weights move, and alarms that go by it."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 
+from batchfinder.monitor.gradients import SIZE
+from batchfinder.monitor.history import Kind
 from batchfinder.monitor.losses import Finding
-from batchfinder.monitor.movement import Movement
-from batchfinder.monitor.record import Kind
+from batchfinder.noise import Sketch
 from batchfinder.wording import Caveat
 
-__all__ = ["Episodes", "UpdateWatch"]
+__all__ = ["Episodes", "Movement", "RateFactor", "UpdateWatch", "Weights", "movement"]
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Consecutive updates: each one's ‖Δw‖/‖w‖, and the cosines between neighbours.
+
+    ``still`` says that not one weight changed. Ratios are known to about 4%.
+    """
+
+    ratios: tuple[float, ...]
+    cosines: tuple[float, ...]
+    still: bool
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios; NaN where there is none."""
+        return float(np.median(self.ratios)) if self.ratios else math.nan
+
+    @property
+    def cosine(self) -> float:
+        """The mean of the cosines; NaN where there is none."""
+        return float(np.mean(self.cosines)) if self.cosines else math.nan
+
+
+def movement(places: Sequence[np.ndarray]) -> Movement:
+    """The movement between consecutive sketches of the weights, oldest first."""
+    updates = [after - before for before, after in itertools.pairwise(places)]
+    sizes = [float(np.linalg.norm(update)) for update in updates]
+    lengths = [float(np.linalg.norm(place)) for place in places]
+    ratios = tuple(
+        size / length if length else math.nan for size, length in zip(sizes, lengths, strict=False)
+    )
+    cosines = tuple(
+        float(first @ second) / (a * b)
+        for (first, second), (a, b) in zip(
+            itertools.pairwise(updates), itertools.pairwise(sizes), strict=True
+        )
+        if a and b
+    )
+    return Movement(ratios, cosines, bool(updates) and not any(sizes))
+
+
+class Weights:
+    """Sketches of the weights at the ends of consecutive steps. No copy of the weights is made."""
+
+    def __init__(self) -> None:
+        self._parameters: list[int] = []
+        self._sketch: Sketch | None = None
+        self._places: list[np.ndarray] = []
+        self._last = -1
+
+    def note(self, step: int, parameters: Sequence[torch.Tensor]) -> None:
+        """Sketch ``parameters`` as they are after ``step``; a gap in the steps begins anew."""
+        same = [*map(id, parameters)]
+        if self._sketch is None or same != self._parameters:
+            self._sketch, self._places = Sketch(parameters, SIZE, seed=2), []
+            self._parameters = same
+        if step != self._last + 1:
+            self._places = []
+        for index, parameter in enumerate(parameters):
+            self._sketch.add(index, parameter.detach())
+        self._places = [*self._places[-_UPDATES:], self._sketch.finish()]
+        self._last = step
+
+    def noted(self, step: int) -> bool:
+        """Whether ``step`` was the last that was noted."""
+        return self._last == step
+
+    def movement(self) -> Movement:
+        """The movement over the consecutive steps noted last, at most three updates."""
+        return movement(self._places)
+
+
+_UPDATES = 3
+
 
 ALTERNATES, EACH_ALTERNATES = -0.5, -0.2
 """Updates alternate where their cosines are below the first on average, the second each."""
@@ -89,3 +169,68 @@ class Episodes:
         """Whether an episode of ``kind`` is not over yet."""
         before = self._last.get(kind)
         return before is not None and step - before <= self.calm
+
+
+class RateFactor:
+    """Multiplies every group's rate by ``value`` while the optimizer steps, and puts it back.
+
+    A learning-rate scheduler goes on with the rates that it set itself, whatever it computes the
+    next one from, and a saved optimizer holds the user's own rates.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], ramp_steps: int) -> None:
+        self.value = 1.0
+        self._goal = 1.0
+        self._by_step = 0.0
+        self._ramp_steps = ramp_steps
+        self._kept: dict[int, list[Any]] = {}
+        self._handles = [
+            handle
+            for optimizer in optimizers
+            for handle in (
+                optimizer.register_step_pre_hook(self._raise_rates),
+                optimizer.register_step_post_hook(self._put_back),
+            )
+        ]
+
+    def move_to(self, goal: float) -> None:
+        """Fall to ``goal`` at once, or rise to it evenly over the next steps."""
+        if goal == self._goal:
+            return
+        self._goal = goal
+        if goal <= self.value or self._ramp_steps < 1:
+            self.value, self._by_step = goal, 0.0
+        else:
+            self._by_step = (goal - self.value) / self._ramp_steps
+            self.advance()
+
+    def advance(self) -> None:
+        """One step further on the way up."""
+        if self._by_step:
+            self.value += self._by_step
+            if self.value >= self._goal * (1 - 1e-9):
+                self.value, self._by_step = self._goal, 0.0
+
+    def close(self) -> None:
+        """Take the hooks off the optimizers."""
+        for handle in self._handles:
+            handle.remove()
+
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value, "goal": self._goal, "by_step": self._by_step}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.value, self._goal = state["value"], state["goal"]
+        self._by_step = state["by_step"]
+
+    def _raise_rates(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._put_back(optimizer)  # a step that failed has left them raised
+        if self.value != 1.0:
+            self._kept[id(optimizer)] = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * self.value
+
+    def _put_back(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        kept = self._kept.pop(id(optimizer), [])
+        for group, rate in zip(optimizer.param_groups, kept, strict=False):
+            group["lr"] = rate

@@ -2,12 +2,10 @@
 
 from batchfinder.noise.along_warmup import noise_along_warmup
 from batchfinder.noise.context import Point, Pooling
-from batchfinder.noise.estimators import warmup_estimator
-from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric, metric_for
-from batchfinder.noise.micro_batch import MicroBatchVariance
+from batchfinder.noise.estimators import MicroBatchVariance, warmup_estimator
+from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric, Sketch, metric_for
 from batchfinder.noise.per_example import PerExample
 from batchfinder.noise.preflight import hazards_in_room
-from batchfinder.noise.sketch import Sketch
 from batchfinder.noise.training_loop import train_steps
 from batchfinder.results import NoiseFindings
 

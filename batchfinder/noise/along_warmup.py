@@ -18,8 +18,7 @@ from batchfinder.noise.context import (
     WarmupRecord,
     may_grow,
 )
-from batchfinder.noise.estimators import warmup_estimator
-from batchfinder.noise.micro_batch import TooFew
+from batchfinder.noise.estimators import TooFew, warmup_estimator
 from batchfinder.noise.preflight import hazards_in_room
 from batchfinder.noise.sampling import Allowed, any_size, never
 from batchfinder.noise.warmup import Warmup

@@ -15,8 +15,8 @@ from batchfinder import formulas
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.keywords import options_named
 from batchfinder.noise.context import refuse_zero, said_of
-from batchfinder.noise.micro_batch import FEWEST, TooFew
-from batchfinder.noise.sketch import Sketch
+from batchfinder.noise.estimators import FEWEST, TooFew
+from batchfinder.noise.gradient_hooks import Sketch
 from batchfinder.protocols import Batch, MicroBatches, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
 from batchfinder.run.torch_internals import BATCH_NORMS, tree_leaves, tree_map

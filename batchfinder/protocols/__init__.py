@@ -14,17 +14,17 @@ All are structural. Users pass values; nothing registers itself, nothing is subc
 from __future__ import annotations
 
 from batchfinder.protocols.device import DeviceProcess, MemoryBackend
-from batchfinder.protocols.estimator import NoiseEstimator, WarmupEstimator
-from batchfinder.protocols.ranks import RankGroup, Ranks
 from batchfinder.protocols.setup import Setup
 from batchfinder.protocols.source import Batch, BatchSource, MicroBatches
-from batchfinder.protocols.step import TrainStep, UpdateWatch, WholeStep
+from batchfinder.protocols.step import RankGroup, Ranks, TrainStep, UpdateWatch, WholeStep
 from batchfinder.protocols.strategies import (
     Advance,
     Clock,
     LearningRateRule,
+    NoiseEstimator,
     Objective,
     Observer,
+    WarmupEstimator,
 )
 
 __all__ = [

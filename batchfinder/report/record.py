@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from batchfinder import encoding
 from batchfinder.errors import InvalidArgument, MissingDependency
 from batchfinder.html import Shown
-from batchfinder.report import document, encoding, explanation
+from batchfinder.report import document, explanation
 from batchfinder.report import settings as paste
 from batchfinder.report import text as terminal
 from batchfinder.report.data import ReportData

@@ -18,12 +18,12 @@ import torch
 from batchfinder.probe import SearchSpace, held_bytes
 from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, Setup, WholeStep
 from batchfinder.results import Environment, MemoryBreakdown
+from batchfinder.run.attempt import recover
 from batchfinder.run.batches import source_from
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for, dense_parts
 from batchfinder.run.randomness import seed_everything
 from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
-from batchfinder.run.recover import recover
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import state_tensors, step_from
 from batchfinder.run.torch_internals import BATCH_NORMS

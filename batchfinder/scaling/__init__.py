@@ -5,21 +5,19 @@ your own, as ``learning_rate_rule``.
 """
 
 from batchfinder.scaling.applied import apply_once, set_rates
-from batchfinder.scaling.families import (
+from batchfinder.scaling.rules import (
     TRUSTED_FACTOR,
     FamilyRule,
-    rule_for,
-    trusted_range,
-)
-from batchfinder.scaling.rules import (
     adascale,
     at_upper_end,
     critical_batch_size,
     fixed,
     linear,
     lower_only,
+    rule_for,
     square_root,
     square_root_capped,
+    trusted_range,
 )
 
 __all__ = [

@@ -14,8 +14,7 @@ from monitor_trainings import BROKEN, HEALTHY, Training, run
 from batchfinder import TrainingMonitor
 from batchfinder.monitor import Instability, Kind
 from batchfinder.monitor.losses import PATIENCE, RECENT, ROW, SMOOTH, LossWatch, reference
-from batchfinder.monitor.movement import Movement, Weights, movement
-from batchfinder.monitor.updates import Episodes, UpdateWatch
+from batchfinder.monitor.updates import Episodes, Movement, UpdateWatch, Weights, movement
 
 
 def seen(loss: Callable[[int], float], steps: int, seed: int = 0) -> list[tuple[int, str]]:

@@ -20,9 +20,8 @@ from torch import nn
 
 from batchfinder.errors import InvalidArgument, NoiseNotMeasured
 from batchfinder.noise import MicroBatchVariance
-from batchfinder.noise.gradient_hooks import GradientHooks
+from batchfinder.noise.gradient_hooks import GradientHooks, Sketch
 from batchfinder.noise.sampling import FreshBatches, cut
-from batchfinder.noise.sketch import Sketch
 from batchfinder.results import BatchPlan, NoiseScale
 
 PLAN = BatchPlan(16)
@@ -249,7 +248,7 @@ def test_a_sketch_keeps_inner_products(width: int) -> None:
 
 
 def test_a_sketch_is_linear_and_wraps_around_its_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchfinder.noise.sketch._FOLD", 64)
+    monkeypatch.setattr("batchfinder.noise.gradient_hooks._FOLD", 64)
     parts = [torch.randn(50), torch.randn(30, 10), torch.randn(3)]
     sketch = Sketch(parts, 32)
     assert sketch.width == 64

@@ -14,7 +14,7 @@ import batchfinder as bf
 from batchfinder.devices import DEVICES, find_device
 from batchfinder.errors import InvalidArgument
 from batchfinder.predict import estimate_memory
-from batchfinder.predict.root import largest_within
+from batchfinder.predict.guess import largest_within
 
 # Batches and roots ------------------------------------------------------------------------------
 

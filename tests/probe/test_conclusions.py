@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from replayed_gpu import EXPANDABLE, LIMIT, MACHINE, ReplayedGpu
 
-from batchfinder.probe.conclusions import about_fragmentation, about_time, with_line
+from batchfinder.probe.line import about_fragmentation, about_time, with_line
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Trial
 
 MIB = 2**20
@@ -86,6 +86,6 @@ def test_expandable_segments_are_advised_where_they_are_off(
 ) -> None:
     import torch
 
-    from batchfinder.run.memory.fragmentation import may_expand
+    from batchfinder.run.memory.device import may_expand
 
     assert may_expand(torch.device(device), environment) is expected

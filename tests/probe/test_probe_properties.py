@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from probe_cases import run_on, true_maximum
 
 from batchfinder.probe import SearchSpace, probe
-from batchfinder.probe.drop import cheapest_trials, failures_needed, next_drop, reach
+from batchfinder.probe.guided import cheapest_trials, failures_needed, next_drop, reach
 from batchfinder.results import Outcome, Trial
 
 MIB = 2**20

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_cases import NOISE, accumulated, bare, plain
 
+from batchfinder.encoding import decode, encode
 from batchfinder.errors import InvalidArgument
 from batchfinder.report import Report
-from batchfinder.report.encoding import decode, encode
 from batchfinder.results import (
     BatchPlan,
     Candidate,

@@ -9,7 +9,7 @@ import torch
 from fakes import FakeClock, FakeMemory, FakeStep
 
 from batchfinder.errors import DeviceLost
-from batchfinder.run import recover as recovering
+from batchfinder.run import attempt as recovering
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.oom import Verdict
 

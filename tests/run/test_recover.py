@@ -11,10 +11,10 @@ import torch
 from device_cases import FakeGpu, GpuTraining
 from memory_cases import CPU, linear_training
 
-from batchfinder.run import recover as recover_module
+from batchfinder.run import attempt as recover_module
+from batchfinder.run.attempt import flush_autograd, recover
 from batchfinder.run.memory import backend_for
 from batchfinder.run.memory.device import DeviceMemory
-from batchfinder.run.recover import flush_autograd, recover
 
 
 def test_references_go_before_the_cache_is_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from fakes import as_asked_for, watched_by_hand
 from torch import nn
 
 from batchfinder.protocols import Ranks
-from batchfinder.run.memory.scratch import highest
-from batchfinder.run.profiler_internals import CpuAllocations
+from batchfinder.run.memory.cpu import highest
 from batchfinder.run.ranks import ALONE
+from batchfinder.run.torch_internals import CpuAllocations
 
 CPU = torch.device("cpu")
 FLOAT = 4

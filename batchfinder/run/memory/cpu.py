@@ -1,4 +1,4 @@
-"""The machine's real memory, when the CPU is the device: stops before the limit."""
+"""The memory of a CPU, counted, and the scratch of its kernels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,57 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from batchfinder.run.memory.defaults import Defaults
-from batchfinder.run.memory.host import host_budget
+from batchfinder.run.memory.host import Defaults, host_budget
 from batchfinder.run.memory.ledger import Ledger
-from batchfinder.run.memory.scratch import Scratch
+from batchfinder.run.torch_internals import CpuAllocations
 
-__all__ = ["HostMemory"]
+__all__ = ["HostMemory", "Scratch", "highest"]
+
+
+AGAIN = 2.0
+"""A step is profiled again once steps have grown by this factor: scratch varies with the size."""
+
+
+class Scratch:
+    """The correction from the ledger's rise of memory to the true one; 1 where it is unknown."""
+
+    def __init__(self) -> None:
+        self.ratio = 1.0
+        self._profiled = 0
+        self._last = 0
+
+    def included(self, rise: int) -> int:
+        """The rise of memory, scratch included, where the ledger saw ``rise`` bytes."""
+        return int(rise * self.ratio)
+
+    def without(self, rise: int) -> int:
+        """The rise that the ledger may see, where ``rise`` bytes may be taken in truth."""
+        return int(rise / self.ratio)
+
+    @contextmanager
+    def measured(self, ledger_rise: Callable[[], int]) -> Iterator[None]:
+        """Follow the work inside; where steps have grown since, with the profiler.
+
+        Memory that is freed inside but was taken before is not reported to the profiler: drop
+        gradients before, or the ratio comes out too large.
+        """
+        if self._last < AGAIN * self._profiled:
+            yield
+            self._last = ledger_rise()
+            return
+        with CpuAllocations() as record:
+            yield
+        self._last = self._profiled = max(ledger_rise(), 1)
+        self.ratio = max(self.ratio, highest(record.changes) / self._profiled)
+
+
+def highest(changes: Iterable[int]) -> int:
+    """The highest running sum of bytes taken (above 0) and freed (below)."""
+    total = peak = 0
+    for count in changes:
+        total += count
+        peak = max(peak, total)
+    return peak
 
 
 class HostMemory(Defaults):

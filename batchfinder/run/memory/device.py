@@ -1,31 +1,109 @@
-"""Devices with a caching allocator: CUDA, ROCm, XPU.
-
-The account of one process, in bytes::
-
-    total = free + other processes + this process
-    this process = reserved by the allocator + everything else (context, libraries, NCCL)
-
-A limit, and the peaks that are compared with it, are all of *this process*. The allocator enforces
-its part by a fraction of the total that holds for reserved memory only, so what else the process
-takes is subtracted before, and a reserved peak above the limit counts as out of memory afterwards:
-some drivers (Windows, WSL) spill into host memory and raise nothing.
-
-Of the two peaks only the allocated one is a line in the batch size. The reserved one also has the
-blocks that the allocator holds ready, which it gives up as the limit comes near.
-"""
+"""The memory of a GPU, through torch's caching allocator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 
-from batchfinder.run.memory.defaults import Defaults
-from batchfinder.run.memory.driver import Driver
+from batchfinder.run.memory.host import Defaults
 from batchfinder.run.memory.nvml import GpuProcess, Neighbours, NoNeighbours
 
-__all__ = ["DeviceMemory"]
+__all__ = ["DeviceMemory", "Driver", "TorchDriver", "is_fragmented", "may_expand"]
+
+
+class Driver(Protocol):
+    """What ``DeviceMemory`` asks of a device."""
+
+    def synchronize(self) -> None: ...
+    def empty_cache(self) -> None: ...
+    def memory_allocated(self) -> int: ...
+    def memory_reserved(self) -> int: ...
+    def max_memory_allocated(self) -> int: ...
+    def max_memory_reserved(self) -> int: ...
+    def reset_peak_memory_stats(self) -> None: ...
+    def memory_stats(self) -> Mapping[str, Any]: ...
+    def mem_get_info(self) -> tuple[int, int]: ...
+    def get_fraction(self) -> float | None:
+        """The cap in force; ``None`` where it cannot be read."""
+        ...
+
+    def set_fraction(self, fraction: float) -> bool:
+        """Set the cap; ``False`` where the device has none."""
+        ...
+
+    def device_name(self) -> str: ...
+
+
+class TorchDriver:
+    """One device of torch's.
+
+    Args:
+        device: which one; without an index, the device that is current now.
+        allocator: the module with the memory functions: ``torch.cuda`` (also ROCm), or
+            ``torch.accelerator`` for any other device.
+        module: the device's own module, such as ``torch.xpu``; left out, ``allocator``.
+    """
+
+    def __init__(
+        self, device: torch.device, allocator: Any = torch.cuda, module: Any = None
+    ) -> None:
+        self._torch = allocator
+        self._module: Any = module if module is not None else allocator
+        index: int | None = device.index
+        if index is None:  # some of the functions want one
+            device = torch.device(device.type, self._module.current_device())
+        self._device = device
+
+    def synchronize(self) -> None:
+        self._torch.synchronize(self._device)
+
+    def empty_cache(self) -> None:
+        self._torch.empty_cache()
+
+    def memory_allocated(self) -> int:
+        return int(self._torch.memory_allocated(self._device))
+
+    def memory_reserved(self) -> int:
+        return int(self._torch.memory_reserved(self._device))
+
+    def max_memory_allocated(self) -> int:
+        return int(self._torch.max_memory_allocated(self._device))
+
+    def max_memory_reserved(self) -> int:
+        return int(self._torch.max_memory_reserved(self._device))
+
+    def reset_peak_memory_stats(self) -> None:
+        self._torch.reset_peak_memory_stats(self._device)
+
+    def memory_stats(self) -> Mapping[str, Any]:
+        stats: Mapping[str, Any] = self._torch.memory_stats(self._device)
+        return stats
+
+    def mem_get_info(self) -> tuple[int, int]:
+        # newer torch has it for every accelerator, older torch in the device's own module
+        newer: Any = getattr(self._torch, "get_memory_info", None)
+        free, total = (newer or self._module.mem_get_info)(self._device)
+        return int(free), int(total)
+
+    def get_fraction(self) -> float | None:
+        getter = getattr(self._module, "get_per_process_memory_fraction", None)  # since torch 2.7
+        return None if getter is None else float(getter(self._device))
+
+    def set_fraction(self, fraction: float) -> bool:
+        setter = getattr(self._module, "set_per_process_memory_fraction", None)
+        if setter is None:
+            return False
+        setter(float(fraction), self._device)
+        return True
+
+    def device_name(self) -> str:
+        namer = getattr(self._module, "get_device_name", None)
+        return str(namer(self._device)) if namer is not None else self._device.type
 
 
 class DeviceMemory(Defaults):
@@ -145,3 +223,36 @@ class DeviceMemory(Defaults):
     def _outside_bytes(self) -> int:
         free, total = self._driver.mem_get_info()
         return max(total - free - self._driver.memory_reserved(), 0)
+
+
+_UNITS = {"bytes": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+_AMOUNT = r"([\d.]+) (bytes|[KMGT]iB|B)\b"
+
+# c10/cuda/CUDACachingAllocator.cpp, c10/xpu/XPUCachingAllocator.cpp: "CUDA out of memory. Tried to
+# allocate 2.69 GiB. ... 2.75 GiB is reserved by PyTorch but unallocated."
+_ASKED = re.compile(rf"Tried to allocate {_AMOUNT}")
+_UNALLOCATED = re.compile(rf"{_AMOUNT} is reserved by PyTorch but unallocated")
+
+
+def is_fragmented(message: str) -> bool:
+    """Whether more was reserved but unallocated than the failed allocation asked for."""
+    asked, unallocated = _ASKED.search(message), _UNALLOCATED.search(message)
+    if asked is None or unallocated is None:
+        return False
+    return _bytes(unallocated) >= _bytes(asked)
+
+
+def may_expand(device: torch.device, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the device's allocator knows expandable segments, and does not use them yet.
+
+    The names are those of torch's documentation; the newer one stands for every device.
+    """
+    if device.type != "cuda":
+        return False
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+    settings = " ".join(environment.get(name, "") for name in names)
+    return re.search(r"expandable_segments\s*:\s*true", settings, re.IGNORECASE) is None
+
+
+def _bytes(found: re.Match[str]) -> float:
+    return float(found[1]) * _UNITS[found[2]]

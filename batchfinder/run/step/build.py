@@ -1,4 +1,4 @@
-"""The user's model, loss and optimizer as one training step."""
+"""A training step put together, after looking for what cannot work."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from batchfinder.errors import DeviceMismatch
 from batchfinder.model_checks import check_model
 from batchfinder.protocols import Batch
 from batchfinder.run.reachable import reached_from
-from batchfinder.run.step.checks import check_loss_device, device_of
 from batchfinder.run.step.compute import ModelLoss, compute_of
 from batchfinder.run.step.optimizers import (
     ASSUMED_RATE,
@@ -20,12 +20,35 @@ from batchfinder.run.step.optimizers import (
     trained_by,
 )
 from batchfinder.run.step.precision import context_for
+from batchfinder.run.step.rates import Clip, check_clip
 from batchfinder.run.step.training import Step
-from batchfinder.run.step.update import Clip, check_clip
 from batchfinder.training import Backward, as_list
 from batchfinder.wording import Caveat
 
-__all__ = ["step_from"]
+__all__ = ["check_loss_device", "device_of", "step_from"]
+
+
+def device_of(modules: Sequence[torch.nn.Module]) -> torch.device:
+    """Where the model's first parameter is: batches are moved there."""
+    return next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
+
+
+def check_loss_device(loss_fn: Any, modules: Sequence[torch.nn.Module]) -> None:
+    """The loss may stand on any device that the model stands on.
+
+    Raises:
+        DeviceMismatch: where it stands elsewhere.
+    """
+    if not isinstance(loss_fn, torch.nn.Module):
+        return
+    there = {p.device for module in modules for p in module.parameters()}
+    for name, tensor in [*loss_fn.named_parameters(), *loss_fn.named_buffers()]:
+        if there and tensor.device not in there:
+            devices = " and ".join(sorted(map(str, there)))
+            raise DeviceMismatch(
+                f"expected the loss on {devices}, where the model is; its {name!r} is on "
+                f"{tensor.device}: call loss_fn.to({str(next(iter(there)))!r}) first"
+            )
 
 
 def step_from(

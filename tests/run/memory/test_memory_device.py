@@ -12,8 +12,7 @@ from memory_cases import Made
 from batchfinder.probe import SearchSpace, probe
 from batchfinder.protocols import Setup
 from batchfinder.results import Outcome, Trial
-from batchfinder.run.memory.device import DeviceMemory
-from batchfinder.run.memory.driver import Driver, TorchDriver
+from batchfinder.run.memory.device import DeviceMemory, Driver, TorchDriver
 from batchfinder.run.trial import run_trial
 
 SAMPLES = Made(lambda size: [0] * size)

@@ -15,10 +15,9 @@ from batchfinder.protocols import Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
 from batchfinder.run.memory import host as host_module
-from batchfinder.run.memory.cpu import HostMemory
+from batchfinder.run.memory.cpu import HostMemory, highest
 from batchfinder.run.memory.host import host_budget, host_free
-from batchfinder.run.memory.scratch import highest
-from batchfinder.run.profiler_internals import CpuAllocations
+from batchfinder.run.torch_internals import CpuAllocations
 from batchfinder.run.trial import run_trial
 
 GIB = 1024**3

@@ -11,8 +11,7 @@ from replayed_gpu import EXPANDABLE, LIMIT, ReplayedGpu, ReplayedTraining
 from batchfinder.probe import SearchSpace, memory_line, probe
 from batchfinder.protocols import Setup
 from batchfinder.results import Outcome, Trial
-from batchfinder.run.memory.device import DeviceMemory
-from batchfinder.run.memory.driver import Driver
+from batchfinder.run.memory.device import DeviceMemory, Driver
 from batchfinder.run.trial import run_trial
 
 SAMPLES = Made(lambda size: [0] * size)

@@ -1,8 +1,4 @@
-"""Frozen data to strict JSON and back, guided by the annotations of its dataclasses.
-
-JSON knows no infinity and no NaN, so these floats are written as the strings ``"Infinity"``,
-``"-Infinity"`` and ``"NaN"``; an enumeration is written as the name of its member.
-"""
+"""Strict JSON, there and back, of whatever is frozen data."""
 
 from __future__ import annotations
 
@@ -20,6 +16,7 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.wording import Caveat
 
 __all__ = ["SCHEMA", "decode", "dumps", "encode", "loads", "read"]
+
 
 SCHEMA = 1
 _WITHOUT_CODE = "older.said"
