@@ -258,8 +258,10 @@ def test_a_base_rate_that_is_far_too_low_is_raised_and_the_report_says_why():
     assert bf.Report.from_json(report.to_json()).confirmation == report.confirmation
 
 
-def test_under_sgd_too_and_never_faster_than_the_batch():
-    report = far_too_careful(torch.optim.SGD)
+@pytest.mark.parametrize("at_most", [16, 64])
+def test_under_sgd_too_and_never_faster_than_the_batch(at_most):
+    report = far_too_careful(torch.optim.SGD, objective="largest", at_most=at_most)
+    assert report.batch_size == at_most
     assert report.recommendation.rule_factor > 1
     assert report.learning_rate == pytest.approx(1e-3 * report.batch_size / 4)
 
