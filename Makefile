@@ -39,7 +39,7 @@ golden:  ## accepts the texts that the report tests compare with; read the diffe
 
 docs:  ## the documentation in docs/_build/html, warnings as errors, links and searches checked
 	$(PYTHON) docs/errors_page.py && $(PYTHON) docs/reproducing_page.py
-	$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(PYTHON) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
 	$(PYTHON) docs/check_built.py docs/_build/html
 
 links:  ## every link to another site, which needs a network
