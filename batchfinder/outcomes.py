@@ -1,23 +1,12 @@
-"""How a trial ends, what limits a choice, and the events of a call."""
+"""Every named outcome: how a trial ended, what binds, why a plan was chosen, how it held."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
-from batchfinder.wording.trials import ENDED
+from batchfinder.wording.probe import ENDED
 
-__all__ = [
-    "Judgement",
-    "Limit",
-    "Note",
-    "Outcome",
-    "Progress",
-    "Stage",
-    "StageStarted",
-    "TrialStarted",
-    "Why",
-]
+__all__ = ["Judgement", "Limit", "Outcome", "Stage", "Why"]
 
 
 class Outcome(Enum):
@@ -108,45 +97,3 @@ class Stage(Enum):
     RECOMMEND = "choose batch size and learning rate"
     RACE = "race of learning rates"
     CONFIRM = "check the choice by training"
-
-
-@dataclass(frozen=True)
-class StageStarted:
-    """An event: a stage begins. ``expected_seconds`` where it can be told."""
-
-    stage: Stage
-    detail: str = ""
-    expected_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class TrialStarted:
-    """An event: a trial is about to run. ``expected_seconds`` where earlier ones tell."""
-
-    batch_size: int
-    expected_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """An event: how far a stage is that has lasted ``seconds``; at most twice a second.
-
-    ``of`` is ``None`` where the number of steps is not known beforehand. ``waited_seconds`` is how
-    long one step or read has lasted that is still under way; 0 where one has just ended.
-    """
-
-    stage: Stage
-    done: int
-    seconds: float
-    of: int | None = None
-    unit: str = "steps"
-    samples_per_second: float = 0.0
-    seconds_left: float | None = None
-    waited_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Note:
-    """An event: one sentence that the user should read while waiting."""
-
-    text: str

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from batchfinder.events import Note as Note
+from batchfinder.events import Progress as Progress
+from batchfinder.events import StageStarted as StageStarted
+from batchfinder.events import TrialStarted as TrialStarted
 from batchfinder.html import Shown
 from batchfinder.outcomes import Judgement as Judgement
 from batchfinder.outcomes import Limit as Limit
-from batchfinder.outcomes import Note as Note
 from batchfinder.outcomes import Outcome as Outcome
-from batchfinder.outcomes import Progress as Progress
 from batchfinder.outcomes import Stage as Stage
-from batchfinder.outcomes import StageStarted as StageStarted
-from batchfinder.outcomes import TrialStarted as TrialStarted
 from batchfinder.outcomes import Why as Why
 from batchfinder.plans import KNEE as KNEE
 from batchfinder.plans import SAME as SAME
@@ -30,10 +30,10 @@ from batchfinder.plans import Loading as Loading
 from batchfinder.plans import Recommendation as Recommendation
 from batchfinder.plans import Schedule as Schedule
 from batchfinder.plans import Speedup as Speedup
+from batchfinder.races import RaceArm as RaceArm
+from batchfinder.races import RaceResult as RaceResult
 from batchfinder.rank_facts import RankFacts as RankFacts
 from batchfinder.rates import GroupRate as GroupRate
-from batchfinder.rates import RaceArm as RaceArm
-from batchfinder.rates import RaceResult as RaceResult
 from batchfinder.trials import MemoryBreakdown as MemoryBreakdown
 from batchfinder.trials import ProbeResult as ProbeResult
 from batchfinder.trials import Trial as Trial

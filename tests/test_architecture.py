@@ -21,13 +21,13 @@ LAYERS: list[set[str]] = [
     {"units", "table", "frameworks", "model_checks"},
     {"html"},
     {"wording"},
-    {"outcomes", "rates", "rank_facts"},
-    {"plans", "trials"},
+    {"outcomes", "races", "rates", "rank_facts"},
+    {"events", "plans", "trials"},
     {"results"},
     {"wording.rates"},
     {"wording.advice", "wording.choice", "wording.confirm"},
     {"protocols"},
-    {"probe", "devices", "scaling", "formulas", "timing", "meter"},
+    {"probe", "devices", "scaling", "formulas", "timing", "meter", "waiting"},
     {"training", "schedule", "report.data", "encoding"},
     {
         "run",
@@ -63,7 +63,9 @@ LAYERS: list[set[str]] = [
 NO_TORCH = {
     "encoding",
     "errors",
+    "events",
     "outcomes",
+    "races",
     "rank_facts",
     "rates",
     "plans",
@@ -85,6 +87,7 @@ NO_TORCH = {
     "progress",
     "table",
     "meter",
+    "waiting",
 }
 NAMESPACES = {"run", "wording"}
 """Packages that hold others, or one module a part, and offer nothing themselves."""

@@ -1,4 +1,4 @@
-"""How one training of a study is made, and at which sizes and rates."""
+"""How the user trains: model, loader, loss, validation; and what one size takes of memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.protocols import Batch, LearningRateRule, MemoryBackend, Setup
-from batchfinder.report import Report
-from batchfinder.results import NoiseScale, Outcome
+from batchfinder.protocols import Batch, MemoryBackend, Setup
+from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
 from batchfinder.run.step import Step, compute_of, context_for, moved, step_from
 from batchfinder.run.trial import run_trial, tensors_in
 
-__all__ = ["Pairs", "Recipe", "endless", "peak_of", "rate_and_family", "samples_in"]
+__all__ = ["Recipe", "endless", "peak_of", "rate_and_family", "samples_in"]
 
 
 @dataclass(frozen=True)
@@ -187,37 +186,3 @@ def rate_and_family(recipe: Recipe, size: int) -> tuple[float | None, str]:
             "loss before backward, and pass make_optimizer="
         )
     return found
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The rate and the accumulation steps of every size: a report's own, else the rule's."""
-
-    rule: LearningRateRule
-    base_rate: float
-    base: int
-    noise: NoiseScale | None
-    report: Report | None
-
-    def rate_at(self, size: int) -> float:
-        """The report's rate at its own size, else the rule's."""
-        noise = self.noise
-        if self.report is not None:
-            if size == self.report.global_batch_size and self.report.learning_rate is not None:
-                return self.report.learning_rate
-            noise = noise or self.report.noise_scale
-        return self.rule(self.base_rate, self.base, size, noise)
-
-    def rates_at(self, size: int, factors: Sequence[float]) -> list[float]:
-        """The grid around the rate of a size; beside a report's rate at the user's size, theirs."""
-        rates = [self.rate_at(size) * factor for factor in factors]
-        own = self.report is not None and size == self.base
-        if own and not any(math.isclose(each, self.base_rate, rel_tol=1e-6) for each in rates):
-            rates.append(self.base_rate)
-        return rates
-
-    def accumulation_at(self, size: int) -> int:
-        """Into how many micro-batches a step is cut."""
-        if self.report is None or size != self.report.global_batch_size:
-            return 1
-        return self.report.accumulation_steps * self.report.world_size

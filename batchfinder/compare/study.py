@@ -15,7 +15,8 @@ from batchfinder.arguments import rule_named
 from batchfinder.compare.comparison import Comparison, reached_by_all
 from batchfinder.compare.conduct import Record, Study, unheard
 from batchfinder.compare.data import Cell, Ending
-from batchfinder.compare.recipe import Pairs, Recipe, rate_and_family
+from batchfinder.compare.pairs import Pairs
+from batchfinder.compare.recipe import Recipe, rate_and_family
 from batchfinder.compare.training import Rules
 from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import keywords_named, refuse_unknown

@@ -9,15 +9,11 @@
 ``stage``        the same within a call
 """
 
-from batchfinder.confirm.branch import STEPS, Trace, judge, lead
-from batchfinder.confirm.confirming import (
-    HigherRate,
-    confirm,
-    confirm_recommendation,
-    higher_rate,
-    leads,
-    try_higher_rate,
-)
+from batchfinder.confirm.confirming import confirm
+from batchfinder.confirm.constants import STEPS
+from batchfinder.confirm.higher_rate import HigherRate, higher_rate, leads, try_higher_rate
+from batchfinder.confirm.judging import Trace, judge, lead
+from batchfinder.confirm.procedure import confirm_recommendation
 from batchfinder.confirm.retry import (
     Attempt,
     OwnPair,

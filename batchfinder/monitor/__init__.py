@@ -9,7 +9,7 @@ learning rate (``rate``).
 
 from batchfinder.monitor.batch_size_scheduler import BatchSizeScheduler
 from batchfinder.monitor.history import History, Instability, Kind, Reading, Suggestion
-from batchfinder.monitor.losses import TorchRanks
+from batchfinder.monitor.ranks import TorchRanks
 from batchfinder.monitor.schedules import (
     Doubling,
     FollowMonitor,

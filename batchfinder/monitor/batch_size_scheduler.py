@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import options_named
 from batchfinder.monitor.growing import Drawn, GrowingLoader, devices_of
-from batchfinder.monitor.pricing import count_of, cut
+from batchfinder.monitor.parts import count_of, cut
+from batchfinder.monitor.rate import RateFactor
 from batchfinder.monitor.schedules import FollowMonitor, Progress, Schedule, Target
 from batchfinder.monitor.training_monitor import TrainingMonitor
-from batchfinder.monitor.updates import RateFactor
 from batchfinder.protocols import Batch, LearningRateRule
 from batchfinder.results import NoiseScale
 from batchfinder.run.step import family_of

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from batchfinder.formulas import Moments
-from batchfinder.monitor.pricing import NoiseWindow, count_of, cut, why_whole
+from batchfinder.monitor.noise import NoiseWindow
+from batchfinder.monitor.parts import count_of, cut, why_whole
 from batchfinder.noise import EUCLIDEAN, Metric, Sketch, metric_for
 from batchfinder.protocols import Batch
 from batchfinder.results import NoiseScale

@@ -1,4 +1,8 @@
-"""Alarms that go by the loss, on one rank and on several."""
+"""What the loss alone tells: not finite, spikes, divergence, and no progress.
+
+Numbers in, findings out. Levels are medians and scatters come from the absolute differences of
+consecutive losses, so that neither a falling loss nor single outliers count as scatter.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +17,6 @@ from batchfinder.monitor.history import Kind
 from batchfinder.wording import Caveat
 
 __all__ = ["Finding", "LossWatch", "Reference", "reference"]
-
 
 RECENT, WINDOW = 32, 128
 """Losses that give the level, and those whose largest excursion counts as usual."""
@@ -244,48 +246,3 @@ class LossWatch:
             return []
         said = Caveat("monitor.stalled_level", loss=mean, first=self._first, steps=self._seen)
         return [Finding(Kind.STALLED, said)]
-
-
-class Exchange(Protocol):
-    """What a monitor needs of other ranks, to count their micro-batches with its own.
-
-    Every rank looks at micro-batches of its own samples, with its own gradients: where the model
-    is wrapped for data-parallel training, the hooks see them before they are averaged. All ranks
-    must hold the same weights and be given the same number of micro-batches. Only sketches and
-    sizes travel (about 4 KiB per micro-batch, whatever the model), so that the mean gradient is
-    taken from the sketches too, and is known to some √(2 / sketch size).
-    """
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is no other rank; the exact norms are then used."""
-        ...
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """The rows (n, width) of every rank, one below the other, the same on all ranks."""
-        ...
-
-
-class Alone:
-    """No other rank."""
-
-    alone = True
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        return rows
-
-
-class TorchRanks:
-    """The ranks of ``torch.distributed``, over the default process group."""
-
-    alone = False
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        from torch import distributed
-
-        parts: list[np.ndarray] = [rows] * distributed.get_world_size()
-        distributed.all_gather_object(parts, rows)
-        return np.concatenate(parts)
-
-
-ALONE = Alone()

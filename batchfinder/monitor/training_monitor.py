@@ -11,11 +11,13 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import options_named
+from batchfinder.monitor.alarms import Alarms
 from batchfinder.monitor.gradients import GradientLook, Look, Scaler
 from batchfinder.monitor.history import History, Instability, Reading, Suggestion
-from batchfinder.monitor.losses import ALONE, Exchange, TorchRanks
-from batchfinder.monitor.pace import UPDATES, Alarms, Pace
-from batchfinder.monitor.pricing import NoiseWindow, Now, suggestion
+from batchfinder.monitor.noise import NoiseWindow
+from batchfinder.monitor.pace import UPDATES, Pace
+from batchfinder.monitor.pricing import Now, suggestion
+from batchfinder.monitor.ranks import ALONE, Exchange, TorchRanks
 from batchfinder.monitor.updates import Weights
 from batchfinder.protocols import Batch, Clock
 from batchfinder.results import Candidate, NoiseScale

@@ -15,8 +15,8 @@ from batchfinder.formulas import Interval, Moments
 from batchfinder.keywords import options_named
 from batchfinder.noise.context import refuse_zero, said_of
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric, metric_of
+from batchfinder.noise.reduced import GradientReader, gradient_reader
 from batchfinder.noise.sampling import in_all
-from batchfinder.noise.training_loop import GradientReader, gradient_reader
 from batchfinder.protocols import Batch, MicroBatches, NoiseEstimator, TrainStep, WarmupEstimator
 from batchfinder.results import BatchPlan, NoiseScale
 from batchfinder.wording import Caveat

@@ -1,4 +1,4 @@
-"""Training steps of the warm-up, and what their gradients tell."""
+"""Optimizer steps of the user's own training, which can be measured as they are taken."""
 
 from __future__ import annotations
 
@@ -6,130 +6,17 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from types import TracebackType
-from typing import Self
 
-import torch
-
-from batchfinder.errors import LossIsNotFinite, NoiseNotMeasured
+from batchfinder.errors import LossIsNotFinite
 from batchfinder.formulas import Moments, moments
 from batchfinder.meter import unmetered
-from batchfinder.noise.gradient_hooks import (
-    EUCLIDEAN,
-    Backwards,
-    GradientHooks,
-    Metric,
-    SecondMoments,
-    Sketch,
-    floored_scale,
-    vector_norm,
-)
+from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric
 from batchfinder.noise.preflight import hazards_in_room
+from batchfinder.noise.reduced import gradient_reader
 from batchfinder.noise.sampling import Allowed, TrainingBatches, any_size, cut, nearest_allowed
-from batchfinder.protocols import Advance, BatchSource, Ranks, TrainStep
+from batchfinder.protocols import Advance, BatchSource, TrainStep
 from batchfinder.run.attempt import Shortage, attempt
-from batchfinder.run.distributed_internals import ShardedGroup, sharded_groups
 from batchfinder.wording import Caveat
-
-__all__ = ["GradientReader", "ReducedGradients", "gradient_reader"]
-
-
-class ReducedGradients(Backwards):
-    """As ``GradientHooks``, of the groups of parameters that ``fully_shard`` has made."""
-
-    def __init__(
-        self,
-        groups: Sequence[ShardedGroup],
-        ranks: Ranks,
-        *,
-        sketch_size: int | None = None,
-        seed: int = 0,
-        metric: Metric = EUCLIDEAN,
-        moments: Sequence[Sequence[torch.Tensor]] = (),
-    ) -> None:
-        whole = [torch.empty(group.whole_numel, device="meta") for group in groups]
-        sketch = None if sketch_size is None else Sketch(whole, sketch_size, seed)
-        super().__init__(len(groups), sketch)
-        self._groups, self._ranks, self._metric = groups, ranks, metric
-        self._moments = moments
-        self._own_scales: dict[int, torch.Tensor] = {}
-
-    def __enter__(self) -> Self:
-        for index, group in enumerate(self._groups):
-            group.listen(partial(self._see, index))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for group in self._groups:
-            group.unlisten()
-
-    def _see(self, index: int, gradient: torch.Tensor) -> None:
-        if gradient.numel() != self._groups[index].whole_numel:
-            raise NoiseNotMeasured(
-                "expected a gradient of every parameter under fully_shard; found some that get "
-                "none, so that the gradients of two micro-batches cannot be laid side by side"
-            )
-        flat = gradient.detach()
-        if self._metric is not EUCLIDEAN:
-            flat = flat.float() * self._scale(index)
-        self.pass_through(index, flat)
-
-    def _scale(self, index: int) -> torch.Tensor:
-        """What a group's gradients are multiplied by, laid out as what is reduced."""
-        group = self._groups[index]
-        own = group.as_shard(self._moments[index])
-        rows = own.new_empty((group.shards, own.numel()))
-        group.gather(rows.view(-1), own)
-        scale, start = torch.empty_like(rows), 0
-        for numel, length in zip(group.shard_numels, group.numels, strict=True):
-            part = rows[:, start : start + numel]
-            scale[:, start : start + numel] = floored_scale(part, part.sum() / length)
-            start += numel
-        self._own_scales[index] = scale[group.shard_rank].clone()
-        return scale.view(-1)
-
-    def mean_square(self, divisor: float) -> float:
-        """|mean gradient|² over all ranks, from every rank's shards of ``.grad``."""
-        total = 0.0
-        for index, group in enumerate(self._groups):
-            shard = group.gradient_shard()
-            if self._metric is not EUCLIDEAN:
-                shard = shard.float() * self._own_scales[index]
-            total += float(vector_norm(shard)) ** 2 / group.copies
-        return sum(self._ranks.tell("the mean gradient", total)) / divisor**2
-
-
-GradientReader = ReducedGradients | GradientHooks
-
-
-def gradient_reader(
-    step: TrainStep, metric: Metric = EUCLIDEAN, *, sketch_size: int | None = None, seed: int = 0
-) -> GradientReader:
-    """What reads the gradient of every backward of ``step``, before ranks average it.
-
-    Raises:
-        NoiseNotMeasured: where shards are reduced in a way that does not show it.
-    """
-    groups = sharded_groups(step.modules())
-    if not groups:
-        parameters = step.parameters()
-        sketch = None if sketch_size is None else Sketch(parameters, sketch_size, seed)
-        return GradientHooks(parameters, sketch, metric)
-    for group in groups:
-        group.refuse_scaled()
-    moments: list[list[torch.Tensor]] = []
-    if isinstance(metric, SecondMoments):
-        moments = [metric.of(step.parameters(), group.parameters) for group in groups]
-    return ReducedGradients(
-        groups, step.ranks, sketch_size=sketch_size, seed=seed, metric=metric, moments=moments
-    )
-
 
 THE_UPDATE = "the optimizer's update"
 """Which no smaller micro-batch makes smaller."""

@@ -1,21 +1,17 @@
-"""The panel of a race, and the marks that all panels are made of."""
+"""What the panels are made of: colours, intervals, the mark of the choice, axes in powers of two.
+
+Colours are Okabe and Ito's, told apart by the colour-blind.
+"""
 
 from __future__ import annotations
 
 import importlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchfinder.errors import MissingDependency
-from batchfinder.results import RaceArm
 from batchfinder.units import format_size
-
-if TYPE_CHECKING:
-    from batchfinder.report.data import ReportData
-
-__all__ = ["race"]
-
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
 _FULL_INCHES = 3.4  # from this width of a panel on its legend has its full size
@@ -117,51 +113,3 @@ def ratio_axis(ax: Any) -> None:
 
 def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
-
-
-_ABOVE = 1.08  # where rates at which the loss ran away are drawn: above all others
-_ROOM_IN_OCTAVES = 0.7
-
-
-def race(report: ReportData, ax: Any) -> None:
-    """Every arm, the rate of the rule and the one that was found."""
-    found = report.race
-    title(ax, "Which learning rate trains fastest", "loss on samples left out")
-    ax.set_xlabel("learning rate")
-    if found is None or not found.arms:
-        ax.annotate("no race was run", (0.5, 0.5), xycoords="axes fraction", ha="center")
-        return
-    first = sorted((arm for arm in found.arms if arm.order == 1), key=_rate)
-    again = [arm for arm in found.arms if arm.order > 1]
-    ended = [arm.loss for arm in found.arms if not arm.ran_away]
-    top = max(ended, default=1.0) + (_ABOVE - 1) * (max(ended, default=1.0) - min(ended, default=0))
-    ax.plot(*_places(first), "o-", color=BLUE, markersize=7, label="first order of the data")
-    if any(not arm.ran_away for arm in again):
-        style = {"color": "white", "markeredgecolor": BLUE, "linestyle": "none"}
-        ax.plot(*_places(again), "s", markersize=7, label="another order", **style)
-    away = [(arm.learning_rate, top) for arm in found.arms if arm.ran_away]
-    if away:
-        ax.plot(*columns(away), "X", color=ORANGE, markersize=9, label="diverged")
-    ax.axvline(found.rule_rate, color=GREY, linewidth=1.0, label="the rule's rate")
-    if found.best_rate is not None:
-        ax.axvline(
-            found.learning_rate,
-            color=ORANGE,
-            linewidth=1.6,
-            linestyle="-.",
-            label="for this run",
-        )
-    rates = [*map(_rate, found.arms), found.learning_rate]
-    room = 2.0**_ROOM_IN_OCTAVES
-    ax.set_xscale("log", base=2)
-    ax.set_xlim(min(rates) / room, max(rates) * room)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
-    legend(ax)
-
-
-def _rate(arm: RaceArm) -> float:
-    return arm.learning_rate
-
-
-def _places(arms: list[RaceArm]) -> tuple[list[float], list[float]]:
-    return columns([(arm.learning_rate, arm.loss) for arm in arms if not arm.ran_away])

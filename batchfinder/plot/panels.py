@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from batchfinder.plot import marks
-from batchfinder.plot.marks import race
+from batchfinder.plot.race import race
 from batchfinder.results import KNEE, SAME, Candidate, NoiseScale
 from batchfinder.units import format_bytes, format_count
 from batchfinder.wording.choice import singular

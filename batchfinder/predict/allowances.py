@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from batchfinder.errors import CannotPredict
 from batchfinder.predict.answers import MOST, Allowance, MemoryPrediction
+from batchfinder.predict.assumed import UNSIZED
 from batchfinder.predict.guess import largest_within
 from batchfinder.predict.rehearsal import Footprint, Rehearsal
-from batchfinder.predict.shapes import UNSIZED
 
 __all__ = ["Target", "predictions", "unseen_by"]
 

@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable
 
+from batchfinder.predict.assumed import UNSIZED
 from batchfinder.predict.rehearsal import OutOfTime, Rehearsal, rehearsing
-from batchfinder.predict.shapes import UNSIZED
 from batchfinder.probe import SearchSpace
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Setup, TrainStep
 

@@ -18,9 +18,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from batchfinder.errors import CannotPredict
+from batchfinder.predict.assumed import Assumed
 from batchfinder.predict.device_kernels import OTHER_KERNELS, CudaKernels
-from batchfinder.predict.shapes import Assumed, BatchShape
-from batchfinder.predict.twins import Reachable, kept_as_they_are, reachable_from, swapped
+from batchfinder.predict.reachable import Reachable, reachable_from
+from batchfinder.predict.shapes import BatchShape
+from batchfinder.predict.twins import kept_as_they_are, swapped
 from batchfinder.protocols import Batch, BatchSource
 from batchfinder.run.memory import Ledger
 from batchfinder.run.state import RandomState

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from batchfinder.probe.line import Forecast, History, forecast, history
+from batchfinder.probe.history import History, history
+from batchfinder.probe.line import Forecast, forecast
 from batchfinder.probe.space import SearchSpace
 from batchfinder.results import Trial
 

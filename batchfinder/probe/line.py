@@ -1,91 +1,19 @@
-"""What the trials so far say of memory."""
+"""The memory line through the trials' peaks, and the forecast that steers the search.
+
+The peak of a training step is the largest of several straight lines in the batch size: one per
+moment of the step (forward's end, backward's widest layer, the update). So it is convex, the
+line through two small sizes promises too much, and the line through two large ones is nearly
+exact. Some losses (all pairs in a batch) add a square.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from batchfinder.probe.space import SearchSpace
-from batchfinder.results import Limit, MemoryBreakdown, Outcome, Trial
-from batchfinder.wording import Caveat
-
-__all__ = [
-    "about_fragmentation",
-    "about_lengths",
-    "about_others",
-    "about_time",
-    "held_bytes",
-    "limit_met",
-    "with_line",
-]
-
-
-@dataclass(frozen=True)
-class History:
-    """What the trials say, size by size; where a size was repeated, its last trial counts.
-
-    ``fits`` and ``fails`` increase in size; ``in_order`` is the order in which sizes were run.
-    Whatever does not fit counts alike: no memory, too close to it, an index limit, a kill.
-    """
-
-    in_order: tuple[Trial, ...]
-    fits: tuple[Trial, ...]
-    fails: tuple[Trial, ...]
-
-    @property
-    def low(self) -> int:
-        """The largest size that fits; 0 if none does."""
-        return self.fits[-1].batch_size if self.fits else 0
-
-    @property
-    def high(self) -> int | None:
-        """The smallest size above ``low`` that does not fit.
-
-        A failure below a success (memory that is not monotone) bounds nothing.
-        """
-        return next((t.batch_size for t in self.fails if t.batch_size > self.low), None)
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether a caching allocator stands between the tensors and the limit."""
-        return any(trial.reserved_bytes is not None for trial in self.in_order)
-
-    def until_first_bracket(self) -> History:
-        """The history as it was when a success first had a failure above it."""
-        for count in range(1, len(self.in_order) + 1):
-            earlier = history(self.in_order[:count])
-            if earlier.low and earlier.high is not None:
-                return earlier
-        return self
-
-
-def latest(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """The last trial at each size, sizes in the order of their first: those that count.
-
-    An earlier one was disturbed, and says nothing any more.
-    """
-    return tuple({trial.batch_size: trial for trial in trials}.values())
-
-
-def history(trials: Iterable[Trial]) -> History:
-    """Sort ``trials``, of which the last at each size counts."""
-    counting = latest(trials)
-    by_size = sorted(counting, key=lambda trial: trial.batch_size)
-    return History(
-        in_order=counting,
-        fits=tuple(trial for trial in by_size if trial.fits),
-        fails=tuple(trial for trial in by_size if not trial.fits),
-    )
-
-
-def to_repeat(trials: Sequence[Trial]) -> int | None:
-    """The size of the last trial if another process disturbed it and it was run only once."""
-    if not trials or not trials[-1].disturbed:
-        return None
-    size = trials[-1].batch_size
-    return size if sum(trial.batch_size == size for trial in trials) == 1 else None
-
+from batchfinder.probe.history import latest
+from batchfinder.results import Trial
 
 APART = 0.75
 """Two sizes show a slope if the smaller is at most this share of the larger …"""
@@ -190,96 +118,3 @@ def _well_apart(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         if not chosen or size <= APART * chosen[-1][0] or peak <= (1 - RISEN) * chosen[-1][1]:
             chosen.append((size, peak))
     return chosen[:3]
-
-
-WORTH_SAYING = 0.01
-"""Memory in pieces: share of the limit, and of the largest size, from which it is said."""
-
-
-def held_bytes(memory: MemoryBreakdown) -> int:
-    """What model, gradients and optimizer state hold between steps."""
-    return (
-        memory.parameter_bytes
-        + memory.buffer_bytes
-        + memory.gradient_bytes
-        + memory.optimizer_bytes
-    )
-
-
-def with_line(memory: MemoryBreakdown, trials: Sequence[Trial]) -> MemoryBreakdown:
-    """``memory`` with the line through the trials' peaks, and what is in pieces at the largest."""
-    line = memory_line(trials)
-    largest = _largest(trials)
-    idle = 0
-    if largest.reserved_bytes is not None and largest.peak_bytes is not None:
-        idle = largest.reserved_bytes - largest.peak_bytes
-    return replace(
-        memory,
-        other_bytes=max(0, int(line.fixed_bytes) - held_bytes(memory)),
-        fixed_bytes=int(line.fixed_bytes),
-        per_sample_bytes=line.per_sample_bytes,
-        fit_residual=line.residual,
-        fragmentation_bytes=idle,
-    )
-
-
-def limit_met(trials: Sequence[Trial], space: SearchSpace, own_ceiling: int | None) -> Limit:
-    """What kept the largest size that fits from being larger, where the search came to its end."""
-    ceiling = space.ceiling
-    largest = _largest(trials).batch_size
-    above = [trial for trial in trials if trial.batch_size > largest and not trial.fits]
-    if above:
-        nearest = min(above, key=lambda trial: trial.batch_size)
-        return Limit.INDEX if nearest.outcome is Outcome.INDEX_LIMIT else Limit.MEMORY
-    if ceiling is None or largest < space.at_most(ceiling):
-        return Limit.MEMORY
-    return Limit.USER if own_ceiling is not None and ceiling == own_ceiling else Limit.DATASET
-
-
-def about_time(slow: tuple[int, float] | None) -> tuple[Caveat, ...]:
-    """Of a size that was not tried since its step would take so many seconds."""
-    return () if slow is None else (Caveat("probe.time", size=slow[0], seconds=slow[1]),)
-
-
-def about_fragmentation(
-    memory: MemoryBreakdown, largest: int, *, may_expand: bool
-) -> tuple[Caveat, ...]:
-    """Of memory in pieces at the largest size, and the size that fits without, by the line."""
-    if memory.fragmentation_bytes < WORTH_SAYING * memory.limit_bytes:
-        return ()
-    by_line = memory.largest_by_line()
-    if may_expand and by_line is not None and by_line >= (1 + WORTH_SAYING) * largest:
-        return (
-            Caveat(
-                "probe.expandable",
-                size=largest,
-                bytes=memory.fragmentation_bytes,
-                with_expandable=by_line,
-            ),
-        )
-    return (Caveat("probe.fragmented", size=largest, bytes=memory.fragmentation_bytes),)
-
-
-def about_lengths(trials: Sequence[Trial], ordinary: int | None) -> tuple[Caveat, ...]:
-    """Of samples that vary in length, ``ordinary`` being the peak of ordinary ones."""
-    if ordinary is None:
-        return ()
-    largest = _largest(trials)
-    return (
-        Caveat(
-            "probe.lengths",
-            size=largest.batch_size,
-            longest_bytes=largest.peak_bytes or 0,
-            ordinary_bytes=ordinary,
-        ),
-    )
-
-
-def about_others(trials: Sequence[Trial]) -> tuple[Caveat, ...]:
-    """Of trials that were disturbed, when they were repeated too, and count all the same."""
-    sizes = tuple(trial.batch_size for trial in trials if trial.disturbed)
-    return (Caveat("probe.disturbed", sizes=sizes),) if sizes else ()
-
-
-def _largest(trials: Sequence[Trial]) -> Trial:
-    return max((trial for trial in trials if trial.fits), key=lambda trial: trial.batch_size)

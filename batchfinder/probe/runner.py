@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from batchfinder.errors import BatchFinderError, NothingToTrain, UnknownLoss
-from batchfinder.probe.loop import step_seconds_at
+from batchfinder.probe.patience import step_seconds_at
 from batchfinder.protocols import Ranks
 from batchfinder.results import Trial
 from batchfinder.run.bench import Bench

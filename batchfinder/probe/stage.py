@@ -22,7 +22,7 @@ from batchfinder.probe import (
     step_seconds_at,
     within_time,
 )
-from batchfinder.probe.line import (
+from batchfinder.probe.conclusions import (
     about_fragmentation,
     about_lengths,
     about_others,

@@ -14,9 +14,10 @@ All are structural. Users pass values; nothing registers itself, nothing is subc
 from __future__ import annotations
 
 from batchfinder.protocols.device import DeviceProcess, MemoryBackend
+from batchfinder.protocols.ranks import RankGroup, Ranks
 from batchfinder.protocols.setup import Setup
 from batchfinder.protocols.source import Batch, BatchSource, MicroBatches
-from batchfinder.protocols.step import RankGroup, Ranks, TrainStep, UpdateWatch, WholeStep
+from batchfinder.protocols.step import TrainStep, UpdateWatch, WholeStep
 from batchfinder.protocols.strategies import (
     Advance,
     Clock,

@@ -7,7 +7,8 @@ the tried ones say, ``running`` walks along them, ``arms`` trains, and ``racing`
 from batchfinder.race.arithmetic import carried, clipped, race_steps, steps_at
 from batchfinder.race.arms import Course
 from batchfinder.race.racing import length_of, race_rates
-from batchfinder.race.rule import Finish, Race, Raced, run_arms
+from batchfinder.race.rule import Race, Raced
+from batchfinder.race.running import Finish, run_arms
 
 __all__ = [
     "Course",

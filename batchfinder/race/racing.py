@@ -19,7 +19,8 @@ from batchfinder.race.arithmetic import (
     race_steps,
 )
 from batchfinder.race.arms import Course, Start
-from batchfinder.race.rule import Finish, Race, run_arms
+from batchfinder.race.rule import Race
+from batchfinder.race.running import Finish, run_arms
 from batchfinder.results import BatchPlan, RaceArm, RaceResult
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.wording import Caveat

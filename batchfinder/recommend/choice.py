@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchfinder.recommend.candidates import (
-    Draws,
-    Option,
-    Spread,
-    drawn,
-    options,
-    priced,
-    with_roles,
-    within_noise,
-)
-from batchfinder.recommend.decision import Decision, caveats_of, decide, loading_of
+from batchfinder.recommend.candidates import Option, options, priced, with_roles
+from batchfinder.recommend.caveats import caveats_of
+from batchfinder.recommend.decision import Decision, decide, loading_of
 from batchfinder.recommend.limits import limit_of
 from batchfinder.recommend.problem import Problem
 from batchfinder.recommend.situation import Situation
+from batchfinder.recommend.uncertainty import Draws, Spread, drawn, within_noise
 from batchfinder.results import (
     BatchPlan,
     Candidate,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from batchfinder import html, plot
 from batchfinder.errors import MissingDependency
-from batchfinder.report.evidence import rank_table
 from batchfinder.report.explanation import other_changes, sections
+from batchfinder.report.ranks import rank_table
 from batchfinder.report.rows import candidate_table, legend, measurement_table, trial_table
 from batchfinder.report.settings import FRAMEWORKS, settings
 from batchfinder.report.text import answer, choice, findings

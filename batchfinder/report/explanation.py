@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchfinder.report.evidence import memory_sentences, race_sentences
+from batchfinder.report.memory import memory_sentences
+from batchfinder.report.race import race_sentences
 from batchfinder.report.rows import candidate_table
 from batchfinder.report.text import (
     answer,

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchfinder.report.evidence import race_sentence, rank_table, ranks_sentence
+from batchfinder.report.race import race_sentence
+from batchfinder.report.ranks import rank_table, ranks_sentence
 from batchfinder.report.rows import format_noise, legend, measurement_table
 from batchfinder.results import Confirmation, Environment, Judgement, Limit
 from batchfinder.table import render, wrap

@@ -15,21 +15,6 @@ from typing import Any
 
 __all__ = ["Caveat", "capitalized", "sentence"]
 
-_HOMES: Mapping[str, str] = {
-    "recommend": "noise",
-    "race": "confirm",
-    "compare": "trials",
-    "measure": "trials",
-    "probe": "trials",
-    "ranks": "session",
-    "integrations": "session",
-    "older": "session",
-    "step": "inputs",
-    "batches": "inputs",
-    "base": "inputs",
-}
-"""The module of a part, where it is not named as the part."""
-
 
 def sentence(code: str, numbers: Mapping[str, Any]) -> str:
     """The sentence for ``code``, with ``numbers`` put in.
@@ -40,7 +25,7 @@ def sentence(code: str, numbers: Mapping[str, Any]) -> str:
     part = code.partition(".")[0]
     try:
         words: Mapping[str, str | Callable[..., str]] = import_module(
-            f"batchfinder.wording.{_HOMES.get(part, part)}"
+            f"batchfinder.wording.{part}"
         ).SENTENCES
     except ModuleNotFoundError:
         raise KeyError(code) from None

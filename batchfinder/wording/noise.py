@@ -1,10 +1,10 @@
-"""What is said of the noise scale, and of a recommendation that rests on it."""
+"""What is said of the gradient noise scale, and of the warm-up along which it is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from batchfinder.units import counted, format_count, format_size
+from batchfinder.units import counted, format_count
 
 __all__ = ["SENTENCES"]
 
@@ -43,7 +43,7 @@ def _unbounded(samples: int, unit: str, low: float) -> str:
     )
 
 
-_NOISE: Mapping[str, str | Callable[..., str]] = {
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "noise.updates_itself": (
         "train_step runs backward and the update itself, so gradients of single batches are not "
         "visible, nor whether they are clipped: the noise scale cannot be measured. Have it return "
@@ -124,115 +124,3 @@ _NOISE: Mapping[str, str | Callable[..., str]] = {
     ),
     "noise.cut": "there was time for {taken} of {of} warm-up steps",
 }
-
-
-_NAMES = {
-    "lion": "Lion",
-    "muon": "Muon",
-    "adafactor": "Adafactor",
-    "shampoo": "Shampoo",
-    "unknown": "this optimizer",
-}
-
-
-def _name(optimizer: str) -> str:
-    return _NAMES.get(optimizer, "this optimizer")
-
-
-def _by_analogy(optimizer: str) -> str:
-    return (
-        f"the square-root rule for {_name(optimizer)} is by analogy with Adam (untested here): "
-        "also try half and twice the rate"
-    )
-
-
-def _unknown(optimizer: str) -> str:
-    return (
-        f"no rule is known for how {_name(optimizer)}'s learning rate scales with the batch size: "
-        "your rate is kept for larger batches; also try twice the rate"
-    )
-
-
-def _noise_open(low: float) -> str:
-    return (
-        f"the noise scale is only bounded from below (at least {format_count(low)}): a larger "
-        "batch than the recommended one may train faster"
-    )
-
-
-def _noise_wide(smallest: int, largest: int) -> str:
-    return (
-        f"within the interval of the noise scale the fastest batch size ranges from "
-        f"{format_size(smallest)} to {format_size(largest)}; estimating it from more samples "
-        "would narrow this"
-    )
-
-
-def _short_epoch(steps: int, batch: int, length: int) -> str:
-    return (
-        f"an epoch has only {counted(steps, 'step')} at batch size {format_size(batch)} "
-        f"({format_size(length)} samples): schedules and statistics per epoch become coarse"
-    )
-
-
-def _decays(steps: int | None, same_loss: float, same_epochs: float) -> str:
-    if steps is None:
-        loss, epochs = (f"{each:.2g}x its steps" for each in (same_loss, same_epochs))
-    else:
-        loss = f"{format_size(round(same_loss * steps))} of its {format_size(steps)} steps"
-        epochs = format_size(round(same_epochs * steps))
-    return (
-        f"your learning rate decays: for the same loss give its schedule {loss}. The same epochs "
-        f"have {epochs}, after which the rate has decayed and the loss is higher"
-    )
-
-
-def _few_updates(steps: int, fewest: int, largest: int, told: str) -> str:
-    said = (
-        f"of {format_size(steps)} optimizer steps a batch size above {format_size(largest)} would "
-        f"leave fewer than {fewest} in the same epochs: none was considered"
-    )
-    if not told:
-        return said
-    return f"{said}. The length was read from {told}: pass training_steps= if that is wrong"
-
-
-_RECOMMEND: Mapping[str, str | Callable[..., str]] = {
-    "recommend.no_noise_scale": (
-        "the noise scale is unknown, so the size was chosen by throughput alone: a larger or "
-        "smaller one may train faster"
-    ),
-    "recommend.no_noise_kept": (
-        "the noise scale is unknown, so your own batch size is kept: a larger or smaller one may "
-        "train faster"
-    ),
-    "recommend.noise_open": _noise_open,
-    "recommend.noise_wide": _noise_wide,
-    "recommend.short_epoch": _short_epoch,
-    "recommend.few_updates": _few_updates,
-    "recommend.decays": _decays,
-    "recommend.no_headroom": (
-        "no measured size leaves the requested headroom: the recommended one uses all of the "
-        "memory; lower headroom, or free memory"
-    ),
-    "recommend.nothing_allowed": (
-        "no measured size satisfies your limits and the length of the dataset"
-    ),
-    "recommend.rate_by_analogy": _by_analogy,
-    "recommend.rate_unknown": _unknown,
-    "recommend.rate_is_found": (
-        "the optimizer finds its own learning rate: yours only multiplies it, and is kept at "
-        "every batch size"
-    ),
-    "recommend.far_from_base": (
-        "the recommended batch size is more than 16x away from yours ({base}), beyond the range "
-        "in which the learning-rate rules were tested: tune the rate"
-    ),
-    "recommend.rate_uncapped": (
-        "without a noise scale the learning rate could not be capped at the critical batch size: "
-        "also try half of it"
-    ),
-}
-
-
-SENTENCES: Mapping[str, str | Callable[..., str]] = {**_NOISE, **_RECOMMEND}

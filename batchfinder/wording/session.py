@@ -1,10 +1,10 @@
-"""What is said of a call as a whole, of frameworks and of several processes."""
+"""What is said of a call's time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from batchfinder.units import format_bytes, format_seconds
+from batchfinder.units import format_seconds
 
 __all__ = ["SENTENCES"]
 
@@ -52,7 +52,7 @@ def _confirmed_short(steps: int, of: int, seconds: float, given: bool) -> str:
     return f"{_ended(seconds, given)}: the confirmation took {steps} of {of} steps"
 
 
-_SESSION: Mapping[str, str | Callable[..., str]] = {
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "session.plan": _plan,
     "session.longer": _longer,
     "session.search": _search,
@@ -60,81 +60,4 @@ _SESSION: Mapping[str, str | Callable[..., str]] = {
     "session.not_confirmed": _not_confirmed,
     "session.confirmed_short": _confirmed_short,
     "session.not_restored": "could not verify that this was restored: {what}",
-}
-
-
-_OLDER: Mapping[str, str] = {"older.said": "{text}"}
-
-
-def _counted(names: tuple[str, ...], factor: float) -> str:
-    return (
-        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} counted in optimizer steps, each "
-        f"of which now covers {factor:.3g}x the samples; divide by that to keep the same training"
-    )
-
-
-_INTEGRATIONS: Mapping[str, str | Callable[..., str]] = {
-    "integrations.counted": _counted,
-    "integrations.shrinks": (
-        "auto_find_batch_size is on and may still reduce the batch size later; turn it off to "
-        "keep the one that was found"
-    ),
-}
-
-
-def _begin(size: int, wrapper: str) -> str:
-    return f"{size} ranks search together ({wrapper or 'bare module'})"
-
-
-def _decides(rank: int, limit: int) -> str:
-    return f"rank {rank} decides the largest batch size: of its {format_bytes(limit)} least is left"
-
-
-def _memory(rank: int, least: int, most: int) -> str:
-    return (
-        f"rank {rank} has the least memory, {format_bytes(least)} where another has "
-        f"{format_bytes(most)}: that is the limit of all"
-    )
-
-
-def _waited(rank: int, share: float) -> str:
-    return (
-        f"rank {rank} is the slowest: others waited for it for up to {100 * share:.0f}% of the "
-        "call, and step times are its"
-    )
-
-
-def _rows(size: int, shown: int) -> str:
-    said = f"{size} train together; they differ"
-    return said if shown == size else f"{said} ({shown} shown, all in report.ranks)"
-
-
-_RANKS: Mapping[str, str | Callable[..., str]] = {
-    "ranks.begin": _begin,
-    "ranks.decides": _decides,
-    "ranks.memory": _memory,
-    "ranks.waited": _waited,
-    "ranks.rows": _rows,
-    "ranks.alike": "{size} train together, with equal memory and equal speed",
-    "ranks.devices": "the ranks' devices differ ({names}): the slowest sets the step time",
-    "ranks.bare": (
-        "the model is not wrapped for {size} ranks: the exchange of gradients is neither timed nor "
-        "in the peak memory. Pass the wrapped model"
-    ),
-    "ranks.replicas": (
-        "{size} ranks are {replicas} replicas: a global batch counts the samples of each replica "
-        "once"
-    ),
-    "ranks.no_group": (
-        "WORLD_SIZE={size}, but there is no process group: this process counted as the only one. "
-        "Call torch.distributed.init_process_group() first, on every rank"
-    ),
-}
-
-
-SENTENCES: Mapping[str, str | Callable[..., str]] = {
-    **_SESSION,
-    **_OLDER,
-    **_INTEGRATIONS,
-    **_RANKS,
 }

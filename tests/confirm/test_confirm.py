@@ -11,7 +11,7 @@ from fakes import as_asked_for, watched_by_hand
 from batchfinder.confirm import Trace, confirm, judge
 from batchfinder.protocols import Setup
 from batchfinder.results import BatchPlan, Judgement
-from batchfinder.run.memory.host import Defaults
+from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.ranks import ALONE
 
 CURVATURE = 4.0

@@ -10,9 +10,9 @@ import torch
 from monitor_cases import batches, loss_of, mlp
 
 from batchfinder import TrainingMonitor
-from batchfinder.monitor.losses import ALONE
+from batchfinder.monitor.noise import FEWEST_LOOKS
 from batchfinder.monitor.pace import LONGEST, SHARE, SHORTEST, USUAL, Pace
-from batchfinder.monitor.pricing import FEWEST_LOOKS
+from batchfinder.monitor.ranks import ALONE
 
 
 class Clock:

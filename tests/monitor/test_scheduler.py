@@ -29,7 +29,7 @@ from batchfinder.monitor import (
     Progress,
     Target,
 )
-from batchfinder.monitor.updates import RateFactor
+from batchfinder.monitor.rate import RateFactor
 from batchfinder.results import NoiseScale
 from batchfinder.scaling import fixed, linear
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import batchfinder as bf
 from batchfinder.formulas import moments
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, metric_of
-from batchfinder.noise.training_loop import gradient_reader
+from batchfinder.noise.reduced import gradient_reader
 from batchfinder.protocols import Setup
 from batchfinder.run.ranks import TorchRanks, joined, wrapping_of
 from batchfinder.run.step import step_from

@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from batchfinder.predict import estimate_memory, first_guess
+from batchfinder.predict.assumed import Assumed
 from batchfinder.predict.rehearsal import OutOfTime, rehearsing
-from batchfinder.predict.shapes import Assumed
 from batchfinder.protocols import Setup
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 
 from batchfinder.rates import UpdateEffect
-from batchfinder.run.memory.host import Defaults
+from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.ranks import ALONE
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from batchfinder.protocols import Batch, BatchSource
-from batchfinder.run.batches.workers import endless
+from batchfinder.run.batches.endless import endless
 from batchfinder.run.tree import bytes_in, leaves
 
 __all__ = ["Kept"]

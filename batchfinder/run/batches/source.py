@@ -14,10 +14,10 @@ import torch
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.protocols import Batch
 from batchfinder.run.batches.counting import Key, count_of, grown
+from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import FEWEST, Extent, Lengths, extent_of
 from batchfinder.run.batches.stores import Store
 from batchfinder.run.batches.streamed import CACHE_BYTES
-from batchfinder.run.batches.workers import check_host
 from batchfinder.run.randomness import seeded
 from batchfinder.run.tree import MAKE_LOADER, bytes_in, describe, fresh, leaves
 from batchfinder.wording import Caveat

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 from batchfinder.errors import OutOfTime
 from batchfinder.protocols import Batch, Clock
+from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Order, shuffled
-from batchfinder.run.batches.workers import check_host
 from batchfinder.run.tree import bytes_in
 from batchfinder.wording import Caveat
 

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from batchfinder.run.memory.host import Defaults, host_budget
+from batchfinder.run.memory.defaults import Defaults
+from batchfinder.run.memory.host import host_budget
 from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.torch_internals import CpuAllocations
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from batchfinder.run.memory.host import Defaults
+from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.memory.nvml import GpuProcess, Neighbours, NoNeighbours
 
 __all__ = ["DeviceMemory", "Driver", "TorchDriver", "is_fragmented", "may_expand"]

@@ -1,20 +1,20 @@
-"""The host's memory, and what a back-end has by default."""
+"""How much of the host's memory this process may still take.
+
+The kernel kills a process that takes more: there is no exception to catch. So the budget stays
+below what is free, and the smallest limit of all enclosing control groups counts, because
+``psutil`` sees the machine and not the container.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import psutil
-import torch
 
-from batchfinder.protocols import DeviceProcess
-
-__all__ = ["SHARE", "Defaults", "host_budget", "host_free", "ranks_on_host"]
-
+__all__ = ["SHARE", "host_budget", "host_free", "ranks_on_host"]
 
 SHARE = 0.5
 """Share of what is free that may be taken: the other half is left to the machine."""
@@ -141,19 +141,3 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
-
-
-class Defaults:
-    """The members of ``MemoryBackend`` that not every device can do more in."""
-
-    def other_processes(self) -> Sequence[DeviceProcess]:
-        return ()
-
-    def non_torch_bytes(self) -> int:
-        return 0
-
-    def paused(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
-        """The device's own allocator counts."""

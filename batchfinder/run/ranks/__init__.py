@@ -12,11 +12,12 @@
 
 from __future__ import annotations
 
-from batchfinder.run.ranks.agreed import joined, joined_for_evaluation
-from batchfinder.run.ranks.alone import ALONE, WHOLE, Alone, OwnPart
+from batchfinder.run.ranks.alone import ALONE, Alone
 from batchfinder.run.ranks.calls import meet
 from batchfinder.run.ranks.group import TorchRanks, launched_without_group, ranks_here
+from batchfinder.run.ranks.joined import joined, joined_for_evaluation
 from batchfinder.run.ranks.met import MetRanks
+from batchfinder.run.ranks.parts import WHOLE, OwnPart
 from batchfinder.run.ranks.wrappers import (
     Wrapping,
     described_model,

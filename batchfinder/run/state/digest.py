@@ -1,23 +1,21 @@
-"""Digests of tensors and objects, and counters that reading a data set moves."""
+"""One short text that changes when any bit of what it is taken over changes."""
 
 from __future__ import annotations
 
-import cmath
 import ctypes
 import hashlib
 import pickle
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from batchfinder.run.state.plain import copied, is_generator, is_without_data
 from batchfinder.run.torch_internals import inner_tensors
 
-__all__ = ["ReadData", "digest"]
+__all__ = ["digest"]
 
 
 def digest(items: Iterable[tuple[str, Any]]) -> str:
@@ -78,71 +76,3 @@ def _plain_bytes(value: Any) -> bytes:
         return pickle.dumps(value)
     except Exception:  # noqa: BLE001 - pickling runs the user's code, which may fail in any way
         return type(value).__qualname__.encode()
-
-
-_NUMBERS = (bool, int, float)
-_ABSENT = object()
-_DEEPEST = 4
-
-
-class ReadData:
-    """The data sets of a loader, and those that they wrap, as they were.
-
-    Args:
-        loader: a ``DataLoader``, a data set, or an iterable.
-        kept: ids of what others put back.
-    """
-
-    def __init__(self, loader: Any, kept: Container[int] = ()) -> None:
-        sets = {id(each): each for each in _data_sets(loader) if id(each) not in kept}
-        self._before = [(each, _counted(each)) for each in sets.values()]
-
-    def restore(self) -> None:
-        """Nothing is put back."""
-
-    def items(self) -> Iterator[tuple[str, Any]]:
-        return iter(())
-
-    def left(self) -> tuple[str, ...]:
-        """``"Class.attribute"`` of numbers that have changed, and of what has grown or shrunk."""
-        changed = (
-            f"{type(each).__name__}.{name}"
-            for each, before in self._before
-            for name, value in _counted(each).items()
-            if name in before and _differ(value, before[name])
-        )
-        return tuple(dict.fromkeys(changed))
-
-
-def _differ(value: Any, before: Any) -> bool:
-    """Whether two counts differ; NaN is equal to NaN."""
-    if all(isinstance(each, float | complex) and cmath.isnan(each) for each in (value, before)):
-        return False
-    return bool(value != before)
-
-
-def _data_sets(value: Any, depth: int = 0) -> Iterator[Any]:
-    if isinstance(value, Dataset):
-        yield value
-    if depth == _DEEPEST:
-        return
-    inner = getattr(value, "dataset", None)
-    for each in (inner, *(getattr(value, "datasets", None) or ())):
-        if isinstance(each, Dataset):
-            yield from _data_sets(each, depth + 1)
-
-
-def _counted(data: Any) -> dict[str, Any]:
-    """Numbers by their values, containers by their lengths, tensors by their versions."""
-    found = {name: _count(value) for name, value in getattr(data, "__dict__", {}).items()}
-    return {name: count for name, count in found.items() if count is not _ABSENT}
-
-
-def _count(value: Any) -> Any:
-    if isinstance(value, _NUMBERS):
-        return value
-    if isinstance(value, list | dict | set | deque):
-        return len(value)
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        return value.item()
-    return value._version if isinstance(value, torch.Tensor) else _ABSENT

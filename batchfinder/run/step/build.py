@@ -20,8 +20,8 @@ from batchfinder.run.step.optimizers import (
     trained_by,
 )
 from batchfinder.run.step.precision import context_for
-from batchfinder.run.step.rates import Clip, check_clip
 from batchfinder.run.step.training import Step
+from batchfinder.run.step.update import Clip, check_clip
 from batchfinder.training import Backward, as_list
 from batchfinder.wording import Caveat
 

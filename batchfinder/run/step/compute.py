@@ -9,8 +9,8 @@ import torch
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.protocols import Batch
 from batchfinder.run.step.call import Call, call_for, check_loss_takes
-from batchfinder.run.step.mismatch import LossInference, own_loss, refuse_mismatch, require_scalar
-from batchfinder.run.step.rates import split_weight
+from batchfinder.run.step.loss import LossInference, own_loss, refuse_mismatch, require_scalar
+from batchfinder.run.step.update import split_weight
 from batchfinder.run.tree import describe
 from batchfinder.wording import Caveat
 

@@ -1,84 +1,36 @@
-"""Batches moved to their device, and modules that are compiled."""
+"""The optimizers' state, laid out before the first trial so that no trial is special."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from batchfinder.protocols import Batch
-from batchfinder.run.compiler_switches import wider_recompile_limit
-from batchfinder.run.torch_internals import (
-    compile_contexts,
-    compile_region,
-    is_compiled_function,
-    is_compiled_module,
-    new_compile_region,
-    recompile_limit_met,
-)
-from batchfinder.run.tree import children, rebuilt
-from batchfinder.wording import Caveat
+from batchfinder.run.step.optimizers import still
 
-__all__ = ["Compilation", "moved"]
+__all__ = ["lay_out", "zero_gradient"]
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """``batch`` with every tensor on ``device``; what has a ``.to`` of its own moves itself.
+def zero_gradient(parameter: torch.Tensor, sparse_dims: int) -> torch.Tensor:
+    """A gradient of zeros; an empty one with ``sparse_dims`` where the true ones are sparse."""
+    if not sparse_dims:
+        return torch.zeros_like(parameter)
+    shape = parameter.shape
+    where = torch.empty(sparse_dims, 0, dtype=torch.long, device=parameter.device)
+    values = parameter.new_empty((0, *shape[sparse_dims:]))
+    return torch.sparse_coo_tensor(where, values, shape, check_invariants=True)
 
-    Containers are new ones, so that a step may pop keys from its batch and be run on it again.
+
+def lay_out(optimizers: Sequence[Any]) -> None:
+    """One step at rate zero, so that each has the state that it has in training.
+
+    One that wants more than gradients, such as a closure or gradients per sample, is left without
+    state: the first trial lays it out.
     """
-    parts = children(batch)
-    to = getattr(batch, "to", None)
-    if parts is None:
-        return to(device) if callable(to) else batch
-    if callable(to):
-        return rebuilt(batch, [part for _, part in parts]).to(device)
-    return rebuilt(batch, [moved(part, device) for _, part in parts])
-
-
-_MOST_GRAPHS = 64  # of one function, over all sizes that a search visits
-
-
-class Compilation:
-    """The graphs that the steps of one call compile, apart from the user's own.
-
-    Args:
-        modules: whose parts may be compiled.
-        others: functions and methods that the step reaches.
-    """
-
-    def __init__(self, modules: Iterable[torch.nn.Module], others: Iterable[Any] = ()) -> None:
-        parts = [part for module in modules for part in module.modules()]
-        compiled = [
-            *filter(is_compiled_module, parts),
-            *(each for each in others if is_compiled_function(each)),
-        ]
-        self.is_any = bool(compiled)
-        self._contexts = compile_contexts(compiled)
-        self._region = new_compile_region() if self._contexts else None
-        self._met_limit = False
-
-    @property
-    def notes(self) -> Iterator[Caveat]:
-        """What a reader of the figures should know."""
-        if self._met_limit:
-            yield Caveat("step.recompile_limit")
-        if self.is_any and self._region is None:
-            yield Caveat("step.graphs_stay")
-
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Inside, new graphs go to a region of their own, under a wider limit."""
-        if self._region is None:  # where graphs are not kept apart, the user's own limit holds
-            before = recompile_limit_met() if self.is_any else 0
-            yield
-            self._met_limit |= self.is_any and recompile_limit_met() > before
-            return
-        before = recompile_limit_met()
-        try:
-            with compile_region(self._contexts, self._region), wider_recompile_limit(_MOST_GRAPHS):
-                yield
-        finally:
-            self._met_limit = self._met_limit or recompile_limit_met() > before
+    with still(optimizers):
+        for optimizer in optimizers:
+            try:
+                optimizer.step()
+            except Exception:  # noqa: BLE001  # the trial's own step shows whether it is a mistake
+                optimizer.state.clear()

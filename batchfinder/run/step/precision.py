@@ -1,30 +1,18 @@
-"""The precision and memory layout that a step runs in."""
+"""Mixed precision as in the real training: the autocast context and the gradient scaler."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.run.step.optimizers import still
 from batchfinder.wording import Caveat
 
-__all__ = [
-    "Context",
-    "SeenPrecision",
-    "context_for",
-    "lay_out",
-    "precision_of",
-    "scaler_caveat",
-    "settings_of",
-    "zero_gradient",
-]
-
+__all__ = ["Context", "context_for", "precision_of", "scaler_caveat"]
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
@@ -94,98 +82,3 @@ def scaler_caveat(context: Context, device: torch.device, scaler: Any) -> tuple[
     if _autocast_dtype(context, device) is not torch.float16 or _is_enabled(scaler):
         return ()
     return (Caveat("step.no_scaler"),)
-
-
-class SeenPrecision:
-    """The autocast dtype in force where modules with parameters run, in the first forward pass.
-
-    A step may enter autocast by itself, or the model's forward may; both are seen from inside.
-    """
-
-    def __init__(self, modules: Iterable[torch.nn.Module], device: torch.device) -> None:
-        self.dtype: torch.dtype | None = None
-        self._modules = list(modules)
-        self._device = device
-        self._has_looked = False
-
-    @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Look once, at the first pass inside; hooks are gone afterwards."""
-        if self._has_looked:
-            yield
-            return
-        self._has_looked = True
-        handles = [
-            module.register_forward_pre_hook(self._note)
-            for each in self._modules
-            for module in each.modules()
-            if not isinstance(module, torch.jit.ScriptModule)
-            and any(True for _ in module.parameters(recurse=False))
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _note(self, module: torch.nn.Module, inputs: Any) -> None:
-        del module, inputs
-        if self.dtype is None and torch.is_autocast_enabled(self._device.type):
-            self.dtype = torch.get_autocast_dtype(self._device.type)
-
-
-def settings_of(
-    modules: Iterable[torch.nn.Module], device: torch.device, *, is_compiled: bool
-) -> tuple[tuple[str, str], ...]:
-    """Settings that change times and memory, by name, where they are on."""
-    found = []
-    if is_compiled:
-        found.append(("torch.compile", "on"))
-        if _uses_cuda_graphs():
-            found.append(("CUDA graphs", "on"))
-    if any(_is_channels_last(p) for module in modules for p in module.parameters()):
-        found.append(("memory format", "channels_last"))
-    if device.type == "cuda":
-        if torch.backends.cudnn.benchmark:
-            found.append(("cuDNN benchmark", "on"))
-        if torch.get_float32_matmul_precision() != "highest":
-            found.append(("TF32", "on"))
-    return tuple(found)
-
-
-def _is_channels_last(parameter: torch.Tensor) -> bool:
-    if parameter.dim() != 4 or parameter.layout is not torch.strided:
-        return False
-    last = parameter.is_contiguous(memory_format=torch.channels_last)
-    return last and not parameter.is_contiguous()
-
-
-def _uses_cuda_graphs() -> bool:
-    """Whether the compiler was told to for everything; a ``mode`` of one call is not seen."""
-    config = sys.modules.get("torch._inductor.config")
-    triton = getattr(config, "triton", None)
-    return bool(getattr(triton, "cudagraphs", False))
-
-
-def zero_gradient(parameter: torch.Tensor, sparse_dims: int) -> torch.Tensor:
-    """A gradient of zeros; an empty one with ``sparse_dims`` where the true ones are sparse."""
-    if not sparse_dims:
-        return torch.zeros_like(parameter)
-    shape = parameter.shape
-    where = torch.empty(sparse_dims, 0, dtype=torch.long, device=parameter.device)
-    values = parameter.new_empty((0, *shape[sparse_dims:]))
-    return torch.sparse_coo_tensor(where, values, shape, check_invariants=True)
-
-
-def lay_out(optimizers: Sequence[Any]) -> None:
-    """One step at rate zero, so that each has the state that it has in training.
-
-    One that wants more than gradients, such as a closure or gradients per sample, is left without
-    state: the first trial lays it out.
-    """
-    with still(optimizers):
-        for optimizer in optimizers:
-            try:
-                optimizer.step()
-            except Exception:  # noqa: BLE001  # the trial's own step shows whether it is a mistake
-                optimizer.state.clear()

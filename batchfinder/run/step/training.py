@@ -13,20 +13,17 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Batch, Ranks
 from batchfinder.rates import GroupRate
 from batchfinder.run.ranks import ALONE, mend
-from batchfinder.run.step import call
-from batchfinder.run.step.layout import Compilation, moved
+from batchfinder.run.step import faults
+from batchfinder.run.step.compiled import Compilation
+from batchfinder.run.step.layout import lay_out, zero_gradient
+from batchfinder.run.step.move import moved
 from batchfinder.run.step.optimizers import family_of, held_by, name_of, refuse_sparse
-from batchfinder.run.step.own_update import Did, Sight, Watch, check_every_call
-from batchfinder.run.step.precision import (
-    Context,
-    SeenPrecision,
-    lay_out,
-    precision_of,
-    scaler_caveat,
-    settings_of,
-    zero_gradient,
-)
-from batchfinder.run.step.rates import Clip, Rates, Updates, Weights
+from batchfinder.run.step.own_update import Did, Sight, check_every_call
+from batchfinder.run.step.precision import Context, precision_of, scaler_caveat
+from batchfinder.run.step.rates import Rates
+from batchfinder.run.step.seen import SeenPrecision, settings_of
+from batchfinder.run.step.update import Clip, Updates, Weights
+from batchfinder.run.step.watch import Watch
 from batchfinder.run.torch_internals import under_fake_tensors
 from batchfinder.training import Backward
 from batchfinder.wording import Caveat
@@ -144,7 +141,7 @@ class Step:
         sight = Sight(self._parameters, by_value=not self._has_run and not under_fake_tensors())
         try:
             with self._compilation.apart():
-                with self._context(), call.forward_named(), self._seen.looking():
+                with self._context(), faults.forward_named(), self._seen.looking():
                     loss, weight = self._compute(on_device)
                 has_graph = isinstance(loss, torch.Tensor) and loss.requires_grad
                 by_itself = not has_graph or sight.ran_backward or sight.updated
@@ -190,7 +187,7 @@ class Step:
     def _run_backward(self, loss: torch.Tensor, share: float) -> None:
         shared = loss if share == 1.0 else loss * share
         scaled = shared if self._scaler is None else self._scaler.scale(shared)
-        with call.second_backward_named():
+        with faults.second_backward_named():
             if self._backward is None:
                 scaled.backward()
             else:
@@ -297,4 +294,4 @@ class Step:
 
     def check_loss(self, loss: torch.Tensor) -> None:
         """Raises ``LossIsNotFinite`` for NaN and infinity."""
-        call.refuse_not_finite(loss)
+        faults.refuse_not_finite(loss)

@@ -16,7 +16,7 @@ import batchfinder as bf
 from batchfinder.about_ranks import about_ranks, alone_by_mistake
 from batchfinder.caveats import caveats_of
 from batchfinder.rank_facts import deciding_rank
-from batchfinder.report.evidence import rank_table
+from batchfinder.report.ranks import rank_table
 from batchfinder.results import Limit, ProbeResult, RankFacts
 from batchfinder.run.memory import host
 from batchfinder.run.ranks import Wrapping, launched_without_group, ranks_here

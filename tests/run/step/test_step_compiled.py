@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
 from batchfinder.run.step import step_from
-from batchfinder.run.step.layout import Compilation
+from batchfinder.run.step.compiled import Compilation
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_a_search_leaves_the_user_s_graphs_and_their_limit(
 
 
 def test_the_recompile_limit_is_noticed_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchfinder.run.step.layout._MOST_GRAPHS", 3)
+    monkeypatch.setattr("batchfinder.run.step.compiled._MOST_GRAPHS", 3)
     model = wrapped(dynamic=False)
     step = step_from(model)
     with torch._dynamo.config.patch(recompile_limit=3):

@@ -1,92 +1,10 @@
-"""What is said of the loader, the training step, and the user's own batch size and rate."""
+"""What is said of the training step: its optimizer, its rates, its precision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 __all__ = ["SENTENCES"]
-
-
-_BASE: Mapping[str, str] = {
-    "base.no_size": "no batch size was given and the loader names none: {assumed} was assumed",
-    "base.beyond_dataset": (
-        "the base batch size {size} is more than the {ceiling} samples of the dataset, whose size "
-        "was used instead"
-    ),
-    "base.zero_rate": (
-        "the optimizer's learning rate is 0, at which nothing is trained: pass scheduler= where a "
-        "schedule raises it, or base_learning_rate="
-    ),
-    "base.range_test": "no learning rate was given: a range test looks for one",
-    "base.no_rate_found": (
-        "no learning rate was given and the range test found none: no rate is recommended; pass "
-        "optimizer= or base_learning_rate="
-    ),
-    "base.rate_found": (
-        "no learning rate was given: {rate:.2g}, from a learning-rate range test at batch {batch}, "
-        "was used rather than the assumed optimizer's default; pass optimizer= or "
-        "base_learning_rate= to use one that you know to work"
-    ),
-}
-
-
-def _left(names: tuple[str, ...]) -> str:
-    listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return (
-        f"reading samples changed {listed}, which was not undone. Training(..., "
-        "preserve=[dataset]) puts a data set back with its counters"
-    )
-
-
-def _lengths(scanned: int, share: float | None) -> str:
-    among = "of a stream" if share is None else f"({share:.1%} of the samples)"
-    return (
-        f"samples vary in length. The longest were found among {scanned} {among}; a longer one "
-        "elsewhere would need more memory"
-    )
-
-
-def _stream(is_length_known: bool) -> str:
-    unknown = "" if is_length_known else ", and its length is unknown"
-    return f"the dataset is a stream: samples were buffered from its start{unknown}"
-
-
-_BATCHES: Mapping[str, str | Callable[..., str]] = {
-    "batches.by_dataset": (
-        "the loader yields batches that its dataset makes (batch_size=None); other sizes were "
-        "cut and joined from those"
-    ),
-    "batches.of_dataset": (
-        "a dataset was given in place of a loader: batches are collated by default and shuffled"
-    ),
-    "batches.none_at_all": (
-        "the loader as it is yields no batch at all: drop_last=True, {base} samples per batch, "
-        "{count} samples"
-    ),
-    "batches.lengths": _lengths,
-    "batches.lengths_cut": (
-        "the budget left time to look at the lengths of {scanned} samples only; a longer one "
-        "elsewhere would need more memory"
-    ),
-    "batches.made_vary": (
-        "batches of make_loader vary in length. The largest of its first {looked_at} was used; a "
-        "longer one later would need more memory"
-    ),
-    "batches.stream": _stream,
-    "batches.cut": (
-        "the loader is an iterable of batches: other sizes were cut and joined from those"
-    ),
-    "batches.left": _left,
-    "batches.no_workers": (
-        "the loader's worker processes could not be started ({reason}): samples were read in this "
-        "process, one after the other"
-    ),
-    "batches.repeating_workers": (
-        "each of the loader's {workers} worker processes yields the whole stream, so that an epoch "
-        "holds every sample {workers} times: split it with torch.utils.data.get_worker_info()"
-    ),
-}
-
 
 _NO_RATE = "no learning rate is recommended or confirmed"
 
@@ -104,7 +22,7 @@ def _assumed_optimizer(names: tuple[str, ...], rate: float | None) -> str:
     return f"no optimizer was given: {' and '.join(names)} {was} assumed{at}, for its memory"
 
 
-def _step_left(names: tuple[str, ...]) -> str:
+def _left(names: tuple[str, ...]) -> str:
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return (
         f"train_step also changes {listed}, which hold no tensors: they stay as it left them. "
@@ -128,7 +46,7 @@ def _assumed_loss(loss: str, shape: tuple[int, ...] = (), may_be_labels: bool = 
     return f"no loss was given: {said} was assumed"
 
 
-_STEP: Mapping[str, str | Callable[..., str]] = {
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "step.assumed_optimizer": _assumed_optimizer,
     "step.assumed_loss": _assumed_loss,
     "step.sum_of_scalars": (
@@ -146,7 +64,7 @@ _STEP: Mapping[str, str | Callable[..., str]] = {
     "step.own_update": (
         "the step does its own backward and update: accumulation cannot be measured"
     ),
-    "step.left": _step_left,
+    "step.left": _left,
     "step.recompile_limit": (
         "the compiled model met torch's recompile limit: larger or later sizes ran uncompiled, and "
         "their times are those of another program. Compile with dynamic=None or dynamic=True"
@@ -175,6 +93,3 @@ _STEP: Mapping[str, str | Callable[..., str]] = {
     ),
     "step.no_rate": (f"{{name}} keeps no learning rate that could be set (lr=None): {_NO_RATE}"),
 }
-
-
-SENTENCES: Mapping[str, str | Callable[..., str]] = {**_BASE, **_BATCHES, **_STEP}

@@ -18,109 +18,6 @@ from batchfinder.wording import Caveat
 __all__ = ["LossInference", "own_loss", "refuse_mismatch", "require_scalar"]
 
 
-_KINDS = (RuntimeError, TypeError, ValueError, LookupError)
-_Change = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
-
-def refuse_mismatch(loss_fn: Any, output: Any, target: Any, error: Exception) -> None:
-    """Raise ``error`` with its way out, where another type or shape of the target has one.
-
-    Each change is tried on copies before it is told. Where none helps, the error gets a note of
-    what the loss was called with, and is the caller's to raise again.
-
-    Raises:
-        InvalidArgument: from ``error``, with the change that makes the loss work.
-    """
-    if not isinstance(error, _KINDS) or classify(error) is not Verdict.OTHER:
-        return
-    what = f"an output of {describe(output)} and a target of {describe(target)}"
-    if isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
-        change = _first_that_works(loss_fn, output, target, error)
-        if change is not None:
-            name = type(loss_fn).__name__ if isinstance(loss_fn, torch.nn.Module) else "loss_fn"
-            name = getattr(loss_fn, "__name__", name)
-            raise InvalidArgument(
-                f"expected an output and a target that {name} takes; found {what} ({_told(error)}):"
-                f" pass loss_fn=lambda output, target: your_loss({change}), or let the data set "
-                "give such targets"
-            ) from error
-        what += _range_of(target)
-    error.add_note(f"batchfinder: the loss was called with {what}")
-
-
-def _told(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}"
-
-
-def _first_that_works(
-    loss_fn: Any, output: torch.Tensor, target: torch.Tensor, error: Exception
-) -> str | None:
-    if under_fake_tensors():  # whose values cannot be looked at
-        return None
-    with contextlib.suppress(Exception), torch.no_grad():  # on a lost device nothing can be copied
-        copies = output.detach().cpu(), target.detach().cpu()
-        if not _fails_alike(loss_fn, copies, error):
-            return None  # a fault of its own that comes and goes, whatever it is called with
-        for words, change in _changes(*copies):
-            changed = change(*copies)
-            if all(
-                new.dtype == old.dtype and new.shape == old.shape
-                for new, old in zip(changed, copies, strict=True)
-            ):
-                continue
-            with contextlib.suppress(Exception):
-                if _is_scalar(loss_fn(*changed)):
-                    return words
-    return None
-
-
-def _fails_alike(loss_fn: Any, given: tuple[torch.Tensor, torch.Tensor], error: Exception) -> bool:
-    try:
-        loss_fn(*given)
-    except Exception as again:  # noqa: BLE001  # compared with the first
-        return type(again) is type(error)
-    return False
-
-
-def _is_scalar(loss: Any) -> bool:
-    return isinstance(loss, torch.Tensor) and loss.numel() == 1 and bool(torch.isfinite(loss))
-
-
-def _changes(output: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[str, _Change]]:
-    """Expressions for the arguments of the loss, and what they do: those that lose no value."""
-    classes = output.ndim > 1 and output.shape[1] > 1
-    if target.is_floating_point():
-        if classes and bool((target == target.round()).all()):
-            yield "output, target.long()", lambda o, t: (o, t.long())
-            yield "output, target.flatten().long()", lambda o, t: (o, t.flatten().long())
-        yield "output, target.to(output.dtype)", lambda o, t: (o, t.to(o.dtype))
-    else:
-        yield "output, target.long()", lambda o, t: (o, t.long())
-        yield "output, target.float()", lambda o, t: (o, t.float())
-    if target.ndim == 2 and target.shape[1] == 1 and classes:
-        yield "output, target.squeeze(1).long()", lambda o, t: (o, t.squeeze(1).long())
-    if target.shape == output.shape[:-1] and output.ndim > 2:
-        yield (
-            "output.flatten(0, -2), target.flatten().long()",
-            lambda o, t: (o.flatten(0, -2), t.flatten().long()),
-        )
-    if target.numel() == output.numel() and target.shape != output.shape:
-        yield (
-            "output, target.view_as(output).to(output.dtype)",
-            lambda o, t: (o, t.view_as(o).to(o.dtype)),
-        )
-
-
-def _range_of(target: torch.Tensor) -> str:
-    """The values of whole-number targets, which may be no classes of the output."""
-    if target.is_floating_point() or target.is_complex() or not target.numel():
-        return ""
-    if under_fake_tensors() or target.device.type != "cpu":
-        return ""
-    return f" from {int(target.min())} to {int(target.max())}"
-
-
 _WAY_OUT = "pass loss_fn=(output, target -> scalar) or train_step=(model, batch -> scalar)"
 
 
@@ -131,25 +28,25 @@ def own_loss(output: Any) -> tuple[torch.Tensor, Caveat | None] | None:
     scalars, which are added.
     """
     if isinstance(output, torch.Tensor):
-        return (output, None) if _loss_is_scalar(output) else None
+        return (output, None) if _is_scalar(output) else None
     named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-    if isinstance(named, torch.Tensor) and _loss_is_scalar(named):
+    if isinstance(named, torch.Tensor) and _is_scalar(named):
         return named, None
     if isinstance(output, Mapping):
         return _sum_of(output)
     if isinstance(output, (tuple, list)):
-        scalars = [part for part in output if _loss_is_scalar(part)]
+        scalars = [part for part in output if _is_scalar(part)]
         return (scalars[0], None) if len(scalars) == 1 else None
     return None
 
 
-def _loss_is_scalar(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
 
 
 def _sum_of(output: Mapping[str, Any]) -> tuple[torch.Tensor, Caveat] | None:
     values = list(output.values())
-    if not values or not all(_loss_is_scalar(value) for value in values):
+    if not values or not all(_is_scalar(value) for value in values):
         return None
     names = ", ".join(map(str, output))
     total = torch.stack([value.reshape(()) for value in values]).sum()
@@ -275,3 +172,106 @@ def _if_classes(output: Any, target: Any) -> str:
     if not (target.is_floating_point() and is_class_shaped):
         return ""
     return ". Where the targets are classes, let the data set give them as int64"
+
+
+_KINDS = (RuntimeError, TypeError, ValueError, LookupError)
+_Change = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def refuse_mismatch(loss_fn: Any, output: Any, target: Any, error: Exception) -> None:
+    """Raise ``error`` with its way out, where another type or shape of the target has one.
+
+    Each change is tried on copies before it is told. Where none helps, the error gets a note of
+    what the loss was called with, and is the caller's to raise again.
+
+    Raises:
+        InvalidArgument: from ``error``, with the change that makes the loss work.
+    """
+    if not isinstance(error, _KINDS) or classify(error) is not Verdict.OTHER:
+        return
+    what = f"an output of {describe(output)} and a target of {describe(target)}"
+    if isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
+        change = _first_that_works(loss_fn, output, target, error)
+        if change is not None:
+            name = type(loss_fn).__name__ if isinstance(loss_fn, torch.nn.Module) else "loss_fn"
+            name = getattr(loss_fn, "__name__", name)
+            raise InvalidArgument(
+                f"expected an output and a target that {name} takes; found {what} ({_told(error)}):"
+                f" pass loss_fn=lambda output, target: your_loss({change}), or let the data set "
+                "give such targets"
+            ) from error
+        what += _range_of(target)
+    error.add_note(f"batchfinder: the loss was called with {what}")
+
+
+def _told(error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"
+
+
+def _first_that_works(
+    loss_fn: Any, output: torch.Tensor, target: torch.Tensor, error: Exception
+) -> str | None:
+    if under_fake_tensors():  # whose values cannot be looked at
+        return None
+    with contextlib.suppress(Exception), torch.no_grad():  # on a lost device nothing can be copied
+        copies = output.detach().cpu(), target.detach().cpu()
+        if not _fails_alike(loss_fn, copies, error):
+            return None  # a fault of its own that comes and goes, whatever it is called with
+        for words, change in _changes(*copies):
+            changed = change(*copies)
+            if all(
+                new.dtype == old.dtype and new.shape == old.shape
+                for new, old in zip(changed, copies, strict=True)
+            ):
+                continue
+            with contextlib.suppress(Exception):
+                if _mismatch_is_scalar(loss_fn(*changed)):
+                    return words
+    return None
+
+
+def _fails_alike(loss_fn: Any, given: tuple[torch.Tensor, torch.Tensor], error: Exception) -> bool:
+    try:
+        loss_fn(*given)
+    except Exception as again:  # noqa: BLE001  # compared with the first
+        return type(again) is type(error)
+    return False
+
+
+def _mismatch_is_scalar(loss: Any) -> bool:
+    return isinstance(loss, torch.Tensor) and loss.numel() == 1 and bool(torch.isfinite(loss))
+
+
+def _changes(output: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[str, _Change]]:
+    """Expressions for the arguments of the loss, and what they do: those that lose no value."""
+    classes = output.ndim > 1 and output.shape[1] > 1
+    if target.is_floating_point():
+        if classes and bool((target == target.round()).all()):
+            yield "output, target.long()", lambda o, t: (o, t.long())
+            yield "output, target.flatten().long()", lambda o, t: (o, t.flatten().long())
+        yield "output, target.to(output.dtype)", lambda o, t: (o, t.to(o.dtype))
+    else:
+        yield "output, target.long()", lambda o, t: (o, t.long())
+        yield "output, target.float()", lambda o, t: (o, t.float())
+    if target.ndim == 2 and target.shape[1] == 1 and classes:
+        yield "output, target.squeeze(1).long()", lambda o, t: (o, t.squeeze(1).long())
+    if target.shape == output.shape[:-1] and output.ndim > 2:
+        yield (
+            "output.flatten(0, -2), target.flatten().long()",
+            lambda o, t: (o.flatten(0, -2), t.flatten().long()),
+        )
+    if target.numel() == output.numel() and target.shape != output.shape:
+        yield (
+            "output, target.view_as(output).to(output.dtype)",
+            lambda o, t: (o, t.view_as(o).to(o.dtype)),
+        )
+
+
+def _range_of(target: torch.Tensor) -> str:
+    """The values of whole-number targets, which may be no classes of the output."""
+    if target.is_floating_point() or target.is_complex() or not target.numel():
+        return ""
+    if under_fake_tensors() or target.device.type != "cpu":
+        return ""
+    return f" from {int(target.min())} to {int(target.max())}"

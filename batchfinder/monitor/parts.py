@@ -1,0 +1,71 @@
+"""A batch cut into parts along its first dimension, where that can be done safely."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+
+from batchfinder.errors import CannotBuildBatch
+from batchfinder.protocols import Batch
+from batchfinder.run.batches import leaves, map_leaves, rows_in, size_along
+
+__all__ = ["count_of", "cut", "why_whole"]
+
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+def count_of(batch: Batch) -> int | None:
+    """Samples in a batch; ``None`` where that cannot be told."""
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
+        shape = batch[0].shape
+        return shape[0] if shape else None
+    try:
+        return rows_in(batch)
+    except CannotBuildBatch:
+        return None
+
+
+def why_whole(batch: Batch, parts: int) -> str:
+    """Why ``batch`` cannot be cut into ``parts``, in a few words; empty where it can.
+
+    Every tensor must have the samples along its first dimension: of one that has not, nobody
+    knows which rows belong to which sample.
+    """
+    count = count_of(batch)
+    if count is None or count < parts:
+        return f"{count or 'no'} samples that can be counted"
+    sized = 0
+    for _, leaf in leaves(batch):
+        size = size_along(leaf)
+        if size is not None and size != count:
+            return f"a part of it has {size} rows for {count} samples"
+        if size is None and not isinstance(leaf, (torch.Tensor, np.ndarray, *_PLAIN)):
+            return f"it holds a {type(leaf).__name__}"
+        sized += size is not None
+    return "" if sized else "no part of it has rows"
+
+
+def cut(batch: Batch, parts: int) -> list[tuple[Batch, int]]:
+    """``parts`` nearly equal parts with their counts; views, not copies, of tensors and arrays.
+
+    Raises:
+        CannotBuildBatch: where ``why_whole`` has a reason against it.
+    """
+    if why := why_whole(batch, parts):
+        raise CannotBuildBatch(
+            f"expected a batch that can be cut into {parts} micro-batches; {why}: cut it yourself "
+            "from what the loader yields"
+        )
+    count = rows_in(batch)
+    edges = [count * index // parts for index in range(parts + 1)]
+
+    def rows(start: int, stop: int) -> Batch:
+        def piece(leaf: Any) -> Any:
+            return leaf if size_along(leaf) is None else leaf[start:stop]
+
+        return map_leaves(piece, batch)
+
+    return [(rows(start, stop), stop - start) for start, stop in itertools.pairwise(edges)]

@@ -1,0 +1,67 @@
+"""What a race of learning rates found, as frozen data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from batchfinder.wording import Caveat
+
+__all__ = ["RaceArm", "RaceResult"]
+
+
+@dataclass(frozen=True)
+class RaceArm:
+    """One short training at one rate, from the start.
+
+    ``loss`` is that of batches which were not trained on, ``inf`` where the training ran away;
+    ``order`` is 2 where it was a repeat on another order of the data. ``steps`` were taken.
+    """
+
+    learning_rate: float
+    loss: float
+    steps: int
+    order: int = 1
+
+    @property
+    def ran_away(self) -> bool:
+        return not math.isfinite(self.loss)
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """Learning rates of one batch, tried side by side.
+
+    Where no rate was found ``refusal`` says why, ``best_rate`` is ``None`` and ``learning_rate``
+    that of the rule. ``rule_rate`` is where the rule would have put the rate, ``best_rate`` what
+    trained fastest over ``steps`` steps, and ``learning_rate`` the rule's, moved as far as the race
+    gives reason to for a run of ``run_steps`` at this batch; where ``run_steps`` is ``None``, no
+    further than into [``best_rate`` / 4, ``best_rate``]. ``averaged``: the arms were judged by a
+    running average of the weights, as suits a decaying rate.
+    """
+
+    batch: int
+    """Samples per optimizer step."""
+    arms: tuple[RaceArm, ...]
+    steps: int
+    rule_rate: float
+    best_rate: float | None
+    learning_rate: float
+    run_steps: float | None = None
+    averaged: bool = False
+    exponent: float = 1 / 3
+    """By which power of the length of a run its best rate falls."""
+    start_loss: float = math.nan
+    held_out_samples: int = 0
+    refusal: Caveat | None = None
+    caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def factor(self) -> float:
+        """The rate found over the rule's: how far the rate that the rule started from is off."""
+        return self.learning_rate / self.rule_rate
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps of all arms together: what the race cost."""
+        return sum(arm.steps for arm in self.arms)

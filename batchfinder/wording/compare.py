@@ -1,0 +1,51 @@
+"""What is said of an empirical study and its trainings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from batchfinder.units import format_size
+
+__all__ = ["ENDINGS", "SENTENCES"]
+
+ENDINGS: Mapping[str, str] = {
+    "FINISHED": "used its whole budget",
+    "DIVERGED": "the loss became NaN or infinite, or diverged",
+    "HOPELESS": "stopped: it could no longer be the fastest to the target",
+    "OUT_OF_MEMORY": "ran out of memory",
+    "EARLY": "stopped: the validation loss no longer improved",
+    "LOST": "its worker died",
+}
+"""How a training ended, by the name of its ``Ending``."""
+
+
+def _trained(batch: int, rate: float, seed: int, loss: float, ending: str) -> str:
+    reached = "no loss" if math.isnan(loss) else f"loss {loss:.4g}"
+    return f"batch {format_size(batch)} at {rate:.3g}, seed {seed}: {reached}, {ENDINGS[ending]}"
+
+
+def _machines(hosts: Sequence[str]) -> str:
+    return (
+        f"trained on {len(hosts)} machines ({', '.join(hosts)}): times of different machines are "
+        "not comparable"
+    )
+
+
+def _few_seeds(count: int) -> str:
+    seeds = "one seed" if count == 1 else f"{count} seeds"
+    return f"{seeds}: differences between sizes may be chance"
+
+
+SENTENCES: Mapping[str, str | Callable[..., str]] = {
+    "compare.trained": _trained,
+    "compare.no_time": "{count} of {of} trainings had no time left",
+    "compare.lost": "{count} of {of} trainings were lost with their workers",
+    "compare.machines": _machines,
+    "compare.side_by_side": (
+        "trainings ran side by side: which ones were stopped early depends on the order in which "
+        "others ended"
+    ),
+    "compare.no_validation": "no validation loader: sizes are compared by their training loss",
+    "compare.few_seeds": _few_seeds,
+}
