@@ -10,12 +10,12 @@ import typing
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.wording import Caveat
 
-__all__ = ["SCHEMA", "decode", "dumps", "encode", "loads", "read"]
+__all__ = ["SCHEMA", "AsJson", "decode", "dumps", "encode", "loads", "read"]
 
 
 SCHEMA = 1
@@ -184,3 +184,27 @@ def loads(kind: type[_Data], text: str) -> _Data:
             f'expected a {name} of schema {SCHEMA} (a JSON object with "schema": {SCHEMA})'
         )
     return typing.cast(_Data, decode(kind, data))
+
+
+class AsJson:
+    """A dataclass that is written as strict JSON and read again, equal to what it was."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain objects, lists, strings and numbers, fit for strict JSON."""
+        return dict(encode(self))
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Strict JSON; written to ``path`` too, where one is given."""
+        written = dumps(self)
+        if path is not None:
+            Path(path).write_text(written + "\n", encoding="utf-8")
+        return written
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Self:
+        """What ``to_json`` wrote: its text, or the path of its file.
+
+        Raises:
+            InvalidArgument: where it is something else.
+        """
+        return read(cls, source)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from batchfinder import encoding
 from batchfinder.compare import page, rendering
 from batchfinder.compare.data import Cell, StudyData
 from batchfinder.compare.tables import StudyTable, tables
+from batchfinder.encoding import AsJson
 from batchfinder.errors import MissingDependency
 from batchfinder.html import Shown
 
@@ -22,7 +22,7 @@ __all__ = ["Comparison", "reached_by_all"]
 
 
 @dataclass(frozen=True)
-class Comparison(StudyData, Shown):
+class Comparison(StudyData, AsJson, Shown):
     """The study: every training, and what follows from them.
 
     ``target`` is the loss that times are measured to; ``recommended`` is the size whose regret is
@@ -72,22 +72,6 @@ class Comparison(StudyData, Shown):
             MissingDependency: where matplotlib is not installed.
         """
         return page.plot(self) if ax is None else page.over_time(self, ax)
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The study as strict JSON; written to ``path`` too, where one is given."""
-        written = encoding.dumps(self)
-        if path is not None:
-            Path(path).write_text(written + "\n", encoding="utf-8")
-        return written
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> Comparison:
-        """The study that ``to_json`` wrote: its text, or the path of its file.
-
-        Raises:
-            InvalidArgument: where this is no comparison.
-        """
-        return encoding.read(cls, source)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per look of every training.

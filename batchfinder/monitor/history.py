@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
-from batchfinder.encoding import dumps, encode, read
+from batchfinder.encoding import AsJson
 from batchfinder.html import Shown
 from batchfinder.plot import BLUE, GREY, ORANGE, matplotlib, title
 from batchfinder.results import NoiseScale
@@ -93,33 +92,12 @@ _INCHES = (10.0, 6.4)
 
 
 @dataclass(frozen=True)
-class History:
+class History(AsJson):
     """Everything that a monitor saw, in order."""
 
     readings: tuple[Reading, ...] = ()
     events: tuple[Instability, ...] = ()
     suggestions: tuple[Suggestion, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The history as plain objects, lists, strings and numbers, fit for strict JSON."""
-        encoded: dict[str, Any] = encode(self)
-        return encoded
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The history as strict JSON; written to ``path`` too, where one is given."""
-        written = dumps(self)
-        if path is not None:
-            Path(path).write_text(written + "\n", encoding="utf-8")
-        return written
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> History:
-        """The history that ``to_json`` wrote: its text, or the path of its file.
-
-        Raises:
-            InvalidArgument: where this is no history.
-        """
-        return read(cls, source)
 
     def plot(self) -> Any:
         """Noise scale, loss, gradient norm and batch size over samples; axes, shape ``(2, 2)``.

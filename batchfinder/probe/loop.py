@@ -48,17 +48,14 @@ def probe(
     """
     done = list(trials)
     while True:
-        size = None
         if history(done).low and enough():
             size = _untried(own, done, space)
-            if size is None:
-                return tuple(done)
-        size = size or to_repeat(done)
+        else:
+            size = to_repeat(done)
+            if size is None and (size := propose(done, space)) is not None:
+                _check(size, done, space)
         if size is None:
-            size = propose(done, space)
-            if size is None:
-                return tuple(done)
-            _check(size, done, space)
+            return tuple(done)
         before(size, done)
         trial = run(size)
         done.append(trial)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from batchfinder import encoding
+from batchfinder.encoding import AsJson
 from batchfinder.errors import InvalidArgument, MissingDependency
 from batchfinder.html import Shown
 from batchfinder.report import document, explanation
@@ -25,7 +25,7 @@ __all__ = ["Report"]
 
 
 @dataclass(frozen=True, eq=False)
-class Report(ReportData, Shown):
+class Report(ReportData, AsJson, Shown):
     """Which batch size and learning rate to use, with the evidence.
 
     ``print(report)`` shows the table, the choice and the reason; :meth:`explain` says more.
@@ -118,27 +118,6 @@ class Report(ReportData, Shown):
         if ax is None and panel is None:
             return plot.plot(self)
         return plot.panel(self, "time" if panel is None else panel, ax)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain objects, lists, strings and numbers, fit for strict JSON."""
-        encoded: dict[str, Any] = encoding.encode(self)
-        return encoded
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The report as strict JSON; written to ``path`` too, where one is given."""
-        written = encoding.dumps(self)
-        if path is not None:
-            Path(path).write_text(written + "\n", encoding="utf-8")
-        return written
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> Report:
-        """The report that ``to_json`` wrote: its text, or the path of its file.
-
-        Raises:
-            InvalidArgument: where this is no report.
-        """
-        return encoding.read(cls, source)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per measured micro-batch, with the trials that were not measured left out.

@@ -34,14 +34,9 @@ def _search(largest: int, seconds: float, given: bool) -> str:
     return f"{_ended(seconds, given)}: batches larger than {largest:,} were not tried"
 
 
-def _only(seconds: float) -> str:
-    return f"only {format_seconds(seconds)}" if seconds >= 0.001 else "no more than a step"
-
-
 def _timing(spent: float, seconds: float, given: bool) -> str:
-    return (
-        f"{_ended(seconds, given)}: throughput was timed for {_only(spent)}, so it is less certain"
-    )
+    lasted = f"only {format_seconds(spent)}" if spent >= 0.001 else "no more than a step"
+    return f"{_ended(seconds, given)}: throughput was timed for {lasted}, so it is less certain"
 
 
 def _not_confirmed(seconds: float, given: bool) -> str:

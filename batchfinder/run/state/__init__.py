@@ -139,8 +139,9 @@ def _parts(
     ]
     known = {id(each) for each in objects}
     for each in objects:  # and what is appended on the way
-        objects += [inner for inner in _inside(each) if id(inner) not in known]
-        known |= {id(inner) for inner in _inside(each)}
+        inner = [found for found in _inside(each) if id(found) not in known]
+        objects += inner
+        known |= {id(found) for found in inner}
     modules = [each for each in objects if isinstance(each, torch.nn.Module)]
     yield ModuleState(modules, _parameters_in(objects) if parameters else ())
     for index, each in enumerate(filter(is_optimizer, objects)):
