@@ -117,8 +117,7 @@ def test_a_rate_of_zero_is_named_and_another_is_looked_for() -> None:
     )
     codes = {each.code for each in report.caveats}
     assert "base.zero_rate" in codes
-    assert codes & {"base.rate_found", "base.no_rate_found"}
+    assert "base.rate_found" in codes
     assert optimizer.param_groups[0]["lr"] == 0.0
-    if report.learning_rate is not None:
-        report.apply_rate(optimizer)
-        assert optimizer.param_groups[0]["lr"] == report.learning_rate
+    report.apply_rate(optimizer)
+    assert optimizer.param_groups[0]["lr"] == report.learning_rate > 0

@@ -6,57 +6,19 @@ import itertools
 
 import pytest
 import torch
-from framework_cases import PROBE, SHORT, WHOLE, digest, digits, network, seed
+from framework_cases import PROBE, SHORT, WHOLE, digest, digits, seed
 from torch.nn import functional
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, RandomSampler
 
 accelerate = pytest.importorskip("accelerate")
 
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.state import GradientState
+from accelerate_cases import fresh_accelerator, prepared, train
 
 from batchfinder import InvalidArgument, Search, memory_limit
 from batchfinder.integrations import accelerate as adapter
 from batchfinder.run.batches import samplers
-
-
-def prepared(
-    steps: int = 2,
-    precision: str = "no",
-    size: int = 16,
-    rate: float = 1e-3,
-    split: bool = False,
-):
-    seed(0)
-    accelerator = accelerate.Accelerator(
-        cpu=True,
-        mixed_precision=precision,
-        gradient_accumulation_steps=steps,
-        dataloader_config=accelerate.DataLoaderConfiguration(split_batches=split),
-    )
-    model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), rate)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=20)
-    loader = DataLoader(digits(), batch_size=size, shuffle=True)
-    return accelerator, *accelerator.prepare(model, optimizer, loader, scheduler)
-
-
-def train(accelerator, model, optimizer, loader, scheduler, steps: int = 6) -> None:
-    for index, (images, labels) in enumerate(loader):
-        if index == steps:
-            break
-        with accelerator.accumulate(model):
-            loss = functional.cross_entropy(model(images), labels)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-
-
-def fresh_accelerator() -> None:
-    accelerate.state.AcceleratorState._reset_state(True)
-    accelerate.state.GradientState._reset_state()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +118,7 @@ def test_the_largest_size_trains_in_the_users_loop_and_two_percent_more_does_not
 
 
 def test_split_batches_and_a_saved_state_after_apply(tmp_path) -> None:
-    accelerator, model, optimizer, loader, scheduler = prepared(steps=1, split=True)
+    accelerator, model, optimizer, loader, scheduler = prepared(steps=1, split_batches=True)
     report = adapter.find_batch_size(
         accelerator, model, optimizer, loader, loss_fn=functional.cross_entropy, **SHORT
     )

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from framework_cases import digest, digits, network, seed
+from framework_cases import digest, digits, seed
 from framework_processes import as_launched, one_report, searching
 from processes import all_well, on_processes
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 accelerate = pytest.importorskip("accelerate")
+
+from accelerate_cases import prepared, train
 
 from batchfinder.integrations import accelerate as adapter
 
@@ -28,34 +30,16 @@ class Stream(IterableDataset[Any]):
         return iter(digits())
 
 
-def prepared(how: str, size: int = 16, steps: int = 2, rate: float = 1e-3) -> tuple[Any, ...]:
+def made(how: str, **options: Any) -> tuple[Any, ...]:
     accelerate.state.AcceleratorState._reset_state()
     accelerate.state.GradientState._reset_state()
-    seed(0)
-    loading = accelerate.DataLoaderConfiguration(
-        split_batches="split" in how, dispatch_batches="dispatch" in how
-    )
-    accelerator = accelerate.Accelerator(
-        cpu=True, gradient_accumulation_steps=steps, dataloader_config=loading
-    )
-    model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), rate)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=20)
-    is_stream = "stream" in how
-    loader = DataLoader(Stream() if is_stream else digits(), size, shuffle=not is_stream)
-    return accelerator, *accelerator.prepare(model, optimizer, loader, scheduler)
+    loading = {f"{name}_batches": name in how for name in ("split", "dispatch")}
+    return prepared(Stream() if "stream" in how else None, **options, **loading)
 
 
-def trained(accelerator, model, optimizer, loader, scheduler, steps: int = 4) -> str:
-    for index, (images, labels) in enumerate(loader):
-        if index == steps:
-            break
-        with accelerator.accumulate(model):
-            accelerator.backward(functional.cross_entropy(model(images), labels))
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
+def trained(*objects: Any) -> str:
+    train(*objects, steps=4)
+    _, model, optimizer, _, scheduler = objects
     return digest(model, optimizer.optimizer, scheduler.scheduler)
 
 
@@ -65,8 +49,8 @@ def found(rank: int, ways: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def searched(rank: int, how: str) -> dict[str, Any]:
-    without = trained(*prepared(how))
-    objects = accelerator, model, optimizer, loader, scheduler = prepared(how)
+    without = trained(*made(how))
+    objects = accelerator, model, optimizer, loader, scheduler = made(how)
     assert torch.distributed.get_world_size() == accelerator.num_processes == 2
     report = adapter.find_batch_size(
         accelerator,
@@ -80,14 +64,14 @@ def searched(rank: int, how: str) -> dict[str, Any]:
     )
     after = trained(*objects)
 
-    applied_to = accelerator, model, optimizer, loader, scheduler = prepared(how)
+    applied_to = accelerator, model, optimizer, loader, scheduler = made(how)
     new, applied = adapter.apply(report, accelerator, loader, optimizer, scheduler)
     batch = next(iter(new))[0]
     seed(1)
     trained(accelerator, model, optimizer, new, scheduler)
     whole = report.batch_size * (2 if "split" in how else 1)
     rate = 1e-3 * (report.rate_factor or 1.0)
-    typed = prepared(how, whole, report.accumulation_steps, rate)
+    typed = made(how, size=whole, steps=report.accumulation_steps, rate=rate)
     next(iter(typed[3]))
     seed(1)
     trained(*typed)
