@@ -14,6 +14,7 @@ __all__ = [
     "ADAPTIVE",
     "ALIKE",
     "BAND",
+    "DECAYING",
     "FARTHEST",
     "SGD",
     "Fall",
@@ -21,7 +22,6 @@ __all__ = [
     "best_of",
     "carried",
     "clipped",
-    "exponent_of",
     "fall_of",
     "for_the_run",
     "held_out_batches",
@@ -36,20 +36,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fall:
-    """By which power of the length of a run the best constant rate falls, and how that scatters.
+    """By which powers of the length of a run its best rate falls.
 
-    Under an adaptive optimizer 0 to 0.75 on small networks, and 0.32 in tokens for language models
-    (Bjorck et al. 2024, arXiv:2409.19913). Under SGD -0.15 to 0.4: its steps shrink with the
-    gradient, so that the noise at a rate is felt later (docs/tables/race.md).
+    Tasks differ: a rate that falls by a power from ``least`` to ``most`` is as good a guess as any,
+    and ``aim`` is where one outside is moved to (docs/tables/race.md, docs/tables/long_regret.md).
     """
 
-    exponent: float
-    scatter: float
+    least: float
+    most: float
+    aim: float
 
 
-ADAPTIVE, SGD = Fall(1 / 3, 1 / 4), Fall(1 / 6, 1 / 6)
-_SHARE_OF_SHORT_DECAYS = 3 / 4
-_SHORT, FARTHEST = 10.0, 40.0
+ADAPTIVE = Fall(1 / 3, 7 / 12, 1 / 2)
+"""At a constant rate: 0.1 to 0.8 on small networks, and 0.32 in tokens for language models
+(Bjorck et al. 2024, arXiv:2409.19913)."""
+SGD = Fall(1 / 6, 1 / 3, 1 / 6)
+"""At a constant rate: -0.15 to 0.2; steps shrink with the gradient, so noise is felt later."""
+DECAYING = Fall(0.0, 1 / 4, 1 / 8)
+"""Where the rate decays or weights are averaged: -0.2 to 0.3, under either kind of optimizer."""
+FARTHEST = 40.0
 """Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""
 BAND = 4.0
 """Where the length of the run is not known, the rule's rate is kept this far below the best one."""
@@ -95,49 +100,29 @@ def offset_of(losses: Mapping[int, float], best: int) -> float:
     return max(-0.5, min(0.5, (below - above) / (2 * curvature)))
 
 
-def fall_of(optimizer_family: str) -> Fall:
-    """How the best rate falls under an optimizer of this family."""
+def fall_of(optimizer_family: str, *, decays: bool) -> Fall:
+    """How the best rate falls under an optimizer of this family; ``decays``: the run's rate."""
+    if decays:
+        return DECAYING
     return SGD if optimizer_family.startswith("sgd") else ADAPTIVE
 
 
-def exponent_of(ratio: float, *, decays: bool, fall: Fall = ADAPTIVE) -> float:
-    """By which power of ``ratio``, run over race in steps, the best rate falls.
-
-    A rate that decays, or weights that are averaged, make the fall slower at first: three quarters
-    of the power up to ten times the race, all of it from forty times on, and in between by the
-    logarithm.
-    """
-    if not decays:
-        return fall.exponent
-    share = math.log(max(ratio, 1.0) / _SHORT) / math.log(FARTHEST / _SHORT)
-    share = min(1.0, max(0.0, share))
-    return fall.exponent * (_SHARE_OF_SHORT_DECAYS + share * (1 - _SHARE_OF_SHORT_DECAYS))
+def carried(best: float, ratio: float, power: float) -> float:
+    """``best`` as the rate of a run ``ratio`` times as long; never higher."""
+    return float(best * max(1.0, ratio) ** -power)
 
 
-def carried(
-    best: float, run_steps: float, steps: int, *, decays: bool, fall: Fall = ADAPTIVE
-) -> float:
-    """``best``, found in runs of ``steps``, as the rate of a run of ``run_steps``; never higher."""
-    ratio = max(1.0, run_steps / steps)
-    return float(best * ratio ** -exponent_of(ratio, decays=decays, fall=fall))
-
-
-def for_the_run(
-    rule: float, best: float, ratio: float, *, decays: bool, fall: Fall = ADAPTIVE
-) -> float:
-    """The rate of a run ``ratio`` times as long: the rule's, as far as the race moves it.
+def for_the_run(rule: float, best: float, ratio: float, fall: Fall) -> float:
+    """The rate of a run ``ratio`` times as long: the rule's, unless the race gives reason to leave.
 
     How the best rate falls differs between tasks: the longer the run is beside the race, the less
-    its best rate says. A rate below what it comes to is raised to where a power that is larger by
-    ``fall.scatter`` would put it; one above it by more than half of it is lowered to it, since too
-    high a rate costs more than too low a one.
+    its best rate says. The rule's rate is kept from what ``fall.most`` makes of ``best`` to half
+    above what ``fall.least`` does, and else moved to what ``fall.aim`` does.
     """
-    ratio = max(1.0, ratio)
-    found = carried(best, ratio, 1, decays=decays, fall=fall)
-    lowest = float(found * ratio**-fall.scatter)
-    if rule > ALIKE * found:
-        return found
-    return max(rule, lowest)
+    lowest, highest = carried(best, ratio, fall.most), carried(best, ratio, fall.least)
+    if lowest <= rule <= ALIKE * highest:
+        return rule
+    return carried(best, ratio, fall.aim)
 
 
 def clipped(rate: float, best: float) -> float:

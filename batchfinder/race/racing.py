@@ -134,16 +134,14 @@ def race_rates(
         start_loss = course.start_loss
         stuck = Caveat("race.no_progress", steps=length.steps, start=start_loss, loss=lowest)
         return replace(found, refusal=stuck)
-    fall = fall_of(setup.step.optimizer_family)
+    fall = fall_of(setup.step.optimizer_family, decays=averaged)
     return replace(
         found,
         best_rate=finish.best_rate,
         learning_rate=clipped(rate, finish.best_rate)
         if run_steps is None
-        else for_the_run(
-            rate, finish.best_rate, run_steps / length.steps, decays=averaged, fall=fall
-        ),
-        exponent=fall.exponent,
+        else for_the_run(rate, finish.best_rate, run_steps / length.steps, fall),
+        exponent=fall.aim if averaged else fall.least,
         caveats=tuple(_said(finish, length, run_steps)),
     )
 

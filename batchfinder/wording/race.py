@@ -58,7 +58,8 @@ def _passes(*, passes: float, steps: int) -> str:
 
 
 def _longer(exponent: float) -> str:
-    root = {3: "cube root", 6: "sixth root"}.get(round(1 / exponent), f"{1 / exponent:.2g}th root")
+    roots = {2: "square root", 3: "cube root"}
+    root = roots.get(round(1 / exponent), f"{1 / exponent:.2g}th root")
     return (
         f"Should the training become k times as long, divide the learning rate by the {root} of k: "
         f"by {8**exponent:.2g} for 8 times the steps (found on small networks; arXiv:2409.19913)."

@@ -6,11 +6,13 @@ import statistics
 from collections import Counter
 from typing import Any
 
-from unseen import SEEN
+from unseen import UNSEEN
 
 __all__ = ["page"]
 
 Rows = list[dict[str, Any]]
+SEEN = tuple(task.name for task in UNSEEN)
+"""On these it was settled how far a race moves a rate."""
 
 
 def page(rows: Rows, rates: Rows, missing: list[tuple[str, str]]) -> str:
@@ -81,14 +83,14 @@ def alone(rates: Rows) -> str:
     lines = _opened([*head, *both], texts=3)
     for row in rates:
         decays = row["schedule"] == "cosine"
-        seen = row["task"] in SEEN and not decays
+        seen = row["task"] in SEEN
         cells = [row["task"], "yes" if decays else "no", "yes" if seen else "no"]
         cells += [f"{row['best']:.2g}", f"{row['steps']:,}"]
         for name in names:
             raced = f"{_inflation(row['inflations'][name])} ({row['rates'][name]:.2g})"
             cells += [_inflation(row["inflations"][f"{name}, as started"]), raced]
         lines.append(_line(cells))
-    unseen = [row for row in rates if row["task"] not in SEEN or row["schedule"] == "cosine"]
+    unseen = [row for row in rates if row["task"] not in SEEN]
     for word, of in (("mean", statistics.fmean), ("worst", max)) if unseen else ():
         found = []
         for name in names:

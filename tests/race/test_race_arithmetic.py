@@ -10,10 +10,10 @@ from batchfinder.errors import InvalidArgument, OutOfTime
 from batchfinder.race import Race, carried, clipped, race_steps, run_arms, steps_at
 from batchfinder.race.arithmetic import (
     ADAPTIVE,
+    DECAYING,
     SGD,
     averaged_share,
     best_of,
-    exponent_of,
     fall_of,
     for_the_run,
     held_out_batches,
@@ -79,27 +79,22 @@ def test_the_parabola_moves_by_half_an_octave_at_most_and_not_at_all_beside_a_cl
     assert offset_of({0: 1.0, 1: 1.0, 2: 1.0}, 1) == 0
 
 
-def test_a_run_eight_times_as_long_wants_half_the_rate():
-    assert carried(0.4, 800, 100, decays=False) == pytest.approx(0.2)
-    assert carried(0.4, 2700, 100, decays=False) == pytest.approx(0.4 / 3)
+def test_a_rate_is_carried_by_a_power_of_the_ratio_of_the_lengths():
+    assert carried(0.4, 8, 1 / 3) == pytest.approx(0.2)
+    assert carried(0.4, 27, 1 / 3) == pytest.approx(0.4 / 3)
+    assert carried(0.4, 64, 0.0) == 0.4
 
 
 def test_a_shorter_run_wants_no_more_than_the_best_rate_measured():
-    assert carried(0.4, 10, 100, decays=False) == 0.4
+    assert carried(0.4, 0.1, 1 / 3) == 0.4
 
 
-def test_with_a_decaying_rate_the_fall_is_a_quarter_at_first_and_a_third_later():
-    assert carried(0.4, 1000, 100, decays=True) == pytest.approx(0.4 * 10**-0.25)
-    assert carried(0.4, 6400, 100, decays=True) == pytest.approx(0.4 / 4)
-    assert exponent_of(20, decays=True) == pytest.approx((1 / 4 + 1 / 3) / 2)  # √(10 · 40)
-    assert exponent_of(1, decays=True) == 1 / 4
-
-
-@given(st.floats(1, 1000), st.floats(1, 1000), st.booleans())
-def test_a_longer_run_never_gets_a_higher_rate(one, other, decays):
+@given(st.floats(1, 1000), st.floats(1, 1000), st.sampled_from([ADAPTIVE, SGD, DECAYING]))
+def test_a_longer_run_is_never_moved_to_a_higher_rate(one, other, fall):
     short, long = sorted((one, other))
-    most, least = (carried(1.0, 100 * r, 100, decays=decays) for r in (short, long))
-    assert least <= most * (1 + 1e-12)
+    for rule in (1e-9, 1e9):
+        most, least = (for_the_run(rule, 1.0, ratio, fall) for ratio in (short, long))
+        assert least <= most * (1 + 1e-12)
 
 
 def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
@@ -108,41 +103,38 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
     assert clipped(3.0, 0.4) == 0.4
 
 
-def run_rate(rule, ratio=16, best=1.0, decays=False, fall=ADAPTIVE):
-    return for_the_run(rule, best, ratio, decays=decays, fall=fall)
+@pytest.mark.parametrize("fall", [ADAPTIVE, SGD, DECAYING])
+def test_a_rate_that_the_race_gives_no_reason_to_leave_is_kept(fall):
+    lowest, highest = 16**-fall.most, 1.5 * 16**-fall.least
+    for rule in (lowest, (lowest * highest) ** 0.5, highest):
+        assert for_the_run(rule, 1.0, 16, fall) == rule
 
 
-def test_a_rate_that_the_race_gives_no_reason_to_leave_is_kept():
-    found = 16 ** (-1 / 3)
-    for rule in (0.5 * found, 0.8 * found, found, 1.5 * found):
-        assert run_rate(rule) == rule
+@pytest.mark.parametrize("fall", [ADAPTIVE, SGD, DECAYING])
+def test_too_high_and_too_low_a_rate_come_to_the_same_one_inside_the_band(fall):
+    low, high = (for_the_run(rule, 1.0, 16, fall) for rule in (1e-3, 10.0))
+    assert low == high == pytest.approx(16**-fall.aim)
+    assert fall.least <= fall.aim <= fall.most
+    assert for_the_run(low, 1.0, 16, fall) == low  # asked again, it stays
 
 
-def test_too_high_a_rate_is_lowered_to_what_the_race_comes_to():
-    assert run_rate(1.0) == pytest.approx(16 ** (-1 / 3))
+def test_a_run_as_short_as_an_arm_takes_the_best_rate_of_the_race():
+    assert for_the_run(0.001, 1.0, 1, ADAPTIVE) == 1.0
+    assert for_the_run(9.0, 1.0, 0.5, SGD) == 1.0
 
 
-def test_too_low_a_rate_is_raised_no_further_than_the_least_that_the_race_allows():
-    assert run_rate(0.001) == pytest.approx(16 ** (-7 / 12))
-    assert run_rate(0.001, ratio=1) == 1.0  # a run as short as an arm: nothing is carried
-    assert run_rate(0.001, decays=True) < run_rate(1.0, decays=True)
+def test_how_the_best_rate_falls_depends_on_the_optimizer_unless_the_rate_decays():
+    assert fall_of("sgd-momentum", decays=False) is fall_of("sgd", decays=False) is SGD
+    assert all(fall_of(each, decays=False) is ADAPTIVE for each in ("adam", "lion", "unknown"))
+    assert all(fall_of(each, decays=True) is DECAYING for each in ("adam", "sgd"))
+    assert DECAYING.aim < SGD.aim < ADAPTIVE.aim
 
 
-def test_under_sgd_the_best_rate_falls_by_half_the_power():
-    assert fall_of("sgd-momentum") is fall_of("sgd") is SGD
-    assert all(fall_of(each) is ADAPTIVE for each in ("adam", "lion", "unknown"))
-    assert carried(0.4, 6400, 100, decays=False, fall=SGD) == pytest.approx(0.2)
-    assert run_rate(1.0, ratio=64, fall=SGD) == pytest.approx(1 / 2)
-    assert run_rate(0.7, ratio=64, fall=SGD) == 0.7
-    assert run_rate(0.001, ratio=64, fall=SGD) == pytest.approx(1 / 4)
-    assert exponent_of(1, decays=True, fall=SGD) == pytest.approx(1 / 8)
-
-
-@given(st.floats(0.001, 100), st.floats(1, 400), st.booleans())
-def test_no_rate_is_moved_away_from_what_the_race_comes_to(rule, ratio, decays):
-    found = carried(1.0, 100 * ratio, 100, decays=decays)
-    moved = run_rate(rule, ratio, decays=decays)
-    assert min(rule, found) * (1 - 1e-9) <= moved <= max(rule, found) * (1 + 1e-9)
+@given(st.floats(1e-4, 1e4), st.floats(0.1, 1e4), st.sampled_from([ADAPTIVE, SGD, DECAYING]))
+def test_no_rate_is_moved_past_where_the_race_aims(rule, ratio, fall):
+    aim = carried(1.0, ratio, fall.aim)
+    moved = for_the_run(rule, 1.0, ratio, fall)
+    assert min(rule, aim) * (1 - 1e-9) <= moved <= max(rule, aim) * (1 + 1e-9)
 
 
 def test_steps_at_another_batch_follow_the_noise_scale():
