@@ -50,7 +50,7 @@ class RaceResult:
     run_steps: float | None = None
     averaged: bool = False
     exponent: float = 1 / 3
-    """By which power of the length of a run its best rate falls."""
+    """By which power of the length of a run to lower its rate; 1/3 at most."""
     start_loss: float = math.nan
     held_out_samples: int = 0
     refusal: Caveat | None = None

@@ -47,13 +47,13 @@ class Fall:
     aim: float
 
 
-ADAPTIVE = Fall(1 / 3, 7 / 12, 1 / 2)
-"""At a constant rate: 0.1 to 0.8 on small networks, and 0.32 in tokens for language models
+ADAPTIVE = Fall(1 / 3, 3 / 4, 7 / 12)
+"""At a constant rate: 0.1 to 0.9 on small networks, and 0.32 in tokens for language models
 (Bjorck et al. 2024, arXiv:2409.19913)."""
-SGD = Fall(1 / 6, 1 / 3, 1 / 6)
-"""At a constant rate: -0.15 to 0.2; steps shrink with the gradient, so noise is felt later."""
-DECAYING = Fall(0.0, 1 / 4, 1 / 8)
-"""Where the rate decays or weights are averaged: -0.2 to 0.3, under either kind of optimizer."""
+SGD = Fall(0.0, 2 / 3, 1 / 6)
+"""At a constant rate: -0.3 to 0.6; steps shrink with the gradient, so noise is felt later."""
+DECAYING = Fall(0.0, 5 / 12, 1 / 8)
+"""Where the rate decays or weights are averaged: -0.2 to 0.4, under either kind of optimizer."""
 FARTHEST = 40.0
 """Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""
 BAND = 4.0

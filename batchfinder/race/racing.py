@@ -141,7 +141,7 @@ def race_rates(
         learning_rate=clipped(rate, finish.best_rate)
         if run_steps is None
         else for_the_run(rate, finish.best_rate, run_steps / length.steps, fall),
-        exponent=fall.aim if averaged else fall.least,
+        exponent=min(fall.aim, 1 / 3),
         caveats=tuple(_said(finish, length, run_steps)),
     )
 

@@ -1,6 +1,6 @@
-"""Tasks for long runs, written after it was settled how far a race moves a rate.
+"""More tasks for long runs, on which it was settled how far a race moves a rate.
 
-Nothing was changed on seeing them. Models of 2,000 to 8,000 parameters on data that is generated.
+Models of 2,000 to 8,000 parameters on data that is generated.
 """
 
 from __future__ import annotations

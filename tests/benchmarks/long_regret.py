@@ -2,12 +2,12 @@
 
 ``python tests/benchmarks/long_regret.py [--task NAME] [--minutes 40] [--out FILE]``
 
-On tasks that were written after the rules (``unseen.py``, ``later.py``): targets that take 1,000
-steps at batch 128, and runs whose rate decays to 0 along a cosine, judged at their end; users
-whose rate is right, four times too low and four times too high; beside what people do instead.
-Every cell is kept in ``docs/tables/long_regret.jsonl``: what is in it is not run again, and
-``--minutes`` leaves the rest for another call. Trainings at one size run side by side
-(``stacked.py``). It asserts nothing.
+On tasks that were written after the rules (``unseen.py``, ``later.py``, ``fresh.py``): targets
+that take 1,000 steps at batch 128, and runs whose rate decays to 0 along a cosine, judged at
+their end; users whose rate is right, four times too low and four times too high; beside what
+people do instead. Every cell is kept in ``docs/tables/long_regret.jsonl``: what is in it is not
+run again, and ``--minutes`` leaves the rest for another call. Trainings at one size run side by
+side (``stacked.py``). It asserts nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from fresh import FRESH
 from later import LATER
 from long_regret_table import page
 from regret import range_test_rate
@@ -35,6 +36,7 @@ from batchfinder.results import BatchPlan
 
 CELLS = Path(__file__).parents[2] / "docs" / "tables" / "long_regret.jsonl"
 CONSTANT, COSINE = "constant", "cosine"
+TASKS = (*UNSEEN, *LATER, *FRESH)
 SEEDS = (10, 11)
 LENGTH, AT = 1000, 128
 """The target is what the best rate reaches in so many steps at this size."""
@@ -392,7 +394,7 @@ def main() -> None:
     rates: list[dict[str, object]] = []
     missing: list[tuple[str, str]] = []
     for schedule in asked.schedule or (CONSTANT, COSINE):
-        for task in (each for each in (*UNSEEN, *LATER) if asked.task in each.name):
+        for task in (each for each in TASKS if asked.task in each.name):
             place = Place(cells, task, schedule)
             name = f"{task.name}{' (cosine)' if schedule == COSINE else ''}"
             try:

@@ -6,12 +6,13 @@ import statistics
 from collections import Counter
 from typing import Any
 
+from later import LATER
 from unseen import UNSEEN
 
 __all__ = ["page"]
 
 Rows = list[dict[str, Any]]
-SEEN = tuple(task.name for task in UNSEEN)
+SEEN = tuple(task.name for task in (*UNSEEN, *LATER))
 """On these it was settled how far a race moves a rate."""
 
 

@@ -1,7 +1,7 @@
 """Tasks for long runs, written after every rule was made but one.
 
-On seeing them it was settled by which powers of the length of a run a race carries its best rate,
-under SGD, under Adam, and where the rate decays.
+On seeing them, and those of ``later.py``, it was settled by which powers of the length of a run a
+race carries its best rate, under SGD, under Adam, and where the rate decays.
 
 Models of 2,000 to 22,000 parameters on data that is generated, or the source of Python itself.
 """

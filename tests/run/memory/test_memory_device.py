@@ -110,16 +110,16 @@ class Restless(GpuTraining):
 def test_flushes_that_go_on_are_the_edge() -> None:
     gpu = FakeGpu(total=1500 * MIB)
     memory = shared(gpu)
-    trial = run_trial(Setup(Restless(gpu, pieces=10), SAMPLES, memory), 100)
+    trial = run_trial(Setup(Restless(gpu, pieces=20), SAMPLES, memory), 100)
     assert trial.outcome is Outcome.AT_THE_EDGE and not trial.fits
-    assert trial.retries == gpu.retries == 7  # eight steps, the first from a released cache
-    assert run_trial(Setup(Restless(gpu, pieces=10), SAMPLES, memory), 30).fits
+    assert trial.retries == gpu.retries == 15  # sixteen steps, the first from a released cache
+    assert run_trial(Setup(Restless(gpu, pieces=20), SAMPLES, memory), 30).fits
 
 
-@pytest.mark.parametrize(("restless", "retries"), [(1, 0), (2, 1), (3, 2), (6, 5)])
+@pytest.mark.parametrize(("restless", "retries"), [(1, 0), (2, 1), (3, 2), (6, 5), (11, 10)])
 def test_flushes_that_stop_are_the_cache_settling(restless: int, retries: int) -> None:
     gpu = FakeGpu(total=1500 * MIB)
-    training = Restless(gpu, pieces=10)
+    training = Restless(gpu, pieces=20)
     training.restless = restless
     trial = run_trial(Setup(training, SAMPLES, shared(gpu)), 100)
     assert trial.fits and trial.batch_size == 100

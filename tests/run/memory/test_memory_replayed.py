@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from memory_cases import Made
-from replayed_gpu import EXPANDABLE, LIMIT, ReplayedGpu, ReplayedTraining
+from replayed_gpu import EXPANDABLE, LIMIT, ROWS, ReplayedGpu, ReplayedTraining
 
 from batchfinder.probe import SearchSpace, memory_line, probe
 from batchfinder.protocols import Setup
@@ -66,6 +66,14 @@ def test_retries_of_the_first_steps_are_no_edge(size: int, retries: int) -> None
     memory = DeviceMemory(gpu, LIMIT)
     trial = run_trial(Setup(ReplayedTraining(gpu), SAMPLES, memory), size)
     assert (trial.outcome, trial.retries) == (Outcome.FITS, retries)
+
+
+def test_a_cache_that_settles_in_the_twelfth_step_is_no_edge() -> None:
+    gpu = ReplayedGpu()
+    (settling,) = (row for row in ROWS if row["name"] == "settling")
+    gpu.rows[505] = {**gpu.rows[505], "retries": settling["retries"]}
+    trial = run_trial(Setup(ReplayedTraining(gpu), SAMPLES, DeviceMemory(gpu, LIMIT)), 505)
+    assert (trial.outcome, trial.retries) == (Outcome.FITS, sum(settling["retries"]))
 
 
 def test_allocated_bytes_are_a_line_and_reserved_ones_are_none() -> None:
