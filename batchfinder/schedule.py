@@ -10,6 +10,7 @@ from typing import Any
 from torch.optim import lr_scheduler, swa_utils
 
 from batchfinder.results import Counted, Schedule
+from batchfinder.run.torch_internals.training import milestones_of, schedulers_inside
 
 __all__ = ["decays", "schedule_of"]
 
@@ -96,7 +97,7 @@ def schedule_of(
 def _parts(scheduler: Any) -> list[Any]:
     """The schedulers that one is made of."""
     nested = lr_scheduler.SequentialLR | lr_scheduler.ChainedScheduler
-    return list(scheduler._schedulers) if isinstance(scheduler, nested) else []
+    return schedulers_inside(scheduler) if isinstance(scheduler, nested) else []
 
 
 def _counted(scheduler: Any) -> Iterator[Counted]:
@@ -104,7 +105,7 @@ def _counted(scheduler: Any) -> Iterator[Counted]:
     for part in _parts(scheduler):
         yield from _counted(part)
     if isinstance(scheduler, lr_scheduler.SequentialLR):
-        yield from (Counted(f"{name} milestone", float(each)) for each in scheduler._milestones)
+        yield from (Counted(f"{name} milestone", float(each)) for each in milestones_of(scheduler))
     if isinstance(scheduler, lr_scheduler.MultiStepLR):
         places = sorted(scheduler.milestones)
         yield from (Counted(f"{name} milestone", float(each)) for each in places)
@@ -146,8 +147,9 @@ def _counts_steps(scheduler: Any) -> bool:
 def _length(scheduler: Any) -> int | None:
     """After how many of its own steps it ends, where it comes down to an end."""
     if isinstance(scheduler, lr_scheduler.SequentialLR):
-        last = _length(scheduler._schedulers[-1])
-        return None if last is None else int(scheduler._milestones[-1]) + last
+        parts, milestones = _parts(scheduler), milestones_of(scheduler)
+        last = _length(parts[-1]) if parts and milestones else None
+        return None if last is None else int(milestones[-1]) + last
     if isinstance(scheduler, lr_scheduler.ChainedScheduler):
         return max((n for each in _parts(scheduler) if (n := _length(each))), default=None)
     falls = not isinstance(scheduler, lr_scheduler.LinearLR) or _decays(scheduler, 1)

@@ -27,13 +27,12 @@ LAYERS: list[set[str]] = [
     {"wording.rates"},
     {"wording.advice", "wording.choice", "wording.confirm"},
     {"protocols"},
+    {"run.torch_internals"},
     {"probe", "devices", "scaling", "formulas", "timing", "meter", "waiting"},
     {"training", "schedule", "report.data", "encoding"},
     {
         "run",
-        "run.torch_internals",
         "run.compiler_switches",
-        "run.distributed_internals",
         "run.grad_mode",
         "run.oom",
         "run.randomness",
@@ -89,7 +88,7 @@ NO_TORCH = {
     "meter",
     "waiting",
 }
-NAMESPACES = {"run", "wording"}
+NAMESPACES = {"run", "run.torch_internals", "wording"}
 """Packages that hold others, or one module a part, and offer nothing themselves."""
 SECOND_DOORS = {
     "probe.stage": "the pipeline's: above the call under way, of which the rest knows nothing",

@@ -19,7 +19,8 @@ from batchfinder.noise.estimators import FEWEST, TooFew
 from batchfinder.noise.gradient_hooks import Sketch
 from batchfinder.protocols import Batch, MicroBatches, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
-from batchfinder.run.torch_internals import BATCH_NORMS, tree_leaves, tree_map
+from batchfinder.run.torch_internals.modules import BATCH_NORMS
+from batchfinder.run.torch_internals.tensors import tree_leaves, tree_map
 from batchfinder.wording import Caveat
 
 Loss = Callable[[nn.Module, Batch], Tensor]

@@ -25,7 +25,7 @@ from batchfinder.noise.gradient_hooks import (
     vector_norm,
 )
 from batchfinder.protocols import Ranks, TrainStep
-from batchfinder.run.distributed_internals import ShardedGroup, sharded_groups
+from batchfinder.run.torch_internals.distributed import ShardedGroup, sharded_groups
 
 __all__ = ["GradientReader", "ReducedGradients", "gradient_reader"]
 

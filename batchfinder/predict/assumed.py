@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from batchfinder.run.torch_internals.tensors import (
+    INDEX_PUTS,
+    READ_A_NUMBER,
+    UNIQUE,
+    TorchDispatchMode,
+    makes_a_tensor,
+)
 
 _aten = torch.ops.aten
 
@@ -46,13 +53,14 @@ class Assumed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         if func is _aten.index.Tensor and _by_mask(args[1]):
             self._say("indexing with a mask keeps every element")
             return _masked_index(args[0], args[1])
-        if func in _PUTS and _by_mask(args[1]):
+        # the backward of indexing with a mask writes through one, which takes no memory
+        if func in INDEX_PUTS and _by_mask(args[1]):
             return args[0]
         if func in _KEEP_THEIR_BUFFER and _is_reduced(func, args, kwargs):
             return _scalar_in_a_buffer(args[0], args[1])
         if func in _ANSWERS:
             sentence, answer = _ANSWERS[func]
-            self._say(_WHOLE if func is _READ and _is_whole(args[0]) else sentence)
+            self._say(_WHOLE if func is READ_A_NUMBER and _is_whole(args[0]) else sentence)
             return answer(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -75,7 +83,7 @@ def _makes_a_tensor(func: Any) -> bool:
     """
     if getattr(func, "is_view", False):
         return False
-    return any("Tensor" in str(each.type) for each in func._schema.returns)
+    return makes_a_tensor(func)
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:
@@ -128,8 +136,6 @@ def _masked_index(tensor: torch.Tensor, indices: Any) -> torch.Tensor:
     return kept
 
 
-_READ = _aten._local_scalar_dense.default
-
 _WHOLE = (
     "whole numbers read from tensors (.item(), int()) are 1, so that a size made from one "
     "(one_hot without num_classes, lengths.max()) is predicted too small"
@@ -137,17 +143,14 @@ _WHOLE = (
 """No upper bound can be given: the number may be anything."""
 
 _ANSWERS: dict[Any, tuple[str, Answer]] = {
-    _READ: (
+    READ_A_NUMBER: (
         "numbers read from tensors (.item(), float(), if) are 1, and yes-or-no answers are no",
         _value,
     ),
     _aten.nonzero.default: ("nonzero() finds every element", _nonzero),
     _aten.masked_select.default: ("masked_select() keeps every element", _masked_select),
-    _aten._unique2.default: ("unique() finds no two elements alike", _unique),
+    UNIQUE: ("unique() finds no two elements alike", _unique),
 }
-
-_PUTS = frozenset({_aten._index_put_impl_.default, _aten.index_put_.default})
-"""Writing through a mask, as the backward of indexing with one does, takes no memory."""
 
 _KEEP_THEIR_BUFFER = {
     _aten.mse_loss.default: 2,

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+
+from batchfinder.run.torch_internals.tensors import tree_map
 
 __all__ = ["OTHER_KERNELS", "CudaKernels"]
 

@@ -7,7 +7,6 @@ that forward, backward and update are all followed. No kernel runs.
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from batchfinder.errors import CannotPredict
 from batchfinder.predict.assumed import Assumed
@@ -26,6 +24,9 @@ from batchfinder.predict.twins import kept_as_they_are, swapped
 from batchfinder.protocols import Batch, BatchSource
 from batchfinder.run.memory import Ledger
 from batchfinder.run.state import RandomState
+from batchfinder.run.torch_internals.fakes import FakeTensorMode, unlogged
+from batchfinder.run.torch_internals.storages import storage_key
+from batchfinder.run.torch_internals.training import switched_off
 from batchfinder.run.trial import tensors_in
 
 
@@ -189,7 +190,7 @@ def rehearsing(
     try:
         with (
             warnings.catch_warnings(),
-            _unlogged(),
+            unlogged(),
             kept_as_they_are([*touched.others, *touched.scalers]),
             swapped(mode, touched.modules, touched.optimizers),
         ):
@@ -200,28 +201,13 @@ def rehearsing(
                 kernels = CudaKernels()
             for scaler in touched.scalers:
                 # it scales in place and decides by values; neither shows in memory
-                scaler._enabled = False
+                switched_off(scaler)
             rehearsal = Rehearsal(step, touched, mode, shape, in_time, kernels)
             if not any(optimizer.state for optimizer in step.optimizers()):
                 rehearsal.at(first_size or shape.small_size)  # lays out the optimizer's state
             yield rehearsal
     finally:
         randomness.restore()
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Torch logs what fails under fake tensors, traceback and all; the caller gets it raised."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-
-    def nothing(_: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(nothing)
-    try:
-        yield
-    finally:
-        logger.removeFilter(nothing)
 
 
 def _batch_shape(source: BatchSource) -> BatchShape:
@@ -247,7 +233,7 @@ def _bytes(tensors: Any) -> int:
     storages = {}
     for tensor in tensors:
         with contextlib.suppress(NotImplementedError):  # a sparse gradient has no storage
-            storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            storages[storage_key(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
 
 

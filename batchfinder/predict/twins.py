@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from batchfinder.run.torch_internals.fakes import FakeTensor, FakeTensorMode
+from batchfinder.run.torch_internals.modules import SUBMODULES, TENSOR_TABLES
 
 Twin: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
-_TABLES = ("_parameters", "_buffers")
-_KEPT = ("_modules", "training")
+_KEPT = (SUBMODULES, "training")
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def _twins(mode: FakeTensorMode) -> Twin:
 def _swap_module(module: torch.nn.Module, twin: Twin) -> None:
     attributes = vars(module)
     for name, value in list(attributes.items()):
-        if name in _TABLES:
+        if name in TENSOR_TABLES:
             attributes[name] = {key: _mapped(inner, twin) for key, inner in value.items()}
         elif name not in _KEPT and not name.endswith("_hooks"):
             attributes[name] = _mapped(value, twin)

@@ -26,7 +26,7 @@ from batchfinder.run.randomness import seed_everything
 from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import state_tensors, step_from
-from batchfinder.run.torch_internals import BATCH_NORMS
+from batchfinder.run.torch_internals.modules import BATCH_NORMS
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat
 

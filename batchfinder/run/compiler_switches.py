@@ -6,14 +6,15 @@ they go: putting back what one thread found would leave behind what another had 
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from batchfinder.run.torch_internals.compiler import is_loaded, recompile_config
+from batchfinder.run.torch_internals.tensors import TorchDispatchMode
 
 __all__ = ["compiled_again", "uncompiled", "wider_recompile_limit"]
 
@@ -92,7 +93,7 @@ def uncompiled() -> Iterator[None]:
     compiled, and a mode does not see into it. Other threads' compiled code runs as it was written
     for as long.
     """
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+    if not is_loaded() or not hasattr(torch.compiler, "set_stance"):
         yield
         return
     with _STANCE.switched(eager=True):
@@ -106,9 +107,7 @@ def compiled_again() -> Iterator[None]:
     Not where this torch's compiler would give code up under a dispatch mode, nor while another
     thread counts: it stays uncompiled.
     """
-    if "torch._dynamo" not in sys.modules or not hasattr(
-        TorchDispatchMode, "ignore_compile_internals"
-    ):
+    if not is_loaded() or not hasattr(TorchDispatchMode, "ignore_compile_internals"):
         yield
         return
     with _STANCE.switched(eager=False):
@@ -118,8 +117,8 @@ def compiled_again() -> Iterator[None]:
 @contextmanager
 def wider_recompile_limit(most: int) -> Iterator[None]:
     """Room for as many graphs of one function inside; the user's own limit where none is kept."""
-    config: Any = getattr(sys.modules.get("torch._dynamo"), "config", None)
-    if config is None or not hasattr(config, "recompile_limit"):
+    config = recompile_config()
+    if config is None:
         yield
         return
     with _RECOMPILE_LIMIT.widened(config, most):

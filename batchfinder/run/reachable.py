@@ -23,22 +23,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from batchfinder.run.torch_internals import compiled_from, is_compiled_function
+from batchfinder.run.torch_internals.compiler import compiled_from, is_compiled_function
+from batchfinder.run.torch_internals.modules import OWN_ATTRIBUTES, hooks_of, parameters_of
 
 __all__ = ["Reached", "reached_from"]
 
 _MOST = 20_000
 """Objects looked at; a step that reaches more holds data rather than state."""
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_post_accumulate_grad_hooks",
-    "_optimizer_step_pre_hooks",
-    "_optimizer_step_post_hooks",
-)
 
 
 @dataclass
@@ -94,9 +85,6 @@ def reached_from(things: Iterable[Any]) -> Reached:
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
-_OWN = frozenset(vars(torch.nn.Module()))
-"""Of a module: torch's own attributes."""
-
 _ATOMS = (bool, int, float, complex, str, bytes, type)
 
 
@@ -139,19 +127,17 @@ def _is_of_a_wrapper(thing: Any) -> bool:
 def _in_module(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     for part in module.modules():
         yield from _hooks_of(part)
-        for parameter in part._parameters.values():
+        for parameter in parameters_of(part).values():
             if parameter is not None:
                 yield from _hooks_of(parameter)
         for name, value in vars(part).items():
-            if name not in _OWN:
+            if name not in OWN_ATTRIBUTES:
                 yield name, value
         yield from _methods_of(type(part))
 
 
 def _hooks_of(thing: Any) -> Iterator[tuple[str, Any]]:
-    for name in _HOOKS:
-        hooks = getattr(thing, name, None)
-        yield from (("", hook) for hook in (hooks or {}).values())
+    return (("", hook) for hook in hooks_of(thing))
 
 
 def _in_container(found: Reached, thing: Any, name: str) -> Iterator[tuple[str, Any]]:

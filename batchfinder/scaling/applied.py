@@ -13,6 +13,7 @@ from typing import Any
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.rates import GroupRate
+from batchfinder.run.torch_internals.training import LAST_RATES, schedulers_inside
 
 __all__ = ["apply_once", "multiply_rates", "set_rates"]
 
@@ -25,11 +26,11 @@ _GROUP_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 _PEAKS = ("lr", "initial_lr", "max_lr")
 """The largest of these is the rate that a group comes to."""
 
-_SCHEDULER_RATES = ("base_lrs", "max_lrs", "min_lrs", "eta_min", "_last_lr")
+_SCHEDULER_RATES = ("base_lrs", "max_lrs", "min_lrs", "eta_min", LAST_RATES)
 """On schedulers: CyclicLR's bounds, ReduceLROnPlateau's floors, the cosine schedules' floor."""
 
-_NESTED = ("_schedulers", "scheduler", "after_scheduler")
-"""Where schedulers keep others: SequentialLR and ChainedScheduler; wrappers of other packages."""
+_WRAPPED = ("scheduler", "after_scheduler")
+"""Where wrappers of other packages keep a scheduler."""
 
 
 def multiply_rates(optimizer: Any, factor: float, scheduler: Any = None) -> None:
@@ -150,6 +151,7 @@ def _nested(schedulers: Iterable[Any]) -> Iterator[Any]:
         if id(scheduler) in seen:
             continue
         seen[id(scheduler)] = scheduler
-        for name in _NESTED:
+        waiting += schedulers_inside(scheduler)
+        for name in _WRAPPED:
             waiting += _listed(getattr(scheduler, name, None))
     return iter(seen.values())

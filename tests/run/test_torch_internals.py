@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from batchfinder.run.memory.ledger import Ledger
-from batchfinder.run.torch_internals import resizes_followed
+from batchfinder.run.torch_internals.storages import resizes_followed
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from torch import nn
 from batchfinder.protocols import Ranks
 from batchfinder.run.memory.cpu import highest
 from batchfinder.run.ranks import ALONE
-from batchfinder.run.torch_internals import CpuAllocations
+from batchfinder.run.torch_internals.storages import CpuAllocations
 
 CPU = torch.device("cpu")
 FLOAT = 4

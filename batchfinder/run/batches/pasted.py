@@ -13,6 +13,8 @@ from torch.utils.data import (
     default_convert,
 )
 
+from batchfinder.run.torch_internals.loaders import draws_all
+
 __all__ = ["loader_arguments"]
 
 _PLAIN = ("num_workers", "pin_memory", "timeout", "prefetch_factor", "persistent_workers")
@@ -50,6 +52,6 @@ def _order(loader: DataLoader[Any]) -> list[tuple[str, str]]:
     if isinstance(loader.dataset, IterableDataset) or type(sampler) is SequentialSampler:
         return []
     plain = type(sampler) is RandomSampler and not sampler.replacement
-    if plain and sampler._num_samples is None and sampler.generator is loader.generator:
+    if plain and draws_all(sampler) and sampler.generator is loader.generator:
         return [("shuffle", "True")]
     return [("sampler", "loader.sampler")]

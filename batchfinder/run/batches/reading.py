@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
-from torch.utils.data._utils import worker as worker_module
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.run.batches.requests import (
@@ -30,6 +29,7 @@ from batchfinder.run.batches.requests import (
     packed,
 )
 from batchfinder.run.batches.workers import died, has_died, reading, stopped
+from batchfinder.run.torch_internals.loaders import replace_worker_info
 from batchfinder.run.tree import MAKE_LOADER
 
 __all__ = ["StreamedByWorkers", "Workers", "reader_for"]
@@ -56,8 +56,7 @@ class _Listen:
         self.own = own
 
     def __call__(self, worker: int) -> None:
-        module: Any = worker_module
-        module._worker_info = _Asked(module._worker_info)
+        replace_worker_info(_Asked)
         if self.own is not None:
             self.own(worker)
 

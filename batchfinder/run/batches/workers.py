@@ -8,6 +8,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from batchfinder.errors import CannotBuildBatch
+from batchfinder.run.torch_internals.loaders import forget_iterator, stops_of, worker_processes
 from batchfinder.run.tree import MAKE_LOADER
 
 __all__ = ["died", "has_died", "reading", "stopped", "workers_of"]
@@ -62,7 +63,7 @@ def _lost_one(batches: Any) -> bool:
     The pipe may break a moment before the process counts as ended, and the signal of its end may
     arrive while that is waited for.
     """
-    workers = getattr(batches, "_workers", ())
+    workers = worker_processes(batches)
     if not workers:
         return False
     try:
@@ -83,12 +84,9 @@ def _is_death(error: BaseException) -> bool:
 
 def stopped(loader: Any, batches: Iterator[Any]) -> None:
     """Stop the worker processes behind ``batches``; once more does no harm."""
-    for candidate in (batches, getattr(loader, "_iterator", None)):
-        stop = getattr(candidate, "_shutdown_workers", None)
-        if callable(stop):
-            _to_the_end(stop)
-    if getattr(loader, "_iterator", None) is not None:
-        loader._iterator = None
+    for stop in stops_of(loader, batches):
+        _to_the_end(stop)
+    forget_iterator(loader)
     close = getattr(batches, "close", None)
     if callable(close):
         close()

@@ -10,7 +10,7 @@ import torch
 from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.memory.host import host_budget
 from batchfinder.run.memory.ledger import Ledger
-from batchfinder.run.torch_internals import CpuAllocations
+from batchfinder.run.torch_internals.storages import CpuAllocations
 
 __all__ = ["HostMemory", "Scratch", "highest"]
 

@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from batchfinder.run.compiler_switches import uncompiled
-from batchfinder.run.torch_internals import resizes_followed
+from batchfinder.run.torch_internals.storages import resizes_followed, storage_key
+from batchfinder.run.torch_internals.tensors import TorchDispatchMode, sparse_parts
 from batchfinder.units import format_bytes
 
 __all__ = ["Ledger", "dense_parts"]
@@ -98,7 +98,7 @@ class Ledger(TorchDispatchMode):
                 if part.device.type == self._type:
                     storage = part.untyped_storage()
                     place = (part.storage_offset(), part.shape, part.stride())
-                    _, places = shown.setdefault(storage._cdata, (storage, {}))
+                    _, places = shown.setdefault(storage_key(storage), (storage, {}))
                     places[place] = _bytes_shown(part)
         for key, (storage, places) in shown.items():
             if key not in self._entries:
@@ -159,13 +159,13 @@ class Ledger(TorchDispatchMode):
         self._entered.pop().close()
 
     def before_resize(self, storage: Any, size: int) -> None:
-        entry = self._entries.get(storage._cdata) if self.listening else None
+        entry = self._entries.get(storage_key(storage)) if self.listening else None
         if entry is not None:
             asked = size - entry.charged
             self._check("resize_ of a storage", self.current + asked, asked)
 
     def after_resize(self, storage: Any) -> None:
-        entry = self._entries.get(storage._cdata) if self.listening else None
+        entry = self._entries.get(storage_key(storage)) if self.listening else None
         if entry is not None:
             self._recharge(entry, storage.nbytes())
 
@@ -194,9 +194,10 @@ class Ledger(TorchDispatchMode):
             for dense in dense_parts(tensor):
                 self._look_at_tensor(dense, how)
             return
-        entry = self._entries.get(storage._cdata)
+        key = storage_key(storage)
+        entry = self._entries.get(key)
         if entry is None:
-            self._add(storage._cdata, storage, self._charge(tensor, storage, how))
+            self._add(key, storage, self._charge(tensor, storage, how))
         elif entry.size != storage.nbytes():
             self._recharge(entry, storage.nbytes())
         elif entry.charged < entry.size and self._charge_found:
@@ -266,7 +267,7 @@ def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     elif tensor.layout in _STORED and not tensor.is_mkldnn:
         yield tensor
     elif not tensor.is_mkldnn:
-        for name in _parts_of(tensor.layout):
+        for name in sparse_parts(tensor.layout):
             yield getattr(tensor, name)()
 
 
@@ -274,16 +275,6 @@ def _bytes_shown(tensor: torch.Tensor) -> int:
     """How much of its storage a tensor shows; what is expanded shows each element once."""
     span = 1 + sum((n - 1) * far for n, far in zip(tensor.shape, tensor.stride(), strict=True))
     return max(min(tensor.numel(), span), 0) * tensor.element_size()
-
-
-def _parts_of(layout: torch.layout) -> tuple[str, ...]:
-    if layout is torch.sparse_coo:
-        return ("_indices", "_values")
-    if layout in (torch.sparse_csr, torch.sparse_bsr):
-        return ("crow_indices", "col_indices", "values")
-    if layout in (torch.sparse_csc, torch.sparse_bsc):
-        return ("ccol_indices", "row_indices", "values")
-    return ()
 
 
 def _when_freed(ledger: Ledger) -> Callable[[_Entry], None]:

@@ -18,9 +18,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from batchfinder.run.distributed_internals import is_under_way, work_begun
+from batchfinder.run.torch_internals.distributed import is_under_way, work_begun
+from batchfinder.run.torch_internals.tensors import TorchDispatchMode, operator_name
 
 __all__ = ["Gate"]
 
@@ -48,8 +47,8 @@ class Gate(TorchDispatchMode):
     ) -> Any:
         if self._distributed is not None and any(issubclass(t, self._distributed) for t in types):
             return NotImplemented  # which turns it into operators on local tensors, seen here again
-        if func.namespace in _NAMESPACES and func._opname not in _NOT_BEGUN:
-            self._ask(f"collective {func._opname}")
+        if func.namespace in _NAMESPACES and (name := operator_name(func)) not in _NOT_BEGUN:
+            self._ask(f"collective {name}")
             result = func(*args, **(kwargs or {}))
             # only what is under way is kept, since it keeps its tensors
             self._begun = [

@@ -10,10 +10,10 @@ from typing import Any
 
 from batchfinder.errors import InvalidArgument, RanksNotTogether
 from batchfinder.protocols import RankGroup
-from batchfinder.run.distributed_internals import default_store
 from batchfinder.run.ranks.alone import ALONE
 from batchfinder.run.ranks.messages import Board, Message, State
 from batchfinder.run.ranks.met import MetRanks
+from batchfinder.run.torch_internals.distributed import default_store
 
 __all__ = ["TorchRanks", "launched_without_group", "ranks_here"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.run.distributed_internals import (
+from batchfinder.run.torch_internals.distributed import (
     forget_sharded_gradients,
     reset_reducer,
     resets_sharded_iteration,

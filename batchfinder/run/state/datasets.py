@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from batchfinder.run.torch_internals.tensors import version_of
+
 __all__ = ["ReadData"]
 
 _NUMBERS = (bool, int, float)
@@ -82,4 +84,4 @@ def _count(value: Any) -> Any:
         return len(value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return value.item()
-    return value._version if isinstance(value, torch.Tensor) else _ABSENT
+    return version_of(value) if isinstance(value, torch.Tensor) else _ABSENT

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from batchfinder.run.state.plain import copied, is_generator, is_without_data
-from batchfinder.run.torch_internals import inner_tensors
+from batchfinder.run.torch_internals.tensors import inner_tensors
 
 __all__ = ["digest"]
 

@@ -16,6 +16,7 @@ import torch
 
 from batchfinder.run.reachable import Reached
 from batchfinder.run.state.plain import copied, put_back
+from batchfinder.run.torch_internals.tensors import version_of
 
 __all__ = ["FoundState"]
 
@@ -31,7 +32,7 @@ class _Tensor:
     gradient: torch.Tensor | None
 
     def restore(self) -> None:
-        if self.tensor._version != self.version and self.value is not None:
+        if version_of(self.tensor) != self.version and self.value is not None:
             put_back(self.tensor, self.value)
         if self.tensor.is_leaf and self.tensor.grad is not self.gradient:
             self.tensor.grad = self.gradient
@@ -95,7 +96,7 @@ class FoundState:
     def items(self) -> Iterator[tuple[str, Any]]:
         for position, saved in enumerate(self._tensors):
             if saved.value is None:
-                yield f"large tensors that train_step reaches/{position}", saved.tensor._version
+                yield f"large tensors that train_step reaches/{position}", version_of(saved.tensor)
             else:
                 yield f"tensors that train_step reaches/{position}", saved.tensor
         for position, slots in enumerate(self._slots):
@@ -114,7 +115,7 @@ def _saved(tensors: Iterable[torch.Tensor]) -> Iterator[_Tensor]:
             continue
         room -= tensor.numel() * tensor.element_size()
         value = copied(tensor) if room >= 0 else None
-        yield _Tensor(tensor, tensor._version, value, tensor.grad)
+        yield _Tensor(tensor, version_of(tensor), value, tensor.grad)
 
 
 def _holds_tensor(value: Any) -> bool:

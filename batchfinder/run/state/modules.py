@@ -11,10 +11,16 @@ from torch.utils.weak import TensorWeakRef
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.state.plain import copied, fresh_tensor, is_plain, put_back
+from batchfinder.run.torch_internals.modules import (
+    SUBMODULES,
+    TENSOR_TABLES,
+    buffers_of,
+    parameters_of,
+)
 
 __all__ = ["ModuleState"]
 
-_HOLDERS = ("_parameters", "_buffers", "_modules")
+_HOLDERS = (*TENSOR_TABLES, SUBMODULES)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class _SavedBuffer:
     def restore(self) -> None:
         if self.tensor is not None:
             put_back(self.tensor, self.value)
-        self.owner._buffers[self.name] = self.tensor
+        buffers_of(self.owner)[self.name] = self.tensor
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class ModuleState:
         self, modules: Iterable[torch.nn.Module], others: Iterable[torch.nn.Parameter] = ()
     ) -> None:
         self.modules = _each_once(module for root in modules for module in root.modules())
-        owned = [each for module in self.modules for each in module._parameters.values()]
+        owned = [each for module in self.modules for each in parameters_of(module).values()]
         self._parameters = [
             _save_parameter(each)
             for each in _each_once(p for p in [*owned, *others] if p is not None)
@@ -101,7 +107,7 @@ class ModuleState:
         self._buffers = [
             _SavedBuffer(module, name, tensor, None if tensor is None else copied(tensor))
             for module in self.modules
-            for name, tensor in module._buffers.items()
+            for name, tensor in buffers_of(module).items()
         ]
         self._attributes = [_save_attributes(module) for module in self.modules]
 
@@ -126,7 +132,7 @@ class ModuleState:
             yield f"requires_grad/{position}", saved.parameter.requires_grad
             yield f"gradients/{position}", saved.parameter.grad
         for position, module in enumerate(self.modules):
-            for name, tensor in module._buffers.items():
+            for name, tensor in buffers_of(module).items():
                 yield f"buffers/{position}.{name}", tensor
             for name in sorted(module.__dict__):
                 value = module.__dict__[name]

@@ -9,6 +9,7 @@ from typing import Any
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.state.digest import digest
 from batchfinder.run.state.plain import copied, is_plain, put_back
+from batchfinder.run.torch_internals.training import scaler_attributes
 
 __all__ = ["PlainObject", "StatefulObject", "says_its_state"]
 
@@ -24,18 +25,11 @@ class StatefulObject:
     One that is as it was is not loaded.
     """
 
-    # A gradient scaler keeps these outside its state_dict; a failed step leaves them half-way.
-    _SCALER_PRIVATE = ("_scale", "_growth_tracker", "_per_optimizer_states")
-
     def __init__(self, thing: Any) -> None:
         self._thing = thing
         self._saved = copy.deepcopy(thing.state_dict())
         self._before = digest([("", self._saved)])
-        self._private = {
-            name: copy.deepcopy(getattr(thing, name))
-            for name in self._SCALER_PRIVATE
-            if hasattr(thing, name)
-        }
+        self._private = scaler_attributes(thing)
 
     def restore(self) -> None:
         if digest([("", self._thing.state_dict())]) != self._before:

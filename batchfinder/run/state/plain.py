@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from batchfinder.run.torch_internals import inner_tensors, like_subclass
+from batchfinder.run.torch_internals.tensors import inner_tensors, like_subclass
 
 __all__ = ["copied", "fresh_tensor", "is_generator", "is_plain", "is_without_data", "put_back"]
 

@@ -11,6 +11,7 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.oom import Verdict, classify
+from batchfinder.run.torch_internals.compiler import inside_compiled
 from batchfinder.run.tree import describe
 
 __all__ = ["Call", "call_for", "check_loss_takes"]
@@ -184,8 +185,7 @@ class _Signature:
 
 def _unwrapped(model: Any) -> Any:
     """The module whose ``forward`` says what it takes: inside compile and DDP wrappers."""
-    for name in ("_orig_mod", "module"):
-        inner = getattr(model, name, None)
+    for inner in (inside_compiled(model), getattr(model, "module", None)):
         if isinstance(inner, torch.nn.Module) and not isinstance(model, torch.nn.Sequential):
             return _unwrapped(inner)
     return model

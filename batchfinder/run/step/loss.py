@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.run.oom import Verdict, classify
-from batchfinder.run.torch_internals import under_fake_tensors
+from batchfinder.run.torch_internals.tensors import under_fake_tensors
 from batchfinder.run.tree import describe, leaves
 from batchfinder.wording import Caveat
 

@@ -12,6 +12,7 @@ import torch
 from batchfinder.errors import InvalidArgument, NothingToTrain, UnknownLoss
 from batchfinder.protocols import Clock
 from batchfinder.run.fingerprint import fingerprint
+from batchfinder.run.torch_internals.tensors import version_of
 
 __all__ = ["Did", "Sight", "check_every_call"]
 
@@ -43,7 +44,7 @@ class Sight:
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], *, by_value: bool) -> None:
         self._parameters = parameters
-        self._versions = [parameter._version for parameter in parameters]
+        self._versions = [version_of(parameter) for parameter in parameters]
         self._gradients = [_Seen(parameter.grad) for parameter in parameters]
         self._by_value = by_value
         self._values = fingerprint(parameters) if self._by_value else ()
@@ -51,7 +52,7 @@ class Sight:
     @property
     def updated(self) -> bool:
         """Whether a parameter has changed."""
-        if [parameter._version for parameter in self._parameters] != self._versions:
+        if [version_of(parameter) for parameter in self._parameters] != self._versions:
             return True
         return self._by_value and fingerprint(self._parameters) != self._values
 
@@ -69,11 +70,11 @@ class _Seen:
 
     def __init__(self, gradient: torch.Tensor | None) -> None:
         self._gradient = None if gradient is None else weakref.ref(gradient)
-        self._version = None if gradient is None else gradient._version
+        self._version = None if gradient is None else version_of(gradient)
 
     def is_still(self, gradient: torch.Tensor) -> bool:
         same = self._gradient is not None and self._gradient() is gradient
-        return same and gradient._version == self._version
+        return same and version_of(gradient) == self._version
 
 
 def check_every_call(

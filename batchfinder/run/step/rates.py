@@ -8,6 +8,7 @@ from typing import Any
 
 from batchfinder.rates import GroupRate
 from batchfinder.run.step.optimizers import group_rates, inner_optimizer, set_rate
+from batchfinder.run.torch_internals.training import schedulers_inside
 
 __all__ = ["Rates"]
 
@@ -96,7 +97,7 @@ class Rates:
 def _maxima(schedulers: Iterable[Any]) -> Iterator[tuple[int, float]]:
     """The maxima of each group's rate that schedulers, those inside others too, hold themselves."""
     for scheduler in schedulers:
-        yield from _maxima(getattr(scheduler, "_schedulers", ()))
+        yield from _maxima(schedulers_inside(scheduler))
         groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", ())
         for group, rate in zip(groups, getattr(scheduler, "max_lrs", ()), strict=False):
             yield id(group), float(rate)

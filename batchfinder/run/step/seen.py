@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from batchfinder.run.torch_internals.compiler import uses_cuda_graphs
 
 __all__ = ["SeenPrecision", "settings_of"]
 
@@ -57,7 +58,7 @@ def settings_of(
     found = []
     if is_compiled:
         found.append(("torch.compile", "on"))
-        if _uses_cuda_graphs():
+        if uses_cuda_graphs():
             found.append(("CUDA graphs", "on"))
     if any(_is_channels_last(p) for module in modules for p in module.parameters()):
         found.append(("memory format", "channels_last"))
@@ -74,10 +75,3 @@ def _is_channels_last(parameter: torch.Tensor) -> bool:
         return False
     last = parameter.is_contiguous(memory_format=torch.channels_last)
     return last and not parameter.is_contiguous()
-
-
-def _uses_cuda_graphs() -> bool:
-    """Whether the compiler was told to for everything; a ``mode`` of one call is not seen."""
-    config = sys.modules.get("torch._inductor.config")
-    triton = getattr(config, "triton", None)
-    return bool(getattr(triton, "cudagraphs", False))

@@ -24,7 +24,7 @@ from batchfinder.run.step.rates import Rates
 from batchfinder.run.step.seen import SeenPrecision, settings_of
 from batchfinder.run.step.update import Clip, Updates, Weights
 from batchfinder.run.step.watch import Watch
-from batchfinder.run.torch_internals import under_fake_tensors
+from batchfinder.run.torch_internals.tensors import under_fake_tensors
 from batchfinder.training import Backward
 from batchfinder.wording import Caveat
 

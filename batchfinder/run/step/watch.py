@@ -13,7 +13,8 @@ from batchfinder.run.fingerprint import fingerprint
 from batchfinder.run.step.optimizers import inner_optimizer, state_tensors
 from batchfinder.run.step.rates import Rates
 from batchfinder.run.step.update import Updates
-from batchfinder.run.torch_internals import is_compiled_function
+from batchfinder.run.torch_internals.compiler import is_compiled_function
+from batchfinder.run.torch_internals.tensors import version_of
 
 __all__ = ["Watch"]
 
@@ -80,7 +81,7 @@ class Watch:
         self.in_a_row = self.in_a_row + 1 if is_made else 0
 
     def _versions_now(self) -> list[int]:
-        return [parameter._version for parameter in self._parameters]
+        return [version_of(parameter) for parameter in self._parameters]
 
     @property
     def updates(self) -> int:

@@ -17,7 +17,7 @@ from batchfinder.run.memory import backend_for
 from batchfinder.run.memory import host as host_module
 from batchfinder.run.memory.cpu import HostMemory, highest
 from batchfinder.run.memory.host import host_budget, host_free
-from batchfinder.run.torch_internals import CpuAllocations
+from batchfinder.run.torch_internals.storages import CpuAllocations
 from batchfinder.run.trial import run_trial
 
 GIB = 1024**3

@@ -79,7 +79,7 @@ def test_settings_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_kept_from_the_compiler_is_not_compiled() -> None:
-    from batchfinder.run.torch_internals import compiled_from, is_compiled_function
+    from batchfinder.run.torch_internals.compiler import compiled_from, is_compiled_function
 
     def plain(x: torch.Tensor) -> torch.Tensor:
         return x

@@ -93,7 +93,7 @@ def test_the_recompile_limit_is_noticed_and_said(monkeypatch: pytest.MonkeyPatch
 
 def test_without_regions_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a torch that cannot keep graphs apart."""
-    monkeypatch.setattr("batchfinder.run.torch_internals._REGION", "_no_such_attribute")
+    monkeypatch.setattr("batchfinder.run.torch_internals.compiler._REGION", "_no_such_attribute")
     step = step_from(wrapped())
     step.forward_backward(batch(3))
     assert any("count towards its recompile limit" in said for said in step.assumptions)

@@ -14,7 +14,7 @@ from torch import nn
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.run.step import moved, step_from
 from batchfinder.run.step.loss import LossInference
-from batchfinder.run.torch_internals import compile_contexts, is_compiled_function
+from batchfinder.run.torch_internals.compiler import compile_contexts, is_compiled_function
 
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 

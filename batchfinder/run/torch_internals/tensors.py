@@ -1,0 +1,103 @@
+"""Operators as they are dispatched, and what tensors are made of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = [
+    "INDEX_PUTS",
+    "READ_A_NUMBER",
+    "UNIQUE",
+    "TorchDispatchMode",
+    "inner_tensors",
+    "like_subclass",
+    "makes_a_tensor",
+    "operator_name",
+    "sparse_parts",
+    "tree_leaves",
+    "tree_map",
+    "under_fake_tensors",
+    "version_of",
+]
+
+_aten = torch.ops.aten
+
+READ_A_NUMBER = _aten._local_scalar_dense.default
+"""What ``.item()`` calls."""
+UNIQUE = _aten._unique2.default
+"""What ``torch.unique`` calls."""
+INDEX_PUTS = frozenset({_aten._index_put_impl_.default, _aten.index_put_.default})
+"""What writing through indices calls."""
+
+version_of: Callable[[torch.Tensor], int] = attrgetter("_version")
+"""How often a tensor was written to in place: the counter that autograd itself checks."""
+
+
+def operator_name(func: Any) -> str:
+    """Of an operator as it is dispatched, without its namespace and its overload."""
+    return str(func.name()).partition("::")[2].partition(".")[0]
+
+
+def makes_a_tensor(func: Any) -> bool:
+    """Whether an operator returns one; taken for granted where its schema cannot be read."""
+    schema = getattr(func, "_schema", None)
+    return schema is None or any("Tensor" in str(each.type) for each in schema.returns)
+
+
+def sparse_parts(layout: torch.layout) -> tuple[str, ...]:
+    """The methods that give the strided parts of a sparse tensor; none for another layout.
+
+    Those of a COO tensor without a check that it is coalesced.
+    """
+    if layout is torch.sparse_coo:
+        return ("_indices", "_values")
+    if layout in (torch.sparse_csr, torch.sparse_bsr):
+        return ("crow_indices", "col_indices", "values")
+    if layout in (torch.sparse_csc, torch.sparse_bsc):
+        return ("ccol_indices", "row_indices", "values")
+    return ()
+
+
+def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors that a subclass keeps its data in, by attribute; empty for a plain tensor.
+
+    A ``DTensor``'s is its local one. A subclass that does not tell is taken for a plain tensor.
+    """
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return {}
+    names, _ = tensor.__tensor_flatten__()
+    parts = {name: getattr(tensor, name) for name in names}
+    return {name: part for name, part in parts.items() if isinstance(part, torch.Tensor)}
+
+
+def like_subclass(tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+    """What makes another tensor of the same subclass from tensors such as ``inner_tensors``.
+
+    It keeps the kind and the layout of ``tensor``, and none of its data.
+    """
+    kind: Any = type(tensor)
+    names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]  # of a subclass
+    values = {name: getattr(tensor, name) for name in names}
+    rest = {name: each for name, each in values.items() if not isinstance(each, torch.Tensor)}
+    size, stride = tensor.size(), tensor.stride()
+
+    def make(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        made: torch.Tensor = kind.__tensor_unflatten__({**rest, **parts}, context, size, stride)
+        return made
+
+    return make
+
+
+def under_fake_tensors() -> bool:
+    """Whether tensors have shapes and no data here, as in a rehearsal."""
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    return fake is not None and any(
+        isinstance(mode, fake.FakeTensorMode) for mode in _get_current_dispatch_mode_stack()
+    )
