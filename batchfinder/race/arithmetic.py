@@ -58,8 +58,8 @@ FARTHEST = 40.0
 """Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""
 BAND = 4.0
 """Where the length of the run is not known, the rule's rate is kept this far below the best one."""
-ALIKE = 1.5
-"""The rule's rate is kept where it is above what the race comes to by no more than this."""
+ALIKE = 2.0
+"""The rule's rate is kept up to this far above what ``Fall.least`` makes of the best one."""
 FEWEST_STEPS, MOST_STEPS = 50, 400
 _USUAL_STEPS = 100
 _SHARE_OF_THE_RUN = 60
@@ -116,8 +116,8 @@ def for_the_run(rule: float, best: float, ratio: float, fall: Fall) -> float:
     """The rate of a run ``ratio`` times as long: the rule's, unless the race gives reason to leave.
 
     How the best rate falls differs between tasks: the longer the run is beside the race, the less
-    its best rate says. The rule's rate is kept from what ``fall.most`` makes of ``best`` to half
-    above what ``fall.least`` does, and else moved to what ``fall.aim`` does.
+    its best rate says. The rule's rate is kept from what ``fall.most`` makes of ``best`` to twice
+    what ``fall.least`` does, and else moved to what ``fall.aim`` does.
     """
     lowest, highest = carried(best, ratio, fall.most), carried(best, ratio, fall.least)
     if lowest <= rule <= ALIKE * highest:

@@ -105,7 +105,7 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
 
 @pytest.mark.parametrize("fall", [ADAPTIVE, SGD, DECAYING])
 def test_a_rate_that_the_race_gives_no_reason_to_leave_is_kept(fall):
-    lowest, highest = 16**-fall.most, 1.5 * 16**-fall.least
+    lowest, highest = 16**-fall.most, 2 * 16**-fall.least
     for rule in (lowest, (lowest * highest) ** 0.5, highest):
         assert for_the_run(rule, 1.0, 16, fall) == rule
 

@@ -296,7 +296,7 @@ def test_a_race_ends_below_the_edge_from_a_right_a_low_and_a_high_rate(rate):
 
 
 def test_the_rate_is_carried_to_the_length_of_the_run():
-    found = raced(Slow(), rate=0.4, run_steps=800)
+    found = raced(Slow(), rate=1.6, run_steps=800)
     assert found.learning_rate == pytest.approx(0.4 * 8 ** (-7 / 12))
     assert found.run_steps == 800
     assert [each.code for each in found.caveats] == []
