@@ -186,10 +186,12 @@ def cell(name: str, work: Callable[[], dict[str, Any]], device: torch.device) ->
     return row
 
 
-def searches(device: torch.device, tiny: bool, limits: Sequence[str]) -> Iterator[dict[str, Any]]:
+def searches(
+    device: torch.device, tiny: bool, limits: Sequence[str], names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     label = ", expandable segments" if EXPANDABLE in os.environ.get(SETTINGS, "") else ""
     for limit in ("48MiB",) if tiny else limits:
-        for name in ("ResNet-50", "GPT-2 small", "UNet"):
+        for name in names:
             given = "" if limit == WHOLE else limit
             work = functools.partial(found, cases(tiny)[name], device, given)
             yield cell(f"{name}, {limit}{label}", work, device)
@@ -218,13 +220,16 @@ def rivals(device: torch.device, tiny: bool) -> Iterator[dict[str, Any]]:
         yield cell(f"{case.name}, {limit}, {name}", work, device)
 
 
-def expandable(limits: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
+def expandable(
+    limits: Sequence[str], names: Sequence[str], seconds: float
+) -> Iterator[dict[str, Any]]:
     """The same searches in a process whose allocator has expandable segments."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "expandable.json"
         environment = {**os.environ, SETTINGS: EXPANDABLE}
         command = [sys.executable, __file__, "--parts", "searches", "--seconds", str(seconds)]
-        command += ["--limits", ",".join(limits), "--save", str(path)]
+        command += ["--limits", ",".join(limits), "--trainings", ",".join(names)]
+        command += ["--save", str(path)]
         subprocess.run(command, env=environment, check=False)
         if path.exists():
             yield from json.loads(path.read_text())["rows"]
@@ -236,6 +241,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--parts", default="calls,searches,expandable,rivals")
     parser.add_argument("--limits", default=f"24GB,16GB,{WHOLE}")
+    parser.add_argument("--trainings", default="ResNet-50,GPT-2 small,UNet")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--save", type=Path, default=Path("gpu_results.json"))
     options = parser.parse_args()
@@ -244,11 +250,11 @@ def main() -> None:
     name = torch.cuda.get_device_name() if on_gpu else platform.machine()
     print(f"{name}, torch {torch.__version__}{', in small' if options.tiny else ''}", flush=True)
     SECONDS = options.seconds
-    limits = options.limits.split(",")
+    limits, names = options.limits.split(","), options.trainings.split(",")
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "calls": lambda: calls(device, options.tiny),
-        "searches": lambda: searches(device, options.tiny, limits),
-        "expandable": lambda: expandable(limits, SECONDS - (time.monotonic() - _STARTED)),
+        "searches": lambda: searches(device, options.tiny, limits, names),
+        "expandable": lambda: expandable(limits, names, SECONDS - (time.monotonic() - _STARTED)),
         "rivals": lambda: rivals(device, options.tiny),
     }
     done: list[dict[str, Any]] = []
