@@ -33,11 +33,11 @@ class RaceResult:
     """Learning rates of one batch, tried side by side.
 
     Where no rate was found ``refusal`` says why, ``best_rate`` is ``None`` and ``learning_rate``
-    that of the rule. ``rule_rate`` is where the rule would have put the rate, ``best_rate`` what
-    trained fastest over ``steps`` steps, and ``learning_rate`` the rule's, moved as far as the race
-    gives reason to for a run of ``run_steps`` at this batch; where ``run_steps`` is ``None``, no
-    further than into [``best_rate`` / 4, ``best_rate``]. ``averaged``: the arms were judged by a
-    running average of the weights, as suits a decaying rate.
+    that of the rule. ``rule_rate`` is where the rule would put the rate, and ``best_rate`` what
+    trained fastest over ``steps`` steps. For a run of ``run_steps`` at this batch ``learning_rate``
+    is the rule's where that is among ``open_rates``, and else a rate within; where ``run_steps`` is
+    ``None``, the rule's moved into [``best_rate`` / 4, ``best_rate``]. ``averaged``: the arms were
+    judged by a running average of the weights, as suits a decaying rate.
     """
 
     batch: int
@@ -49,6 +49,8 @@ class RaceResult:
     learning_rate: float
     run_steps: float | None = None
     averaged: bool = False
+    open_rates: tuple[float, float] | None = None
+    """Lowest and highest rate that may be the best of the whole run, for all that the race says."""
     exponent: float = 1 / 3
     """By which power of the length of a run to lower its rate; 1/3 at most."""
     start_loss: float = math.nan

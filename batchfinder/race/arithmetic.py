@@ -27,6 +27,7 @@ __all__ = [
     "held_out_batches",
     "next_arm",
     "offset_of",
+    "open_rates",
     "passes_of",
     "race_steps",
     "runs_within",
@@ -59,7 +60,7 @@ FARTHEST = 40.0
 BAND = 4.0
 """Where the length of the run is not known, the rule's rate is kept this far below the best one."""
 ALIKE = 2.0
-"""The rule's rate is kept up to this far above what ``Fall.least`` makes of the best one."""
+"""Rates up to this far above what ``Fall.least`` makes of the best one stay open."""
 FEWEST_STEPS, MOST_STEPS = 50, 400
 _USUAL_STEPS = 100
 _SHARE_OF_THE_RUN = 60
@@ -112,17 +113,22 @@ def carried(best: float, ratio: float, power: float) -> float:
     return float(best * max(1.0, ratio) ** -power)
 
 
+def open_rates(best: float, ratio: float, fall: Fall) -> tuple[float, float]:
+    """The lowest and the highest rate that may be the best of a run ``ratio`` times as long.
+
+    How the best rate falls differs between tasks: the longer the run is beside the race, the less
+    its best rate says.
+    """
+    return carried(best, ratio, fall.most), ALIKE * carried(best, ratio, fall.least)
+
+
 def for_the_run(rule: float, best: float, ratio: float, fall: Fall) -> float:
     """The rate of a run ``ratio`` times as long: the rule's, unless the race gives reason to leave.
 
-    How the best rate falls differs between tasks: the longer the run is beside the race, the less
-    its best rate says. The rule's rate is kept from what ``fall.most`` makes of ``best`` to twice
-    what ``fall.least`` does, and else moved to what ``fall.aim`` does.
+    That is where it is not among the ``open_rates``; then what ``fall.aim`` makes of ``best``.
     """
-    lowest, highest = carried(best, ratio, fall.most), carried(best, ratio, fall.least)
-    if lowest <= rule <= ALIKE * highest:
-        return rule
-    return carried(best, ratio, fall.aim)
+    lowest, highest = open_rates(best, ratio, fall)
+    return rule if lowest <= rule <= highest else carried(best, ratio, fall.aim)
 
 
 def clipped(rate: float, best: float) -> float:

@@ -11,10 +11,12 @@ import torch
 from batchfinder.protocols import BatchSource, Observer, Setup, TrainStep
 from batchfinder.race.arithmetic import (
     FARTHEST,
+    Fall,
     clipped,
     fall_of,
     for_the_run,
     held_out_batches,
+    open_rates,
     passes_of,
     race_steps,
 )
@@ -134,15 +136,22 @@ def race_rates(
         start_loss = course.start_loss
         stuck = Caveat("race.no_progress", steps=length.steps, start=start_loss, loss=lowest)
         return replace(found, refusal=stuck)
-    fall = fall_of(setup.step.optimizer_family, decays=averaged)
+    found = replace(
+        found, best_rate=finish.best_rate, caveats=tuple(_said(finish, length, run_steps))
+    )
+    return _carried(found, finish.best_rate, fall_of(setup.step.optimizer_family, decays=averaged))
+
+
+def _carried(found: RaceResult, best: float, fall: Fall) -> RaceResult:
+    """With the rate of the run that the race was for."""
+    if found.run_steps is None:
+        return replace(found, learning_rate=clipped(found.rule_rate, best))
+    ratio = found.run_steps / found.steps
     return replace(
         found,
-        best_rate=finish.best_rate,
-        learning_rate=clipped(rate, finish.best_rate)
-        if run_steps is None
-        else for_the_run(rate, finish.best_rate, run_steps / length.steps, fall),
+        learning_rate=for_the_run(found.rule_rate, best, ratio, fall),
+        open_rates=open_rates(best, ratio, fall),
         exponent=min(fall.aim, 1 / 3),
-        caveats=tuple(_said(finish, length, run_steps)),
     )
 
 

@@ -25,6 +25,7 @@ def race_sentence(race: RaceResult) -> str:
             "held": race.held_out_samples,
             "averaged": race.averaged,
             "run_steps": race.run_steps,
+            "open_rates": race.open_rates,
             "rate": race.learning_rate,
             "rule_rate": race.rule_rate,
         },

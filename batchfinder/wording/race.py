@@ -29,6 +29,7 @@ def _result(
     held: int,
     averaged: bool,
     run_steps: float | None,
+    open_rates: tuple[float, float] | None,
     rate: float,
     rule_rate: float,
 ) -> str:
@@ -38,11 +39,12 @@ def _result(
         f"each ({taken:,} in all), {best:.3g} had the lowest loss, that of {judged} on {held:,} "
         "samples left out"
     )
-    if run_steps is None:
+    if run_steps is None or open_rates is None:
         return f"{said}; {rate:.3g} allows for a run that is longer"
-    if rate == rule_rate:
-        return f"{said}; for a run of {run_steps:,.0f} steps that is no reason to leave {rate:.3g}"
-    return f"{said}; for a run of {run_steps:,.0f} steps that comes to {rate:.3g}"
+    low, high = open_rates
+    kept = f"{rate:.3g} is kept" if rate == rule_rate else f"{rate:.3g} instead of {rule_rate:.3g}"
+    run = f"for a run of {run_steps:,.0f} steps"
+    return f"{said}; {run} that leaves {low:.2g} to {high:.2g} open: {kept}"
 
 
 def _arm(*, rate: float, loss: float, steps: int, again: bool, ran_away: bool) -> str:

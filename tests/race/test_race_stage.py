@@ -213,7 +213,9 @@ def test_a_raced_rule_goes_through_the_rate_that_was_found_and_from_there_as_bef
 def test_a_race_survives_json():
     arms = (RaceArm(0.1, 0.5, 100), RaceArm(0.2, math.inf, 31), RaceArm(0.1, 0.6, 100, order=2))
     caveat = Caveat("race.extrapolated", ratio=60, trusted=40)
-    race = RaceResult(64, arms, 100, 0.1, 0.1, 0.05, 6000.0, caveats=(caveat,))
+    race = RaceResult(
+        64, arms, 100, 0.1, 0.1, 0.05, 6000.0, open_rates=(0.01, 0.1), caveats=(caveat,)
+    )
     report = replace(plain(), race=race)
     again = bf.Report.from_json(report.to_json())
     assert again == report
@@ -230,10 +232,14 @@ def test_how_far_the_rate_was_moved_and_what_that_cost():
 
 def test_the_report_tells_of_the_race():
     arms = (RaceArm(0.1, 0.5, 100), RaceArm(0.2, math.inf, 31), RaceArm(0.1, 0.6, 100, order=2))
-    race = RaceResult(64, arms, 100, 0.2, 0.1, 0.05, 800.0, held_out_samples=512)
+    race = RaceResult(
+        64, arms, 100, 0.2, 0.1, 0.05, 800.0, open_rates=(0.02, 0.1), held_out_samples=512
+    )
     said = " ".join(replace(plain(), race=race).text().split())
     assert "of 2 learning rates tried at a batch of 64 for 100 optimizer steps each" in said
-    assert "for a run of 800 steps that comes to 0.05" in said
+    assert "for a run of 800 steps that leaves 0.02 to 0.1 open: 0.05 instead of 0.2" in said
+    kept = " ".join(replace(plain(), race=replace(race, rule_rate=0.05)).text().split())
+    assert "for a run of 800 steps that leaves 0.02 to 0.1 open: 0.05 is kept" in kept
     explained = " ".join(replace(plain(), race=race).explain().split())
     assert "0.1: 0.5; 0.2: diverged after 31 steps; 0.1: 0.6 (another order" in explained
     assert "divide the learning rate by the cube root of k" in explained
