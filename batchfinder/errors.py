@@ -132,7 +132,8 @@ class RanksNotTogether(BatchFinderError):
     """The ranks of a training did not make the same call, or did not go the same way in it.
 
     Way out: call the function on every rank, with the same arguments and the same model; or pass
-    ``ranks=batchfinder.ALONE`` on the one rank that is to search by itself, on the bare module.
+    ``Training(model, loader, ranks=batchfinder.ALONE)`` on the one rank that is to search by
+    itself, with the bare module.
     """
 
 

@@ -18,7 +18,7 @@ from batchfinder.measure.stage import slowest_loading
 from batchfinder.probe import Propose, SearchSpace, latest, memory_line, probe
 from batchfinder.probe.runner import as_slow_as_any
 from batchfinder.progress import default_observer
-from batchfinder.protocols import Batch, MemoryBackend, Observer, RankGroup, Ranks, Setup, TrainStep
+from batchfinder.protocols import Batch, MemoryBackend, Observer, Ranks, Setup, TrainStep
 from batchfinder.results import Measurement, Trial
 from batchfinder.run.batches import Source, source_from
 from batchfinder.run.grad_mode import gradients_on
@@ -94,7 +94,6 @@ def eval_batch_size(
     budget_seconds: float = 8.0,
     seed: int = 0,
     observe: Observer | None = None,
-    ranks: RankGroup | None = None,
     **unknown: Never,
 ) -> Evaluation:
     """Which batch size should this model be evaluated with?
@@ -124,8 +123,6 @@ def eval_batch_size(
         budget_seconds: how long sizes are timed, softly; the search comes before.
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr.
-        ranks: which processes search together. Left out: all of the process group, where there is
-            one; ``ALONE`` has this one search by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
@@ -150,7 +147,7 @@ def eval_batch_size(
         )
     training = training_of(model, loader, autocast=autocast)
     met, wrapping = meet(
-        ranks,
+        training.ranks,
         as_list(training.model),
         "eval_batch_size",
         reaching=[eval_step],

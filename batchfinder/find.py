@@ -16,7 +16,7 @@ from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_noise, with_noise
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.stage import probe_sizes
-from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer, RankGroup
+from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
 from batchfinder.race import Race
 from batchfinder.race.stage import settled_by_race
 from batchfinder.recommend import Problem, recommend
@@ -77,7 +77,6 @@ def find_batch_size(
     budget_seconds: float | None = None,
     seed: int = 0,
     observe: Observer | None = None,
-    ranks: RankGroup | None = None,
     **unknown: Never,
 ) -> Report:
     """Which batch size should this model train with, and at which learning rate?
@@ -135,8 +134,6 @@ def find_batch_size(
             300 of your own steps take, at most a minute and 20 of them; a race comes on top.
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr, by rank 0 alone.
-        ranks: which processes search together. Left out: all of the process group, where there is
-            one; each must make the call. ``ALONE``: this one by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
@@ -188,7 +185,6 @@ def find_batch_size(
         has_default_budget=True,
         seed=seed,
         observe=observe,
-        ranks=ranks,
         function="find_batch_size",
     ) as call:
         bench = call.bench

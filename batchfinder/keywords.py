@@ -55,7 +55,7 @@ _SAME = (
 )
 """Names of one thing, ours and those of other libraries."""
 
-_OF_TRAINING = ("backward", "batch_dim", "count", "make_loader", "preserve", "train_step")
+_OF_TRAINING = ("backward", "batch_dim", "count", "make_loader", "preserve", "ranks", "train_step")
 _OF_SEARCH = ("cache", "isolate", "propose", "resolution")
 
 
@@ -107,10 +107,11 @@ def _way_out(name: str, known: list[str]) -> str:
     meant = [each for each in same if each in known] or get_close_matches(name, known, 1, 0.75)
     if meant:
         return f"did you mean {meant[0]}=?"
-    if name in _OF_SEARCH and "search" in known:
-        return f"pass search=Search({name}=...)"
-    if name in _OF_TRAINING and "model" in known:
-        return f"pass Training(model, loader, {name}=...) in place of model and loader"
+    for each in (name, *same):
+        if each in _OF_SEARCH and "search" in known:
+            return f"pass search=Search({each}=...)"
+        if each in _OF_TRAINING and "model" in known:
+            return f"pass Training(model, loader, {each}=...) in place of model and loader"
     if name in ("device", "gpu") and "model" in known:
         return "the work is done where the model is: call model.to(device) first"
     return f"it takes {', '.join(known)}"

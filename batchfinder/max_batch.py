@@ -10,7 +10,7 @@ from batchfinder.caveats import caveats_of
 from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.stage import probe_sizes
-from batchfinder.protocols import Observer, RankGroup
+from batchfinder.protocols import Observer
 from batchfinder.results import ProbeResult
 from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
@@ -53,7 +53,6 @@ def max_batch_size(
     budget_seconds: float | None = None,
     seed: int = 0,
     observe: Observer | None = None,
-    ranks: RankGroup | None = None,
     **unknown: Never,
 ) -> ProbeResult:
     """The largest micro-batch that trains without running out of memory.
@@ -78,8 +77,6 @@ def max_batch_size(
         budget_seconds: soft limit on the whole call; what it cut is a caveat.
         seed: makes two calls draw the same samples.
         observe: gets every event. Left out: rows on stderr, by rank 0 alone.
-        ranks: which processes search together. Left out: all of the process group, where there is
-            one; each must make the call. ``ALONE``: this one by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
@@ -122,7 +119,6 @@ def max_batch_size(
         budget_seconds=budget_seconds,
         seed=seed,
         observe=observe,
-        ranks=ranks,
         function="max_batch_size",
     ) as call:
         found = probe_sizes(call, search)

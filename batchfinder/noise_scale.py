@@ -13,7 +13,7 @@ from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import estimate_here
 from batchfinder.probe import SearchSpace
 from batchfinder.probe.runner import runs_at
-from batchfinder.protocols import NoiseEstimator, Observer, RankGroup
+from batchfinder.protocols import NoiseEstimator, Observer
 from batchfinder.results import NoiseScale
 from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
@@ -54,7 +54,6 @@ def gradient_noise_scale(
     noise: NoiseEstimator = _VARIANCE,
     seed: int = 0,
     observe: Observer | None = None,
-    ranks: RankGroup | None = None,
     **unknown: Never,
 ) -> NoiseScale:
     """The gradient noise scale tr(Σ)/|G|² at the weights as they are, with a 90% interval.
@@ -75,8 +74,6 @@ def gradient_noise_scale(
         noise: how it is estimated, with its ``samples`` and ``warmup_steps``.
         seed: which samples are drawn.
         observe: gets every event. Left out: rows on stderr, by rank 0 alone.
-        ranks: which processes search together. Left out: all of the process group, where there is
-            one; each must make the call. ``ALONE``: this one by itself, on the bare module.
 
     Raises:
         InvalidArgument: an invalid value.
@@ -102,7 +99,6 @@ def gradient_noise_scale(
         space=space,
         seed=seed,
         observe=observe,
-        ranks=ranks,
         function="gradient_noise_scale",
     ) as call:
         try:

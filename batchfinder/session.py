@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from batchfinder.errors import StateNotRestoredWarning
 from batchfinder.probe import SearchSpace
 from batchfinder.progress import default_observer, is_quiet, silent
-from batchfinder.protocols import Clock, Observer, RankGroup, Ranks
+from batchfinder.protocols import Clock, Observer, Ranks
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
@@ -173,17 +173,16 @@ def opened(
     has_default_budget: bool = False,
     seed: int = 0,
     observe: Observer | None = None,
-    ranks: RankGroup | None = None,
     function: str = "",
 ) -> Iterator[Call]:
     """What the user handed in, set up for one call; put back on the way out.
 
     The budget runs from here on: to look at the samples takes time too. With
     ``has_default_budget`` there is one even where ``budget_seconds`` is left out. ``function`` is
-    the one that was called, which all ``ranks`` must have done.
+    the one that was called, which all ranks must have done.
     """
     met, wrapping = meet(
-        ranks,
+        training.ranks,
         as_list(training.model),
         function,
         reaching=(training.train_step, training.loss_fn, training.backward),

@@ -18,7 +18,7 @@ from batchfinder.frameworks import refuse_frameworks
 from batchfinder.keywords import options_named
 from batchfinder.model_checks import check_model, refuse_inference
 from batchfinder.probe import Propose, guided
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, RankGroup
 
 __all__ = [
     "Autocast",
@@ -99,6 +99,9 @@ class Training:
         count: ``batch -> int``, how many samples a batch holds, where that cannot be seen.
         batch_dim: the dimension along which a batch counts samples, where it is not the first.
         preserve: further objects to put back after the call.
+        ranks: which processes train, and search, together. Left out: all of the process group,
+            where there is one; each must make the call. ``ALONE``: this one by itself, on the bare
+            module; ``TorchRanks(...)`` where the model does not show how the ranks share the work.
     """
 
     model: Model
@@ -116,6 +119,7 @@ class Training:
     count: Callable[[Batch], int] | None = None
     batch_dim: int | None = None
     preserve: Sequence[Any] = ()
+    ranks: RankGroup | None = None
 
     def modules(self) -> list[nn.Module]:
         """Every module that is part of it, the loss included."""
@@ -163,6 +167,11 @@ class Training:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise InvalidArgument(f"expected {name} to be a function; found {value!r}")
+        if self.ranks is not None and not callable(getattr(self.ranks, "meet", None)):
+            raise InvalidArgument(
+                "expected ranks to be batchfinder.ALONE, TorchRanks(...) or another group with "
+                f"meet(); found {self.ranks!r}: leave it out to search on every rank"
+            )
         if self.clip is not None and not callable(self.clip):
             _check_clip(self.clip)
 

@@ -53,10 +53,34 @@ def test_every_function_takes_the_everyday_members(function: Any) -> None:
     assert all(parameter.annotation is not parameter.empty for parameter in taken.values())
 
 
-def test_find_batch_size_has_the_twenty_five_parameters_of_the_contract_and_ranks() -> None:
-    taken = set(inspect.signature(bf.find_batch_size).parameters)
-    assert "ranks" in taken
-    assert len(taken) == 26
+def test_find_batch_size_has_the_twenty_five_parameters_of_the_contract() -> None:
+    assert len(inspect.signature(bf.find_batch_size).parameters) == 25
+
+
+def test_who_searches_together_belongs_to_the_training() -> None:
+    met: list[str] = []
+
+    class Group:
+        """As ``ALONE``, and keeps a note of the calls it met for."""
+
+        def meet(self, described: Any, *, replicas: int | None = None) -> Any:
+            met.append(described["the function"])
+            return bf.ALONE.meet(described, replicas=replicas)
+
+    training = bf.Training(network(), loader(), loss_fn=LOSS, ranks=Group())
+    bf.max_batch_size(training, at_most=8, observe=quiet)
+    bf.gradient_noise_scale(training, noise=bf.MicroBatchVariance(samples=64), observe=quiet)
+    bf.eval_batch_size(
+        bf.Training(network(), loader(), ranks=Group()),
+        at_most=8,
+        budget_seconds=0.1,
+        observe=quiet,
+    )
+    assert met == ["max_batch_size", "gradient_noise_scale", "eval_batch_size"]
+    with pytest.raises(bf.UnknownArgument, match=r"pass Training\(model, loader, ranks=...\)"):
+        bf.max_batch_size(network(), loader(), process_group=None)
+    with pytest.raises(bf.InvalidArgument, match="expected ranks to be"):
+        bf.max_batch_size(bf.Training(network(), loader(), ranks=2))  # type: ignore[arg-type]
 
 
 def quiet(event: object) -> None:

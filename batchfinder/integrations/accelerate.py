@@ -19,6 +19,7 @@ from batchfinder.integrations.shared import (
     Applied,
     check_options,
     with_framework,
+    with_members,
 )
 from batchfinder.max_batch import max_batch_size as probe
 from batchfinder.report import Report
@@ -108,7 +109,8 @@ def find_batch_size(
         max_grad_norm: see there.
         loss_fn: see there.
         train_step: see there.
-        **options: other keyword arguments of ``batchfinder.find_batch_size``.
+        **options: other keyword arguments of ``batchfinder.find_batch_size``; ``count``,
+            ``batch_dim``, ``preserve`` and ``ranks`` of ``Training`` too.
 
     Raises:
         InvalidArgument: as ``training``, and for options that the objects answer.
@@ -126,7 +128,7 @@ def find_batch_size(
     )
     options.setdefault("base_batch_size", _base(accelerator, loader))
     with _at_a_boundary(accelerator):
-        report = search(made, **options)
+        report = search(with_members(made, options), **options)
     return with_framework(
         report,
         "accelerate",
@@ -154,7 +156,7 @@ def max_batch_size(
         loader: see there.
         loss_fn: see there.
         train_step: see there.
-        **options: other keyword arguments of ``batchfinder.max_batch_size``.
+        **options: other keyword arguments of ``batchfinder.max_batch_size``, and as there.
 
     Raises:
         InvalidArgument: as ``find_batch_size``.
@@ -162,7 +164,7 @@ def max_batch_size(
     check_options(options, "Accelerate")
     made = training(accelerator, model, optimizer, loader, loss_fn=loss_fn, train_step=train_step)
     with _at_a_boundary(accelerator):
-        return probe(made, **options)
+        return probe(with_members(made, options), **options)
 
 
 def apply(

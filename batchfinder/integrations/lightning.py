@@ -25,7 +25,7 @@ from batchfinder.integrations.lightning_trainer import (
     refuse,
     training_inside_fit,
 )
-from batchfinder.integrations.shared import Applied, check_options, with_framework
+from batchfinder.integrations.shared import Applied, check_options, with_framework, with_members
 from batchfinder.max_batch import max_batch_size as probe
 from batchfinder.report import Report
 from batchfinder.results import ProbeResult
@@ -55,7 +55,8 @@ class BatchFinder(*_CALLBACKS):  # type: ignore[misc]  # of every package that i
         lr_arg_name: likewise for the learning rate.
         apply: whether to set the result; without it the report is all that is left.
         milestones: epochs at whose start to search again, after layers were unfrozen, say.
-        **options: keyword arguments of ``batchfinder.find_batch_size``.
+        **options: keyword arguments of ``batchfinder.find_batch_size``; ``count``, ``batch_dim``,
+            ``preserve`` and ``ranks`` of ``Training`` too.
 
     Attributes:
         report: the report of the last search; ``None`` before it.
@@ -107,7 +108,7 @@ class BatchFinder(*_CALLBACKS):  # type: ignore[misc]  # of every package that i
         training, base = training_inside_fit(trainer, module)
         options = {"base_batch_size": base, **self._options}
         with training as made:
-            report = search(made, **options)
+            report = search(with_members(made, options), **options)
         self.report = _named(report, trainer)
         if self._apply:
             self.applied = apply_inside_fit(self.report, trainer, module, self._names)
@@ -140,7 +141,7 @@ def find_batch_size(
         batch_arg_name: as for ``BatchFinder``.
         lr_arg_name: see there.
         **options: other keyword arguments of ``batchfinder.find_batch_size``; with Fabric
-            ``loss_fn`` or ``train_step`` too.
+            ``loss_fn`` or ``train_step`` too; and members of ``Training`` as for ``BatchFinder``.
 
     Raises:
         InvalidArgument: for ``overfit_batches``, strategies other than one device and
@@ -148,7 +149,7 @@ def find_batch_size(
     """
     if is_fabric(trainer):
         with fabric_training(trainer, model, *objects, options=options) as made:
-            report = search(made, **options)
+            report = search(with_members(made, options), **options)
         return with_framework(
             report,
             "lightning",
@@ -161,7 +162,7 @@ def find_batch_size(
     def work(inner: Any, module: Any) -> Report:
         training, base = training_inside_fit(inner, module)
         with training as made:
-            return search(made, **{"base_batch_size": base, **options})
+            return search(with_members(made, options), **{"base_batch_size": base, **options})
 
     report = _named(inside_fit(trainer, model, loaders, datamodule, work), trainer)
     if apply:
@@ -185,21 +186,21 @@ def max_batch_size(
         *objects: see there.
         train_dataloaders: see there.
         datamodule: see there.
-        **options: other keyword arguments of ``batchfinder.max_batch_size``.
+        **options: other keyword arguments of ``batchfinder.max_batch_size``, and as there.
 
     Raises:
         InvalidArgument: as ``find_batch_size``.
     """
     if is_fabric(trainer):
         with fabric_training(trainer, model, *objects, options=options) as made:
-            return probe(made, **options)
+            return probe(with_members(made, options), **options)
     check_options(options, "Lightning")
     loaders = objects[0] if objects else train_dataloaders
 
     def work(inner: Any, module: Any) -> ProbeResult:
         training, _ = training_inside_fit(inner, module)
         with training as made:
-            return probe(made, **options)
+            return probe(with_members(made, options), **options)
 
     found: ProbeResult = inside_fit(trainer, model, loaders, datamodule, work)
     return found

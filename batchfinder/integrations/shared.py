@@ -11,6 +11,7 @@ from typing import Any
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.report import Report
 from batchfinder.run.batches import rows_in
+from batchfinder.training import Training
 from batchfinder.wording import Caveat
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "refuse_strategy",
     "rows_of",
     "with_framework",
+    "with_members",
 ]
 
 _ANSWERED = (
@@ -32,6 +34,9 @@ _ANSWERED = (
     "autocast",
     "grad_scaler",
 )
+
+
+_OF_CALLER = ("count", "batch_dim", "ranks")
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,13 @@ def check_options(options: Mapping[str, Any], framework: str) -> None:
                 f"expected {name} to come from the {framework} objects; found it as an argument: "
                 "leave it out"
             )
+
+
+def with_members(training: Training, options: dict[str, Any]) -> Training:
+    """The training with the members that only the caller knows, which leave ``options``."""
+    given = {name: options.pop(name) for name in _OF_CALLER if name in options}
+    preserve = (*training.preserve, *options.pop("preserve", ()))
+    return replace(training, preserve=preserve, **given)
 
 
 def refuse_strategy(strategy: Any, owner: str) -> None:

@@ -26,6 +26,7 @@ from batchfinder.integrations.shared import (
     check_options,
     kept_attributes,
     with_framework,
+    with_members,
 )
 from batchfinder.max_batch import max_batch_size as probe
 from batchfinder.report import Report
@@ -62,7 +63,8 @@ def find_batch_size(trainer: Trainer, *, apply: bool = False, **options: Any) ->
     Args:
         trainer: a ``transformers.Trainer`` or a subclass, ready for ``train()``.
         apply: whether to set the result on the trainer, as the function ``apply`` does.
-        **options: other keyword arguments of ``batchfinder.find_batch_size``.
+        **options: other keyword arguments of ``batchfinder.find_batch_size``; ``count``,
+            ``batch_dim``, ``preserve`` and ``ranks`` of ``Training`` too.
 
     Raises:
         InvalidArgument: for DeepSpeed, FSDP, trainers whose batches are
@@ -72,7 +74,7 @@ def find_batch_size(trainer: Trainer, *, apply: bool = False, **options: Any) ->
     arguments = trainer.args
     per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     options.setdefault("base_batch_size", per_step)
-    report = _inside_train(trainer, lambda training: search(training, **options))
+    report = _inside_train(trainer, lambda made: search(with_members(made, options), **options))
     counted = [name for name in _COUNTED if (getattr(arguments, name, 0) or 0) >= 1]
     precision = str(trainer.accelerator.mixed_precision)
     report = with_framework(
@@ -91,13 +93,13 @@ def max_batch_size(trainer: Trainer, **options: Any) -> ProbeResult:
 
     Args:
         trainer: as for ``find_batch_size``.
-        **options: other keyword arguments of ``batchfinder.max_batch_size``.
+        **options: other keyword arguments of ``batchfinder.max_batch_size``, and as there.
 
     Raises:
         InvalidArgument: as ``find_batch_size``.
     """
     check_options(options, "Trainer")
-    return _inside_train(trainer, lambda training: probe(training, **options))
+    return _inside_train(trainer, lambda made: probe(with_members(made, options), **options))
 
 
 def training_arguments(report: Report) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from framework_cases import PROBE, SHORT, WHOLE, digest, digits, seed
+from framework_cases import PROBE, SHORT, WHOLE, Noted, digest, digits, seed
 from torch.nn import functional
 from torch.utils.data import BatchSampler, RandomSampler
 
@@ -177,3 +177,14 @@ def test_every_private_name_that_is_used_exists() -> None:
     assert isinstance(optimizer.optimizer, torch.optim.Optimizer)
     assert scheduler.scheduler is not scheduler
     assert accelerator.scaler is None
+
+
+def test_members_of_a_training_that_only_the_caller_knows_are_options() -> None:
+    accelerator, model, optimizer, loader, _ = prepared()
+    given, noted = (accelerator, model, optimizer, loader), Noted()
+    adapter.max_batch_size(
+        *given, loss_fn=functional.cross_entropy, **noted.members, memory_limit="24MiB", at_most=8
+    )
+    noted.assert_used()
+    with pytest.raises(InvalidArgument, match="expected ranks to be"):
+        adapter.find_batch_size(*given, loss_fn=functional.cross_entropy, ranks=2, **SHORT)

@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 import torch
-from framework_cases import SHORT, WHOLE, digest, digits, network, seed
+from framework_cases import SHORT, WHOLE, Noted, digest, digits, network, seed
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -236,3 +236,25 @@ def test_fabric_objects_are_unwrapped(precision) -> None:
             optimizer.step()
         ends.append(digest(plain, optimizer.optimizer))
     assert ends[0] == ends[1]
+
+
+def test_members_of_a_training_that_only_the_caller_knows_are_options() -> None:
+    from lightning.fabric import Fabric
+
+    noted = Noted()
+    module, trainer = module_of(PACKAGES[0]), trainer_of(PACKAGES[0])
+    adapter.max_batch_size(trainer, module, **noted.members, memory_limit="24MiB", at_most=8)
+    noted.assert_used()
+    with pytest.raises(InvalidArgument, match="expected ranks to be"):
+        adapter.find_batch_size(trainer, module, ranks=2, **SHORT)
+    trainer.callbacks.append(adapter.BatchFinder(ranks=2, **SHORT))
+    with pytest.raises(InvalidArgument, match="expected ranks to be"):
+        trainer.fit(module)
+    fabric, plain, noted = Fabric(accelerator="cpu", devices=1), network(), Noted()
+    model, optimizer = fabric.setup(plain, torch.optim.AdamW(plain.parameters(), 1e-3))
+    loader = fabric.setup_dataloaders(DataLoader(digits(), batch_size=16, shuffle=True))
+    given = (fabric, model, optimizer, loader)
+    adapter.max_batch_size(
+        *given, loss_fn=functional.cross_entropy, **noted.members, memory_limit="24MiB", at_most=8
+    )
+    noted.assert_used()

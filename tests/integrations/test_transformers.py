@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from framework_cases import PROBE, SHORT, WHOLE, Lines, digest, seed
+from framework_cases import PROBE, SHORT, WHOLE, Lines, Noted, digest, seed
 
 transformers = pytest.importorskip("transformers")
 
@@ -130,3 +130,11 @@ def test_an_optimizer_of_the_users_is_scaled(tmp_path) -> None:
     assert report.base_learning_rate == pytest.approx(0.01)
     adapter.apply(report, trainer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(report.learning_rate)
+
+
+def test_members_of_a_training_that_only_the_caller_knows_are_options(tmp_path) -> None:
+    noted = Noted()
+    adapter.max_batch_size(trainer_of(tmp_path), **noted.members, memory_limit="24MiB", at_most=8)
+    noted.assert_used()
+    with pytest.raises(InvalidArgument, match="expected ranks to be"):
+        adapter.find_batch_size(trainer_of(tmp_path), ranks=2, **SHORT)

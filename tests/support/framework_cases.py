@@ -6,6 +6,7 @@ import functools
 import hashlib
 import pydoc_data.topics
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
+
+from batchfinder import ALONE
 
 LIMIT = "24MiB"
 
@@ -28,6 +31,28 @@ WHOLE: dict[str, Any] = {"memory_limit": LIMIT, "budget_seconds": 8, "observe": 
 """Every stage, the confirmation included."""
 
 PROBE: dict[str, Any] = {"memory_limit": LIMIT, "observe": lambda event: None}
+
+
+class Noted:
+    """What only the caller of an adapter knows: who searches together, and what is put back."""
+
+    def __init__(self) -> None:
+        self.kept = SimpleNamespace(events=0)
+        self.met = self.events = 0
+        self.members = {"ranks": self, "preserve": [self.kept], "observe": self._observe}
+
+    def meet(self, described: Any, *, replicas: int | None = None) -> Any:
+        self.met += 1
+        return ALONE.meet(described, replicas=replicas)
+
+    def _observe(self, event: object) -> None:
+        self.kept.events += 1
+        self.events += 1
+
+    def assert_used(self) -> None:
+        assert self.met == 1
+        assert self.events > 0
+        assert self.kept.events == 0
 
 
 @functools.cache

@@ -67,5 +67,5 @@ def _refuse_pipeline(things: Iterable[Any]) -> None:
                 "expected ranks that all take the same step; found pipeline parallelism "
                 f"({type(each).__name__}), whose ranks begin different collectives: search with "
                 "the model under DistributedDataParallel or fully_shard, or the whole model on one "
-                "rank (ranks=batchfinder.ALONE)"
+                "rank (Training(..., ranks=batchfinder.ALONE))"
             )

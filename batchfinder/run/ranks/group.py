@@ -23,8 +23,8 @@ FEWEST_SECONDS = 600.0
 """How long a later answer is waited for at the least; else as long as the process group would."""
 _TIMEOUT = "BATCHFINDER_RANKS_TIMEOUT"
 _WAY_OUT = (
-    "call it on every rank, or pass ranks=batchfinder.ALONE to search on this one by itself, on "
-    "the bare module"
+    "call it on every rank, or pass Training(model, loader, ranks=batchfinder.ALONE) to search on "
+    "this one by itself, on the bare module"
 )
 
 

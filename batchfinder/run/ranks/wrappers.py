@@ -79,7 +79,7 @@ def refuse_alone(wrapping: Wrapping) -> None:
         raise InvalidArgument(
             f"expected the bare module where a rank searches by itself; found {wrapping.name} over "
             f"{wrapping.group_size} ranks, which would wait for the others: pass model.module, or "
-            "leave ranks= out and make the call on every rank"
+            "leave ranks=ALONE out and make the call on every rank"
         )
 
 

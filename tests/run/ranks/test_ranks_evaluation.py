@@ -76,12 +76,10 @@ def by_itself(rank: int) -> int:
     model = perceptron()
     model.insert(2, Capped("forward", 50))
     return bf.eval_batch_size(
-        model,
-        loader(),
+        bf.Training(model, loader(), ranks=bf.ALONE),
         search=bf.Search(resolution=0.0),
         memory_limit="1GiB",
         budget_seconds=0.5,
-        ranks=bf.ALONE,
     ).max_batch_size
 
 

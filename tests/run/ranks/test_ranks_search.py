@@ -37,11 +37,9 @@ def alone(rank: int) -> Any:
     before = fingerprint(model, optimizer)
     try:
         bf.max_batch_size(
-            model,
-            loader(),
+            bf.Training(model, loader(), ranks=bf.TorchRanks(meeting_seconds=0.3)),
             loss_fn=nn.functional.cross_entropy,
             optimizer=optimizer,
-            ranks=bf.TorchRanks(meeting_seconds=0.3),
         )
     except bf.RanksNotTogether as error:
         said = str(error)

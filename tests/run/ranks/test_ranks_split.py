@@ -44,10 +44,11 @@ def test_tensor_parallel_ranks_are_one_replica_without_a_noise_scale() -> None:
 
 
 def refused(rank: int) -> str:
+    training = bf.Training(wrapped(perceptron(), "ddp"), loader(), ranks=bf.ALONE)
     with pytest.raises(bf.InvalidArgument) as error:
-        bf.eval_batch_size(wrapped(perceptron(), "ddp"), loader(), ranks=bf.ALONE)
+        bf.eval_batch_size(training)
     with pytest.raises(bf.InvalidArgument) as alone:
-        bf.max_batch_size(wrapped(perceptron(), "ddp"), loader(), ranks=bf.ALONE)
+        bf.max_batch_size(training)
     assert str(error.value) == str(alone.value)
     return str(error.value)
 
