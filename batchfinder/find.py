@@ -19,7 +19,7 @@ from batchfinder.probe.stage import probe_sizes
 from batchfinder.protocols import LearningRateRule, NoiseEstimator, Objective, Observer
 from batchfinder.race import Race
 from batchfinder.race.stage import settled_by_race
-from batchfinder.recommend import Problem, recommend
+from batchfinder.recommend import Problem, pair_by_noise
 from batchfinder.report import Report
 from batchfinder.run.batches import loader_arguments, workers_of
 from batchfinder.schedule import schedule_of
@@ -232,9 +232,7 @@ def find_batch_size(
             base,
             measured=measurements,
             # Also as if times were exact: where they scatter much, nothing would move the choice.
-            choose=lambda found: tuple(
-                recommend(each.at_noise(found)) for each in (problem, problem.timed_exactly())
-            ),
+            choices=[pair_by_noise(problem), pair_by_noise(problem.timed_exactly())],
         )
         settled = settled_by_race(
             call,

@@ -11,14 +11,12 @@ from dataclasses import replace
 from batchfinder.errors import NoiseNotMeasured
 from batchfinder.meter import unmetered
 from batchfinder.noise.context import (
-    EUCLIDEAN_FACTOR,
     FEWEST_GROUPS,
-    PRECONDITIONED_FACTOR,
     WarmupContext,
     WarmupRecord,
-    may_grow,
 )
 from batchfinder.noise.estimators import TooFew, warmup_estimator
+from batchfinder.noise.prediction import growth, may_grow
 from batchfinder.noise.preflight import hazards_in_room
 from batchfinder.noise.sampling import Allowed, any_size, never
 from batchfinder.noise.warmup import Warmup
@@ -47,7 +45,7 @@ def noise_along_warmup(
     advance: Advance = unmetered,
     allowed: Allowed = any_size,
     usual_steps: int | None = None,
-    is_enough: Callable[[NoiseScale], bool] | None = None,
+    is_enough: Callable[[Sequence[NoiseScale]], bool] | None = None,
 ) -> NoiseFindings:
     """Train ``warmup_steps`` at ``base_batch``, and predict the noise scale of the whole run.
 
@@ -61,8 +59,8 @@ def noise_along_warmup(
     ``warmup_steps=0`` the estimate at the weights as they are is given as it is. ``sizes`` are
     micro-batches to measure one by one at the last weights. ``allowed``
     says which micro-batches may reach the step, beside the user's own; ``advance`` is told of every
-    step. From the middle of the warm-up on, ``is_enough`` is asked whether a prediction, with twice
-    its upper end for the growth still to come, decides what is to be decided; then it ends there.
+    step. Every 12 steps and after every moment ``is_enough`` is asked whether all that the whole
+    warm-up may come to predict decides the same; then it ends there.
     ``usual_steps`` are what it would take with more time, to be said where it took fewer.
 
     Raises:
@@ -128,8 +126,10 @@ def _conclude(
 ) -> NoiseScale | None:
     try:
         found = _concluded(context, record, steps)
+        if record.enough:
+            return may_grow(found, growth(record.steps, usual))
         early = 0 < 2 * record.steps < usual
-        return may_grow(found, record.steps, usual) if early else found
+        return may_grow(found, usual / record.steps) if early else found
     except NoiseNotMeasured as error:
         if not (isinstance(error, TooFew) and record.steps < steps):
             record.caveats.append(Caveat("noise.absent", why=str(error)))
@@ -140,17 +140,18 @@ def _concluded(context: WarmupContext, record: WarmupRecord, steps: int) -> Nois
     predicted = context.predict(record)
     if predicted is not None:
         return predicted
-    predict = PRECONDITIONED_FACTOR if record.preconditioned else EUCLIDEAN_FACTOR
-    if record.estimates:
-        ordered = sorted(record.estimates, key=lambda each: each.value)
-        return predict(ordered[len(ordered) // 2])
+    if record.middle_estimate is not None:
+        return record.factor(record.middle_estimate)
     found = _at_last_weights(context, record)
-    return predict(found) if steps else found
+    return record.factor(found) if steps else found
 
 
 def _at_last_weights(context: WarmupContext, record: WarmupRecord) -> NoiseScale:
     """One estimate, with ever smaller micro-batches until memory lasts."""
     estimator = context.estimator
+    if record.enough:
+        most = min(estimator.samples, record.steps * context.base_batch)
+        estimator = estimator.with_budget(most, at_least=FEWEST_GROUPS)
     if record.preconditioned:
         estimator = estimator.in_optimizer_metric()
     while True:
@@ -180,11 +181,11 @@ def _windows(context: WarmupContext, record: WarmupRecord) -> Sequence[NoiseScal
 def _per_size(
     context: WarmupContext, sizes: Sequence[int], record: WarmupRecord, steps: int
 ) -> list[NoiseScale]:
-    """Each at the last weights, with no more samples in all than half of those trained on."""
+    """Each at the last weights, with no more samples in all than a quarter of those trained on."""
     found = []
     share = context.estimator.samples // max(len(sizes), 1)
     if record.steps:
-        share = min(share, record.steps * context.base_batch // (2 * max(len(sizes), 1)))
+        share = min(share, record.steps * context.base_batch // (4 * max(len(sizes), 1)))
         sizes = [size for size in sizes if FEWEST_GROUPS * size <= share]
     for size in sizes:
         count = max(FEWEST_GROUPS, min(ENOUGH_GROUPS, share // size))

@@ -5,13 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from batchfinder import formulas
 from batchfinder.errors import NoiseNotMeasured
 from batchfinder.formulas import Moments
 from batchfinder.meter import unmetered
 from batchfinder.noise.gradient_hooks import EUCLIDEAN, Metric
+from batchfinder.noise.prediction import (
+    EUCLIDEAN_FACTOR,
+    OPEN,
+    PRECONDITIONED_FACTOR,
+    Factor,
+    outcomes,
+)
 from batchfinder.noise.preflight import NORM_BATCH, Hazards
 from batchfinder.noise.sampling import (
     Allowed,
@@ -88,11 +95,6 @@ def said_of(found: Moments) -> tuple[Caveat, ...]:
     return (Caveat("noise.alike"),) if found.is_alike else ()
 
 
-def may_grow(found: NoiseScale, taken: int, steps: int) -> NoiseScale:
-    """What was seen after ``taken`` of ``steps`` steps, with room for what the rest would add."""
-    return replace(found, high=found.high * max(1.0, steps / taken))
-
-
 def refuse_zero(found: Moments) -> None:
     """Raise ``NoiseNotMeasured`` where every gradient was zero."""
     if found.is_zero:
@@ -110,42 +112,6 @@ def _blocks(moments: Sequence[Moments]) -> list[Sequence[Moments]]:
 
 
 @dataclass(frozen=True)
-class Factor:
-    """How much larger the critical batch size of a run is than the noise scale late in a warm-up.
-
-    The noise scale grows while the loss falls, and the critical batch size is its average over
-    the run (McCandlish et al. 2018, appendix D). ``spread`` is the factor within which nine of
-    ten tasks fall; it joins the interval of the measurement as an independent error of the
-    logarithm. Over seven small tasks the prediction after 200 steps is off by 1.9x (rms), against
-    2.7x without the optimizer's metric; carrying on the growth seen in the warm-up made it worse
-    (2.6x and 3.6x). All from ``tests/benchmarks/noise_growth.py``.
-    """
-
-    value: float
-    spread: float
-
-    def __call__(self, found: NoiseScale) -> NoiseScale:
-        """The run's noise scale, from that of the second half of a warm-up."""
-        return replace(
-            found,
-            value=found.value * self.value,
-            low=found.low * self.value / self._widened(found.low, found.value),
-            high=found.high * self.value * self._widened(found.value, found.high),
-        )
-
-    def _widened(self, low: float, high: float) -> float:
-        """What the spread adds to the ratio of two limits, where they have one."""
-        if not 0 < low <= high < math.inf:
-            return self.spread
-        own = math.log(high / low)
-        return math.exp(math.hypot(math.log(self.spread), own) - own)
-
-
-EUCLIDEAN_FACTOR = Factor(2.0, 3.0)
-PRECONDITIONED_FACTOR = Factor(1.5, 3.0)
-
-
-@dataclass(frozen=True)
 class WarmupContext:
     """What stays the same along one warm-up."""
 
@@ -160,8 +126,8 @@ class WarmupContext:
     advance: Advance = unmetered
     allowed: Allowed = any_size
     """Which micro-batches may reach the step, beside the user's own."""
-    is_enough: Callable[[NoiseScale], bool] | None = None
-    """Whether a prediction as uncertain as this one decides what is to be decided."""
+    is_enough: Callable[[Sequence[NoiseScale]], bool] | None = None
+    """Whether each of these noise scales decides the same."""
     largest: float = math.inf
     """The largest micro-batch for which memory may last beside gradients and their sketches."""
 
@@ -219,11 +185,29 @@ class WarmupContext:
         Raises:
             NoiseNotMeasured: where every gradient was zero.
         """
-        factor = PRECONDITIONED_FACTOR if record.preconditioned else EUCLIDEAN_FACTOR
+        seen = self._late(record)
+        return None if seen is None else record.factor(seen)
+
+    def _late(self, record: WarmupRecord) -> NoiseScale | None:
+        """The noise scale of the second half of what was taken, as it is."""
         half = record.since(record.steps / 2)
-        if len(half) < FEWEST_GROUPS:
-            return None
-        return factor(self.pooling(record)(half, self.size))
+        return None if len(half) < FEWEST_GROUPS else self.pooling(record)(half, self.size)
+
+    def outcomes(self, record: WarmupRecord, usual: int) -> list[NoiseScale]:
+        """What the whole warm-up of ``usual`` steps may come to predict, and what is predicted now.
+
+        From the lower to the upper end of what was seen, its own error and the growth still to
+        come included. Where nothing was seen yet, any noise scale.
+
+        Raises:
+            NoiseNotMeasured: where every gradient was zero.
+        """
+        seen = self._late(record)
+        seen = seen or record.middle_estimate
+        if seen is None:
+            base = float(self.base_batch)
+            seen = NoiseScale(base, 1.0, OPEN * base, 0, "none")
+        return outcomes(seen, record.factor, record.steps, usual)
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and self.deadline[0]() > self.deadline[1]
@@ -257,13 +241,24 @@ class WarmupRecord:
     """Made with the weights held still, on samples beyond those trained on."""
     steps: int = 0
     enough: bool = False
-    """Whether the warm-up ended as its interval was narrow enough for the choice."""
+    """Whether the warm-up ended as no outcome of the rest would have changed the choice."""
     metric: Metric = EUCLIDEAN
     caveats: list[Caveat] = field(default_factory=list)
 
     @property
     def preconditioned(self) -> bool:
         return self.metric is not EUCLIDEAN
+
+    @property
+    def middle_estimate(self) -> NoiseScale | None:
+        """The median of ``estimates``; ``None`` where there are none."""
+        ordered = sorted(self.estimates, key=lambda each: each.value)
+        return ordered[len(ordered) // 2] if ordered else None
+
+    @property
+    def factor(self) -> Factor:
+        """What leads from the noise scale of a warm-up to that of the run."""
+        return PRECONDITIONED_FACTOR if self.preconditioned else EUCLIDEAN_FACTOR
 
     def since(self, step: float, until: float = math.inf) -> list[Point]:
         return [point for point in self.points if step < point.step <= until]

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
 from batchfinder.base_pair import Base, check_loss
 from batchfinder.meter import Meter
 from batchfinder.noise import noise_along_warmup, train_steps, warmup_estimator
 from batchfinder.protocols import NoiseEstimator
+from batchfinder.recommend import Pair
 from batchfinder.results import (
     Measurement,
     NoiseFindings,
     NoiseScale,
     Note,
     ProbeResult,
-    Recommendation,
     Stage,
 )
 from batchfinder.run.attempt import Shortage
@@ -35,7 +36,9 @@ _FEWEST_STEPS = 12
 _OVERHEAD = 1.15
 """A step of the warm-up, measured, over a plain one."""
 
-_VERY_FAR = 1000.0
+Choice: TypeAlias = Callable[[NoiseScale | None], Pair]
+"""The plan and the learning rate that are chosen at a noise scale."""
+
 _SAME_RATE = 1.1
 
 _STEPS, _STEPS_MID_TRAINING = 200, 50
@@ -49,13 +52,13 @@ def estimate_noise(
     base: Base,
     *,
     measured: Sequence[Measurement] = (),
-    choose: Callable[[NoiseScale | None], Sequence[Recommendation]] | None = None,
+    choices: Sequence[Choice] = (),
 ) -> NoiseFindings:
     """The noise scale along a short warm-up of real training; the caller puts everything back.
 
     The warm-up is as long as usual (200 steps, or 50 in the middle of a training) where there is
-    time for it, and ends earlier once each that ``choose`` recommends is the same at both ends of
-    its interval.
+    time for it, and ends earlier once nothing that the rest of it may show changes one of the
+    ``choices``.
     """
     bench = call.bench
     if estimator is None:
@@ -85,7 +88,7 @@ def estimate_noise(
             observe=call.observe,
             allowed=bench.sizes.allows,
             usual_steps=usual if wanted is None else wanted,
-            is_enough=None if choose is None else partial(_decides, choose),
+            is_enough=partial(_decides, choices) if choices else None,
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
             advance=Meter(
@@ -110,23 +113,22 @@ def _affordable(usual: int, seconds: float | None, one_step: float | None) -> in
     return max(min(usual, _FEWEST_STEPS), min(usual, int(seconds / (_OVERHEAD * one_step))))
 
 
-def _decides(
-    choose: Callable[[NoiseScale | None], Sequence[Recommendation]], found: NoiseScale
-) -> bool:
-    """Whether the same batch, at nearly the same rate, is recommended at both ends of the interval.
-
-    An end that is open is taken to lie very far out.
-    """
-    ends = (found.low, min(found.high, _VERY_FAR * found.value))
-    low, high = (choose(replace(found, value=end, low=end, high=end)) for end in ends)
-    return all(map(_is_same, low, high))
+def _decides(choices: Sequence[Choice], outcomes: Sequence[NoiseScale]) -> bool:
+    """Whether each choice is the same batch, at nearly the same rate, at all these noise scales."""
+    for choose in choices:
+        first = choose(outcomes[0])
+        if not all(_is_same(first, choose(other)) for other in outcomes[1:]):
+            return False
+    return True
 
 
-def _is_same(low: Recommendation, high: Recommendation) -> bool:
-    one, other = low.learning_rate, high.learning_rate
-    if low.plan != high.plan or (one is None) != (other is None):
+def _is_same(one: Pair, other: Pair) -> bool:
+    (plan, rate), (other_plan, other_rate) = one, other
+    if plan != other_plan or (rate is None) != (other_rate is None):
         return False
-    return one is None or other is None or max(one, other) <= _SAME_RATE * min(one, other)
+    if rate is None or other_rate is None:
+        return True
+    return max(rate, other_rate) <= _SAME_RATE * min(rate, other_rate)
 
 
 def _sizes_to_measure(bench: Bench, base: Base, sizes: Sequence[int]) -> list[int]:

@@ -13,12 +13,10 @@ from batchfinder.noise.context import (
     Point,
     WarmupContext,
     WarmupRecord,
-    may_grow,
 )
 from batchfinder.noise.gradient_hooks import MATURE, metric_of
 from batchfinder.noise.sampling import TrainingBatches
 from batchfinder.noise.training_loop import FARTHEST_AHEAD, THE_UPDATE, TrainingLoop
-from batchfinder.results import NoiseScale
 from batchfinder.run.attempt import Shortage
 from batchfinder.wording import Caveat
 
@@ -32,14 +30,17 @@ STRIDE = 4
 ESTIMATES = 8
 """Moments in the second half at which samples beyond those trained on are measured."""
 
+EARLY_MOMENTS = (0.18, 0.34)
+"""Shares of a warm-up after which they are too, where nothing comes with the training."""
+
 FEWEST_STEPS = 20
 """No warm-up is ended before."""
 
 EARLIEST = 8
 """After so many steps measuring begins, where a few may be enough."""
 
-EARLY_CHECKS = frozenset({36, 48, 64, 80})
-"""Steps after which a warm-up may end since no noise scale within reach changes the choice."""
+BETWEEN_CHECKS = 12
+"""Every so many steps a warm-up may end, since what the rest may show changes nothing."""
 
 WANTED = 8.0
 """Samples wanted in the second half, as a multiple of the noise scale in the first: three times
@@ -72,19 +73,20 @@ class Warmup:
         self.first = max(begin, MATURE if self.matures else 0) + 1
         half = self.steps / 2
         self.moments = {self.steps - round(index * half / ESTIMATES) for index in range(ESTIMATES)}
-        self.checks = {round(self.steps * share / 10) for share in range(5, 10)} | EARLY_CHECKS
+        self.checks = {round(self.steps * share / 10) for share in range(5, 10)}
+        self.checks.update(range(2 * BETWEEN_CHECKS, self.steps, BETWEEN_CHECKS))
+        if context.is_enough is not None and not context.splits:
+            self.extra = self._most()
+            self.moments |= {round(self.steps * share) for share in EARLY_MOMENTS}
 
     def _is_enough(self, number: int) -> bool:
-        """Whether a prediction from here decides, though the noise scale goes on to grow."""
+        """Whether all that the whole warm-up may come to show decides the same."""
         if self.context.is_enough is None or number < FEWEST_STEPS:
             return False
         try:
-            found = self.context.predict(self.record)
+            return self.context.is_enough(self.context.outcomes(self.record, self.usual))
         except NoiseNotMeasured:
             return False
-        if found is None:  # nothing was measured yet: does it matter at all?
-            found = NoiseScale(float(self.context.base_batch), 1.0, math.inf, 0, "none")
-        return self.context.is_enough(may_grow(found, number, self.usual))
 
     def _cut(self) -> None:
         self.whole = self.context.parts(1)
@@ -108,9 +110,10 @@ class Warmup:
                 break
             if number == self.steps // 2:
                 self._plan_second_half()
-            if self.extra and number in self.moments:
+            looks = self.extra > 0 and number in self.moments
+            if looks:
                 self._estimate()
-            if number in self.checks and self._is_enough(number):
+            if (looks or number in self.checks) and self._is_enough(number):
                 self.record.enough = number < self.steps
                 break
         self.context.step.zero_grad()
@@ -156,9 +159,7 @@ class Warmup:
 
     def _plan_second_half(self) -> None:
         """How many of its steps to measure, and how many samples beside."""
-        context, most = self.context, self.context.estimator.samples
-        if not context.estimator.along_training:  # nothing comes with the training
-            most *= ESTIMATES
+        context, most = self.context, self._most()
         recent = self.record.since(self.steps / 4)
         if not recent:  # a warm-up of a few steps may not have come to one measured
             self.extra = most
@@ -170,9 +171,16 @@ class Warmup:
             return
         wanted = min(most, round(WANTED * lately.value)) if lately.is_bounded else most
         each = context.base_batch * context.step.ranks.replicas
-        coming = (self.steps - self.steps // 2) * each
+        coming = (self.steps - self.steps // 2) * each if context.splits else 0
         self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
         self.extra = max(0, wanted - coming)
+
+    def _most(self) -> int:
+        """Samples to measure beside the training: no more than it takes itself."""
+        context = self.context
+        if not context.estimator.along_training:  # nothing comes with the training
+            return context.estimator.samples * ESTIMATES
+        return min(context.estimator.samples, max(1, self.steps) * context.base_batch)
 
     def _estimate(self) -> None:
         """Hold the weights still and measure some more samples."""

@@ -11,7 +11,7 @@
 ``caveats``      what a reader should know
 """
 
-from batchfinder.recommend.choice import recommend
+from batchfinder.recommend.choice import Pair, pair_by_noise, recommend
 from batchfinder.recommend.objectives import (
     fewest_samples,
     highest_throughput,
@@ -22,11 +22,13 @@ from batchfinder.recommend.objectives import (
 from batchfinder.recommend.problem import Problem
 
 __all__ = [
+    "Pair",
     "Problem",
     "fewest_samples",
     "highest_throughput",
     "largest",
     "least_energy",
+    "pair_by_noise",
     "recommend",
     "shortest_time",
 ]

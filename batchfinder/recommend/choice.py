@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from batchfinder.recommend.candidates import Option, options, priced, with_roles
 from batchfinder.recommend.caveats import caveats_of
@@ -16,14 +18,18 @@ from batchfinder.results import (
     Candidate,
     Change,
     Limit,
+    NoiseScale,
     Recommendation,
     Speedup,
     Why,
 )
-from batchfinder.scaling import trusted_range
+from batchfinder.scaling import critical_batch_size, trusted_range
 from batchfinder.wording import Caveat
 
-__all__ = ["recommend"]
+__all__ = ["Pair", "pair_by_noise", "recommend"]
+
+Pair: TypeAlias = tuple[BatchPlan, float | None]
+"""A plan and its learning rate."""
 
 WORTH_SHOWING = 1.10
 """Accumulated plans slower than this, in units of the choice, are left out of the candidates."""
@@ -99,6 +105,22 @@ def recommend(
         within_noise=within_noise(found, spreads),
         caveats=(*loosened, *caveats_of(problem, situation, found, decision.plan)),
     )
+
+
+def pair_by_noise(problem: Problem) -> Callable[[NoiseScale | None], Pair]:
+    """What ``recommend`` chooses of ``problem`` at any noise scale, the step times fitted once.
+
+    Raises:
+        InvalidArgument: as ``recommend``.
+    """
+    situation, _ = _with_something_allowed(problem.situation())
+
+    def pair(noise: NoiseScale | None) -> Pair:
+        at_noise = replace(situation, critical=critical_batch_size(noise))
+        plan = decide(at_noise, problem.best, noise).plan
+        return plan, problem.at_noise(noise).rate_at(plan.global_batch)
+
+    return pair
 
 
 def _limit(problem: Problem, situation: Situation, decision: Decision) -> Limit:

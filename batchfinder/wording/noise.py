@@ -120,7 +120,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "noise.short": _short,
     "noise.enough": (
         "the warm-up ended after {taken} of {of} steps: the recommended batch size is the same at "
-        "both ends of the noise scale's interval, so measuring longer would not change it"
+        "every noise scale that the rest of it is likely to show"
     ),
     "noise.cut": "there was time for {taken} of {of} warm-up steps",
 }

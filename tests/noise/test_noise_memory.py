@@ -77,7 +77,7 @@ def test_an_update_for_which_memory_ends_gives_none() -> None:
 
 
 def test_single_sizes_without_room_are_skipped_and_said() -> None:
-    longer = {"warmup_steps": 100, "estimator": MicroBatchVariance(samples=2048)}
+    longer = {"warmup_steps": 200, "estimator": MicroBatchVariance(samples=2048)}
     found = look(Crowded(32), sizes=(8, 32, 128), **longer)
     assert [each.micro_batch for each in found.per_size] == [8, 32]
     assert found.training is not None

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchfinder.noise.context import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, Factor
+from batchfinder.noise.prediction import EUCLIDEAN_FACTOR, PRECONDITIONED_FACTOR, Factor, outcomes
 from batchfinder.results import NoiseScale
 
 
@@ -52,3 +52,17 @@ def test_a_value_of_zero_keeps_its_upper_end() -> None:
 
 def test_a_value_without_end_keeps_its_lower_end() -> None:
     assert Factor(2.0, 3.0)(scale(math.inf, 30.0, math.inf)).low == pytest.approx(20)
+
+
+def test_what_a_warm_up_may_come_to_predict() -> None:
+    """From a little below its own interval to the growth of a warm-up four times as long above."""
+    *ends, now = outcomes(scale(400, 130, 800), Factor(2.0, 3.0), 50, 200)
+    assert [each.value for each in ends] == pytest.approx([200, 800, 3200])
+    assert [each.high / each.value for each in ends] == pytest.approx([3, 3, 3])
+    assert now.high == pytest.approx(2 * EUCLIDEAN_FACTOR(scale(400, 130, 800)).high)
+
+
+def test_a_noise_scale_without_an_upper_end_may_come_to_be_very_large() -> None:
+    *ends, now = outcomes(scale(400, 130, math.inf), Factor(2.0, 3.0), 200, 200)
+    assert (ends[0].value, ends[-1].value) == pytest.approx((200, 800_000))
+    assert now.high == math.inf

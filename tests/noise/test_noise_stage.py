@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +16,8 @@ from batchfinder.base_pair import Base
 from batchfinder.noise import MicroBatchVariance
 from batchfinder.noise.stage import _affordable, _decides, estimate_here, estimate_noise
 from batchfinder.outcomes import Limit, Outcome
-from batchfinder.recommend import recommend
-from batchfinder.results import NoiseScale, ProbeResult, Recommendation, StageStarted, Trial
+from batchfinder.recommend import Pair, pair_by_noise, recommend
+from batchfinder.results import NoiseScale, ProbeResult, StageStarted, Trial
 from batchfinder.session import opened
 
 PROBED = ProbeResult((Trial(64, Outcome.FITS),), line(), Limit.MEMORY)
@@ -64,43 +62,40 @@ def test_a_warm_up_is_as_long_as_there_is_time_for() -> None:
     assert _affordable(200, 1.0, 1.0) == 12
 
 
-def choose(half_speed: float, **given: Any) -> Callable[[NoiseScale | None], Recommendation]:
-    def chosen(noise: NoiseScale | None) -> Recommendation:
-        return recommended(affine(half_speed=half_speed), noise=noise, **given)
-
-    return chosen
+NARROW = [noise(value, value / 3, 3 * value) for value in (999, 1000, 1001)]
+WIDE = [noise(value, value / 3, 3 * value) for value in (100, 1000, 10_000)]
 
 
-def each(choose: Any) -> Any:
-    """As the call asks: for every way to look at the times one recommendation, here for one."""
-    return lambda noise: (choose(noise),)
-
-
-def test_an_interval_decides_where_both_its_ends_recommend_the_same() -> None:
-    wide, narrow = noise(1000, 100, 10_000), noise(1000, 999, 1001)
-    assert not _decides(each(choose(100)), wide)
-    assert _decides(each(choose(100)), narrow)
+def test_outcomes_decide_where_all_recommend_the_same() -> None:
+    choice = pair_by_noise(problem(affine(half_speed=100)))
+    assert not _decides([choice], WIDE)
+    assert _decides([choice], NARROW)
 
 
 def test_where_memory_decides_the_noise_need_not() -> None:
-    small = partial(recommended, affine((1, 2, 4), half_speed=1000), base_batch=4)
-
-    def chosen(noise: NoiseScale | None) -> Recommendation:
-        return small(noise=noise, can_accumulate=False)
-
-    assert _decides(each(chosen), noise(1000, 300, 10_000))
-    assert _decides(each(chosen), noise(1000, 300, float("inf")))
+    small = problem(affine((1, 2, 4), half_speed=1000), base_batch=4, can_accumulate=False)
+    assert _decides([pair_by_noise(small)], WIDE)
 
 
 def test_a_rate_that_hangs_on_the_noise_is_not_decided() -> None:
-    one = choose(100)(noise(1000, 999, 1001))
+    plan = recommended(affine(half_speed=100)).plan
 
-    def chosen(noise: NoiseScale | None) -> Recommendation:
+    def choice(noise: NoiseScale | None) -> Pair:
         assert noise is not None
-        return replace(one, learning_rate=noise.value)
+        return plan, noise.value
 
-    assert not _decides(each(chosen), noise(1.0, 0.9, 1.1))
-    assert _decides(each(chosen), noise(1.0, 0.97, 1.03))
+    assert not _decides([choice], WIDE)
+    assert _decides([choice], NARROW)
+
+
+@pytest.mark.parametrize("critical", [3, 30, 300, 3000])
+@pytest.mark.parametrize("more", [{}, {"base_is_yours": True, "base_batch": 32}, {"ceiling": 64}])
+def test_the_choice_at_a_noise_scale_is_that_of_a_recommendation(
+    critical: float, more: dict[str, Any]
+) -> None:
+    given, found = problem(affine(half_speed=100), **more), noise(critical)
+    told = recommend(given.at_noise(found))
+    assert pair_by_noise(given)(found) == (told.plan, told.learning_rate)
 
 
 def test_times_that_scatter_do_not_make_the_noise_scale_look_idle() -> None:
@@ -110,16 +105,10 @@ def test_times_that_scatter_do_not_make_the_noise_scale_look_idle() -> None:
         for found in affine((32, 64, 128, 256, 512), half_speed=50)
     ]
     made = problem(timed, base_batch=32, base_is_yours=True)
-    wide = noise(50, 20, 120)
-
-    def as_it_is(found: NoiseScale | None) -> tuple[Recommendation, ...]:
-        return (recommend(made.at_noise(found)),)
-
-    def both(found: NoiseScale | None) -> tuple[Recommendation, ...]:
-        return tuple(recommend(p.at_noise(found)) for p in (made, made.timed_exactly()))
-
-    assert _decides(as_it_is, wide)
-    assert not _decides(both, wide)
+    wide = [noise(value, value, value) for value in (20, 120)]
+    as_it_is, as_if_exact = pair_by_noise(made), pair_by_noise(made.timed_exactly())
+    assert _decides([as_it_is], wide)
+    assert not _decides([as_it_is, as_if_exact], wide)
 
 
 def test_a_micro_batch_that_is_asked_for_is_the_only_one() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, noise_along_warmup
-from batchfinder.noise.context import EUCLIDEAN_FACTOR
+from batchfinder.noise.prediction import EUCLIDEAN_FACTOR
 from batchfinder.protocols import Batch, TrainStep
 from batchfinder.results import BatchPlan, Event, NoiseScale
 
@@ -184,7 +186,7 @@ def test_single_sizes_are_looked_at_where_asked_for() -> None:
 
 
 def test_a_size_that_the_data_cannot_fill_thrice_is_left_out_and_said() -> None:
-    found = look(training(), rows=300, sizes=(16, 128))
+    found = look(training(), rows=300, sizes=(16, 128), warmup_steps=200)
     assert [scale.micro_batch for scale in found.per_size] == [16]
     assert any("micro-batch size 128" in said for said in found.caveats)
 
@@ -364,51 +366,50 @@ def test_a_whole_estimator_is_told_what_it_may_spend_and_in_which_metric() -> No
     step.optimizer = torch.optim.Adam(step.model.parameters(), 1e-3)
     look(step, estimator=own, base_batch=2, micro_batch=2)
     assert own.metric
-    assert set(own.asked) == {(66, 33)}
+    assert set(own.asked) == {(12, 6)}  # no more in all than the warm-up itself takes
 
 
-def test_a_warm_up_ends_once_its_interval_decides() -> None:
+def test_a_warm_up_ends_once_nothing_that_it_may_still_show_matters() -> None:
     asked: list[NoiseScale] = []
 
-    def is_enough(found: NoiseScale) -> bool:
-        asked.append(found)
-        return len(asked) == 3
+    def is_enough(outcomes: Sequence[NoiseScale]) -> bool:
+        asked.append(outcomes[-1])
+        return len(asked) == 4
 
     step = training()
     found = look(step, warmup_steps=100, is_enough=is_enough)
     assert (step.updates, found.training.after_steps) == (50, 49)
-    assert [each.after_steps for each in asked] == [33, 45, 49]  # the last that was measured
-    assert found.training.high == pytest.approx(asked[-1].high * 50 / 100)
+    assert [each.after_steps for each in asked] == [0, 33, 45, 49]  # the last that was measured
+    assert found.training == replace(asked[-1], whole_training=True)
     (said,) = [each for each in found.caveats if "ended after" in each]
     assert said.startswith("the warm-up ended after 50 of 100 steps: the recommended batch size")
     assert not any("is short" in each or "there was time" in each for each in found.caveats)
 
 
-def test_an_early_end_leaves_room_for_what_the_noise_scale_may_grow() -> None:
-    asked: list[NoiseScale] = []
-
-    def is_enough(found: NoiseScale) -> bool:
-        asked.append(found)
-        return True
-
-    found = look(training(), warmup_steps=100, is_enough=is_enough)
-    (last,) = asked
-    assert (found.training.after_steps, found.training.high) == (33, last.high)
-
-
 def test_where_no_noise_scale_at_all_would_matter_none_is_waited_for() -> None:
-    """Batch norm: nothing is measured in the first half."""
-    asked: list[NoiseScale] = []
+    """Batch norm: nothing is measured before its first moment."""
+    asked: list[Sequence[NoiseScale]] = []
 
-    def is_enough(found: NoiseScale) -> bool:
-        asked.append(found)
+    def is_enough(outcomes: Sequence[NoiseScale]) -> bool:
+        asked.append(outcomes)
         return True
 
     step = training(model=with_batch_norm())
-    found = look(step, warmup_steps=100, is_enough=is_enough)
+    found = look(step, warmup_steps=200, is_enough=is_enough)
     (any_at_all,) = asked
-    assert (any_at_all.low, any_at_all.high) == (1.0, math.inf)
+    assert any_at_all[0].low <= 1
+    assert any_at_all[-1].high >= 1e4
+    assert (step.updates, found.training.after_steps) == (24, 24)
+
+
+def test_one_moment_may_be_enough() -> None:
+    """Batch norm: the first is early, and what it shows is asked about at once."""
+    step = training(model=with_batch_norm())
+    found = look(
+        step, warmup_steps=200, is_enough=lambda outcomes: outcomes[-1].estimator != "none"
+    )
     assert (step.updates, found.training.after_steps) == (36, 36)
+    assert any("ended after 36 of 200 steps" in each for each in found.caveats)
 
 
 def test_a_warm_up_whose_interval_never_decides_is_taken_whole() -> None:
