@@ -156,11 +156,17 @@ def leave_one_group_out(sizes: Vector, squares: Vector, gram: np.ndarray) -> np.
 
 def leave_one_block_out(blocks: Sequence[Sequence[Moments]]) -> np.ndarray:
     """The reciprocals u pooled over all blocks but one, for each block in turn."""
-    kept = (
-        [point for other in range(len(blocks)) if other != left for point in blocks[other]]
-        for left in range(len(blocks))
+    sums = np.array(
+        [
+            [
+                math.fsum(point.samples * point.gradient_squared for point in block),
+                math.fsum(point.samples * point.noise_trace for point in block),
+            ]
+            for block in blocks
+        ]
     )
-    return np.array([pool(points).reciprocal for points in kept])
+    rest = sums.sum(axis=0) - sums
+    return _ratio(rest[:, 0], rest[:, 1])
 
 
 def pool(points: Sequence[Moments]) -> Moments:

@@ -1,10 +1,10 @@
 """The same eyes during the real training: a monitor, and batch sizes that change.
 
-``training_monitor`` looks at some steps of a training (``look``, ``gradients``, ``movement``) and
-at every loss (``losses``, ``updates``); ``alarms`` names what is unstable, ``pricing`` what would
-be faster. ``record`` holds what was seen, as frozen data. ``batch_size_scheduler`` changes the
-batch size by one of the ``schedules``, through the user's loader (``growing``) and with its
-learning rate (``rate``).
+``training_monitor`` looks at some steps of a training (``gradients``, ``updates``) as often as
+``pace`` allows, and at every loss (``losses``, ``device_losses``); ``alarms`` names what is
+unstable, ``pricing`` what would be faster. ``history`` holds what was seen, as frozen data.
+``batch_size_scheduler`` changes the batch size by one of the ``schedules``, through the user's
+loader (``growing``) and with its learning rate (``rate``).
 """
 
 from batchfinder.monitor.batch_size_scheduler import BatchSizeScheduler

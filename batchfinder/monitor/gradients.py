@@ -148,23 +148,27 @@ class GradientLook:
         self._metric: Metric = EUCLIDEAN
         self._looking = False
         self._batches: list[list[int]] = []
-        self._batches_before = 1
+        """Of a step looked at: the sizes of the parts of each batch."""
+        self._samples = self._passes = 0
+        self._passes_before = 1
         self.cut = False
         """Whether the batch was cut for the look alone, so that its last loss is that of a half."""
 
     def parts(self, batch: Batch, at_least: int, batch_size: int) -> Iterator[tuple[Batch, float]]:
         """``batch`` as (part, share) pairs, in two at a look if nothing else divides the step."""
-        count = count_of(batch)
         if at_least == 1 and not self._looking:
-            self._batches.append([count or batch_size])
-            yield batch, 1.0
-            return
-        pieces = at_least
+            self._samples += count_of(batch) or batch_size
+            self._passes += 1
+            return iter(((batch, 1.0),))
+        return self._pieces(batch, at_least, batch_size)
+
+    def _pieces(self, batch: Batch, pieces: int, batch_size: int) -> Iterator[tuple[Batch, float]]:
+        count = count_of(batch)
         if pieces == 1 and self._looking and self._divides(batch, count):
             pieces, self.cut = 2, True
         parts = [(batch, count or batch_size)] if pieces == 1 else cut(batch, pieces)
         total = sum(size for _, size in parts)
-        self._batches.append([size for _, size in parts])
+        self._handed_out([size for _, size in parts])
         for part, size in parts:
             yield part, size / total
             if self._looking and self._reader is not None:
@@ -172,7 +176,7 @@ class GradientLook:
 
     def took(self, samples: int) -> None:
         """A backward pass over so many samples has ended, of a batch that ``parts`` never saw."""
-        self._batches.append([samples])
+        self._handed_out([samples])
         if self._looking and self._reader is not None:
             self._reader.mark()
 
@@ -191,18 +195,29 @@ class GradientLook:
             self._reader.stop()
         self._looking = False
 
-    def step_ended(self, step: int, batch_size: int) -> tuple[int, Look | None]:
-        """Samples of the step that ended, and what was seen of it, where it was looked at."""
+    def step_ended(self, batch_size: int) -> int:
+        """Samples of the step that ended; ``look`` follows, where it was looked at."""
+        samples = self._samples or batch_size
+        self._passes_before = self._passes
+        self._samples = self._passes = 0
+        return samples
+
+    def look(self, step: int, samples: int) -> Look | None:
+        """What was seen of the step that ended; ``None`` where it was not looked at."""
         batches, self._batches, self.cut = self._batches, [], False
-        self._batches_before = len(batches)
-        samples = sum(map(sum, batches)) or batch_size
         if not self._looking or self._reader is None:
-            return samples, None
+            return None
         self._looking = False
-        return samples, self._conclude(step, self._reader.stop(), batches, samples)
+        return self._conclude(step, self._reader.stop(), batches, samples)
+
+    def _handed_out(self, sizes: list[int]) -> None:
+        self._samples += sum(sizes)
+        self._passes += 1
+        if self._looking:
+            self._batches.append(sizes)
 
     def _divides(self, batch: Batch, count: int | None) -> bool:
-        if self._batches_before > 1 or self._batches or not self._window.alone:
+        if self._passes_before > 1 or self._passes or not self._window.alone:
             return False
         if not self._split:
             self._say(Caveat("monitor.batch_norm"))

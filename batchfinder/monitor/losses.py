@@ -10,13 +10,14 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from batchfinder.monitor.history import Kind
 from batchfinder.wording import Caveat
 
-__all__ = ["Finding", "LossWatch", "Reference", "reference"]
+__all__ = ["Finding", "LossWatch", "Reference", "Taken", "reference"]
 
 RECENT, WINDOW = 32, 128
 """Losses that give the level, and those whose largest excursion counts as usual."""
@@ -31,8 +32,17 @@ SMOOTH = 100
 """Losses averaged to tell a slow rise."""
 PATIENCE = 1000
 """Losses after which one that never fell is called stalled."""
-_REFRESH = 8
+_RENEWED = 8
+"""Losses after which the reference is renewed at the earliest."""
 _FEWEST = 4
+
+
+class Taken(NamedTuple):
+    """The loss of one step; ``part`` where it is that of a piece of the batch only."""
+
+    step: int
+    loss: float
+    part: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Reference:
 
 def reference(losses: Sequence[float]) -> Reference:
     """The reference from recent losses, oldest first; at least two."""
-    values = np.asarray(losses, dtype=np.float64)
+    values = np.fromiter(losses, np.float64, len(losses))
     level = _median(values[-RECENT:])
     scatter = _median(np.abs(values[1:] - values[:-1])) * 1.4826 / math.sqrt(2)
     ordered = np.sort(values)
@@ -86,14 +96,18 @@ def _median(values: np.ndarray) -> float:
 
 @dataclass
 class LossWatch:
-    """Sees every loss in turn; each call says what it gave reason to say."""
+    """Sees every loss in turn; each call says what it gave reason to say.
 
+    The reference, and what averages tell, are renewed once ``renewed_every`` losses came in.
+    """
+
+    renewed_every: int = _RENEWED
     _window: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _row: deque[float] = field(default_factory=lambda: deque(maxlen=ROW))
     _smooth: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTH))
-    _sum: float = 0.0
     _early: list[float] = field(default_factory=list)
     _seen: int = 0
+    _renewed: int = 0
     _above: int = 0
     _peak: float = -math.inf
     _usual: Reference | None = None
@@ -104,7 +118,18 @@ class LossWatch:
     _first: float = math.nan
     _stalled_until: int = PATIENCE
 
-    def see(self, step: int, loss: float, *, part: bool = False) -> list[Finding]:
+    def see_all(self, losses: Sequence[Taken]) -> list[tuple[int, Finding]]:
+        """Take several losses, oldest first; each finding with the step that gave reason for it."""
+        if self._are_ordinary(losses):
+            values = [each.loss for each in losses]
+            self._seen += len(values)
+            for kept in (self._row, self._window, self._smooth):
+                kept.extend(values)
+            step = losses[-1].step
+            return [(step, finding) for finding in self._renew()]
+        return [(each.step, finding) for each in losses for finding in self.see(*each)]
+
+    def see(self, step: int, loss: float, part: bool = False) -> list[Finding]:
         """Take the loss of ``step``; ``part`` where it is that of a piece of the batch only."""
         if not math.isfinite(loss):
             said = Caveat("monitor.not_finite_loss", loss=loss, step=step)
@@ -116,24 +141,22 @@ class LossWatch:
             found = self._at_first(loss)
         else:
             found = self._against(self._usual, loss)
-            self._take_smooth(loss)
-        if self._seen % _REFRESH == 0:
-            if len(self._smooth) == SMOOTH:
-                found.extend(self._slowly())
-            if len(self._window) >= RECENT:
-                self._refresh()
+            self._smooth.append(loss)
+        found.extend(self._renew())
         return found
 
     def forget(self) -> None:
         """Begin anew, after a change (of the learning rate, say) that may well raise the loss."""
         self._best = (math.inf, 0.0)
         self._smooth.clear()
-        self._sum = 0.0
 
     @property
     def ordinary_up_to(self) -> float:
-        """Losses up to here give no reason for alarm; none before there is a reference."""
-        return -math.inf if self._usual is None else self._elevated_at
+        """Losses up to here are taken without a word.
+
+        None are before there is a reference, and while a spike lasts.
+        """
+        return -math.inf if self._usual is None or self._above else self._elevated_at
 
     @property
     def suspicious(self) -> bool:
@@ -143,10 +166,23 @@ class LossWatch:
         last = sorted(list(self._row)[-_FEWEST:])[_FEWEST // 2]
         return last > self._elevated_at
 
-    def _refresh(self) -> None:
-        self._usual = usual = reference(self._window)
-        floor = MATTERS * max(abs(usual.level), abs(self._first - usual.level))
-        self._spike_at, self._elevated_at = usual.spike(floor), usual.elevated(floor)
+    def _are_ordinary(self, losses: Sequence[Taken]) -> bool:
+        """Whether one by one they would all be taken without a word."""
+        most = self.ordinary_up_to
+        return bool(losses) and all(
+            -math.inf < each.loss <= most and not each.part for each in losses
+        )
+
+    def _renew(self) -> list[Finding]:
+        if self._seen - self._renewed < self.renewed_every:
+            return []
+        self._renewed = self._seen
+        found = self._slowly() if len(self._smooth) == SMOOTH else []
+        if len(self._window) >= RECENT:
+            self._usual = usual = reference(self._window)
+            floor = MATTERS * max(abs(usual.level), abs(self._first - usual.level))
+            self._spike_at, self._elevated_at = usual.spike(floor), usual.elevated(floor)
+        return found
 
     def _at_first(self, loss: float) -> list[Finding]:
         """Too few losses for a scatter: only a large rise in a row is told."""
@@ -211,15 +247,8 @@ class LossWatch:
         )
         return Finding(Kind.SPIKE, said)
 
-    def _take_smooth(self, loss: float) -> None:
-        if len(self._smooth) == SMOOTH:
-            self._sum -= self._smooth[0]
-        self._smooth.append(loss)
-        self._sum += loss
-
     def _slowly(self) -> list[Finding]:
-        mean = self._sum / SMOOTH
-        error = self._error()
+        mean, error = self._mean()
         best, best_error = self._best
         if mean < best:
             self._best = (mean, error)
@@ -231,11 +260,12 @@ class LossWatch:
             return [Finding(Kind.DIVERGING, said)]
         return self._no_progress(mean, error)
 
-    def _error(self) -> float:
-        """Standard error of the smoothed loss, from means of tens, which allow for memory."""
-        tens = np.array(self._smooth).reshape(10, -1).sum(axis=1) * (10 / SMOOTH)
-        off = tens - tens.sum() / 10
-        return math.sqrt(float(off @ off) / 90)
+    def _mean(self) -> tuple[float, float]:
+        """The smoothed loss and its standard error, from means of tens: they allow for memory."""
+        smooth = list(self._smooth)
+        tens = [sum(smooth[start : start + 10]) / 10 for start in range(0, SMOOTH, 10)]
+        mean = sum(tens) / 10
+        return mean, math.sqrt(sum((each - mean) ** 2 for each in tens) / 90)
 
     def _no_progress(self, mean: float, error: float) -> list[Finding]:
         if self._seen < self._stalled_until:

@@ -22,6 +22,10 @@ def count_of(batch: Batch) -> int | None:
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
         shape = batch[0].shape
         return shape[0] if shape else None
+    if type(batch) is dict and all(isinstance(leaf, torch.Tensor) for leaf in batch.values()):
+        first, *others = {tuple(leaf.shape[:1]) for leaf in batch.values()} or {()}
+        if first and not others:
+            return int(first[0])
     try:
         return rows_in(batch)
     except CannotBuildBatch:

@@ -50,8 +50,8 @@ class TrainingMonitor:
     At some steps it looks at the gradients of the micro-batches of that step: those that the
     training accumulates anyway, those of the ranks of ``DistributedDataParallel``, or the two
     halves of the batch that :meth:`parts` hands out; and at the three updates from there on. At
-    all other steps only the loss is taken (on a GPU it is read ten steps at a time, so that the
-    device is seldom waited for). Gradients are read by hooks, before clipping.
+    all other steps only the loss is kept: on a GPU it is copied there, and fetched with others
+    without waiting for the device. Gradients are read by hooks, before clipping.
 
     Args:
         model: the module that is called in the training (compiled or wrapped, where it is).
@@ -59,8 +59,8 @@ class TrainingMonitor:
         batch_size: samples per optimizer step and device. May be assigned anew when it changes;
             batches that come through ``parts`` are counted.
         every: optimizer steps from one look to the next. By default as many as keep looks
-            within 2% of the training's time, by their measured cost: the first eight 47 steps
-            apart at most, later ones 10 to 1000. Judging the losses of ordinary steps comes on top.
+            within 1% of the training's time, by their measured cost: the first eight 47 steps
+            apart at most, later ones 11 to 997.
         observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
         grad_scaler: the ``GradScaler``, where one is used.
         window: looks that one noise scale is pooled over.
@@ -70,7 +70,8 @@ class TrainingMonitor:
         candidates: of a report, whose step times price suggestions.
         ranks: how ranks share what they see; by default over ``torch.distributed`` where the model
             is a ``DistributedDataParallel``.
-        clock: seconds; by which looks are spaced where ``every`` is left open.
+        clock: seconds; by which looks are spaced, and losses judged so many at a time, where
+            ``every`` is left open.
 
     Raises:
         InvalidArgument: where a count is below 1, or the optimizer holds nothing to train.
@@ -110,7 +111,9 @@ class TrainingMonitor:
         self._observe = observe
         self._overflows = grad_scaler is not None
         self._candidates = tuple(candidates)
-        ranks = _ranks_of(model) if ranks is None else ranks
+        if ranks is None:
+            wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+            ranks = TorchRanks() if wrapped else ALONE
         self._gradients = GradientLook(
             model,
             self._optimizers,
@@ -120,12 +123,14 @@ class TrainingMonitor:
             or not any(isinstance(part, BATCH_NORMS) for part in model.modules()),
         )
         self._pace = Pace(every, clock, ranks)
-        self._alarms = Alarms(self._tell, self._pace.usual)
+        self._alarms = Alarms(self._tell, self._pace)
         self._weights = Weights()
         self._readings: list[Reading] = []
         self._told: list[Told] = []
         self._look = Look()
         self._closer_until = 0
+        self._ordinary_until = 0
+        """Until this step only losses are taken, unless one of them gives reason for more."""
         self._look_at = 0 if self._pace.updates > 1 else self._pace.usual
         """The step of the look under way or next; the one at 0 sees the first updates alone."""
         self._sharded = _is_sharded(self._trained())
@@ -156,12 +161,13 @@ class TrainingMonitor:
 
         ``None`` where the loss cannot be had: gradients and updates are watched all the same.
         """
-        self.steps += 1
-        step = self.steps
-        if loss is not None:
-            self._alarms.take_loss(step, loss, self._gradients.cut)
-        samples, look = self._gradients.step_ended(step, self.batch_size)
+        self.steps = step = self.steps + 1
+        judged = loss is not None and self._alarms.take_loss(step, loss, self._gradients.cut)
+        samples = self._gradients.step_ended(self.batch_size)
         self.samples += samples
+        if step < self._ordinary_until and not judged:
+            return
+        look = self._gradients.look(step, samples)
         if look is not None:
             self._look = look
             self.noise_scale = look.noise_scale
@@ -179,6 +185,8 @@ class TrainingMonitor:
         elif step == self._closer_until:
             self._alarms.take_movement(step, self._weights.movement(), self._rate())
         self._prepare_next()
+        more = step < self._closer_until or self._alarms.suspicious
+        self._ordinary_until = step + 1 if more else max(step + 1, self._look_at - 1)
 
     @property
     def events(self) -> tuple[Instability, ...]:
@@ -251,7 +259,7 @@ class TrainingMonitor:
         is_due = step + 1 == self._look_at
         if is_due:
             if self.every is None:
-                self._alarms.read_losses()  # the device has then done all that came before
+                self._alarms.read_losses()  # the device has then done what came before
             self._pace.begins(step)
             self._gradients.start(self._trained())
         elif step < self._look_at and step > self._closer_until:
@@ -280,12 +288,6 @@ class TrainingMonitor:
         self._told.append(told)
         if self._observe is not None:
             self._observe(told)
-
-
-def _ranks_of(model: torch.nn.Module) -> Exchange:
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        return TorchRanks()
-    return ALONE
 
 
 def _is_sharded(parameters: Sequence[torch.Tensor]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,8 +77,8 @@ class Weights:
             self._parameters = same
         if step != self._last + 1:
             self._places = []
-        for index, parameter in enumerate(parameters):
-            self._sketch.add(index, parameter.detach())
+        for index, tensor in neighbours_joined([each.detach() for each in parameters]):
+            self._sketch.add(index, tensor)
         self._places = [*self._places[-_UPDATES:], self._sketch.finish()]
         self._last = step
 
@@ -92,6 +92,25 @@ class Weights:
 
 
 _UPDATES = 3
+_SMALL = 2**16
+
+
+def neighbours_joined(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+    """The tensors with their indices, small neighbours of one dtype and device as one of them.
+
+    A sketch takes them as the numbers of the first one and of those that follow it.
+    """
+    held: list[torch.Tensor] = []
+    for index, tensor in enumerate([*tensors, None]):
+        if held and (
+            tensor is None
+            or (tensor.dtype, tensor.device) != (held[0].dtype, held[0].device)
+            or sum(each.numel() for each in held) + tensor.numel() > _SMALL
+        ):
+            yield index - len(held), held[0] if len(held) == 1 else torch.cat(held)
+            held = []
+        if tensor is not None:
+            held.append(tensor.reshape(-1))
 
 
 ALTERNATES, EACH_ALTERNATES = -0.5, -0.2

@@ -16,7 +16,8 @@ from torch.nn import functional
 from batchfinder.monitor import Kind, TrainingMonitor
 
 Batch = tuple[Tensor, ...]
-BREAKS_AT = 400
+BREAKS_AT = 417
+"""Between two looks, as most things go wrong."""
 
 
 @dataclass
@@ -231,7 +232,7 @@ def rate_far_too_high(seed: int) -> Course:
 
 
 def rate_raised(seed: int) -> Course:
-    """A healthy training whose rate grows by 2% a step from step 400 on."""
+    """A healthy training whose rate grows by 2% a step, later on."""
     course = curve_adam(seed)
     course.optimizer = _sgd(course.model, 0.01)
     group = course.optimizer.param_groups[0]
@@ -255,7 +256,7 @@ def adam_rate_raised(seed: int) -> Course:
 
 
 def labels_go_wrong(seed: int) -> Course:
-    """From step 400 on the loss is climbed, slowly: a sign error somewhere."""
+    """Later on the loss is climbed, slowly: a sign error somewhere."""
     course = blobs_sgd(seed)
     course.optimizer = _sgd(course.model, 0.01)
     parameters = list(course.model.parameters())
@@ -321,7 +322,7 @@ def some_wrong_labels(seed: int, share: float = 0.25) -> Course:
 
 
 def bursts(seed: int) -> Course:
-    """From step 400 on the gradient is now and then forty times what it was."""
+    """Later on the gradient is now and then forty times what it was."""
     course = blobs_sgd(seed)
     course.optimizer = _sgd(course.model, 0.01, 0.0)
     generator = torch.Generator().manual_seed(seed)

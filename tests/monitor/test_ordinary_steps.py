@@ -1,0 +1,240 @@
+"""What is done at ordinary steps: next to nothing, and nothing is missed for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from monitor_cases import batches, mlp, samples, train
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from batchfinder import TrainingMonitor
+from batchfinder.monitor import Instability, Kind
+from batchfinder.monitor.device_losses import TOGETHER, DeviceLosses
+from batchfinder.monitor.losses import LossWatch, Taken
+from batchfinder.monitor.pace import FEWEST_TOGETHER, LOSSES, MOST_TOGETHER, UPDATES, Pace
+from batchfinder.monitor.parts import count_of
+from batchfinder.monitor.ranks import ALONE
+from batchfinder.monitor.updates import neighbours_joined
+from batchfinder.noise import Sketch
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that says it is not in the host's memory."""
+
+    is_cpu = property(lambda self: False)
+
+
+class ByHand:
+    """Transfers that arrive when the test says so."""
+
+    def __init__(self) -> None:
+        self.here, self.waited = False, 0
+
+    def __call__(self, numbers: torch.Tensor) -> ByHand:
+        self.held = numbers.clone()
+        return self
+
+    def arrived(self) -> bool:
+        return self.here
+
+    def numbers(self) -> list[float]:
+        self.waited += not self.here
+        return self.held.tolist()
+
+
+def noisy(count: int, seed: int) -> np.ndarray:
+    """A falling loss with a few spikes and a row that rises."""
+    generator = np.random.default_rng(seed)
+    losses = 1 + 2 * np.exp(-np.arange(count) / 200) + generator.normal(0, 0.05, count)
+    losses[generator.integers(100, count, 3)] += 3
+    losses[-40:] += np.linspace(0, 2, 40)
+    return losses
+
+
+# ---- judged together --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_losses_together_tell_what_they_tell_one_by_one(seed: int) -> None:
+    losses = noisy(1200, seed)
+    alone, together = LossWatch(), LossWatch()
+    one_by_one = [
+        (step, finding.said)
+        for step, loss in enumerate(losses, start=1)
+        for finding in alone.see(step, float(loss))
+    ]
+    taken = [Taken(step, float(loss)) for step, loss in enumerate(losses, start=1)]
+    at_once = [
+        (step, finding.said)
+        for start in range(0, len(taken), 8)
+        for step, finding in together.see_all(taken[start : start + 8])
+    ]
+    assert one_by_one
+    assert [(step, str(said)) for step, said in at_once] == [
+        (step, str(said)) for step, said in one_by_one
+    ]
+
+
+def watched(**options: object) -> tuple[TrainingMonitor, list[tuple[int, Kind]]]:
+    told: list[tuple[int, Kind]] = []
+
+    def note(event: Instability) -> None:
+        told.append((monitor.steps, event.kind))
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    options = {"batch_size": 8, "every": 10_000, "observe": note, **options}
+    monitor = TrainingMonitor(model, optimizer, **options)
+    return monitor, told
+
+
+def steady(step: int) -> float:
+    return 1 + 0.05 * math.sin(7 * step)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_told_in_its_own_step(value: float) -> None:
+    monitor, told = watched()
+    for step in range(1, 200):
+        monitor.step(torch.tensor(value if step == 150 else steady(step)))
+    assert (150, Kind.NOT_FINITE) in told
+
+
+def test_a_spike_is_told_in_the_step_after_it() -> None:
+    monitor, told = watched()
+    for step in range(1, 300):
+        monitor.step(torch.tensor(9.0 if step == 203 else steady(step)))
+    assert [each for each in told if each[1] is Kind.SPIKE] == [(204, Kind.SPIKE)]
+
+
+# ---- on a device ------------------------------------------------------------------------------
+
+
+def test_losses_of_a_device_are_copied_and_nothing_waits_for_it() -> None:
+    transfer = ByHand()
+    losses = DeviceLosses(transfer)
+    static = torch.zeros(())
+    for step in range(1, TOGETHER + 5):
+        static.fill_(step)  # as the memory of a CUDA graph is
+        losses.take(step, static, part=step == 2)
+        assert losses.arrived() == []
+    assert transfer.waited == 0
+    transfer.here = True
+    first = losses.arrived()
+    assert first == [Taken(step, step, step == 2) for step in range(1, TOGETHER + 1)]
+    transfer.here = False
+    rest = losses.all()
+    assert rest == [Taken(step, step) for step in range(TOGETHER + 1, TOGETHER + 5)]
+    assert losses.all() == []
+
+
+def test_several_losses_in_one_tensor_are_averaged() -> None:
+    losses = DeviceLosses(ByHand())
+    losses.take(1, torch.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True), part=False)
+    losses.take(2, torch.tensor([[5.0]]), part=False)
+    assert losses.all() == [Taken(1, 1.5), Taken(2, 5.0)]
+
+
+def test_a_device_is_told_of_within_a_few_steps() -> None:
+    monitor, told = watched()
+    static = torch.zeros(()).as_subclass(OnDevice)
+    for step in range(1, 200):
+        static.fill_(math.nan if step == 150 else steady(step))
+        monitor.step(static)
+    assert [kind for _, kind in told] == [Kind.NOT_FINITE]
+    assert monitor.events[0].step == 150
+    assert told[0][0] <= 150 + TOGETHER + 1
+
+
+# ---- next to nothing --------------------------------------------------------------------------
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that torch carries out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_an_ordinary_step_reads_its_loss_and_does_nothing_else() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = TrainingMonitor(model, optimizer, batch_size=8, every=50)
+    train(model, optimizer, monitor, batches(8, count=50 + UPDATES))
+    loss = torch.tensor(0.9)
+    with Operations() as done:
+        for step in range(50 + UPDATES + 1, 99):
+            list(monitor.parts(samples(8)))
+            done.names.clear()
+            monitor.step(loss)
+            assert done.names == ["aten::_local_scalar_dense"], step
+    assert not model._forward_pre_hooks
+    assert not any(parameter._backward_hooks for parameter in model.parameters())
+    assert monitor.samples == 98 * 8
+
+
+def test_an_ordinary_step_on_a_device_copies_its_loss_there() -> None:
+    monitor, _ = watched()
+    loss = torch.tensor(0.9).as_subclass(OnDevice)
+    for _ in range(UPDATES):
+        monitor.step(1.0)  # the first updates are looked at
+    with Operations() as done:
+        for _ in range(4):
+            monitor.step(loss)
+    assert set(done.names) <= {"aten::detach", "aten::clone", "aten::alias"}
+    assert done.names.count("aten::clone") == 4
+
+
+@pytest.mark.parametrize(
+    ("price", "together"),
+    [(0.0, FEWEST_TOGETHER), (20 * LOSSES, 20), (1.0, MOST_TOGETHER), (1e9, MOST_TOGETHER)],
+)
+def test_so_many_losses_are_judged_together_that_it_takes_its_share(
+    price: float, together: int
+) -> None:
+    """``price`` in steps of a second each."""
+    now = 0.0
+    pace = Pace(None, lambda: now, ALONE)
+    pace.ends(0, 3)
+    for _ in range(3):
+        started = pace.now()
+        now += price
+        pace.judged(started)
+    now = 44.0
+    pace.begins(47)
+    pace.ends(47, 50)
+    assert pace.together == together
+
+
+def test_a_mapping_of_tensors_is_counted() -> None:
+    assert count_of({"x": torch.zeros(5, 3), "y": torch.zeros(5)}) == 5
+    assert count_of({"x": torch.zeros(5, 3), "y": torch.zeros(5), "scale": torch.tensor(1.0)}) == 5
+    assert count_of({}) is None
+    assert count_of({"scale": torch.tensor(1.0)}) is None
+
+
+@pytest.mark.parametrize("small", [1, 40, 200, 2**16])
+def test_weights_sketched_together_count_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    torch.manual_seed(0)
+    parts = [torch.randn(shape) for shape in [(5,), (20, 4), (1,), (0,), (30,), (150,)]]
+    parts.insert(2, torch.randn(6, dtype=torch.complex64))
+    parts.insert(4, torch.randn(3, 4).t())
+    parts.append(torch.randn(7, dtype=torch.bfloat16))
+    sketch = Sketch(parts, 16)
+    for index, part in enumerate(parts):
+        sketch.add(index, part)
+    expected = sketch.finish()
+    monkeypatch.setattr("batchfinder.monitor.updates._SMALL", small)
+    for index, part in neighbours_joined(parts):
+        sketch.add(index, part)
+    assert sketch.finish() == pytest.approx(expected, rel=1e-4, abs=1e-5)
