@@ -238,41 +238,82 @@ def test_a_folder_that_is_not_there_is_named_before_anything_runs(
     assert "make it first" in said
 
 
-@pytest.mark.parametrize("command", [["--help"], ["compare", "--help"], ["show", "report.json"]])
-def test_a_console_of_another_encoding(command: list[str], folder: Path) -> None:
+FORKED = """
+import json, os, runpy, sys
+import batchfinder.cli
+
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    pid = os.fork()
+    if not pid:
+        sys.argv[1:] = arguments
+        runpy.run_module("batchfinder", run_name="__main__")
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print(json.dumps(codes), file=sys.stderr)
+"""
+"""``python -m batchfinder`` for several commands; torch is imported once for all of them."""
+
+
+def in_a_shell(folder: Path, commands: list[list[str]], **how: Any) -> tuple[list[int], str]:
+    """The exit codes of the commands, and all that they said on the standard error stream."""
     plain().to_json(folder / "report.json")
     done = subprocess.run(
-        [sys.executable, "-m", "batchfinder", *command],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        check=False,
+        [sys.executable, "-c", FORKED, json.dumps(commands)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(folder)]),
+            **how.pop("env", {}),
+        },
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        **how,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    *said, codes = done.stderr.splitlines()
+    return json.loads(codes), "\n".join(said)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["--help"],
-        ["show", "report.json"],
-        ["show", "report.json", "--json"],
-        ["show", "report.json", "--html", "page.html"],
-        ["predict", "training:make", "--memory", "80GB", "--json"],
-    ],
-)
-def test_a_reader_that_has_gone_ends_it_quietly(command: list[str], training: Path) -> None:
+def test_a_console_of_another_encoding(tmp_path: Path) -> None:
+    commands = [["--help"], ["compare", "--help"], ["show", "report.json"]]
+    with (tmp_path / "out").open("w") as out:
+        env = {"PYTHONIOENCODING": "ascii"}
+        assert in_a_shell(tmp_path, commands, env=env, stdout=out) == ([0, 0, 0], "")
+    text = (tmp_path / "out").read_text(encoding="ascii")
+    assert text.count("usage: batchfinder") == 2
+    assert text.rstrip().endswith(str(plain()).encode("ascii", "replace").decode()[-1])
+
+
+@pytest.fixture(scope="module")
+def without_a_reader(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int], str]:
     """As in ``batchfinder show report.json | head -1``."""
-    plain().to_json(training / "report.json")
+    folder = tmp_path_factory.mktemp("gone")
+    (folder / "training.py").write_text(TRAINING)
     reading, writing = os.pipe()
     os.close(reading)
-    arguments = [sys.executable, "-m", "batchfinder", *command]
-    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    codes, said = in_a_shell(folder, UNREAD, stdout=writing)
     os.close(writing)
+    return folder, codes, said
+
+
+UNREAD = [
+    ["--help"],
+    ["show", "report.json"],
+    ["show", "report.json", "--json"],
+    ["show", "report.json", "--html", "page.html"],
+    ["predict", "training:make", "--memory", "80GB", "--json"],
+]
+
+
+@pytest.mark.parametrize("place", range(len(UNREAD)), ids=lambda place: " ".join(UNREAD[place]))
+def test_a_reader_that_has_gone_ends_it_quietly(
+    place: int, without_a_reader: tuple[Path, list[int], str]
+) -> None:
+    folder, codes, said = without_a_reader
     # Some versions of argparse notice a closed pipe by themselves, and call it success.
-    assert done.returncode == 141 or command == ["--help"]
-    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
-    assert "--html" not in command or (training / "page.html").read_text() == plain().to_html()
+    assert codes[place] == 141 or UNREAD[place] == ["--help"]
+    assert "Traceback" not in said and "BrokenPipe" not in said
+    assert (folder / "page.html").read_text() == plain().to_html()
 
 
 def test_a_broken_pipe_of_the_users_own_passes_through(folder: Path) -> None:
