@@ -71,19 +71,15 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float | Non
     if len(losses) < 2 * QUIET:
         return None
     quiet = losses[:QUIET]
-    smooth = _smoothed(losses)
+    # a mean over both sides, fewer at the ends: no lag
+    smooth = [
+        fmean(losses[max(0, k - HALF_WINDOW) : k + HALF_WINDOW + 1]) for k in range(len(losses))
+    ]
     low = min(range(QUIET, len(smooth)), key=smooth.__getitem__)
     scatter = stdev(quiet) / math.sqrt(2 * HALF_WINDOW + 1)
     if fmean(quiet) - smooth[low] <= NOTICEABLE * scatter:
         return None
     return rates[low] / BELOW_THE_EDGE
-
-
-def _smoothed(losses: Sequence[float]) -> list[float]:
-    """A mean over both sides, fewer at the ends: no lag."""
-    return [
-        fmean(losses[max(0, k - HALF_WINDOW) : k + HALF_WINDOW + 1]) for k in range(len(losses))
-    ]
 
 
 def _ran_away(losses: Sequence[float]) -> bool:

@@ -67,7 +67,7 @@ class CudaKernels(TorchFunctionMode):
             return _dropout(*args, **given)
         if func is functional.scaled_dot_product_attention:
             return self._attention(*args, **given)
-        if _runs_in_float32(func) and torch.is_autocast_enabled("cpu"):
+        if getattr(func, "__name__", "") in _FLOAT32 and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 full, named = tree_map(_as_float32, (args, given))
                 return func(*full, **named)
@@ -138,10 +138,6 @@ def _dropout(
     if inplace or not training or p == 0:
         return functional.dropout(input, p, training, inplace)
     return torch.native_dropout(input, p, True)[0]
-
-
-def _runs_in_float32(func: Callable[..., Any]) -> bool:
-    return getattr(func, "__name__", "") in _FLOAT32
 
 
 def _as_float32(value: Any) -> Any:

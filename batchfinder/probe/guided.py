@@ -164,13 +164,6 @@ def _steering(seen: History, space: SearchSpace) -> Forecast | None:
     return ahead
 
 
-def _contradictions(ahead: Forecast, seen: History, limit_bytes: int) -> int:
-    """How many sizes failed that should have fitted by the forecast."""
-    return sum(
-        ahead.size < trial.batch_size <= ahead.largest_within(limit_bytes) for trial in seen.fails
-    )
-
-
 def _climb(seen: History, space: SearchSpace) -> int:
     """Nothing failed near: twice the size, or as far as the forecast reaches, by way of a guess."""
     ahead = _steering(seen, space)
@@ -202,11 +195,16 @@ def _target(seen: History, high: int, space: SearchSpace) -> float:
     ahead = _steering(seen, space)
     if ahead is None or space.limit_bytes is None:
         return _half(seen.low, high)
-    contradictions = _contradictions(ahead, seen, space.limit_bytes)
+    # how many sizes failed that should have fitted by the forecast
+    contradictions = sum(
+        ahead.size < trial.batch_size <= ahead.largest_within(space.limit_bytes)
+        for trial in seen.fails
+    )
     if contradictions > 1 or not _is_foreseen(ahead, high, space.limit_bytes):
         return _half(seen.low, high)
     if contradictions:
-        return _retreat(seen.low, high)
+        # somewhat below a size that failed, so that a slope is seen close to the limit
+        return 0.9 * high if high > 1.2 * seen.low else _half(seen.low, high)
     return min(_aim(ahead, seen, space), FARTHEST_JUMP * seen.low)
 
 
@@ -236,11 +234,6 @@ def _blind(seen: History, high: int, space: SearchSpace) -> int:
 def _half(low: int, high: int) -> float:
     """The middle: by ratio while the bracket is wide."""
     return math.sqrt(low * high) if high > 2 * low else (low + high) / 2
-
-
-def _retreat(low: int, high: int) -> float:
-    """Somewhat below a size that failed, so that a slope is seen close to the limit."""
-    return 0.9 * high if high > 1.2 * low else _half(low, high)
 
 
 def _aim(ahead: Forecast, seen: History, space: SearchSpace) -> float:

@@ -54,7 +54,8 @@ def explain(report: ReportData, width: int | None = None) -> str:
         if title == "Alternatives":
             blocks.append(render(candidate_table(report), width))
     if others := other_changes(report):
-        blocks.append(_bullets("What else to change", others, width))
+        bullets = (wrap(each, width, "  - ", "    ") for each in others)
+        blocks.append("\n".join(["What else to change", *bullets]))
     if report.caveats:
         blocks.append("\n".join(caveat_list(report, width)))
     return "\n\n".join(blocks)
@@ -182,7 +183,3 @@ def _measured(report: ReportData) -> Iterator[str]:
     if report.seconds:
         spent = ", ".join(f"{stage} {format_seconds(time)}" for stage, time in report.seconds)
         yield f"Time spent: {spent}."
-
-
-def _bullets(title: str, sentences: tuple[str, ...], width: int) -> str:
-    return "\n".join([title, *(wrap(each, width, "  - ", "    ") for each in sentences)])

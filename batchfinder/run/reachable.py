@@ -105,23 +105,20 @@ def _sorted_in(found: Reached, thing: Any, name: str) -> Iterable[tuple[str, Any
     elif isinstance(thing, torch.optim.Optimizer):
         found.optimizers.append(thing)
         # its plain attributes are put back with it
-        held = [*_hooks_of(thing), *((n, v) for n, v in _attributes(thing) if _is_object(v))]
+        plain = list | tuple | set | Mapping | torch.Tensor
+        others = ((n, v) for n, v in _attributes(thing) if not isinstance(v, plain))
+        held = [*_hooks_of(thing), *others]
     elif isinstance(thing, _GENERATORS):
         found.generators.append(thing)
     elif isinstance(thing, torch.amp.GradScaler):
         found.scalers.append(thing)
     elif isinstance(thing, list | tuple | set | frozenset | deque | Mapping):
         held = _in_container(found, thing, name)
-    elif _is_of_a_wrapper(thing):
-        found.distributed.append(thing)
+    elif type(thing).__module__.startswith("torch.distributed."):
+        found.distributed.append(thing)  # kept for itself, behind a wrapper's hooks
     elif not isinstance(thing, DataLoader | Dataset | ModuleType):
         held = _in_object(found, thing, name)
     return held
-
-
-def _is_of_a_wrapper(thing: Any) -> bool:
-    """Whether this is what ``torch.distributed`` keeps for itself, behind a wrapper's hooks."""
-    return type(thing).__module__.startswith("torch.distributed.")
 
 
 def _in_module(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
@@ -166,10 +163,6 @@ def _in_object(found: Reached, thing: Any, name: str) -> Iterator[tuple[str, Any
             found.instances.append(thing)
         yield from _attributes(thing)
         yield from _methods_of(type(thing))
-
-
-def _is_object(value: Any) -> bool:
-    return not isinstance(value, list | tuple | set | Mapping | torch.Tensor)
 
 
 def _methods_of(kind: type) -> Iterator[tuple[str, Any]]:

@@ -69,12 +69,10 @@ class TorchRanks:
             size,
             replicas=count,
             described=described,
-            meeting_seconds=self._meeting_seconds(),
+            meeting_seconds=self.meeting_seconds
+            or float(os.environ.get(_TIMEOUT) or MEETING_SECONDS),
             answer_seconds=answer,
         )
-
-    def _meeting_seconds(self) -> float:
-        return self.meeting_seconds or float(os.environ.get(_TIMEOUT) or MEETING_SECONDS)
 
 
 def met(

@@ -147,17 +147,14 @@ def _save_parameter(parameter: torch.nn.Parameter) -> _SavedParameter:
             "expected a model whose parameters have a shape; found an uninitialised lazy module. "
             "Run one batch through the model before the call."
         )
+    grad = parameter.grad
     return _SavedParameter(
         parameter,
         parameter.data,
         copied(parameter),
-        _save_gradient(parameter.grad),
+        None if grad is None else _SavedGradient(TensorWeakRef(grad), copied(grad)),
         parameter.requires_grad,
     )
-
-
-def _save_gradient(gradient: torch.Tensor | None) -> _SavedGradient | None:
-    return None if gradient is None else _SavedGradient(TensorWeakRef(gradient), copied(gradient))
 
 
 def _save_attributes(module: torch.nn.Module) -> _SavedAttributes:

@@ -22,7 +22,11 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 
 def is_plain(value: Any) -> bool:
     """Whether ``value`` is a number, text, tensor, array or generator, or a container of such."""
-    if type(value) in _ATOMS or isinstance(value, np.ndarray) or _is_plain_tensor(value):
+    if (
+        type(value) in _ATOMS
+        or isinstance(value, np.ndarray)
+        or (isinstance(value, torch.Tensor) and not value.requires_grad)
+    ):
         return True
     if type(value) in (list, tuple, set, deque):
         return all(is_plain(each) for each in value)
@@ -34,10 +38,6 @@ def is_plain(value: Any) -> bool:
 def is_generator(value: Any) -> bool:
     """Whether random numbers are drawn from ``value``."""
     return isinstance(value, _GENERATORS)
-
-
-def _is_plain_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not value.requires_grad
 
 
 def copied(value: Any) -> Any:

@@ -96,7 +96,7 @@ def check_every_call(
         NothingToTrain: where neither was seen.
     """
     calls, started = [first], clock()
-    while not _is_clear(calls):
+    while sum(did.updated for did in calls) < 2:
         if len(calls) >= MOST_CALLS or clock() - started >= LONGEST_SECONDS:
             break
         calls.append(again())
@@ -108,11 +108,6 @@ def check_every_call(
     if between and all(did.ran_backward for did in between) and (len(updates) > 1 or first_late):
         known = len(updates) > 1
         _refuse_accumulation(len(between) + 1 if known else max(updates[0], len(between)), known)
-
-
-def _is_clear(calls: Sequence[Did]) -> bool:
-    """Whether two updates have been seen."""
-    return sum(did.updated for did in calls) > 1
 
 
 def _refuse_accumulation(count: int, is_known: bool) -> None:
