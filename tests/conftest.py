@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
+
+from batchfinder.measure import stage
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHFINDER_QUIET", "1")
+
+
+@pytest.fixture(autouse=True)
+def short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole calls time their sizes in visits of a few milliseconds, as many as they need."""
+    monkeypatch.setattr(stage, "Effort", partial(stage.Effort, visit_seconds=0.005))
+
+
+@pytest.fixture(scope="session")
+def frozen() -> list[int]:
+    """How many modules were loaded when the garbage collector was last told to leave them alone."""
+    return [0]
+
+
+@pytest.fixture(autouse=True)
+def imports_are_no_garbage(frozen: list[int]) -> None:
+    """A clean-up collects garbage; torch's own objects alone keep it a quarter of a second."""
+    if len(sys.modules) > frozen[0] + 100:
+        gc.collect()
+        gc.freeze()
+        frozen[0] = len(sys.modules)
 
 
 @pytest.fixture(autouse=True, scope="session")

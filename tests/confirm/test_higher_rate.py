@@ -258,7 +258,7 @@ def test_a_base_rate_that_is_far_too_low_is_raised_and_the_report_says_why():
     assert bf.Report.from_json(report.to_json()).confirmation == report.confirmation
 
 
-@pytest.mark.parametrize("at_most", [16, 64])
+@pytest.mark.parametrize("at_most", [16, pytest.param(64, marks=pytest.mark.slow)])
 def test_under_sgd_too_and_never_faster_than_the_batch(at_most):
     report = far_too_careful(torch.optim.SGD, objective="largest", at_most=at_most)
     assert report.batch_size == at_most
@@ -266,7 +266,14 @@ def test_under_sgd_too_and_never_faster_than_the_batch(at_most):
     assert report.learning_rate == pytest.approx(1e-3 * report.batch_size / 4)
 
 
-@pytest.mark.parametrize("more", [{"base": 64}, {"noise": None}, {"learning_rate_rule": fixed}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"noise": None},
+        pytest.param({"base": 64}, marks=pytest.mark.slow),
+        pytest.param({"learning_rate_rule": fixed}, marks=pytest.mark.slow),
+    ],
+)
 def test_the_users_own_pair_and_rule_and_an_uncapped_one_are_not_raised(more):
     """At the largest size, which no timing decides; there the family's own rule is raised."""
     report = far_too_careful(objective="largest", **more)

@@ -1,8 +1,7 @@
-"""A garbage collector that passes over the frameworks' objects, and a fresh state of Accelerate."""
+"""A fresh state of Accelerate for every test."""
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from unittest.mock import patch
@@ -13,15 +12,6 @@ try:
     from accelerate.state import AcceleratorState, GradientState
 except ImportError:
     AcceleratorState = GradientState = None
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen_imports() -> Iterator[None]:
-    """Half a million objects of the frameworks' modules make every collection take 0.7 s."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
