@@ -87,6 +87,9 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 
 _ATOMS = (bool, int, float, complex, str, bytes, type)
 
+_PLAIN = (list, tuple, set, Mapping, torch.Tensor)
+"""What an optimizer's own attributes may be that are put back with it."""
+
 
 def _sorted_in(found: Reached, thing: Any, name: str) -> Iterable[tuple[str, Any]]:
     """Put ``thing`` where it belongs; what it holds in turn."""
@@ -105,8 +108,7 @@ def _sorted_in(found: Reached, thing: Any, name: str) -> Iterable[tuple[str, Any
     elif isinstance(thing, torch.optim.Optimizer):
         found.optimizers.append(thing)
         # its plain attributes are put back with it
-        plain = list | tuple | set | Mapping | torch.Tensor
-        others = ((n, v) for n, v in _attributes(thing) if not isinstance(v, plain))
+        others = ((n, v) for n, v in _attributes(thing) if not isinstance(v, _PLAIN))
         held = [*_hooks_of(thing), *others]
     elif isinstance(thing, _GENERATORS):
         found.generators.append(thing)
