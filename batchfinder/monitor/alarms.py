@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 
-from batchfinder.monitor.device_losses import DeviceLosses, send
+from batchfinder.monitor.device_losses import DeviceLosses, transfer_from
 from batchfinder.monitor.gradients import Look
 from batchfinder.monitor.history import Instability, Kind
 from batchfinder.monitor.losses import Finding, LossWatch, Taken
@@ -31,8 +30,8 @@ class Alarms:
         self._losses = LossWatch()
         self._updates = UpdateWatch()
         self._episodes = Episodes(calm=max(200, 4 * pace.usual))
-        self._waiting: list[tuple[int, float, bool]] = []
-        self._on_device = DeviceLosses(send)
+        self._waiting: list[Taken] = []
+        self._on_device = DeviceLosses(transfer_from)
         self._ordinary_up_to = -math.inf
         self._is_suspicious = False
         self._recent: list[float] = []
@@ -48,26 +47,33 @@ class Alarms:
         if isinstance(loss, torch.Tensor):
             if not loss.is_cpu:
                 self._on_device.take(step, loss, part)
-                return self._judge(self._on_device.arrived())
+                arrived = self._on_device.arrived()
+                self._waiting += arrived
+                return bool(arrived) and self._judge_where_due([each.loss for each in arrived])
             loss = loss.item() if loss.ndim == 0 else float(loss.detach().float().mean())
-        self._waiting.append((step, loss, part))
-        if not -math.inf < loss <= self._ordinary_up_to:
-            return self.read_losses()
+        self._waiting.append(Taken(step, loss, part))
+        if -math.inf < loss <= self._ordinary_up_to and len(self._waiting) < self._pace.together:
+            return False
+        return self._judge_where_due([loss])
+
+    def _judge_where_due(self, last: Sequence[float]) -> bool:
+        if not all(-math.inf < loss <= self._ordinary_up_to for loss in last):
+            return self._judge()
         if len(self._waiting) < self._pace.together:
             return False
         started = self._pace.now()
-        self.read_losses()
+        self._judge()
         self._pace.judged(started)
         return True
 
-    def read_losses(self) -> bool:
-        """Judge all losses that were taken and not judged yet; whether there were any."""
-        waiting, self._waiting = self._waiting, []
-        return self._judge([*self._on_device.all(), *itertools.starmap(Taken, waiting)])
+    def read_losses(self) -> None:
+        """Judge all losses that were taken and not judged yet."""
+        self._waiting += self._on_device.all()
+        if self._waiting:
+            self._judge()
 
-    def _judge(self, losses: Sequence[Taken]) -> bool:
-        if not losses:
-            return False
+    def _judge(self) -> bool:
+        losses, self._waiting = self._waiting, []
         self._recent.extend(each.loss for each in losses)
         for step, finding in self._losses.see_all(losses):
             self._say(finding, step)
