@@ -30,7 +30,7 @@ class Alarms:
         self._losses = LossWatch()
         self._updates = UpdateWatch()
         self._episodes = Episodes(calm=max(200, 4 * pace.usual))
-        self._waiting: list[Taken] = []
+        self._waiting: list[tuple[int, float, bool]] = []
         self._on_device = DeviceLosses(transfer_from)
         self._ordinary_up_to = -math.inf
         self._is_suspicious = False
@@ -51,7 +51,7 @@ class Alarms:
                 self._waiting += arrived
                 return bool(arrived) and self._judge_where_due([each.loss for each in arrived])
             loss = loss.item() if loss.ndim == 0 else float(loss.detach().float().mean())
-        self._waiting.append(Taken(step, loss, part))
+        self._waiting.append((step, loss, part))
         if -math.inf < loss <= self._ordinary_up_to and len(self._waiting) < self._pace.together:
             return False
         return self._judge_where_due([loss])
@@ -73,7 +73,7 @@ class Alarms:
             self._judge()
 
     def _judge(self) -> bool:
-        losses, self._waiting = self._waiting, []
+        losses, self._waiting = [Taken(*each) for each in self._waiting], []
         self._recent.extend(each.loss for each in losses)
         for step, finding in self._losses.see_all(losses):
             self._say(finding, step)
