@@ -38,6 +38,8 @@ class Limit(Enum):
     UPDATES = "the length of the training"
     EVIDENCE = "what was measured"
     """Another size may be faster; nothing measured shows it reliably."""
+    CONFIRMATION = "the confirmation"
+    """The size of the shortest predicted time was not confirmed by training."""
 
 
 class Why(Enum):

@@ -79,7 +79,7 @@ def format_factor(ratio: float) -> str:
         return "an unknown multiple of"
     if ratio >= 100:
         return f"{format_count(ratio)}x"
-    return f"{ratio:.3g}x" if 0.95 < ratio < 1.05 else f"{float(f'{ratio:.2g}'):g}x"
+    return f"{round(ratio, 2):g}x" if 0.95 < ratio < 1.05 else f"{float(f'{ratio:.2g}'):g}x"
 
 
 def format_rate(rate: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from batchfinder.confirm.constants import HALVINGS, MOST_ATTEMPTS
+from batchfinder.confirm.constants import HALVINGS, MOST_ATTEMPTS, NOT_CONFIRMED
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
@@ -45,9 +45,8 @@ class Attempt:
 class OwnPair:
     """A pair that trains: the user's own, or one whose rate ``is_measured``, by a race.
 
-    Its rate holds at larger batches too.
-
-    Where noise matters a larger batch has less of it, and where curvature does its limit stays.
+    Its rate holds at larger batches too: where noise matters a larger batch has less of it, and
+    where curvature does its limit stays.
     """
 
     global_batch: int
@@ -176,21 +175,49 @@ def confirm_with_retries(
     caveats = [*_failures(failed), *caveats]
     if not held and (back := _own_plan(chosen, known, tried)) is not None:
         why, rate = Why.YOURS_FOR_WANT_OF_BETTER, None if known is None else known.learning_rate
-        settled = recommend(problem, plan=back, learning_rate=rate, why=why)
-        return replace(settled, why=why, caveats=(*settled.caveats, *caveats)), kept
+        limit = _limit_of_move(chosen.plan, back, tried)
+        settled = recommend(problem, plan=back, learning_rate=rate, why=why, limited_by=limit)
+        return replace(_named(settled, failed), why=why, caveats=(*settled.caveats, *caveats)), kept
     if not confirmed:
         batch, rate = kept.plan.global_batch, kept.learning_rate
         caveats.append(Caveat("confirm.nothing_held", batch=batch, rate=rate))
-    moved = kept.plan != chosen.plan
-    ran_out = any(each.out_of_memory for each in tried if each.plan != kept.plan)
     settled = recommend(
         problem,
         plan=kept.plan,
         learning_rate=kept.learning_rate,
         why=Why.CONFIRMED if kept.held else Why.LAST_TRIED,
-        limited_by=Limit.MEMORY if moved and ran_out else None,
+        limited_by=_limit_of_move(chosen.plan, kept.plan, tried),
     )
-    return replace(settled, caveats=(*settled.caveats, *caveats)), kept
+    return replace(_named(settled, failed), caveats=(*settled.caveats, *caveats)), kept
+
+
+def _limit_of_move(
+    chosen: BatchPlan, settled: BatchPlan, tried: Sequence[Confirmation]
+) -> Limit | None:
+    """What binds where another plan than the chosen one is settled on; ``None`` where none is."""
+    if settled == chosen:
+        return None
+    ran_out = any(each.out_of_memory for each in tried if each.plan != settled)
+    return Limit.MEMORY if ran_out else Limit.CONFIRMATION
+
+
+def _named(settled: Recommendation, failed: Iterable[Confirmation]) -> Recommendation:
+    """Other plans that failed are named so, and are not among those as good as the choice."""
+    refused = {each.plan for each in failed} - {settled.plan}
+    if not refused:
+        return settled
+    smallest = min(plan.global_batch for plan in refused)
+    low, high = settled.within_noise or (smallest, smallest)
+    batches = (each.plan.global_batch for each in settled.candidates)
+    equal = [batch for batch in batches if low <= batch <= high and batch < smallest]
+    return replace(
+        settled,
+        candidates=tuple(
+            replace(c, roles=(*c.roles, NOT_CONFIRMED)) if c.plan in refused else c
+            for c in settled.candidates
+        ),
+        within_noise=(min(equal), max(equal)) if equal else None,
+    )
 
 
 def _without_rate(problem: Problem, unused: Confirmation) -> Recommendation:

@@ -38,6 +38,8 @@ LIMITS = {
     "takes them",
     Limit.UPDATES: "the length of the training: a larger batch leaves it too few optimizer steps",
     Limit.EVIDENCE: "measurement uncertainty: no other size is reliably faster",
+    Limit.CONFIRMATION: "the confirmation: a batch size that is predicted to be faster was not "
+    "confirmed by training",
 }
 RELAXED = {
     Limit.MEMORY: "More memory would allow a larger batch that reaches the same loss sooner.",
@@ -52,6 +54,8 @@ RELAXED = {
     Limit.DATA_LOADING: "A larger batch would only wait longer for its samples.",
     Limit.UPDATES: "A longer training could use a larger batch.",
     Limit.EVIDENCE: "A narrower interval of the noise scale, or steadier timings, may show one.",
+    Limit.CONFIRMATION: "More memory would not change the choice. A warm-up, gradient clipping or "
+    "another optimizer may let a larger batch train.",
 }
 _RULES = {
     "adascale": "by the linear rule, capped at the critical batch size",
@@ -100,7 +104,7 @@ def headline(recommendation: Recommendation, rates: Sequence[GroupRate] = ()) ->
     """
     answer = _what_to_do(recommendation, rates)
     if recommendation.loading is not None:
-        return f"{answer}: {_waiting(recommendation.loading)}"
+        return f"{answer}: {loading_sentence(recommendation.loading)}."
     if _is_kept(recommendation):
         return f"{answer}: {_KEEP[recommendation.why]}."
     if recommendation.why is Why.LAST_TRIED:
@@ -169,10 +173,6 @@ def speedup_words(recommendation: Recommendation) -> str:
         slow, slower = format_factor(1 / speedup.high), format_factor(1 / speedup.low)
         return f"predicted {slow} to {slower} slower {goal}"
     return f"predicted {low} to {high} the speed {goal}"
-
-
-def _waiting(loading: Loading) -> str:
-    return f"{loading_sentence(loading)}."
 
 
 def loading_sentence(loading: Loading) -> str:

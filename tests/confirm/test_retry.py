@@ -155,6 +155,21 @@ def test_a_move_out_of_memory_is_limited_by_it_and_everything_is_said_of_the_new
     assert "Warm-up: multiply its steps by 0.5" in said
 
 
+def test_a_move_since_nothing_larger_trained_is_limited_by_the_confirmation():
+    whole = problem(affine((1, 2, 4, 8, 16), 1000), 100_000, can_accumulate=False, base_batch=2)
+
+    def attempt(plan, rate):
+        judgement = Judgement.HELD if plan.micro_batch <= 8 else Judgement.ROSE
+        return replace(HELD, plan=plan, learning_rate=rate, judgement=judgement)
+
+    settled, kept = confirm_with_retries(whole, attempt, own=OwnPair(2, 1e-3))
+    assert kept.plan == settled.plan == BatchPlan(8)
+    assert settled.limited_by is Limit.CONFIRMATION
+    refused = {c.plan.global_batch for c in settled.candidates if "not confirmed" in c.roles}
+    assert refused == {16}
+    assert settled.within_noise is None or settled.within_noise[1] < 16
+
+
 # --- the user's own pair -------------------------------------------------------------------------
 
 

@@ -76,7 +76,7 @@ def test_memory_shows_the_limit_the_trials_and_the_choice() -> None:
     fitted = next(line for line in ax.lines if line.get_label() == "ran and fitted")
     assert len(fitted.get_xdata()) == 6
     failed = next(line for line in ax.lines if line.get_label() == "did not fit")
-    assert sorted(failed.get_xdata()) == [272, 512]
+    assert sorted(failed.get_xdata()) == [269]
 
 
 def test_throughput_has_intervals() -> None:

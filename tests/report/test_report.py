@@ -12,8 +12,10 @@ from report_cases import (
     bare,
     candidate,
     kept,
+    moved,
     plain,
     problem,
+    raised,
     report_of,
     unconfirmed,
     waiting,
@@ -33,6 +35,8 @@ CASES = {
     "accumulated": accumulated,
     "waiting": waiting,
     "unconfirmed": unconfirmed,
+    "moved": moved,
+    "raised": raised,
     "bare": bare,
 }
 
@@ -354,7 +358,7 @@ def test_what_ended_the_search_is_said(limit: Limit, words: str) -> None:
     ("twice", "words"),
     [
         (Judgement.HELD, "; twice the rate held too State"),
-        (Judgement.ROSE, "; at twice the rate the loss rose from 2.31 to 0.41 State"),
+        (Judgement.ROSE, "; at twice the rate the loss rose from 2.31 to 9.418 State"),
         (Judgement.NOT_FINITE, "; at twice the rate the loss became NaN or infinite State"),
         (None, " State"),
     ],
@@ -362,7 +366,12 @@ def test_what_ended_the_search_is_said(limit: Limit, words: str) -> None:
 def test_print_says_whether_twice_the_rate_held(twice: Judgement | None, words: str) -> None:
     report = plain()
     assert report.confirmation is not None
-    report = replace(report, confirmation=replace(report.confirmation, at_double_rate=twice))
+    report = replace(
+        report,
+        confirmation=replace(
+            report.confirmation, at_double_rate=twice, double_rate_last_loss=9.418
+        ),
+    )
     said = " ".join(report.text(80).split())
     assert f"from 2.31 to 0.42{words}" in said
 

@@ -1,13 +1,26 @@
-"""Reports from measurements made by hand, for tests of everything that shows one."""
+"""Reports for tests of everything that shows one.
+
+Given are memory, timings, a noise scale and losses, as fixed numbers. What is made of them, the
+search, the recommendation, the confirmation and the caveats, is the package's own doing.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from batchfinder.confirm import OwnPair, Run, confirm_recommendation
+import torch
+from fakes import FakeClock, FakeMemory, FakeSource, FakeStep, as_asked_for, watched_by_hand
+
+from batchfinder.caveats import weight
+from batchfinder.confirm import OwnPair, confirm, confirm_recommendation
 from batchfinder.confirm.stage import with_headroom
+from batchfinder.measure import about_timings
+from batchfinder.probe import SearchSpace, probe
+from batchfinder.probe.conclusions import limit_met, with_line
+from batchfinder.protocols import Setup
 from batchfinder.recommend import Problem
 from batchfinder.report import Report
 from batchfinder.results import (
@@ -15,8 +28,6 @@ from batchfinder.results import (
     Candidate,
     Confirmation,
     Environment,
-    Judgement,
-    Limit,
     Measurement,
     MemoryBreakdown,
     NoiseScale,
@@ -24,10 +35,11 @@ from batchfinder.results import (
     ProbeResult,
     Trial,
 )
+from batchfinder.wording import Caveat
 
 MIB = 1024**2
 LIMIT = 48 * MIB
-FIXED, PER_SAMPLE = 2 * MIB, 180_000
+FIXED, PER_SAMPLE = 2_090_000, 180_000
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 268)
 NOISE = NoiseScale(212.0, 160.0, 290.0, 49_152, "micro-batch variance", micro_batch=64)
 
@@ -58,31 +70,83 @@ def measurement(size: int) -> Measurement:
     )
 
 
-def run(plan: BatchPlan, rate: float | None) -> Confirmation:
-    """Training holds at any plan and rate, and at twice the rate."""
-    return Confirmation(
-        plan,
-        rate,
-        40,
-        Judgement.HELD,
-        at_double_rate=None if rate is None else Judgement.HELD,
-        first_loss=2.31,
-        last_loss=0.42,
-        double_rate_last_loss=0.41,
-        double_rate_lead=None if rate is None else 0.01,
-    )
+Losses = Callable[[int, float, int], float]
+"""From the micro-batch, the learning rate and how many updates were made."""
 
 
-MEMORY = MemoryBreakdown(
-    parameter_bytes=300_000,
-    buffer_bytes=2_000,
-    gradient_bytes=300_000,
-    optimizer_bytes=600_000,
-    other_bytes=100_000,
-    limit_bytes=LIMIT,
-    fixed_bytes=FIXED,
-    per_sample_bytes=PER_SAMPLE,
+def falling(batch: int, rate: float, updates: int) -> float:
+    """As fast at every batch size and rate."""
+    return 0.42 + 1.89 * math.exp(-updates / 3)
+
+
+def rising(batch: int, rate: float, updates: int) -> float:
+    return 2.31 * math.exp(updates / 25)
+
+
+def rising_above_64(batch: int, rate: float, updates: int) -> float:
+    return (falling if batch <= 64 else rising)(batch, rate, updates)
+
+
+def falling_by_rate(batch: int, rate: float, updates: int) -> float:
+    """The faster, the higher the rate; above 0.008 it rises."""
+    fall = 1.89 * math.exp(-20 * rate * updates)
+    return 0.42 + fall if rate <= 0.008 else rising(batch, rate, updates)
+
+
+class ToldStep(FakeStep):
+    """A training step whose losses are told beforehand."""
+
+    optimizer_family = "adam"
+
+    def __init__(self, losses: Losses) -> None:
+        super().__init__(FakeClock(), lambda size: 0.0)
+        self.losses, self.asked, self.updates = losses, math.nan, 0
+
+    def fresh(self) -> None:
+        self.updates = 0
+
+    def set_learning_rate(self, rate: float) -> None:
+        self.asked = rate
+
+    def forward_backward(self, batch: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.tensor(self.losses(batch, self.asked, self.updates), dtype=torch.float64)
+
+    def update(self) -> None:
+        self.updates += 1
+
+    def watched(self) -> Any:
+        return watched_by_hand(as_asked_for)
+
+
+def trained(losses: Losses, plan: BatchPlan, rate: float | None) -> Confirmation:
+    """What ``confirm`` makes of these losses."""
+    step = ToldStep(losses)
+    setup = Setup(step, FakeSource(), FakeMemory(LIMIT))
+    return confirm(setup, plan, rate, clock=lambda: 0.0, fresh=step.fresh)
+
+
+def trial(size: int) -> Trial:
+    fits = peak(size) <= LIMIT
+    outcome = Outcome.FITS if fits else Outcome.OUT_OF_MEMORY
+    return Trial(size, outcome, peak(size) if fits else LIMIT, 0.02)
+
+
+SPACE = SearchSpace(limit_bytes=LIMIT, resolution=0.0)
+TRIALS = probe(trial, SPACE)
+MEMORY = with_line(
+    MemoryBreakdown(
+        parameter_bytes=300_000,
+        buffer_bytes=2_000,
+        gradient_bytes=300_000,
+        optimizer_bytes=600_000,
+        other_bytes=0,
+        limit_bytes=LIMIT,
+        fixed_bytes=0,
+        per_sample_bytes=0.0,
+    ),
+    TRIALS,
 )
+PROBED = ProbeResult(TRIALS, MEMORY, limit_met(TRIALS, SPACE, None))
 
 
 def problem(**changes: Any) -> Problem:
@@ -92,7 +156,7 @@ def problem(**changes: Any) -> Problem:
         "noise": NOISE,
         "base_batch": 32,
         "base_learning_rate": 1e-3,
-        "max_batch_size": 268,
+        "max_batch_size": PROBED.max_batch_size,
         "memory": MEMORY,
         "optimizer_family": "adam",
         "dataset_length": 1797,
@@ -101,26 +165,22 @@ def problem(**changes: Any) -> Problem:
     return Problem(**{**given, **changes})
 
 
-def report_of(whole: Problem, run: Run = run, **changes: Any) -> Report:
+def report_of(whole: Problem, losses: Losses = falling, **changes: Any) -> Report:
     """What a call would report: recommended and confirmed by the package itself."""
     recommendation, confirmation = confirm_recommendation(
-        whole, run, own=OwnPair(whole.base_global_batch, whole.base_learning_rate or 0.0)
+        whole,
+        lambda plan, rate: trained(losses, plan, rate),
+        own=OwnPair(whole.base_global_batch, whole.base_learning_rate or 0.0),
     )
-    trials = (
-        *(Trial(size, Outcome.FITS, peak(size), 0.02) for size in (1, 2, 16, 128)),
-        Trial(512, Outcome.OUT_OF_MEMORY, LIMIT, 0.03),
-        Trial(256, Outcome.FITS, peak(256), 0.04),
-        Trial(272, Outcome.OUT_OF_MEMORY, LIMIT, 0.03),
-        Trial(268, Outcome.FITS, peak(268), 0.04),
-    )
+    said = (ASSUMED, *about_timings(whole.measurements), *recommendation.caveats)
     given = {
         "recommendation": recommendation,
-        "probe": with_headroom(ProbeResult(trials, MEMORY, Limit.MEMORY), recommendation),
+        "probe": with_headroom(PROBED, recommendation),
         "measurements": whole.measurements,
         "noise_scale": whole.noise,
         "confirmation": confirmation,
         "state_restored": True,
-        "caveats": (*ASSUMED, *recommendation.caveats),
+        "caveats": tuple(sorted(dict.fromkeys(said), key=weight)),
         "environment": Environment(
             "cpu", "2 cores", "2.13.0", "3.11.9", "Linux", 2, optimizer="AdamW"
         ),
@@ -131,7 +191,7 @@ def report_of(whole: Problem, run: Run = run, **changes: Any) -> Report:
     return Report(**{**given, **changes})
 
 
-ASSUMED = ("no loss_fn was given: cross-entropy was inferred from integer targets",)
+ASSUMED = Caveat("step.assumed_loss", loss="cross_entropy")
 
 
 def plain() -> Report:
@@ -167,11 +227,17 @@ def waiting() -> Report:
 
 def unconfirmed() -> Report:
     """The loss rises at every rate."""
-
-    def rising(plan: BatchPlan, rate: float | None) -> Confirmation:
-        return replace(run(plan, rate), judgement=Judgement.ROSE, at_double_rate=None, last_loss=9)
-
     return report_of(problem(), rising)
+
+
+def moved() -> Report:
+    """The first choice is too large to train, at any rate: the next one holds."""
+    return report_of(problem(), rising_above_64)
+
+
+def raised() -> Report:
+    """Twice the rate leads: the noise scale's upper end is taken, and the rate rises."""
+    return report_of(problem(), falling_by_rate)
 
 
 def bare() -> Report:
