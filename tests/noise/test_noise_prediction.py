@@ -57,9 +57,16 @@ def test_a_value_without_end_keeps_its_lower_end() -> None:
 def test_what_a_warm_up_may_come_to_predict() -> None:
     """From a little below its own interval to the growth of a warm-up four times as long above."""
     *ends, now = outcomes(scale(400, 130, 800), Factor(2.0, 3.0), 50, 200)
-    assert [each.value for each in ends] == pytest.approx([200, 800, 3200])
+    assert [each.value for each in ends] == pytest.approx([200, 2 * (100 * 12_800) ** 0.5, 25_600])
     assert [each.high / each.value for each in ends] == pytest.approx([3, 3, 3])
-    assert now.high == pytest.approx(2 * EUCLIDEAN_FACTOR(scale(400, 130, 800)).high)
+    assert now.high == pytest.approx(16 * EUCLIDEAN_FACTOR(scale(400, 130, 800)).high)
+
+
+def test_what_a_gpt_on_a_gpu_came_to_was_among_what_its_first_steps_left_open() -> None:
+    """6.6 (4.3 to 14) after 24 steps, 656 over the second half of 200."""
+    *ends, now = outcomes(scale(6.6, 4.3, 14), PRECONDITIONED_FACTOR, 24, 200)
+    assert ends[0].value < 1.5 * 656 < ends[-1].value
+    assert now.low < 1.5 * 656 < now.high
 
 
 def test_a_noise_scale_without_an_upper_end_may_come_to_be_very_large() -> None:
