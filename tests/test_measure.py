@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from fakes import FakeClock, FakeMemory, FakeSource, FakeStep
+from recommend_cases import recommended
 
 from batchfinder.measure import Effort, measure
 from batchfinder.measure.timed import AS_IT_WAITS
@@ -457,3 +458,17 @@ def test_every_visit_is_told() -> None:
     )
     assert sum(steps for _, steps in told) == sum(each.repeats for each in found)
     assert all(samples for samples, _ in told)
+
+
+@pytest.mark.parametrize("tick", [0.0, -1e-3])
+def test_a_clock_that_stands_still_or_is_set_back_leaves_times_to_choose_by(tick: float) -> None:
+    readings = itertools.count(1000.0, tick)
+    found = measure(
+        Setup(FakeStep(FakeClock(), affine), FakeSource(), FakeMemory()),
+        (8, 16, 32, 64),
+        effort=Effort(most_visits=4),
+        clock=lambda: next(readings),
+        loading=lambda *given, **more: {},
+    )
+    assert all(each.step_seconds > 0 and each.update_seconds >= 0 for each in found)
+    assert recommended(list(found), base_batch=8).plan.global_batch >= 8

@@ -24,6 +24,8 @@ ONE_SIZE = 0.25
 STEPS_A_SIZE = 4
 """Steps that a size takes at the least: a trial's and two visits'."""
 FEWEST_SIZES = 3
+LEAST_SECONDS = 1e-9
+"""No step takes less, whatever a clock says that is coarse or was set back."""
 REACH = 1.645 * math.sqrt(math.pi / 2)
 """Half the 90% interval of a median of n normal values, times √n over their deviation."""
 
@@ -259,8 +261,8 @@ class Timer:
                 record.joules_per_sample.append((after - before) / (steps * record.counted))
             return True
         record.rounds.append(self._round)
-        record.forward_backward.append(forward_backward / steps)
-        record.update.append(update / steps)
+        record.forward_backward.append(max(forward_backward / steps, LEAST_SECONDS))
+        record.update.append(max(update / steps, 0.0))
         return True
 
     def _now(self) -> float:

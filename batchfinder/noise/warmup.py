@@ -71,8 +71,7 @@ class Warmup:
         self.matures = context.estimator.along_training and self.steps >= 2 * MATURE
         begin = self.steps // 4 if context.is_enough is None else min(EARLIEST, self.steps // 4)
         self.first = max(begin, MATURE if self.matures else 0) + 1
-        half = self.steps / 2
-        self.moments = {self.steps - round(index * half / ESTIMATES) for index in range(ESTIMATES)}
+        self._spread(ESTIMATES)
         self.checks = {round(self.steps * share / 10) for share in range(5, 10)}
         self.checks.update(range(2 * BETWEEN_CHECKS, self.steps, BETWEEN_CHECKS))
         if context.is_enough is not None and not context.splits:
@@ -174,6 +173,13 @@ class Warmup:
         coming = (self.steps - self.steps // 2) * each if context.splits else 0
         self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
         self.extra = max(0, wanted - coming)
+        of_one = FEWEST_GROUPS * context.estimate_size(self.extra // ESTIMATES)
+        self._spread(min(ESTIMATES, max(FEWEST_GROUPS, self.extra // of_one)))
+
+    def _spread(self, looks: int) -> None:
+        """So many moments over the second half, the last of them at its end."""
+        self.looks, half = looks, self.steps / 2
+        self.moments = {self.steps - round(index * half / looks) for index in range(looks)}
 
     def _most(self) -> int:
         """Samples to measure beside the training: no more than it takes itself."""
@@ -184,7 +190,7 @@ class Warmup:
 
     def _estimate(self) -> None:
         """Hold the weights still and measure some more samples."""
-        context, record, samples = self.context, self.record, self.extra // ESTIMATES
+        context, record, samples = self.context, self.record, self.extra // self.looks
         size = context.estimate_size(samples)
         count = max(FEWEST_GROUPS, samples // size)
         estimator = context.estimator.with_budget(count * size, at_least=count)

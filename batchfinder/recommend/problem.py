@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from batchfinder.errors import InvalidArgument
@@ -158,13 +160,14 @@ class Problem:
         """What can be chosen, timed and priced.
 
         Raises:
-            InvalidArgument: where nothing was measured.
+            InvalidArgument: where nothing was measured, or a time is not a positive number.
         """
         fitting = [each for each in self.measurements if each.batch_size <= self.max_batch_size]
         if not fitting:
             raise InvalidArgument(
                 f"expected at least one measured batch size up to {self.max_batch_size}; found none"
             )
+        _refuse_untimed(fitting)
         limit = self.memory.limit_bytes
         most = max(measurement.batch_size for measurement in fitting)
         all_were_timed = TIMED_UP_TO * most >= self.max_batch_size
@@ -189,3 +192,19 @@ class Problem:
             can_accumulate=self.can_accumulate,
             noise_is_wanted=self.noise_is_wanted,
         )
+
+
+def _refuse_untimed(measurements: Sequence[Measurement]) -> None:
+    for each in measurements:
+        speeds = (
+            each.samples_per_second_low,
+            each.samples_per_second,
+            each.samples_per_second_high,
+        )
+        positive = (each.step_seconds, each.samples_per_second, each.samples_per_second_high)
+        if not all(map(math.isfinite, (each.step_seconds, *speeds))) or min(positive) <= 0:
+            raise InvalidArgument(
+                f"expected measured times and speeds that are positive numbers; found a step of "
+                f"{each.step_seconds} s and {each.samples_per_second} samples/s "
+                f"({speeds[0]} to {speeds[2]}) at batch size {each.batch_size}"
+            )

@@ -405,3 +405,13 @@ def test_without_the_noise_scale_that_was_wanted_yours_is_kept():
     assert asked.plan.global_batch != 64
     assumed = recommend(replace(known, noise_is_wanted=True, base_is_yours=False))
     assert assumed.why is Why.THROUGHPUT_KNEE
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step_seconds": 0.0}, {"step_seconds": -1.0}, {"samples_per_second_high": math.inf}],
+)
+def test_a_time_that_is_no_positive_number_is_refused_by_name(wrong: dict[str, float]) -> None:
+    first, *others = affine((8, 16, 32, 64))
+    with pytest.raises(InvalidArgument, match=r"positive numbers; found .* at batch size 8"):
+        recommended([replace(first, **wrong), *others])
