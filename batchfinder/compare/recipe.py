@@ -154,6 +154,9 @@ class _OneBatch:
     def rebuild(self, size: int) -> Iterable[Batch]:
         return [self._batch]
 
+    def expected_seconds(self, size: int) -> float:
+        return 0.0
+
     def as_ordinary(self) -> _OneBatch:
         return self
 

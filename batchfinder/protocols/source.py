@@ -66,6 +66,10 @@ class BatchSource(Protocol):
         """How many samples (or tokens) ``batch`` holds."""
         ...
 
+    def expected_seconds(self, size: int) -> float:
+        """For reading ``size`` samples, by what reading took so far; 0.0 where that is unknown."""
+        ...
+
     def rebuild(self, size: int) -> Iterable[Batch]:
         """The user's own loader at another batch size: same dataset, collate, workers, order."""
         ...

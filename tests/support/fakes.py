@@ -115,6 +115,9 @@ class FakeSource:
     def as_ordinary(self) -> FakeSource:
         return self
 
+    def expected_seconds(self, size: int) -> float:
+        return 0.0
+
     def close(self) -> None: ...
 
     def count(self, batch: int) -> int:

@@ -178,7 +178,12 @@ def _from_stream(described: Described, options: _Options) -> SampleSource:
 
     start, share = options.part.of_stream(by_workers if loader.num_workers else lambda: dataset)
     store = Streamed(
-        start, loader.collate_fn, options.common["seed"], patience=options.patience, said=said
+        start,
+        loader.collate_fn,
+        options.common["seed"],
+        patience=options.patience,
+        said=said,
+        burst=by_workers.burst,
     )
     if not store.available(1):
         raise CannotBuildBatch(_is_empty(described))

@@ -104,6 +104,10 @@ class FactorySource:
         """Batches that the workers of its loaders hold at once."""
         return copies_of(self._make(1))
 
+    def expected_seconds(self, size: int) -> float:
+        """Not known: its loaders make whole batches."""
+        return 0.0
+
     def take(self, size: int) -> Batch:
         return self._fixed(size, largest=self.varies)
 

@@ -64,7 +64,8 @@ def loading_seconds(
     The size nearest to the user's own is timed first, then the others from the smallest up while
     there is time. A loader's time is its samples' time, so that the rest, and sizes of which the
     dataset fills only one batch, are given the time per sample of the next smaller size timed; so
-    are those below the user's own of which the loader makes no batches.
+    are those below the user's own of which the loader makes no batches. Where one batch takes
+    longer than there is time, by what reading took before, that stands in.
     """
     own = source.base_batch_size
     nearest = min(sizes, key=lambda size: abs(size - (own or 0)), default=0)
@@ -74,6 +75,10 @@ def loading_seconds(
     for size in sorted(set(sizes), key=lambda size: (size != nearest, size)):
         left = deadline - clock()
         if timed and (batches + 1) * size * per_sample > left:
+            continue
+        if (expected := source.expected_seconds(size)) > left:
+            timed[size] = expected
+            per_sample = expected / size
             continue
         loader = source.rebuild(size)
         try:

@@ -35,7 +35,7 @@ from batchfinder.run.tree import MAKE_LOADER
 __all__ = ["StreamedByWorkers", "Workers", "reader_for"]
 
 _PLACES = 4096  # marks of requests that are not wanted, more than are ever under way at once
-_MOST_AT_ONCE = 32  # samples of a stream that a worker sends at once
+_MOST_AT_ONCE = 8  # samples of a stream that a worker sends at once: the first is waited for
 
 
 class _Asked:
@@ -228,6 +228,12 @@ class StreamedByWorkers:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader, self.repeats = loader, False
         self._dataset: Any = loader.dataset
+        self._at_once = min(loader.batch_size or 1, _MOST_AT_ONCE)
+
+    @property
+    def burst(self) -> int:
+        """Samples that come at about the same time."""
+        return max(1, self.loader.num_workers * self._at_once)
 
     def __call__(self) -> Iterator[Any]:
         if self.repeats:
@@ -236,7 +242,7 @@ class StreamedByWorkers:
         user = self.loader
         twin: DataLoader[Any] = DataLoader(
             user.dataset,
-            batch_size=min(user.batch_size or 1, _MOST_AT_ONCE),
+            batch_size=self._at_once,
             collate_fn=_packed_stream,
             num_workers=user.num_workers,
             prefetch_factor=user.prefetch_factor,

@@ -30,6 +30,7 @@ READING_AHEAD_SECONDS = 5.0
 
 DISTINCT = 16
 READING_SECONDS = 1.0
+READING_SHARE = 0.15
 """A trial needs shapes, not pictures: fixed batches repeat their samples once so many are distinct
 and reading them has taken this long in all."""
 
@@ -167,6 +168,9 @@ class SampleSource:
         """Stop the worker processes that read."""
         self.store.close()
 
+    def expected_seconds(self, size: int) -> float:
+        return self.store.patience.expected_seconds(size)
+
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self.store.follow(self._rebuild(size))
 
@@ -202,7 +206,9 @@ class SampleSource:
         found: list[Any] = []
         used = 0
         while len(found) < size and used < self._cache_bytes:
-            block = list(itertools.islice(places, min(self.store.block, size - len(found))))
+            if len(found) >= len(self._cache) and self._is_enough(len(found)):
+                break
+            block = self._next_block(places, size - len(found))
             if not block:
                 break
             if any(place not in self._cache for place in block) and self._is_enough(len(found)):
@@ -215,6 +221,14 @@ class SampleSource:
             raise CannotBuildBatch(f"expected samples; the loader gave none: {MAKE_LOADER}")
         return found, used
 
+    def _next_block(self, places: Iterator[int], wanted: int) -> list[int]:
+        """Positions to be read at once; a stream is read where it is asked how many there are."""
+        clock = self.store.patience.clock
+        started = clock()
+        block = list(itertools.islice(places, min(self.store.block, wanted)))
+        self._reading_seconds += clock() - started
+        return block
+
     def _positions(self) -> Iterator[int]:
         place = 0
         while place < self.store.available(place + 1):
@@ -222,10 +236,15 @@ class SampleSource:
             place += 1
 
     def _is_enough(self, count: int) -> bool:
-        """Whether repeats do: reading takes long and some are distinct, or the time is up."""
+        """Whether repeats do: reading takes long and some are distinct, or the time is up.
+
+        And where a share of the whole time went into it, however few they are.
+        """
         if count >= DISTINCT and self._reading_seconds > READING_SECONDS:
             return True
-        return count > 0 and self.store.patience.is_over()
+        patience = self.store.patience
+        took_long = self._reading_seconds > READING_SHARE * patience.granted_seconds
+        return count > 0 and (took_long or patience.is_over())
 
     def samples(self, positions: Sequence[int]) -> list[Any]:
         """The samples at positions of the fixed order, read once."""

@@ -37,6 +37,9 @@ class Patience:
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=9))
     """Seconds per sample of the latest reads that were waited for from start to end."""
 
+    def __post_init__(self) -> None:
+        self.granted_seconds = self.seconds_left()
+
     def is_over(self) -> bool:
         return self.seconds_left() <= 0
 

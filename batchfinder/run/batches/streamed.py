@@ -27,6 +27,7 @@ class Streamed:
     """Samples that can only be read in sequence, from the start as often as needed.
 
     What is read first is kept, up to ``cache_bytes``, and drawn from before more is read.
+    Samples come in bursts of ``burst``, so that the time of one says little.
     """
 
     is_apart = True
@@ -41,10 +42,12 @@ class Streamed:
         cache_bytes: int = CACHE_BYTES,
         patience: Patience | None = None,
         said: Callable[[], tuple[Caveat, ...]] = tuple,
+        burst: int = 1,
     ) -> None:
         self.patience = patience or Patience()
         self._start, self._collate, self._seed = start, collate, seed
         self._cache_bytes, self._said = cache_bytes, said
+        self._burst, self._in_burst, self._burst_seconds = burst, 0, 0.0
         self._kept: list[Any] = []
         self._kept_bytes = 0
         self._reader: Iterator[Any] | None = None
@@ -97,14 +100,13 @@ class Streamed:
     def _keep_one(self) -> None:
         if self._reader is None:
             self._reader = self._read(self._seed)
-        started = self.patience.clock()
         try:
             sample = next(self._reader)
         except StopIteration:
             self._length = len(self._kept)
             self._reader = None
             return
-        self.patience.note(1, seconds=self.patience.clock() - started)
+        self.patience.note(1)
         self._kept.append(sample)
         self._kept_bytes += bytes_in(sample)
         if self.is_full:
@@ -122,6 +124,7 @@ class Streamed:
         samples = iter(self._start())
         for count in itertools.count():
             reseed(hash((seed, count)))
+            started = self.patience.clock()
             try:
                 sample = next(samples)
             except StopIteration:
@@ -132,7 +135,15 @@ class Streamed:
                     f"batches in another way, {MAKE_LOADER}"
                 )
                 raise
+            self._took_one(self.patience.clock() - started)
             yield sample
+
+    def _took_one(self, seconds: float) -> None:
+        self._in_burst += 1
+        self._burst_seconds += seconds
+        if self._in_burst >= self._burst:
+            self.patience.took(self._in_burst, self._burst_seconds)
+            self._in_burst, self._burst_seconds = 0, 0.0
 
     def rewind(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -160,7 +171,6 @@ class Streamed:
 
     def draw_samples(self, count: int) -> list[Any]:
         self.patience.check(count)
-        started = self.patience.clock()
         with kept():
             drawn = list(itertools.islice(self._draws, count))
             if len(drawn) < count:
@@ -172,7 +182,7 @@ class Streamed:
                 f"expected a stream of at least {count} samples; it ended after {len(drawn)}"
             )
         self._drawn += count
-        self.patience.note(count, seconds=self.patience.clock() - started)
+        self.patience.note(count)
         return drawn
 
     def _mixed(self, samples: Iterator[Any]) -> Iterator[Any]:

@@ -53,6 +53,9 @@ class TokenSource:
     def worker_copies(self) -> int:
         return self._whole.worker_copies
 
+    def expected_seconds(self, size: int) -> float:
+        return self._whole.expected_seconds(max(1, round(size / self._typical())))
+
     @property
     def length(self) -> int | None:
         """Tokens in the samples known so far, scaled to all samples."""

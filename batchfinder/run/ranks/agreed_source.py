@@ -56,6 +56,10 @@ class AgreedSource:
         self.varies = any(each.varies for each in told)
         self.worker_copies = max(each.worker_copies for each in told)
 
+    def expected_seconds(self, size: int) -> float:
+        """This rank's own."""
+        return self._own.expected_seconds(size)
+
     def take(self, size: int) -> Batch:
         with self._ranks.together("making a batch"):
             return self._own.take(size)

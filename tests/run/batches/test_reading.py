@@ -19,8 +19,11 @@ from batchfinder import max_batch_size
 from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.run.batches import reading, source_from
 from batchfinder.run.batches.indexed import expected_sizes
+from batchfinder.run.batches.loading import loading_seconds
 from batchfinder.run.batches.order import EAGER, Order, Scattered
-from batchfinder.run.batches.source import DISTINCT
+from batchfinder.run.batches.source import DISTINCT, READING_SHARE
+from batchfinder.run.batches.stores import Patience
+from batchfinder.run.batches.streamed import Streamed
 
 
 def values(batch: Any) -> list[int]:
@@ -278,6 +281,62 @@ def test_a_trial_repeats_a_few_samples_where_reading_takes_long() -> None:
     before = clock.now
     source.take(1600)
     assert clock.now == before  # nothing more is read for the next trial
+
+
+class SlowStream(IterableDataset[Any]):
+    """Every sample takes a second; ``pieces`` of them come at once."""
+
+    def __init__(self, clock: FakeClock, pieces: int = 1) -> None:
+        self.clock, self.pieces = clock, pieces
+
+    def __iter__(self) -> Iterator[Any]:
+        for place in range(100_000):
+            if place % self.pieces == 0:
+                self.clock.pass_by(float(self.pieces))
+            yield torch.tensor([place])
+
+
+def streamed(clock: FakeClock, seconds: float, pieces: int = 1) -> Any:
+    return source_from(
+        DataLoader(SlowStream(clock, pieces), batch_size=64),
+        seconds_left=lambda: seconds - clock.now,
+        patience_seconds=0.0,
+        clock=clock,
+    )
+
+
+def test_a_stream_is_read_for_a_trial_until_some_are_distinct_or_a_share_of_the_time_is_over() -> (
+    None
+):
+    clock = FakeClock()
+    source = streamed(clock, seconds=60.0)
+    assert source.count(source.take(500)) == 500
+    assert clock.now <= READING_SHARE * 60 + 2
+    clock = FakeClock()
+    source = streamed(clock, seconds=10_000.0)
+    source.take(500)
+    assert DISTINCT <= clock.now <= DISTINCT + 2
+
+
+def test_the_pace_of_a_stream_that_comes_in_bursts_is_that_of_whole_bursts() -> None:
+    clock = FakeClock()
+    store = Streamed(
+        lambda: SlowStream(clock, pieces=8),
+        torch.stack,
+        burst=8,
+        patience=Patience(clock=clock),
+    )
+    store.available(20)
+    assert store.patience.expected_seconds(64) == pytest.approx(64)
+
+
+def test_a_stream_whose_batch_takes_longer_than_there_is_time_is_not_timed_again() -> None:
+    clock = FakeClock()
+    source = streamed(clock, seconds=1000.0)
+    source.take(16)
+    before = clock.now
+    found = loading_seconds(source, [32, 64], budget_seconds=2.0, clock=clock)
+    assert (found[32], found[64], clock.now) == (pytest.approx(32), pytest.approx(64), before)
 
 
 def test_draws_are_always_of_distinct_samples() -> None:
