@@ -33,8 +33,8 @@ ESTIMATES = 8
 EARLY_MOMENTS = (0.18, 0.34)
 """Shares of a warm-up after which they are too, where nothing comes with the training."""
 
-FEWEST_STEPS = 20
-"""No warm-up is ended before."""
+FEWEST_STEPS, FEWEST_SHARE = 20, 0.18
+"""No warm-up is ended before so many steps, and this share of what it usually takes."""
 
 EARLIEST = 8
 """After so many steps measuring begins, where a few may be enough."""
@@ -80,7 +80,8 @@ class Warmup:
 
     def _is_enough(self, number: int) -> bool:
         """Whether all that the whole warm-up may come to show decides the same."""
-        if self.context.is_enough is None or number < FEWEST_STEPS:
+        fewest = max(FEWEST_STEPS, round(FEWEST_SHARE * self.usual))
+        if self.context.is_enough is None or number < fewest:
             return False
         try:
             return self.context.is_enough(self.context.outcomes(self.record, self.usual))

@@ -26,16 +26,16 @@ LAYERS, WIDTH, CONTEXT, BATCH, CHARACTERS = 4, 128, 128, 64, 65
 
 
 class SmallGpt(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, layers: int = LAYERS, width: int = WIDTH, context: int = CONTEXT) -> None:
         super().__init__()
-        self.token = nn.Embedding(CHARACTERS, WIDTH)
-        self.position = nn.Embedding(CONTEXT, WIDTH)
+        self.token = nn.Embedding(CHARACTERS, width)
+        self.position = nn.Embedding(context, width)
         layer = nn.TransformerEncoderLayer(
-            WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=True
+            width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True
         )
-        self.body = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-        self.head = nn.Linear(WIDTH, CHARACTERS)
-        mask = nn.Transformer.generate_square_subsequent_mask(CONTEXT)
+        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, CHARACTERS)
+        mask = nn.Transformer.generate_square_subsequent_mask(context)
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -44,17 +44,17 @@ class SmallGpt(nn.Module):
         return self.head(self.body(hidden, mask=self.mask, is_causal=True)).transpose(1, 2)
 
 
-def training() -> tuple[nn.Module, DataLoader[tuple[torch.Tensor, ...]]]:
+def training(context: int = CONTEXT) -> tuple[nn.Module, DataLoader[tuple[torch.Tensor, ...]]]:
     """A chain of characters that can be learned: each follows from the one before, mostly."""
     generator = torch.Generator().manual_seed(0)
     successor = torch.randperm(CHARACTERS, generator=generator)
-    text = torch.randint(CHARACTERS, (20_000, CONTEXT + 1), generator=generator)
-    for place in range(1, CONTEXT + 1):
+    text = torch.randint(CHARACTERS, (20_000, context + 1), generator=generator)
+    for place in range(1, context + 1):
         follows = torch.rand(len(text), generator=generator) < 0.8
         text[follows, place] = successor[text[follows, place - 1]]
     dataset = TensorDataset(text[:, :-1].contiguous(), text[:, 1:].contiguous())
     torch.manual_seed(0)
-    return SmallGpt(), DataLoader(dataset, batch_size=BATCH, shuffle=True)
+    return SmallGpt(context=context), DataLoader(dataset, batch_size=BATCH, shuffle=True)
 
 
 def main() -> None:
