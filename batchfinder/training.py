@@ -172,16 +172,14 @@ class Training:
                 "expected ranks to be batchfinder.ALONE, TorchRanks(...) or another group with "
                 f"meet(); found {self.ranks!r}: leave it out to search on every rank"
             )
-        if self.clip is not None and not callable(self.clip):
-            _check_clip(self.clip)
-
-
-def _check_clip(clip: Any) -> None:
-    if isinstance(clip, bool) or not isinstance(clip, int | float) or not clip > 0:
-        raise InvalidArgument(
-            "expected clip to be a gradient norm above 0 or a function of the parameters; found "
-            f"{clip!r}: leave it out for no clipping"
-        )
+        clip = self.clip
+        is_norm = isinstance(clip, int | float) and not isinstance(clip, bool) and clip > 0
+        if not (clip is None or callable(clip) or is_norm):
+            raise InvalidArgument(
+                "expected clip to be the largest norm of the gradients, above 0, or a function "
+                f"(parameters) -> None that clips in place; found {clip!r}: leave it out for no "
+                "clipping"
+            )
 
 
 Factory: TypeAlias = Callable[[], Training | Mapping[str, Any]]

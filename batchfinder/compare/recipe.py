@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.model_checks import check_model
 from batchfinder.protocols import Batch, MemoryBackend, Setup
 from batchfinder.results import Outcome
 from batchfinder.run.memory import backend_for
@@ -40,6 +41,7 @@ class Recipe:
         """A model and its step, the same for the same seed."""
         torch.manual_seed(seed)
         model = self.make_model()
+        check_model([model])
         model.train()
         trained = [p for p in model.parameters() if p.requires_grad]
         step = step_from(

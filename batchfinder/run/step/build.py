@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from batchfinder.errors import DeviceMismatch
-from batchfinder.model_checks import check_model
 from batchfinder.protocols import Batch
 from batchfinder.run.reachable import reached_from
 from batchfinder.run.step.compute import ModelLoss, compute_of
@@ -21,7 +20,7 @@ from batchfinder.run.step.optimizers import (
 )
 from batchfinder.run.step.precision import context_for
 from batchfinder.run.step.training import Step
-from batchfinder.run.step.update import Clip, check_clip
+from batchfinder.run.step.update import Clip
 from batchfinder.training import Backward, as_list
 from batchfinder.wording import Caveat
 
@@ -82,16 +81,14 @@ def step_from(
         base_learning_rate: the assumed optimizer's rate.
 
     Raises:
-        InvalidArgument: for a model that is no module or has no data yet, several models
-            without ``train_step``, or an optimizer that needs a closure.
+        InvalidArgument: for several models without ``train_step``, or an optimizer that needs a
+            closure. The model and ``clip`` are checked before: ``Training.check``.
         NothingToTrain: where no parameter would be trained.
         DeviceMismatch: where the loss is on another device than the model.
         UnknownLoss: where ``sample_batch`` shows that no loss can be inferred.
     """
     models = as_list(model)
-    check_model(models)
     check_loss_device(loss_fn, models)
-    check_clip(clip)
     modules = [*models, *([loss_fn] if isinstance(loss_fn, torch.nn.Module) else [])]
     free = trainable(modules)
     optimizers = as_list(optimizer)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from batchfinder.model_checks import check_model
 from batchfinder.protocols import Batch, Ranks
 from batchfinder.run.ranks import ALONE
 from batchfinder.run.step.build import device_of
@@ -39,7 +38,6 @@ class EvaluationStep:
         self, model: Any, eval_step: Callable[[Any, Batch], Any] | None = None, autocast: Any = None
     ) -> None:
         self._modules = as_list(model)
-        check_model(self._modules)
         self._model = model
         self._eval_step = eval_step or _Called()
         self._device = device_of(self._modules)

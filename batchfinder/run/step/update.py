@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from batchfinder.errors import InvalidArgument, UnknownLoss
+from batchfinder.errors import UnknownLoss
 
-__all__ = ["Clip", "Updates", "Weights", "check_clip", "split_weight"]
+__all__ = ["Clip", "Updates", "Weights", "split_weight"]
 
 
 Clip: TypeAlias = float | Callable[[list[torch.nn.Parameter]], Any] | None
@@ -20,20 +20,6 @@ _CLOSURE = (
     "batchfinder: the step of {name} was called without a closure; where it needs one, pass "
     "train_step= that calls optimizer.step(closure) itself and returns None"
 )
-
-
-def check_clip(clip: Any) -> None:
-    """Refuse what is neither a norm nor a function.
-
-    Raises:
-        InvalidArgument: saying what was found.
-    """
-    is_norm = isinstance(clip, int | float) and not isinstance(clip, bool) and clip > 0
-    if not (clip is None or callable(clip) or is_norm):
-        raise InvalidArgument(
-            "expected clip to be the largest norm of the gradients, above 0, or a function "
-            f"(parameters) -> None that clips in place; found {clip!r}"
-        )
 
 
 class Updates:

@@ -16,6 +16,7 @@ from batchfinder.errors import (
     UnknownLoss,
 )
 from batchfinder.run.step import step_from
+from batchfinder.training import Training
 
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -229,12 +230,12 @@ def test_nothing_to_train_is_named(model: Any, optimizer: Any, message: str) -> 
 
 def test_a_lazy_module_is_asked_to_see_a_batch_first() -> None:
     with pytest.raises(InvalidArgument, match=r"'weight' belongs to a lazy module.*one batch"):
-        step_from(nn.LazyLinear(3))
+        Training(nn.LazyLinear(3), []).check()
 
 
 def test_weights_without_data_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="meta device"):
-        step_from(linear().to("meta"))
+        Training(linear().to("meta"), []).check()
 
 
 def test_a_loss_on_another_device_is_named() -> None:

@@ -13,6 +13,7 @@ from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.rates import GroupRate
 from batchfinder.run.fingerprint import fingerprint
 from batchfinder.run.step import Step, step_from
+from batchfinder.training import Training
 
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
 LOSS = nn.CrossEntropyLoss()
@@ -74,7 +75,7 @@ def test_gradients_as_they_are_read_are_not_clipped() -> None:
 @pytest.mark.parametrize("clip", [0, -1.0, "1.0", True])
 def test_what_is_no_clip_is_refused(clip: Any) -> None:
     with pytest.raises(InvalidArgument, match="expected clip to be the largest norm"):
-        step_from(linear(), loss_fn=LOSS, clip=clip)
+        Training(linear(), [], loss_fn=LOSS, clip=clip).check()
 
 
 @pytest.mark.parametrize("scaled", [False, True])
