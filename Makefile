@@ -1,4 +1,4 @@
-# One word per job. `make` lists them. `make docs PYTHON=python3` uses another environment.
+# `make` lists the targets. `make docs PYTHON=python3` uses another environment.
 
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 QUIET_CPU := OMP_NUM_THREADS=1
@@ -6,17 +6,17 @@ QUIET_CPU := OMP_NUM_THREADS=1
 .DEFAULT_GOAL := help
 .PHONY: help setup check format lint types test test-all golden docs links docs-figures notebooks examples readme package demo clean
 
-help:  ## lists these words
+help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup:  ## makes .venv with the package and every extra that development needs
+setup:  ## creates .venv and installs the package with its extras
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet -e ".[test,lint,docs]"
 
-check: lint types test  ## what a commit must pass
+check: lint types test  ## lint, types and fast tests: what a commit must pass
 
-format:  ## formats, and mends what can be mended
+format:  ## formats, and fixes what can be fixed automatically
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
@@ -27,13 +27,13 @@ lint:  ## ruff, and the formatting
 types:  ## mypy, strict
 	$(PYTHON) -m mypy
 
-test:  ## the tests that take no longer than seconds
+test:  ## the fast tests
 	$(QUIET_CPU) $(PYTHON) -m pytest -q -m "not slow"
 
 test-all:  ## all tests
 	$(QUIET_CPU) $(PYTHON) -m pytest -q
 
-golden:  ## accepts the texts that the report tests compare with; read the difference
+golden:  ## accepts the golden texts of the report tests; read the difference first
 	ACCEPT_GOLDEN=1 $(PYTHON) -m pytest -q tests/report/test_report.py
 	git diff --stat tests/support/golden
 
@@ -42,13 +42,13 @@ docs:  ## the documentation in docs/_build/html, warnings as errors, links and s
 	$(PYTHON) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
 	$(PYTHON) docs/check_built.py docs/_build/html
 
-links:  ## every link to another site, which needs a network
+links:  ## checks every link to another site (needs a network)
 	$(PYTHON) -m sphinx -q -b linkcheck docs docs/_build/links
 
 docs-figures:  ## the drawings in the documentation
 	$(PYTHON) docs/figures.py
 
-notebooks:  ## executes the notebooks from their .py sources and keeps the outputs
+notebooks:  ## executes the notebooks and keeps their outputs
 	$(PYTHON) examples/notebooks/build.py
 
 examples:  ## runs the example scripts, each on real data
@@ -67,8 +67,8 @@ package:  ## builds wheel and source distribution, and installs each in a fresh 
 	  (cd build && fresh/bin/python -c "import batchfinder; print(batchfinder.__version__)") || exit 1; \
 	done
 
-demo:  ## a whole call on real digits
+demo:  ## the demo: a whole call on handwritten digits
 	$(PYTHON) -m batchfinder demo
 
-clean:  ## removes what was built
+clean:  ## removes build products
 	rm -rf build dist docs/_build docs/notebooks .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -113,8 +113,8 @@ def find_batch_size(
         memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
             device has free.
         headroom: share of the limit that the recommended size leaves free.
-        at_most: a ceiling on the micro-batch, never exceeded, in trials either.
-        at_least: a floor; no smaller size is tried.
+        at_most: upper bound on the micro-batch, never exceeded, in trials either.
+        at_least: lower bound; no smaller size is tried.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
 

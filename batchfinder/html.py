@@ -1,7 +1,7 @@
 """HTML by hand: everything escaped, nothing fetched, legible on light and dark pages.
 
 Inside a notebook the page's own colours are inherited and only translucent shades are added, so
-that no theme has to be detected. A page that stands alone follows the reader's preference.
+that no theme has to be detected. A self-contained page follows the reader's preference.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def max_batch_size(
     Your limits:
         memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
             device has free.
-        at_most: a ceiling, never exceeded, in trials either.
-        at_least: a floor; no smaller size is tried.
+        at_most: upper bound, never exceeded, in trials either.
+        at_least: lower bound; no smaller size is tried.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
 

@@ -22,7 +22,7 @@ def check_model(modules: Sequence[Any]) -> None:
         if not isinstance(module, torch.nn.Module):
             raise InvalidArgument(
                 "expected a torch.nn.Module (or a list or dict of them) as the model; "
-                f"found {type(module).__name__}"
+                f"found {type(module).__name__}: pass the module itself"
             )
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if torch.nn.parameter.is_lazy(tensor):

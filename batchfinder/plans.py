@@ -70,7 +70,7 @@ class Candidate:
     roles: tuple[str, ...] = ()
     """Why it is of interest: "yours", "largest that fits", "highest throughput", …"""
     joules_per_sample: float | None = None
-    """``None`` where the device does not tell what it draws."""
+    """``None`` where the device does not report its energy."""
 
     @property
     def energy_to_target(self) -> float | None:

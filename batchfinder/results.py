@@ -1,4 +1,4 @@
-"""The frozen data that crosses the walls between stages, and every named outcome.
+"""The frozen data that stages exchange, and every named outcome.
 
 Plain numbers only: nothing here knows torch, a device or a file. Units are in the names
 (``_bytes``, ``_seconds``); sizes without a unit are counts of samples.
@@ -139,7 +139,7 @@ class Measurement:
     repeats: int = 0
     noise_scale: NoiseScale | None = None
     energy: Energy | None = None
-    """``None`` where the device does not tell what it draws."""
+    """``None`` where the device does not report its energy."""
 
     @property
     def unstable(self) -> bool:

@@ -192,8 +192,8 @@ class Search:
     """How the largest batch that fits is searched.
 
     Attributes:
-        resolution: the search ends when the largest size that fits and the smallest that does not
-            are this close, relatively; 0 is exact.
+        resolution: the search stops once the largest size that fits and the smallest that does not
+            are within this relative distance; 0 is exact.
         propose: which size is tried next, as a function of the trials so far.
         isolate: builds what is trained, in a child process of its own for every trial; a function
             at the top level of an importable module.

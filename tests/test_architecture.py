@@ -277,7 +277,7 @@ def _at_run_time(source: str) -> str:
     return ast.unparse(Strip().visit(ast.parse(source)))
 
 
-def test_the_upper_rooms_know_no_torch() -> None:
+def test_formulas_results_and_wording_know_no_torch() -> None:
     for module, path in modules(PACKAGE).items():
         if module.split(".")[0] in NO_TORCH and not module.endswith(".stage"):
             roots = {name.split(".")[0] for name in imported(_at_run_time(path.read_text()))}

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent.parent
 TEXTS = [
     *sorted((ROOT / "batchfinder").rglob("*.py")),
     ROOT / "README.md",
+    ROOT / "Makefile",
+    *sorted((ROOT / ".github").rglob("*.*")),
     *sorted(
         page
         for page in (ROOT / "docs").rglob("*.md")
@@ -60,6 +62,24 @@ GONE = (
     "as fast as one another",
     "cannot be seen into",
     "call again when",
+    "the house",
+    "One word per job",
+    "lists these words",
+    "take no longer than seconds",
+    "this close, relatively",
+    "what is said of memory",
+    "took their place",
+    "took its place",
+    "that stands alone",
+    "go back once",
+    "samples do not meet",
+    "tells what it draws",
+    "tell what it draws",
+    "not understood",
+    "live rows on stderr",
+    "the walls between",
+    "the room's door",
+    "a report would stay",
 )
 NUMBERS = re.compile(r"[0-9}] %(?![\w({])|[0-9}] ×(?= the| as)|\d \d{3}\b(?= (?:samples|tokens))")
 

@@ -22,9 +22,9 @@ _ABOUT = "Which batch size should I train with, and at which learning rate?"
 
 _MAIN_HELP = """\
 examples:
-  python -m batchfinder demo                     a whole call on real digits, about a minute
+  python -m batchfinder demo                     a whole call on handwritten digits, about a minute
   python -m batchfinder run train:make           your own model and loader
-  python -m batchfinder show report.json         read a saved report again
+  python -m batchfinder show report.json         display a saved report
 
 `train:make` is a function without arguments, in a file train.py that can be imported from here:
 
@@ -34,12 +34,12 @@ examples:
       optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
       return model, loader, {"loss_fn": nn.CrossEntropyLoss(), "optimizer": optimizer}
 
-It returns the model, the loader and, as a third part that may be left out, keyword arguments of
-find_batch_size and of Training; or one Training.
+It returns the model, the loader and, optionally, a dict of keyword arguments of find_batch_size
+and Training; or one Training.
 
-exit codes: 0 done; 1 no answer, the reason is on stderr; 2 not understood; 130 interrupted;
-141 the reader of the output has gone.
-Live rows go to stderr (BATCHFINDER_QUIET=1 or --quiet silences them), the result to stdout.
+exit codes: 0 success; 1 no answer (the reason is on stderr); 2 usage error; 130 interrupted;
+141 the reader of the output closed it.
+Progress goes to stderr (BATCHFINDER_QUIET=1 or --quiet turns it off), the result to stdout.
 """
 
 
@@ -79,7 +79,7 @@ def _new(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=getattr(commands, name))
-    parser.add_argument("--quiet", action="store_true", help="no live rows on stderr")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     return parser
 
@@ -97,25 +97,27 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-limit", metavar="SIZE", help='such as "512MiB" or "8GB"; simulated on a CPU'
     )
-    parser.add_argument("--at-most", type=int, metavar="N", help="a ceiling, never exceeded")
-    parser.add_argument("--at-least", type=int, metavar="N", help="a floor; nothing below is tried")
-    parser.add_argument("--budget-seconds", type=float, metavar="S", help="soft limit on the call")
+    parser.add_argument("--at-most", type=int, metavar="N", help="upper bound on the batch size")
+    parser.add_argument("--at-least", type=int, metavar="N", help="lower bound on the batch size")
+    parser.add_argument(
+        "--budget-seconds", type=float, metavar="S", help="soft time limit in seconds"
+    )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--explain", action="store_true", help="print the explanation too")
+    parser.add_argument("--explain", action="store_true", help="also print the explanation")
     parser.add_argument(
         "--settings",
         metavar="FRAMEWORK",
         choices=tuple(FRAMEWORKS),
         help="print lines to paste: pytorch, lightning, transformers or accelerate",
     )
-    parser.add_argument("--html", metavar="FILE", help="write a page that stands alone")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained HTML page")
     parser.add_argument("--figure", metavar="FILE", help="write the figure (.png, .svg, .pdf)")
 
 
 def _add_demo(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _new(subparsers, "demo", "a whole call on scikit-learn's handwritten digits")
+    parser = _new(subparsers, "demo", "run a whole call on scikit-learn's handwritten digits")
     parser.add_argument("--memory-limit", metavar="SIZE", help="the simulated limit (48MiB)")
     _add_outputs(parser)
     parser.set_defaults(figure="batchfinder-demo.png")
@@ -125,7 +127,7 @@ def _add_run(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = _new(subparsers, "run", "find the batch size of your own model and loader")
     _add_target(parser)
     _add_limits(parser)
-    parser.add_argument("--no-noise", action="store_true", help="leave the noise scale out")
+    parser.add_argument("--no-noise", action="store_true", help="skip the noise scale")
     parser.add_argument("--save", metavar="FILE", help="write the report as JSON, for `show`")
     _add_outputs(parser)
 
@@ -136,7 +138,9 @@ def _add_compare(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--sizes", required=True, metavar="N,N,…", help="the batch sizes, such as 16,64,256"
     )
-    parser.add_argument("--budget-seconds", type=float, metavar="S", help="soft limit on the call")
+    parser.add_argument(
+        "--budget-seconds", type=float, metavar="S", help="soft time limit in seconds"
+    )
 
 
 def _add_predict(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -156,15 +160,15 @@ def _add_predict(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "--device", metavar="NAME", help='its name, such as "H200"; "all" for a table of devices'
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="ask whether N fits, in place of the largest"
+        "--batch-size", type=int, metavar="N", help="ask whether N fits instead of the largest size"
     )
     parser.add_argument(
-        "--savings", action="store_true", help="with --batch-size: what would lower the peak"
+        "--savings", action="store_true", help="with --batch-size: what would lower peak memory"
     )
 
 
 def _add_show(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _new(subparsers, "show", "show a saved report again: text, HTML, figure")
+    parser = _new(subparsers, "show", "display a saved report as text, HTML or figure")
     parser.add_argument("report", metavar="report.json", help="a file that to_json or --save wrote")
     _add_outputs(parser)
 
@@ -175,20 +179,20 @@ DONE, FAILED, MISUSED, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.
 
-    0: done. 1: no answer (nothing fits, the loss is not finite, …), the reason on stderr. 2: the
-    command was not understood or its target cannot be used. 130: interrupted. 141: whoever read
+    0: done. 1: no answer (nothing fits, the loss is not finite, …), the reason on stderr. 2: a
+    usage error, or a target that cannot be used. 130: interrupted. 141: whoever read
     the output closed it. A bug in the user's own code passes through with its traceback.
     """
     # A console of another encoding shows "?" for what it lacks; a report is not lost for that.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        return _obeyed(arguments)
+        return _run(arguments)
     except ReaderGone:
         return READER_GONE
 
 
-def _obeyed(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         asked = parse(arguments)
     except SystemExit:

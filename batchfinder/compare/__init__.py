@@ -1,8 +1,12 @@
-"""The empirical study: train at several batch sizes, side by side, and look.
+"""The empirical study: train at several batch sizes, side by side, and compare.
 
-``study`` is the room's door, ``training`` runs one cell of it, ``cells`` is the frozen data,
-``comparison`` what can be asked of it, ``tables`` the nine tables, ``record`` what survives an
-interruption, ``drawing`` the curves, ``page`` all of it on one page.
+``study``       ``compare_batch_sizes``
+``recipe``      one training as values; ``training`` runs it
+``conduct``     which trainings are still to be run, kept in a file; ``jobs`` for other processes
+``data``        the frozen data: arms, cells, looks
+``comparison``  the result, and what can be asked of it
+``pairs``       at which rate, and how accumulated, each size is trained
+``tables``      the nine tables; ``rendering`` the text, ``page`` the figure and the HTML page
 """
 
 from batchfinder.compare.comparison import Comparison

@@ -50,7 +50,7 @@ class Comparison(StudyData, AsJson, Shown):
     def to_html(self, path: str | Path) -> Path: ...
 
     def to_html(self, path: str | Path | None = None) -> str | Path:
-        """The study on one page that stands alone: answer, curves, the nine tables.
+        """The study on one self-contained page: answer, curves, the nine tables.
 
         Returns:
             The page; or, where it was written to ``path``, the path.

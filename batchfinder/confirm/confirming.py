@@ -26,6 +26,7 @@ from batchfinder.protocols import (
 )
 from batchfinder.results import BatchPlan, Confirmation, Judgement
 from batchfinder.run.batches import Kept
+from batchfinder.scaling import is_sgd
 
 __all__ = ["confirm", "goes_on_at_twice"]
 
@@ -111,7 +112,7 @@ def goes_on_at_twice(optimizer_family: str) -> bool:
     Not under an adaptive optimizer, whose steps do not grow with the slope: a rate that is doubled
     midway lifts the loss for a while even where it trains well from the start.
     """
-    return optimizer_family.startswith("sgd")
+    return is_sgd(optimizer_family)
 
 
 def _set_rate(step: WholeStep, rate: float | None, factor: float) -> None:

@@ -57,8 +57,8 @@ def inside_fit(
     """
     if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
         raise InvalidArgument(
-            "expected fit to run in this process; found a strategy that starts others for it "
-            "(ddp_spawn, ddp_fork, ddp_notebook), where a report would stay: use "
+            "expected fit to run in this process; found a strategy that starts others "
+            "(ddp_spawn, ddp_fork, ddp_notebook), in which the report would be lost: use "
             "Trainer(strategy='ddp') or torchrun, or the callback BatchFinder"
         )
     found: list[T] = []

@@ -221,7 +221,7 @@ def _step_of(trainer: Trainer) -> Callable[[Any, Any], Any]:
             del accelerator.backward
         if len(losses) != 1:
             raise InvalidArgument(
-                f"expected training_step to go back once; found {len(losses)} backward passes: "
+                f"expected one backward pass in training_step; found {len(losses)}: "
                 "call batchfinder.find_batch_size with a train_step of your own"
             )
         return losses[0] if items is None else (losses[0], items)

@@ -106,7 +106,8 @@ class MicroBatchVariance:
     def __post_init__(self) -> None:
         if self.micro_batches < FEWEST:
             raise InvalidArgument(
-                f"expected micro_batches of at least {FEWEST}; found {self.micro_batches}"
+                f"expected micro_batches of at least {FEWEST}, which an interval needs; found "
+                f"{self.micro_batches}"
             )
         if not isinstance(self.samples, int) or self.samples < 1:
             raise InvalidArgument(

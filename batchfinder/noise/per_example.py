@@ -108,7 +108,7 @@ class PerExample:
         for module in self.model.modules():
             if isinstance(module, BATCH_NORMS) and module.training:
                 raise InvalidArgument(
-                    "expected a model whose samples do not meet; found "
+                    "expected a model whose samples are independent; found "
                     f"{type(module).__name__} in training mode, under which no sample has a "
                     "gradient of its own: use MicroBatchVariance()"
                 )

@@ -13,7 +13,7 @@ from batchfinder.probe import SearchSpace
 from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Setup, TrainStep
 
 CLOSE = 0.002
-"""The answer is this close, relatively; the search checks it by a real trial anyway."""
+"""Relative accuracy of the answer; the search checks it by a real trial anyway."""
 
 MOST_QUESTIONS = 20
 

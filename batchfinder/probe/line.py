@@ -73,11 +73,6 @@ class Forecast:
         """Whether three sizes lie on one rising line."""
         return self.slope > 0 and self.disagreement <= AGREE
 
-    def bytes_at(self, size: float) -> float:
-        """The forecast peak at ``size``, in bytes."""
-        beyond = size - self.size
-        return self.peak + self.slope * beyond + self.bend * beyond * (size - self.previous)
-
     def largest_within(self, limit_bytes: float) -> float:
         """The size at which the forecast meets the limit; ``inf`` where it never does."""
         if self.slope <= 0:

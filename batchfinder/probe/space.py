@@ -42,8 +42,7 @@ class SearchSpace:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgument(
-                    f"expected {name} of at least 1; found {value}: leave it out where nothing is "
-                    "to be set"
+                    f"expected {name} of at least 1; found {value}: leave it out for no bound"
                 )
         if not 0 <= self.resolution < 1:
             raise InvalidArgument(
@@ -57,8 +56,8 @@ class SearchSpace:
         if self.ceiling is not None and self.ceiling < self.smallest:
             raise InvalidArgument(
                 f"the ceiling {self.ceiling} is below the smallest size that may be tried, "
-                f"{self.smallest}: raise at_most, lower at_least or multiple_of, or give more "
-                "samples where the dataset holds no more"
+                f"{self.smallest}: raise at_most, lower at_least or multiple_of, or use a "
+                "larger dataset"
             )
 
     @property

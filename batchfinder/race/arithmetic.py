@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from batchfinder.scaling import is_sgd
+
 __all__ = [
     "ADAPTIVE",
     "ALIKE",
@@ -105,7 +107,7 @@ def fall_of(optimizer_family: str, *, decays: bool) -> Fall:
     """How the best rate falls under an optimizer of this family; ``decays``: the run's rate."""
     if decays:
         return DECAYING
-    return SGD if optimizer_family.startswith("sgd") else ADAPTIVE
+    return SGD if is_sgd(optimizer_family) else ADAPTIVE
 
 
 def carried(best: float, ratio: float, power: float) -> float:

@@ -73,13 +73,13 @@ def least_energy(candidates: Sequence[Candidate]) -> Candidate:
     noise scale, joules per sample alone.
 
     Raises:
-        InvalidArgument: where the device does not tell what it draws.
+        InvalidArgument: where the device does not report its energy.
     """
     joules = [each.energy_to_target for each in candidates]
     known = [each for each in joules if each is not None]
     if len(known) < len(joules):
         raise InvalidArgument(
-            "expected a device that tells what it draws for the objective least_energy (an NVIDIA "
+            "expected a device that reports its energy for the objective least_energy (an NVIDIA "
             "GPU since Volta, as a whole); this one does not: choose another objective"
         )
     near = zip(candidates, known, strict=True)

@@ -7,7 +7,7 @@
 ``explanation``  the same in plain words: what binds, what the alternatives cost, what to change
 ``settings``     lines ready to paste for four ways of training
 ``encoding``     strict JSON, there and back
-``document``     HTML: a fragment for notebooks, a page that stands alone
+``document``     HTML: a fragment for notebooks, a self-contained page
 """
 
 from batchfinder.report.record import Report

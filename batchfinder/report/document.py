@@ -1,4 +1,4 @@
-"""A report as HTML: a fragment for notebooks, a page that stands alone."""
+"""A report as HTML: a fragment for notebooks, a self-contained page."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def alternatives(report: ReportData, candidate: Candidate) -> str:
 
 
 def _energy_words(report: ReportData, candidate: Candidate) -> str:
-    """The trade of time against energy, where the device tells what it draws."""
+    """The trade of time against energy, where the device reports its energy."""
     chosen = next((each for each in report.candidates if each.chosen), None)
     reference = None if chosen is None else chosen.energy_to_target
     joules = candidate.energy_to_target

@@ -158,7 +158,7 @@ class Report(ReportData, AsJson, Shown):
     def to_html(self, path: str | Path) -> Path: ...
 
     def to_html(self, path: str | Path | None = None) -> str | Path:
-        """A page that stands alone, figure inside, no network.
+        """A self-contained page, figure inside, no network.
 
         Returns:
             The page; or, where it was written to ``path``, the path: a notebook shows what a cell

@@ -89,7 +89,7 @@ def apply_once(
         raise InvalidArgument(
             "expected an optimizer with the rates of the search; found the recommended ones: they "
             "were applied before, and would be multiplied once more. Call apply_rate once, with "
-            "the schedulers, on an optimizer that is made anew each time"
+            "the schedulers, on a newly built optimizer"
         )
     multiply_rates(optimizer, factor, scheduler)
     for each in optimizers:

@@ -17,6 +17,7 @@ __all__ = [
     "critical_batch_size",
     "fixed",
     "gain",
+    "is_sgd",
     "linear",
     "lower_only",
     "rule_for",
@@ -196,6 +197,11 @@ def _family_rules() -> dict[str, FamilyRule]:
         "shampoo": _UNKNOWN,
         "parameter-free": _PARAMETER_FREE,
     }
+
+
+def is_sgd(family: str) -> bool:
+    """Whether steps of this family grow with the gradient: SGD, with momentum or without."""
+    return family in ("sgd", "sgd-momentum")
 
 
 def rule_for(family: str) -> FamilyRule:

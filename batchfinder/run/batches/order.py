@@ -20,7 +20,6 @@ EAGER = 1_000_000
 
 _ROUNDS = 4
 _AT_ONCE = 1024
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, as in Fibonacci hashing
 
 
 class Scattered(Sequence[int]):

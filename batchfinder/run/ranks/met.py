@@ -36,7 +36,6 @@ _FOR_THE_FAILED_SECONDS = 10.0
 """How long a rank with an error of its own waits to hear whether the others met it too."""
 _ENDS = {each.__name__: each for each in (OutOfTime, CannotBuildBatch, StopIteration)}
 """Errors that end the reading of samples, on every rank where on one."""
-_SHORT = (State.OUT_OF_MEMORY, State.INDEX_LIMIT)
 
 
 class MetRanks:

@@ -113,8 +113,9 @@ def check_every_call(
 def _refuse_accumulation(count: int, is_known: bool) -> None:
     raise InvalidArgument(
         "expected a train_step that updates at every call, or that leaves backward and update to "
-        f"us; found one that accumulates gradients over {'' if is_known else 'at least '}{count} "
-        "calls: return the loss of one micro-batch before backward, and pass optimizer=. "
+        "batchfinder; found one that accumulates gradients over "
+        f"{'' if is_known else 'at least '}{count} calls: return the loss of one "
+        "micro-batch before backward, and pass optimizer=. "
         "Accumulation is then part of the search, and base_batch_size= says how many samples one "
         f"of your updates takes now ({count} times the loader's batch size)"
     )

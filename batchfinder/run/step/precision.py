@@ -42,7 +42,7 @@ def context_for(autocast: Any, device: torch.device, scaler: Any) -> Context:
         return autocast  # type: ignore[no-any-return]  # any function of the user's
     raise InvalidArgument(
         "expected autocast to be True, a torch.dtype or a function that makes a context manager; "
-        f"found {autocast!r}"
+        f"found {autocast!r}: pass torch.bfloat16, or leave it out for full precision"
     )
 
 
