@@ -67,7 +67,10 @@ class BatchSource(Protocol):
         ...
 
     def expected_seconds(self, size: int) -> float:
-        """For reading ``size`` samples, by what reading took so far; 0.0 where that is unknown."""
+        """For reading ``size`` samples as the user's loader does, by what reading took so far.
+
+        0.0 where that is unknown.
+        """
         ...
 
     def rebuild(self, size: int) -> Iterable[Batch]:

@@ -169,7 +169,7 @@ class SampleSource:
         self.store.close()
 
     def expected_seconds(self, size: int) -> float:
-        return self.store.patience.expected_seconds(size)
+        return self.store.patience.seconds_in_bursts(size)
 
     def rebuild(self, size: int) -> Iterable[Batch]:
         return self.store.follow(self._rebuild(size))

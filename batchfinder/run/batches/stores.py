@@ -36,6 +36,8 @@ class Patience:
     samples_read: int = 0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=9))
     """Seconds per sample of the latest reads that were waited for from start to end."""
+    bursts: deque[float] = field(default_factory=lambda: deque(maxlen=9))
+    """The same of whole bursts, one of every worker: what reading in parallel takes."""
 
     def __post_init__(self) -> None:
         self.granted_seconds = self.seconds_left()
@@ -55,6 +57,17 @@ class Patience:
         """A read of ``samples`` was waited for from start to end, for ``seconds``."""
         if samples:
             self.recent.append(seconds / samples)
+
+    def took_burst(self, samples: int, seconds: float) -> None:
+        """As ``took``, of as many samples as all workers give at about the same time."""
+        self.took(samples, seconds)
+        self.bursts.append(seconds / samples)
+
+    def seconds_in_bursts(self, samples: int) -> float:
+        """For reading so many by all workers; 0.0 before a burst was waited for."""
+        if not self.bursts:
+            return 0.0
+        return samples * sorted(self.bursts)[len(self.bursts) // 2]
 
     def expected_seconds(self, samples: int) -> float:
         """For reading so many, by the median of the latest reads; 0.0 before the first."""

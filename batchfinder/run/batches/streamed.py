@@ -142,7 +142,7 @@ class Streamed:
         self._in_burst += 1
         self._burst_seconds += seconds
         if self._in_burst >= self._burst:
-            self.patience.took(self._in_burst, self._burst_seconds)
+            self.patience.took_burst(self._in_burst, self._burst_seconds)
             self._in_burst, self._burst_seconds = 0, 0.0
 
     def rewind(self, seed: int) -> None:

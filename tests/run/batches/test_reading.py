@@ -339,6 +339,16 @@ def test_a_stream_whose_batch_takes_longer_than_there_is_time_is_not_timed_again
     assert (found[32], found[64], clock.now) == (pytest.approx(32), pytest.approx(64), before)
 
 
+def test_a_dataset_read_sample_by_sample_is_timed_by_its_own_loader() -> None:
+    """Its samples were not read by all workers at once: what they took is not the loader's pace."""
+    source, clock, _ = timed_source(seconds=1000.0)
+    source.take(8)
+    before = clock.now
+    assert source.expected_seconds(64) == 0.0
+    assert loading_seconds(source, [64], budget_seconds=2.0, clock=clock)[64] == pytest.approx(64)
+    assert clock.now > before
+
+
 def test_draws_are_always_of_distinct_samples() -> None:
     source, _, _ = timed_source()
     assert len(set(values(source.draw(500)))) == 500
