@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from batchfinder.html import Shown
 from batchfinder.outcomes import Judgement, Limit, Why
 from batchfinder.rates import UpdateEffect
-from batchfinder.wording import Caveat
+from batchfinder.wording import Caveat, summary
 
 __all__ = [
     "KNEE",
@@ -183,7 +184,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(Shown):
     """The choice, its learning rate and what would have changed it."""
 
     plan: BatchPlan
@@ -208,9 +209,29 @@ class Recommendation:
     """Smallest and largest global batch that the measurements cannot tell from the choice."""
     caveats: tuple[Caveat, ...] = ()
 
+    def __str__(self) -> str:
+        return summary.recommended(
+            [
+                (
+                    str(each.plan),
+                    each.chosen,
+                    each.relative_time,
+                    each.relative_samples,
+                    each.learning_rate,
+                    each.peak_bytes,
+                    each.roles,
+                )
+                for each in self.candidates
+            ],
+            plan=str(self.plan),
+            rate=self.learning_rate,
+            limited_by=self.limited_by.value,
+            caveats=self.caveats,
+        )
+
 
 @dataclass(frozen=True)
-class Confirmation:
+class Confirmation(Shown):
     """Dozens of real steps of one plan at one learning rate, and a short branch at twice it.
 
     ``at_double_rate`` is ``None`` where twice the rate was not tried. ``detail`` is what the
@@ -248,3 +269,12 @@ class Confirmation:
     def out_of_memory(self) -> bool:
         """Whether memory, or an index limit, is why it did not hold."""
         return self.judgement.is_about_size
+
+    def __str__(self) -> str:
+        rate, first = self.learning_rate, self.first_loss
+        rows = [("at the rate", rate, self.steps, self.judgement.value, first, self.last_loss)]
+        if self.at_double_rate is not None and rate is not None:
+            last = self.double_rate_last_loss
+            twice = self.at_double_rate.value
+            rows.append(("at twice the rate", 2 * rate, self.steps, twice, first, last))
+        return summary.confirmed(plan=str(self.plan), rate=rate, held=self.held, rows=rows)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from batchfinder.wording import Caveat
+from batchfinder.html import Shown
+from batchfinder.wording import Caveat, summary
 
 __all__ = ["RaceArm", "RaceResult"]
 
@@ -29,7 +30,7 @@ class RaceArm:
 
 
 @dataclass(frozen=True)
-class RaceResult:
+class RaceResult(Shown):
     """Learning rates of one batch, tried side by side.
 
     Where no rate was found ``refusal`` says why, ``best_rate`` is ``None`` and ``learning_rate``
@@ -57,6 +58,16 @@ class RaceResult:
     held_out_samples: int = 0
     refusal: Caveat | None = None
     caveats: tuple[Caveat, ...] = ()
+
+    def __str__(self) -> str:
+        refusal = () if self.refusal is None else (self.refusal,)
+        return summary.raced(
+            [(arm.learning_rate, arm.loss, arm.steps, arm.order) for arm in self.arms],
+            rate=self.learning_rate,
+            batch=self.batch,
+            rule_rate=self.rule_rate,
+            caveats=(*refusal, *self.caveats),
+        )
 
     @property
     def factor(self) -> float:

@@ -6,6 +6,7 @@ import html
 import math
 
 import pytest
+from report_cases import bare, moved, plain, raised, unconfirmed
 
 from batchfinder import (
     Comparison,
@@ -25,6 +26,8 @@ from batchfinder.results import (
     NoiseScale,
     Outcome,
     ProbeResult,
+    RaceArm,
+    RaceResult,
     Trial,
 )
 
@@ -147,3 +150,33 @@ def test_a_notebook_shows_what_print_shows() -> None:
     printer = Printer()
     noise._repr_pretty_(printer, cycle=False)
     assert printer.written == str(noise)
+
+
+def test_the_parts_of_a_report_print_as_tables_too() -> None:
+    report = moved()
+    assert report.confirmation is not None
+    said = str(report.recommendation).splitlines()
+    assert said[0].startswith("Recommended: batch size 64 at learning rate 0.00135; limited by")
+    (chosen,) = (line for line in said if line.startswith("→"))
+    assert chosen.split()[1] == "64"
+    assert any(line.split()[0] == "128" and "not confirmed" in line for line in said)
+    said = str(report.confirmation).splitlines()
+    assert said[0] == "Confirmed: batch size 64 at learning rate 0.00135."
+    assert [line.split()[-3:] for line in said[-2:]] == [["held", "2.31", "0.42"]] * 2
+    arms = (RaceArm(0.02, 1.25, 100), RaceArm(0.01, 1.5, 100), RaceArm(0.04, math.inf, 30, 2))
+    said = str(RaceResult(64, arms, 100, 0.015, 0.02, 0.018)).splitlines()
+    assert said[0] == "Learning rate 0.018 at batch size 64; the rule's is 0.015."
+    assert [line.split() for line in said[-3:]] == [
+        ["0.01", "1.5", "100", "1"],
+        ["0.02", "1.25", "100", "1"],
+        ["0.04", "diverged", "30", "2"],
+    ]
+
+
+@pytest.mark.parametrize("made", [plain, moved, raised, unconfirmed, bare])
+def test_no_part_of_a_report_is_wider_than_a_terminal_or_a_repr(made) -> None:
+    report = made()
+    for part in (report.recommendation, report.confirmation):
+        if part is not None:
+            assert max(map(len, str(part).splitlines())) <= 88
+            assert "(plan=" not in str(part)

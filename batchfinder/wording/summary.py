@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from batchfinder.table import Row, Table, render, wrap
-from batchfinder.units import format_bytes, format_count, format_seconds, format_size
+from batchfinder.units import format_bytes, format_count, format_rate, format_seconds, format_size
 
-__all__ = ["evaluated", "noise_scale", "searched"]
+__all__ = ["confirmed", "evaluated", "noise_scale", "raced", "recommended", "searched"]
 
 _WIDTH = 88
 
@@ -83,6 +84,107 @@ def evaluated(
         f"{format_size(largest)}.",
         table,
         (f"Limit: {format_bytes(limit_bytes)}.", *_notes(caveats)),
+    )
+
+
+def recommended(
+    candidates: Iterable[tuple[str, bool, float, float, float | None, int | None, Sequence[str]]],
+    *,
+    plan: str,
+    rate: float | None,
+    limited_by: str,
+    caveats: Sequence[str] = (),
+) -> str:
+    """What could be recommended as a table, and the choice above it.
+
+    ``candidates`` are plan, whether it is the choice, time and samples as multiples of the
+    choice's, learning rate, peak memory and roles.
+    """
+    rows = tuple(
+        Row(
+            (
+                name,
+                f"{time:.2f}x",
+                f"{samples:.2f}x" if math.isfinite(samples) else "-",
+                "-" if at is None else format_rate(at),
+                "-" if peak is None else format_bytes(peak),
+                ", ".join(("chosen",) * chosen + tuple(roles)),
+            ),
+            chosen=chosen,
+        )
+        for name, chosen, time, samples, at, peak, roles in candidates
+    )
+    header = ("batch size", "time", "samples", "learning rate", "peak memory", "note")
+    at = "" if rate is None else f" at learning rate {format_rate(rate)}"
+    return _joined(
+        f"Recommended: batch size {plan}{at}; limited by {limited_by}.",
+        Table(header, rows).without_empty_columns(),
+        _notes(caveats),
+    )
+
+
+def confirmed(
+    *,
+    plan: str,
+    rate: float | None,
+    held: bool,
+    rows: Iterable[tuple[str, float | None, int, str, float, float]],
+) -> str:
+    """What was trained to confirm a choice: each branch with its losses.
+
+    ``rows`` are the branch, its rate, its steps, how it went, first and last loss.
+    """
+    at = "" if rate is None else f" at learning rate {format_rate(rate)}"
+    table = Table(
+        ("branch", "learning rate", "steps", "outcome", "first loss", "last loss"),
+        tuple(
+            Row(
+                (
+                    branch,
+                    "-" if its is None else format_rate(its),
+                    format_size(steps),
+                    went,
+                    *(f"{loss:.4g}" if math.isfinite(loss) else "-" for loss in (first, last)),
+                )
+            )
+            for branch, its, steps, went, first, last in rows
+        ),
+    )
+    return _joined(
+        f"{'Confirmed' if held else 'Not confirmed'}: batch size {plan}{at}.",
+        table.without_empty_columns(),
+        (),
+    )
+
+
+def raced(
+    arms: Iterable[tuple[float, float, int, int]],
+    *,
+    rate: float,
+    batch: int,
+    rule_rate: float,
+    caveats: Sequence[str] = (),
+) -> str:
+    """The arms of a race as a table, and the learning rate above it.
+
+    ``arms`` are learning rate, held-out loss, steps and order of the data.
+    """
+    rows = tuple(
+        Row(
+            (
+                format_rate(at),
+                f"{loss:.4g}" if math.isfinite(loss) else "diverged",
+                format_size(steps),
+                str(order),
+            )
+        )
+        for at, loss, steps, order in sorted(arms)
+    )
+    return _joined(
+        f"Learning rate {format_rate(rate)} at batch size {format_size(batch)}; the rule's is "
+        f"{format_rate(rule_rate)}.",
+        Table(("learning rate", "held-out loss", "steps", "data order"), rows),
+        _notes(caveats),
     )
 
 
