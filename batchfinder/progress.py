@@ -19,7 +19,6 @@ from typing import Any, TextIO
 from batchfinder import html
 from batchfinder.protocols import Clock
 from batchfinder.results import (
-    BatchPlan,
     Confirmation,
     Event,
     Measurement,
@@ -143,11 +142,9 @@ class NotebookTable:
         else:
             self._handle.update(self)
 
-    def _table(self) -> Table:
-        return Table(("stage", "batch", "what was found"), tuple(self._rows))
-
     def _repr_html_(self) -> str:
-        return html.fragment([html.table(self._table())])
+        rows = Table(("stage", "batch", "what was found"), tuple(self._rows))
+        return html.fragment([html.table(rows)])
 
     def __repr__(self) -> str:
         return "\n".join(" ".join(part for part in row.cells if part) for row in self._rows)
@@ -182,12 +179,12 @@ def describe(event: Event) -> Described:
         return "  race", "", _race_arm(event)
     if isinstance(event, Progress):
         return f"  {event.stage.name.lower()}", "", _progress(event)
-    if isinstance(event, Recommendation | Confirmation):
-        return _describe_plan(event)
     return _describe_size(event)
 
 
-def _describe_size(event: TrialStarted | Trial | Measurement | NoiseScale) -> Described:
+def _describe_size(
+    event: TrialStarted | Trial | Measurement | NoiseScale | Recommendation | Confirmation,
+) -> Described:
     if isinstance(event, TrialStarted):
         taking = event.expected_seconds
         about = "" if taking is None else f" (at most about {format_seconds(taking)})"
@@ -196,15 +193,12 @@ def _describe_size(event: TrialStarted | Trial | Measurement | NoiseScale) -> De
         return "  trial", format_size(event.batch_size), _trial(event)
     if isinstance(event, Measurement):
         return "  measure", format_size(event.batch_size), _measurement(event)
+    if isinstance(event, Recommendation):
+        return "  choice", format_size(event.plan.micro_batch), _choice(event)
+    if isinstance(event, Confirmation):
+        return "  confirm", format_size(event.plan.micro_batch), _confirmation(event)
     size = "" if event.whole_training or not event.micro_batch else format_size(event.micro_batch)
     return "  noise", size, _noise(event)
-
-
-def _describe_plan(event: Recommendation | Confirmation) -> Described:
-    size = format_size(event.plan.micro_batch)
-    if isinstance(event, Recommendation):
-        return "  choice", size, _choice(event)
-    return "  confirm", size, _confirmation(event)
 
 
 def _stage(event: StageStarted) -> str:
@@ -263,15 +257,13 @@ def _race_arm(arm: RaceArm) -> str:
 
 
 def _choice(recommended: Recommendation) -> str:
-    rate = recommended.learning_rate
-    said = "" if rate is None else f"learning rate {format_rate(rate)}; "
-    return f"{_plan(recommended.plan)}{said}limited by {recommended.limited_by.value}"
-
-
-def _plan(plan: BatchPlan) -> str:
-    if plan.global_batch == plan.micro_batch:
-        return ""
-    return f"{plan} = {format_size(plan.global_batch)} per optimizer step; "
+    plan, rate = recommended.plan, recommended.learning_rate
+    parts = []
+    if plan.global_batch != plan.micro_batch:
+        parts.append(f"{plan} = {format_size(plan.global_batch)} per optimizer step")
+    if rate is not None:
+        parts.append(f"learning rate {format_rate(rate)}")
+    return "; ".join([*parts, f"limited by {recommended.limited_by.value}"])
 
 
 def _confirmation(found: Confirmation) -> str:

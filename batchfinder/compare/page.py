@@ -28,7 +28,9 @@ def fragment(study: StudyData) -> str:
 
 def page(study: StudyData) -> str:
     """Everything, in a document that needs nothing outside itself."""
-    return html.page(f"batchfinder: {rendering.title(study)}", _whole(study))
+    parts = [*_summary(study), html.section("Curves", _figure(study))]
+    parts += [each.as_html() for each in tables(study)]
+    return html.page(f"batchfinder: {rendering.title(study)}", parts)
 
 
 def _summary(study: StudyData) -> Iterator[str]:
@@ -38,13 +40,6 @@ def _summary(study: StudyData) -> Iterator[str]:
     yield html.items(rendering.regrets(study))
     if study.caveats:
         yield html.details("Caveats", html.items(map(capitalized, study.caveats)), shown=True)
-
-
-def _whole(study: StudyData) -> Iterator[str]:
-    yield from _summary(study)
-    yield html.section("Curves", _figure(study))
-    for each in tables(study):
-        yield each.as_html()
 
 
 def _figure(study: StudyData) -> str:

@@ -64,8 +64,13 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers sh
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One optimizer step is over."""
         losses, self._losses = self._losses, []
-        if self.monitor is not None:
-            self.monitor.step(self._of_step(losses) if losses else None)
+        if self.monitor is None:
+            return
+        loss = None
+        if losses:  # shares of the step where each was divided by the step's tokens
+            together = torch.stack(losses)
+            loss = together.sum() if self._is_share else together.mean()
+        self.monitor.step(loss)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave no hook behind."""
@@ -81,11 +86,6 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers sh
             seen = self._rows * max(1, args.n_gpu)
             self.monitor.took(min(seen or args.train_batch_size, args.train_batch_size))
         self._rows = 0
-
-    def _of_step(self, losses: list[torch.Tensor]) -> torch.Tensor:
-        """The mean over the step: shares of it where a loss is divided by the step's tokens."""
-        together = torch.stack(losses)
-        return together.sum() if self._is_share else together.mean()
 
     def _see(self, model: torch.nn.Module, at: Any, given: dict[str, Any], output: Any) -> None:
         self._is_share = given.get("num_items_in_batch") is not None

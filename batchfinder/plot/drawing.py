@@ -115,9 +115,6 @@ def _draw_all(report: ReportData, axes: Any) -> None:
     if _has_race(report):
         panel(report, "race", axes[0, 2])
         axes[1, 2].set_axis_off()
-    axes.flat[0].figure.suptitle(_headline(report), x=0.01, ha="left", weight="bold")
-
-
-def _headline(report: ReportData) -> str:
     rate = "" if report.learning_rate is None else f", learning rate {report.learning_rate:.3g}"
-    return f"Batch size {report.recommendation.plan}{rate}; limited by {report.limited_by.value}"
+    title = f"Batch size {report.recommendation.plan}{rate}; limited by {report.limited_by.value}"
+    axes.flat[0].figure.suptitle(title, x=0.01, ha="left", weight="bold")

@@ -134,9 +134,10 @@ class Rehearsal:
             return _bytes(p.grad for p in self._parameters() if p.grad is not None)
         except Exception as error:
             self.in_time()  # whatever became of its error on the way through the user's step
+            first_line = (str(error).splitlines() or [""])[0][:300]
             raise CannotPredict(
                 f"the training step cannot be followed without real data: "
-                f"{type(error).__name__}: {_first_line(error)}"
+                f"{type(error).__name__}: {first_line}"
             ) from error
         finally:
             for parameter in self._parameters():
@@ -235,7 +236,3 @@ def _bytes(tensors: Any) -> int:
         with contextlib.suppress(NotImplementedError):  # a sparse gradient has no storage
             storages[storage_key(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]

@@ -163,12 +163,8 @@ def _highest_throughput(report: ReportData) -> int | None:
 def _with_spread(measurement: Measurement) -> str:
     rate = measurement.samples_per_second
     width = measurement.samples_per_second_high - measurement.samples_per_second_low
-    spread = f" ±{_percent(50 * width / rate)}" if width and rate else ""
+    spread = f" ±{max(50 * width / rate, 1):.0f}%" if width and rate else ""
     return f"{format_count(rate)}{spread}"
-
-
-def _percent(share: float) -> str:
-    return f"{max(share, 1):.0f}%"
 
 
 def format_interval(measurement: Measurement) -> str:

@@ -102,12 +102,9 @@ class NvmlNeighbours:
         except nvml.NVMLError:
             return None
         finally:
-            self._shut_down()
+            with suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
         return tuple({each.pid: self._named(each) for each in running}.values())
-
-    def _shut_down(self) -> None:
-        with suppress(self._nvml.NVMLError):
-            self._nvml.nvmlShutdown()
 
     def _named(self, process: Any) -> GpuProcess:
         count = process.usedGpuMemory

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -160,9 +160,10 @@ class Board:
     def _refuse_missing(self, keys: list[str], where: str, timeout: float) -> None:
         absent = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
         if absent:
+            names = f"rank{'s' if len(absent) > 1 else ''} {', '.join(map(str, absent))}"
             raise RanksNotTogether(
                 f"expected an answer of every rank at {where!r}; found none from "
-                f"{_ranks(absent)} for {timeout:g} s: it stalled, died or went another way. All "
+                f"{names} for {timeout:g} s: it stalled, died or went another way. All "
                 "processes must be ended"
             )
 
@@ -171,7 +172,3 @@ class Board:
 
     def _left(self, rank: int) -> str:
         return f"{self._prefix}/left/{rank}"
-
-
-def _ranks(found: Sequence[int]) -> str:
-    return f"rank{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
