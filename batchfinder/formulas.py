@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 __all__ = [
-    "ALIKE",
+    "ROUNDING_NOISE",
     "Interval",
     "Moments",
     "finite_population",
@@ -38,7 +38,7 @@ __all__ = [
 MOST_PER_SAMPLE = 4
 """Where the interval is open, the largest value claimed, as a multiple of the samples spent."""
 
-ALIKE = 1e-3
+ROUNDING_NOISE = 1e-3
 """A noise scale below this is rounding: the gradients of the samples do not differ."""
 
 Vector: TypeAlias = "Sequence[float] | np.ndarray"
@@ -55,7 +55,7 @@ class Moments:
 
     @property
     def reciprocal(self) -> float:
-        """The reciprocal u = |G|² / tr Σ, at most 1 / ``ALIKE``; 0 where all is zero."""
+        """The reciprocal u = |G|² / tr Σ, at most 1 / ``ROUNDING_NOISE``; 0 where all is zero."""
         return float(_ratio(self.gradient_squared, self.noise_trace))
 
     def reciprocal_within(self, population: float | None) -> float:
@@ -65,7 +65,7 @@ class Moments:
     @property
     def is_alike(self) -> bool:
         """Whether the gradients do not differ, but for rounding."""
-        return self.reciprocal >= 1 / ALIKE
+        return self.reciprocal >= 1 / ROUNDING_NOISE
 
     @property
     def is_zero(self) -> bool:
@@ -86,7 +86,7 @@ class Interval:
         """Its width, high / low; ``inf`` where it is open above, 1 where there is no noise."""
         if self.low > 0:
             return self.high / self.low
-        return 1.0 if self.high <= ALIKE else math.inf
+        return 1.0 if self.high <= ROUNDING_NOISE else math.inf
 
 
 def moments(sizes: Vector, squared_norms: Vector, squared_mean: float) -> Moments:
@@ -132,11 +132,11 @@ def leave_one_out(sizes: Vector, gram: np.ndarray) -> np.ndarray:
 
 
 def _ratio(gradient_squared: np.ndarray | float, trace: np.ndarray | float) -> np.ndarray:
-    """The reciprocals u, at most 1 / ``ALIKE``, so that no noise is still a number."""
+    """The reciprocals u, at most 1 / ``ROUNDING_NOISE``, so that no noise is still a number."""
     signal = np.asarray(gradient_squared, dtype=np.float64)
-    out: np.ndarray = np.where(signal > 0, 1 / ALIKE, 0.0)
+    out: np.ndarray = np.where(signal > 0, 1 / ROUNDING_NOISE, 0.0)
     np.divide(signal, trace, out=out, where=np.asarray(trace) > 0)
-    return np.asarray(np.minimum(out, 1 / ALIKE))
+    return np.asarray(np.minimum(out, 1 / ROUNDING_NOISE))
 
 
 def leave_one_group_out(sizes: Vector, squares: Vector, gram: np.ndarray) -> np.ndarray:
@@ -215,10 +215,10 @@ def noise_interval(u: float, u_low: float, u_high: float, samples: float) -> Int
     claims at most ``samples`` and the value at most four times that. From n samples u is known to
     about √(2 / d) / n, with d the effective dimension of the noise, often near 100: noise scales
     above 4n are within that error of infinity. Where the gradients do not differ, it lies between
-    0 and ``ALIKE``.
+    0 and ``ROUNDING_NOISE``.
     """
-    if u >= 1 / ALIKE:
-        return Interval(ALIKE, 0.0, ALIKE)
+    if u >= 1 / ROUNDING_NOISE:
+        return Interval(ROUNDING_NOISE, 0.0, ROUNDING_NOISE)
     if u_low > 0:
         return Interval(1 / u, 1 / u_high, 1 / u_low)
     low = min(1 / u_high if u_high > 0 else math.inf, samples)

@@ -19,7 +19,7 @@ __all__ = [
     "without_drift",
 ]
 
-SAME = 0.05
+SAME_TIME = 0.05
 """Times that differ by less than this share are the same."""
 
 
@@ -137,7 +137,7 @@ def sizes_worth_measuring(largest: int, *also: int | None, most: int = 14) -> tu
     """
     powers = [2**exponent for exponent in range(max(1, largest).bit_length())]
     asked = {size for size in also if size is not None and 1 <= size <= largest} | {largest}
-    told_apart = {p for p in powers if all(abs(p - size) > SAME * size for size in asked)}
+    told_apart = {p for p in powers if all(abs(p - size) > SAME_TIME * size for size in asked)}
     kept = sorted(told_apart | asked)
     while len(kept) > most:
         spare = next((size for size in kept if size not in asked), None)
@@ -175,7 +175,7 @@ def outward(sizes: Sequence[int], first: int) -> list[int]:
 
 
 def unbeaten(seconds: Mapping[int, float]) -> frozenset[int]:
-    """The batches that some noise scale lets beat the others, by more than ``SAME``.
+    """The batches that some noise scale lets beat the others, by more than ``SAME_TIME``.
 
     The time to a target is s · (1 + φ / B): at φ = 0 it goes by the seconds s of a step, at φ = ∞
     by the seconds s / B of a sample, in between by a mean of both. So a batch that is no slower by
@@ -187,12 +187,12 @@ def unbeaten(seconds: Mapping[int, float]) -> frozenset[int]:
     """
     kept: list[int] = []
     for size in sorted(seconds, reverse=True):
-        as_quick = (other for other in kept if seconds[other] <= (1 + SAME) * seconds[size])
+        as_quick = (other for other in kept if seconds[other] <= (1 + SAME_TIME) * seconds[size])
         if not any(other >= 2 * size for other in as_quick):
             kept.append(size)
     frugal: list[int] = []
     for size in sorted(kept):
-        a_sample = (1 + SAME) * seconds[size] / size
+        a_sample = (1 + SAME_TIME) * seconds[size] / size
         if not any(seconds[other] / other <= a_sample for other in frugal):
             frugal.append(size)
     return frozenset(frugal)

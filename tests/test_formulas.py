@@ -192,8 +192,8 @@ def test_gradients_that_are_alike_leave_a_noise_scale_of_about_zero(rounding: fl
     for replicates in (left, groups):
         limits = formulas.jackknife(replicates, 0.9, point.reciprocal_within(100))
         found = formulas.noise_interval(point.reciprocal_within(100), *limits, samples=20)
-        assert (found.low, found.high, found.ratio) == (0.0, formulas.ALIKE, 1.0)
-        assert 0 < found.value <= formulas.ALIKE
+        assert (found.low, found.high, found.ratio) == (0.0, formulas.ROUNDING_NOISE, 1.0)
+        assert 0 < found.value <= formulas.ROUNDING_NOISE
 
 
 def test_the_loss_ratio_tells_means_from_sums() -> None:

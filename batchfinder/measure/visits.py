@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from batchfinder.timing import SAME, without_drift
+from batchfinder.timing import SAME_TIME, without_drift
 
 __all__ = ["Effort", "Record", "evened", "is_as_quick", "is_below_floor"]
 
@@ -86,7 +86,7 @@ def is_as_quick(record: Record, floor: Record) -> bool:
 
     Steps that are bound by launches scatter upwards, by more than the sizes differ.
     """
-    return min(record.visits()) <= (1 + SAME) * min(floor.visits())
+    return min(record.visits()) <= (1 + SAME_TIME) * min(floor.visits())
 
 
 def is_below_floor(size: int, floor: Record, records: Sequence[Record]) -> bool:

@@ -54,28 +54,28 @@ def next_drop(sizes: Sequence[int], trials: int) -> int:
     return sizes[min(reach(needed - 1, failures - 1), len(sizes) - 1)]
 
 
-FARTHEST_JUMP = 8
+MAX_JUMP_FACTOR = 8
 """Times the largest size that fits, once a line is seen; twice before."""
 
-UNSURE = 0.2
+SHARE_LEFT_WITHOUT_LINE = 0.2
 """Which share of the way to the forecast maximum to leave while no line is seen."""
 
-NEAR = 1.15
+CHORD_RATIO = 1.15
 """Sizes within this ratio are near: a chord reaches from one to the other."""
 
-CONFIRMED = 1.05
+GUESS_TOLERANCE = 1.05
 """A forecast above a guess by at most this ratio confirms it: then the guess is tried first."""
 
-FEW = 3
+FEWEST_FOR_A_LINE = 3
 """With fewer sizes that fit, no line can have been seen."""
 
-FORESEEN = 0.8
+SHARE_FORESEEN = 0.8
 """A failure at less than this share of the way to the forecast maximum was not foreseen at all."""
 
 SLACK = 0.01
 """Share of the limit that a caching allocator cannot give to tensors, whatever the layout."""
 
-OF_MEMORY = 0.5
+SHARE_OF_MEMORY_FAILURES = 0.5
 """A trial that failed below this share of the limit did not fail for what the peak counts."""
 
 
@@ -169,10 +169,10 @@ def _climb(seen: History, space: SearchSpace) -> int:
     ahead = _steering(seen, space)
     if ahead is None:
         return _above(seen.low, 2 * seen.low, space)
-    cap = (FARTHEST_JUMP if ahead.shows_a_line else 2) * seen.low
+    cap = (MAX_JUMP_FACTOR if ahead.shows_a_line else 2) * seen.low
     target = min(cap, _aim(ahead, seen, space))
     if space.first_guess is not None and seen.low < space.first_guess <= target <= (
-        CONFIRMED * space.first_guess
+        GUESS_TOLERANCE * space.first_guess
     ):
         target = space.first_guess
     return _above(seen.low, target, space)
@@ -183,7 +183,7 @@ def _close(seen: History, high: int, space: SearchSpace) -> int:
 
     A failure far above the first few successes, such as of a wrong guess, is climbed towards.
     """
-    if len(seen.fits) < FEW and high > 4 * seen.low:
+    if len(seen.fits) < FEWEST_FOR_A_LINE and high > 4 * seen.low:
         return _climb(seen, space)
     if _is_unforeseen(seen, high, space):
         return _blind(seen, high, space)
@@ -205,7 +205,7 @@ def _target(seen: History, high: int, space: SearchSpace) -> float:
     if contradictions:
         # somewhat below a size that failed, so that a slope is seen close to the limit
         return 0.9 * high if high > 1.2 * seen.low else _half(seen.low, high)
-    return min(_aim(ahead, seen, space), FARTHEST_JUMP * seen.low)
+    return min(_aim(ahead, seen, space), MAX_JUMP_FACTOR * seen.low)
 
 
 def _is_unforeseen(seen: History, high: int, space: SearchSpace) -> bool:
@@ -216,12 +216,12 @@ def _is_unforeseen(seen: History, high: int, space: SearchSpace) -> bool:
     if _is_foreseen(ahead, high, space.limit_bytes):
         return False
     peak = next(trial.peak_bytes for trial in seen.fails if trial.batch_size == high)
-    return peak is None or peak < OF_MEMORY * space.limit_bytes
+    return peak is None or peak < SHARE_OF_MEMORY_FAILURES * space.limit_bytes
 
 
 def _is_foreseen(ahead: Forecast, high: int, limit_bytes: int) -> bool:
     """Whether ``high`` is about where the forecast meets the limit, or beyond."""
-    return high - ahead.size >= FORESEEN * (ahead.largest_within(limit_bytes) - ahead.size)
+    return high - ahead.size >= SHARE_FORESEEN * (ahead.largest_within(limit_bytes) - ahead.size)
 
 
 def _blind(seen: History, high: int, space: SearchSpace) -> int:
@@ -240,9 +240,9 @@ def _aim(ahead: Forecast, seen: History, space: SearchSpace) -> float:
     """Just inside the forecast maximum; just above what is settled where that says no more."""
     assert space.limit_bytes is not None  # a forecast steers only towards a known limit
     largest = ahead.largest_within((1 - SLACK if seen.is_cached else 1) * space.limit_bytes)
-    doubt = ahead.disagreement if ahead.shows_a_line else UNSURE
+    doubt = ahead.disagreement if ahead.shows_a_line else SHARE_LEFT_WITHOUT_LINE
     inside = largest - doubt * (largest - seen.low)
-    if space.resolution > 0 and largest <= NEAR * seen.low:
+    if space.resolution > 0 and largest <= CHORD_RATIO * seen.low:
         # so near, a size just within the resolution spares another trial
         inside = max(inside, largest * (1 - 0.9 * space.resolution))
     if ahead.shows_a_line:

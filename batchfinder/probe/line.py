@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from batchfinder.probe.history import latest
 from batchfinder.results import Trial
 
-APART = 0.75
+MAX_SIZE_RATIO = 0.75
 """Two sizes show a slope if the smaller is at most this share of the larger …"""
 
-RISEN = 0.03
+MIN_RELATIVE_RISE = 0.03
 """… or if their peaks differ by this share: below both, rounding would be read as slope."""
 
-AGREE = 0.1
+SLOPE_TOLERANCE = 0.1
 """Slopes that differ by less than this, relatively, are of one line."""
 
 
@@ -71,7 +71,7 @@ class Forecast:
     @property
     def shows_a_line(self) -> bool:
         """Whether three sizes lie on one rising line."""
-        return self.slope > 0 and self.disagreement <= AGREE
+        return self.slope > 0 and self.disagreement <= SLOPE_TOLERANCE
 
     def largest_within(self, limit_bytes: float) -> float:
         """The size at which the forecast meets the limit; ``inf`` where it never does."""
@@ -96,7 +96,7 @@ def forecast(trials: Iterable[Trial]) -> Forecast | None:
     oldest, oldest_peak = chosen[2]
     earlier = (peak_before - oldest_peak) / (previous - oldest)
     disagreement = abs(slope - earlier) / slope
-    bends = slope > earlier and disagreement > AGREE
+    bends = slope > earlier and disagreement > SLOPE_TOLERANCE
     bend = (slope - earlier) / (size - oldest) if bends else 0.0
     return Forecast(size, previous, peak, slope, bend, disagreement)
 
@@ -110,6 +110,10 @@ def _well_apart(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The largest size, then each next smaller one that lies well apart; at most three."""
     chosen: list[tuple[int, int]] = []
     for size, peak in reversed(points):
-        if not chosen or size <= APART * chosen[-1][0] or peak <= (1 - RISEN) * chosen[-1][1]:
+        if (
+            not chosen
+            or size <= MAX_SIZE_RATIO * chosen[-1][0]
+            or peak <= (1 - MIN_RELATIVE_RISE) * chosen[-1][1]
+        ):
             chosen.append((size, peak))
     return chosen[:3]

@@ -10,7 +10,7 @@ from noise_cases import PlainStep, Population, blobs, cross_entropy, perceptron
 from torch import Tensor, nn
 
 from batchfinder.errors import NoiseNotMeasured
-from batchfinder.formulas import ALIKE, Moments
+from batchfinder.formulas import ROUNDING_NOISE, Moments
 from batchfinder.noise import MicroBatchVariance, NoiseFindings, PerExample, noise_along_warmup
 from batchfinder.noise.context import Point, Pooling
 from batchfinder.noise.sampling import FreshBatches
@@ -69,7 +69,7 @@ def test_a_zero_that_means_unknown_is_not_corrected_for_the_population() -> None
 def test_points_without_any_noise_pool_to_none() -> None:
     alike = Moments(1.0, 0.0, 64.0, 4)
     found = Pooling("any", population=1000)([Point(1, alike)] * 4, 16)
-    assert (found.low, found.high) == (0.0, ALIKE)
+    assert (found.low, found.high) == (0.0, ROUNDING_NOISE)
     assert "equal up to rounding" in found.caveats[0]
 
 
@@ -100,5 +100,5 @@ def test_single_samples_that_are_all_the_same_too() -> None:
     estimator = PerExample(step.model, cross_entropy, samples=128)
     batches = FreshBatches([source.draw(16) for _ in range(8)], 16)
     found = estimator.estimate(step, batches, BatchPlan(16))
-    assert (found.low, found.high) == (0.0, ALIKE)
+    assert (found.low, found.high) == (0.0, ROUNDING_NOISE)
     assert "equal up to rounding" in found.caveats[0]
