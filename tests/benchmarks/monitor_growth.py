@@ -35,10 +35,11 @@ FIRST_SEED = 50
 EVERY, VALIDATED_EVERY, MOST_STEPS = 4, 4, 600
 CONSTANT = "constant"
 FOLLOWED = "followed"
+FOLLOWED_FROM_HALF = "followed, from half"
 GROWN = "grown instead of decay"
 GROWN_FROM_HALF = "grown instead of decay, from half"
 DECAYED = "constant size, rate decays"
-POLICIES = (CONSTANT, FOLLOWED, GROWN, GROWN_FROM_HALF, DECAYED)
+POLICIES = (CONSTANT, FOLLOWED, FOLLOWED_FROM_HALF, GROWN, GROWN_FROM_HALF, DECAYED)
 
 
 def validated(task: Task, model: nn.Module) -> float:
@@ -55,8 +56,12 @@ def to_target(
     """Time, samples and last size where the smoothed validation loss reaches the target."""
     size, rate = BEST[task.name]
     most = 4 * size
-    if policy == GROWN_FROM_HALF:
+    if policy in {GROWN_FROM_HALF, FOLLOWED_FROM_HALF}:
         size //= 2
+    if policy == FOLLOWED_FROM_HALF:
+        rate /= (
+            2**0.5 if task.family == "adam" else 2
+        )  # what a schedule multiplies it by on the way
     torch.manual_seed(seed)
     model = task.make_model()
     optimizer = task.make_optimizer(model.parameters())
@@ -67,6 +72,7 @@ def to_target(
     loader = DataLoader(tensors, size, shuffle=True, drop_last=True, generator=generator)
     schedules: dict[str, Schedule] = {
         FOLLOWED: FollowMonitor(most, step_seconds=STEP_SECONDS),
+        FOLLOWED_FROM_HALF: FollowMonitor(most, step_seconds=STEP_SECONDS),
         GROWN: GrowInsteadOfDecay(milestones, most),
         GROWN_FROM_HALF: GrowInsteadOfDecay(milestones, most),
     }

@@ -200,6 +200,26 @@ def test_an_ordinary_step_on_a_device_copies_its_loss_there() -> None:
     assert done.names.count("aten::copy_") == 4
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_ordinary_step_waits_for_a_gpu() -> None:
+    monitor, told = watched()
+    losses = [torch.tensor(steady(step), device="cuda") for step in range(1, 200)]
+    for loss in losses[:40]:
+        monitor.step(loss)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for loss in losses[40:]:
+            monitor.step(loss)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    monitor.step(losses[0] * math.nan)
+    for loss in losses[:60]:
+        torch.cuda.synchronize()
+        monitor.step(loss)
+    assert next(step for step, kind in told if kind is Kind.NOT_FINITE) <= 200 + TOGETHER
+
+
 @pytest.mark.parametrize(
     ("price", "together"),
     [(0.0, FEWEST_TOGETHER), (20 * LOSSES, 20), (1.0, MOST_TOGETHER), (1e9, MOST_TOGETHER)],
