@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Never
+from typing import Never
 
 from batchfinder.about_ranks import about_ranks, facts_of_ranks
 from batchfinder.arguments import check, objective_named, rule_named
@@ -27,6 +27,7 @@ from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
     Clip,
+    GradScaler,
     Loader,
     LossFunction,
     Model,
@@ -60,7 +61,7 @@ def find_batch_size(
     scheduler: Scheduler | None = None,
     clip: Clip | None = None,
     autocast: Autocast | None = None,
-    grad_scaler: Any = None,
+    grad_scaler: GradScaler | None = None,
     base_batch_size: int | None = None,
     base_learning_rate: float | None = None,
     training_steps: int | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Never
+from typing import Never
 
 from batchfinder.arguments import check
 from batchfinder.caveats import caveats_of
@@ -16,6 +16,7 @@ from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
     Clip,
+    GradScaler,
     Loader,
     LossFunction,
     Model,
@@ -43,7 +44,7 @@ def max_batch_size(
     scheduler: Scheduler | None = None,
     clip: Clip | None = None,
     autocast: Autocast | None = None,
-    grad_scaler: Any = None,
+    grad_scaler: GradScaler | None = None,
     memory_limit: int | str | None = None,
     at_most: int | None = None,
     at_least: int | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Never
+from typing import Never
 
 from batchfinder.arguments import check
 from batchfinder.caveats import caveats_of
@@ -19,6 +19,7 @@ from batchfinder.session import not_restored, opened, shared
 from batchfinder.training import (
     Autocast,
     Clip,
+    GradScaler,
     Loader,
     LossFunction,
     Model,
@@ -49,7 +50,7 @@ def gradient_noise_scale(
     scheduler: Scheduler | None = None,
     clip: Clip | None = None,
     autocast: Autocast | None = None,
-    grad_scaler: Any = None,
+    grad_scaler: GradScaler | None = None,
     micro_batch: int | None = None,
     noise: NoiseEstimator = _VARIANCE,
     seed: int = 0,

@@ -6,7 +6,7 @@ machine; what a GPU's kernels take inside themselves is not in it.
 
 from __future__ import annotations
 
-from typing import Any, Never
+from typing import Never
 
 from batchfinder.arguments import check
 from batchfinder.keywords import keywords_named, refuse_unknown
@@ -16,6 +16,7 @@ from batchfinder.run.trial import run_undisturbed
 from batchfinder.training import (
     Autocast,
     Clip,
+    GradScaler,
     Loader,
     LossFunction,
     Model,
@@ -50,7 +51,7 @@ def assert_fits(
     scheduler: Scheduler | None = None,
     clip: Clip | None = None,
     autocast: Autocast | None = None,
-    grad_scaler: Any = None,
+    grad_scaler: GradScaler | None = None,
     steps: int = 2,
     **unknown: Never,
 ) -> Trial:

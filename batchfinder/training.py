@@ -25,6 +25,7 @@ __all__ = [
     "Backward",
     "Clip",
     "Factory",
+    "GradScaler",
     "Loader",
     "LossFunction",
     "Model",
@@ -61,6 +62,9 @@ Clip: TypeAlias = float | Callable[[list[nn.Parameter]], Any]
 
 Backward: TypeAlias = Callable[[Tensor], Any]
 """In place of ``loss.backward()``."""
+
+GradScaler: TypeAlias = torch.amp.GradScaler
+"""The scaler of a training in float16, or a subclass (``ShardedGradScaler``)."""
 
 Autocast: TypeAlias = (
     bool | torch.dtype | AbstractContextManager[Any] | Callable[[], AbstractContextManager[Any]]
@@ -114,7 +118,7 @@ class Training:
     clip: Clip | None = None
     backward: Backward | None = None
     autocast: Autocast | None = None
-    grad_scaler: Any = None
+    grad_scaler: GradScaler | None = None
     make_loader: Callable[[int], Iterable[Batch]] | None = None
     count: Callable[[Batch], int] | None = None
     batch_dim: int | None = None

@@ -27,6 +27,7 @@ from batchfinder.run.batches import rebuild_loader
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state import preserved
 from batchfinder.scaling import rule_for
+from batchfinder.training import Autocast, LossFunction, StepFunction
 from batchfinder.wording import Caveat
 
 __all__ = ["compare_batch_sizes"]
@@ -42,8 +43,8 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
     *,
     report: Report | None = None,
     make_optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
-    loss_fn: Any = None,
-    train_step: Any = None,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
     validation_loader: Iterable[Batch] | None = None,
     metric: Callable[[Any, Batch], Any] | None = None,
     base_batch_size: int | None = None,
@@ -63,7 +64,7 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
     early_stopping: int | None = None,
     evaluation_batch_size: int | None = None,
     memory_limit: int | str | None = None,
-    autocast: Any = None,
+    autocast: Autocast | None = None,
     make_grad_scaler: Callable[[], Any] | None = None,
     results: str | Path | None = None,
     executor: Executor | None = None,

@@ -28,6 +28,7 @@ from batchfinder.run.step import step_from
 from batchfinder.training import (
     Autocast,
     Clip,
+    GradScaler,
     Loader,
     LossFunction,
     Model,
@@ -53,7 +54,7 @@ def estimate_memory(
     scheduler: Scheduler | None = None,
     clip: Clip | None = None,
     autocast: Autocast | None = None,
-    grad_scaler: Any = None,
+    grad_scaler: GradScaler | None = None,
     **unknown: Never,
 ) -> MemoryEstimate:
     """The memory of one training step of ``batch_size`` samples, update included; nothing runs.
@@ -110,7 +111,7 @@ def predict_max_batch_size(
     scheduler: Scheduler | None = None,
     clip: Clip | None = None,
     autocast: Autocast | None = None,
-    grad_scaler: Any = None,
+    grad_scaler: GradScaler | None = None,
     **unknown: Never,
 ) -> MemoryPrediction:
     """The largest micro-batch that should fit on a device that is not there. Memory only.
@@ -163,7 +164,7 @@ def predict_for_devices(
     scheduler: Scheduler | None = None,
     clip: Clip | None = None,
     autocast: Autocast | None = None,
-    grad_scaler: Any = None,
+    grad_scaler: GradScaler | None = None,
     **unknown: Never,
 ) -> DevicePredictions:
     """``predict_max_batch_size`` for many devices, from one rehearsal of the step.
