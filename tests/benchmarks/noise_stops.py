@@ -11,7 +11,9 @@ same. WALKS.pickle keeps the warm-ups; what is in it is not run again.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import pickle
 import statistics
 import sys
@@ -53,7 +55,7 @@ FAST = Task(
     chain,
     lambda model, batch: functional.cross_entropy(model(batch[0][:, :-1]), batch[0][:, 1:]),
     1.5,
-    (8, 32),
+    (8,),
     1e-3,
 )
 
@@ -127,16 +129,17 @@ def walks_of(path: Path, names: Sequence[str]) -> list[Walk]:
     return walks
 
 
-def choices_of(walk: Walk, knee: int, most: int) -> list[Choice]:
+@functools.cache
+def choices_of(base: int, family: str, knee: int, most: int) -> list[Choice]:
     """As ``find_batch_size`` asks: with the times as measured, and as if they were exact."""
-    sizes = tuple(2**power for power in range(12) if walk.base / 16 <= 2**power <= most)
+    sizes = tuple(2**power for power in range(12) if base / 16 <= 2**power <= most)
     given = problem(
         affine(sizes, half_speed=knee, spread=0.03, update=0.05),
         noise=None,
-        base_batch=walk.base,
+        base_batch=base,
         base_learning_rate=1e-3,
         base_is_yours=True,
-        optimizer_family=walk.family,
+        optimizer_family=family,
         noise_is_wanted=True,
     )
     return [pair_by_noise(given), pair_by_noise(given.timed_exactly())]
@@ -168,7 +171,7 @@ class Answer:
 def answers(walks: Sequence[Walk]) -> Iterator[Answer]:
     for walk in walks:
         for knee, most in itertools.product(KNEES, (2 * walk.base, LARGEST)):
-            choices = choices_of(walk, knee, most)
+            choices = choices_of(walk.base, walk.family, knee, most)
             ended = next((each for each in walk.moments if _decides(choices, each.outcomes)), None)
             whole = choices[0](walk.found)
             early = whole if ended is None else choices[0](ended.outcomes[-1])
@@ -183,7 +186,7 @@ def across_seeds(found: Sequence[Answer], which: str) -> float:
         if (one.walk.task, one.walk.base, one.case)
         == (other.walk.task, other.walk.base, other.case)
     ]
-    return statistics.fmean(pairs)
+    return statistics.fmean(pairs) if pairs else math.nan
 
 
 def row(name: str, found: Sequence[Answer]) -> str:
