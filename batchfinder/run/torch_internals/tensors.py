@@ -42,7 +42,8 @@ version_of: Callable[[torch.Tensor], int] = attrgetter("_version")
 
 def operator_name(func: Any) -> str:
     """Of an operator as it is dispatched, without its namespace and its overload."""
-    return str(func.name()).partition("::")[2].partition(".")[0]
+    name = getattr(func, "_opname", None)
+    return name if name is not None else str(func.name()).partition("::")[2].partition(".")[0]
 
 
 def makes_a_tensor(func: Any) -> bool:
