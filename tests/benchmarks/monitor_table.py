@@ -61,8 +61,8 @@ COST = """\
 Processor time of the same training with a monitor at its default and twice without, in turns of 10
 steps; the last ratio is that of the two without, and says how far the others are off by themselves.
 The aim is 1.02. Looks are given 1% and judging losses 0.4% of the time; the rest is to keep the
-loss of every ordinary step and to hand out its batch. Measured while other programs used the same
-processors (load), which makes a few Python calls between two steps dearer than they are at rest.
+loss of every ordinary step and to hand out its batch. Other programs on the same processors (load)
+make a few Python calls between two steps dearer than they are at rest.
 """
 
 GROWTH = """\
