@@ -143,7 +143,7 @@ def test_the_base_rate_under_a_trainer_is_the_users_own(tmp_path, name) -> None:
 
 @pytest.fixture(scope="module")
 def larger() -> Report:
-    """A report that recommends another rate."""
+    """A report with another rate, by a rule that no measured noise scale caps."""
     accelerator, model, optimizer, loader, _ = prepared()
     report = for_accelerate.find_batch_size(
         accelerator,
@@ -153,6 +153,7 @@ def larger() -> Report:
         loss_fn=functional.cross_entropy,
         **{**SHORT, "at_most": 64},
         at_least=64,
+        learning_rate_rule="square_root",
     )
     assert report.rate_factor == pytest.approx(2)
     return report
