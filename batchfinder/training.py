@@ -66,6 +66,13 @@ Backward: TypeAlias = Callable[[Tensor], Any]
 GradScaler: TypeAlias = torch.amp.GradScaler
 """The scaler of a training in float16, or a subclass (``ShardedGradScaler``)."""
 
+_BUILT = {
+    "optimizer": "build it first, such as torch.optim.AdamW(model.parameters(), lr=1e-3)",
+    "scheduler": "build it first, such as torch.optim.lr_scheduler.StepLR(optimizer, 30)",
+    "grad_scaler": "build it first: torch.amp.GradScaler()",
+}
+"""What holds state that a call puts back, and how it is made."""
+
 Autocast: TypeAlias = (
     bool | torch.dtype | AbstractContextManager[Any] | Callable[[], AbstractContextManager[Any]]
 )
@@ -167,6 +174,12 @@ class Training:
                     f"expected {name} to be an object; found the class {value.__name__} itself: "
                     f"build one first, such as {value.__name__}(...)"
                 )
+        for name, way_out in _BUILT.items():
+            for value in as_list(getattr(self, name)):
+                if not hasattr(value, "state_dict") and not hasattr(value, "__dict__"):
+                    raise InvalidArgument(
+                        f"expected {name} to be an object with state; found {value!r}: {way_out}"
+                    )
         for name in ("loss_fn", "train_step", "backward", "make_loader", "count"):
             value = getattr(self, name)
             if value is not None and not callable(value):

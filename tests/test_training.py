@@ -146,3 +146,15 @@ def test_the_members_of_a_training_are_kept_as_they_are() -> None:
     assert training.loader is batches
     assert training.loss_fn is LOSS
     assert training.optimizer is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"optimizer": "adam"}, {"scheduler": [3]}, {"grad_scaler": True}]
+)
+def test_what_holds_no_state_is_refused_with_what_to_build(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    found = value[0] if isinstance(value, list) else value
+    with pytest.raises(
+        bf.InvalidArgument, match=rf"{name} to be .* found {found!r}: build it first"
+    ):
+        bf.Training(nn.Linear(2, 2), [torch.zeros(2)], **wrong).check()

@@ -1,4 +1,4 @@
-"""The same eyes during the real training: a monitor, and batch sizes that change.
+"""During the real training: a monitor, and batch sizes that change.
 
 ``training_monitor`` looks at some steps of a training (``gradients``, ``updates``) as often as
 ``pace`` allows, and at every loss (``losses``, ``device_losses``); ``alarms`` names what is

@@ -52,8 +52,6 @@ class Alarms:
                 return bool(arrived) and self._judge_where_due([each.loss for each in arrived])
             loss = loss.item() if loss.ndim == 0 else float(loss.detach().float().mean())
         self._waiting.append((step, loss, part))
-        if -math.inf < loss <= self._ordinary_up_to and len(self._waiting) < self._pace.together:
-            return False
         return self._judge_where_due([loss])
 
     def _judge_where_due(self, last: Sequence[float]) -> bool:

@@ -23,33 +23,33 @@ that what a training does at every hundredth step (validation, a checkpoint) doe
 into looks, and count as their cost."""
 SHORTEST, LONGEST = 11, 997
 """The fewest and the most steps from one look to the next."""
-SHARE = 0.01
+LOOKS_SHARE = 0.01
 """Of the training's time, what looks may take."""
-LOSSES = 0.004
-"""Of the training's time, what judging losses may take. Both together are below 2%, as medians are
-not exact, and as to take a loss at every step is not free either."""
-TOGETHER, FEWEST_TOGETHER, MOST_TOGETHER = 16, 8, 32
+JUDGING_SHARE = 0.004
+"""Of the training's time, what judging losses may take. Both together stay below 2%, since medians
+are not exact and taking the loss at every step costs something too."""
+USUAL_TOGETHER, FEWEST_TOGETHER, MOST_TOGETHER = 16, 8, 32
 """Ordinary losses that are judged together: before the cost is known, the fewest and the most."""
 _REMEMBERED = 9
 
 
 @dataclass
 class Pace:
-    """Spaces looks so that their extra time stays at ``SHARE`` of that of the steps so far.
+    """Spaces looks so that their extra time stays at ``LOOKS_SHARE`` of that of the steps so far.
 
-    ``every`` steps where that is given, and then no clock is read. Losses are judged as many
-    together as keep that at ``LOSSES``. Else the extra time of a look
+    ``every`` steps where that is given, and then no clock is read. Else the extra time of a look
     is what its steps took beyond as many ordinary ones. Both are medians over the last few, so
     that neither a validation between two steps nor the first look, which sets up what later ones
     use, counts as the price of all. The first ``FEWEST_LOOKS`` come after ``USUAL`` steps each
     whatever they take, so that there is a noise scale, and later ones after ``LONGEST`` at most.
-    Ranks go by the slowest among them.
+    Ranks go by the slowest among them. Losses are judged as many together as keep the time that
+    takes at ``JUDGING_SHARE``.
     """
 
     every: int | None
     clock: Clock
     ranks: Exchange
-    together: int = TOGETHER
+    together: int = USUAL_TOGETHER
     """Ordinary losses that are judged together."""
     _looks: int = 0
     _free_since: tuple[int, float] | None = None
@@ -103,15 +103,15 @@ class Pace:
             self._judging.append(self.clock() - started)
 
     def _losses_together(self, usual: float) -> int:
-        """Losses to judge together, steps taking ``usual`` seconds, to stay within ``LOSSES``."""
+        """Losses to judge together, steps taking ``usual`` seconds, to stay at that share."""
         if not self._judging or usual <= 0:
-            return TOGETHER
-        paid = statistics.median(self._judging) / (LOSSES * usual)
+            return USUAL_TOGETHER
+        paid = statistics.median(self._judging) / (JUDGING_SHARE * usual)
         return math.ceil(min(max(paid, FEWEST_TOGETHER), MOST_TOGETHER))
 
     def _gap(self, step: int, price: float) -> int:
         """Steps to the next look, each of which takes the time of ``price`` steps."""
-        paid = math.ceil(max(price, (self._looks + 1) * price - SHARE * step) / SHARE)
+        paid = math.ceil(max(price, (self._looks + 1) * price - LOOKS_SHARE * step) / LOOKS_SHARE)
         most = USUAL if self._looks < FEWEST_LOOKS else LONGEST
         return _prime(min(max(paid, SHORTEST), most))
 

@@ -23,9 +23,9 @@ def count_of(batch: Batch) -> int | None:
         shape = batch[0].shape
         return shape[0] if shape else None
     if type(batch) is dict and all(isinstance(leaf, torch.Tensor) for leaf in batch.values()):
-        first, *others = {tuple(leaf.shape[:1]) for leaf in batch.values()} or {()}
-        if first and not others:
-            return int(first[0])
+        lengths = {leaf.shape[:1] for leaf in batch.values()}
+        if len(lengths) == 1 and (length := lengths.pop()):
+            return int(length[0])
     try:
         return rows_in(batch)
     except CannotBuildBatch:

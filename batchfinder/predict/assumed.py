@@ -46,7 +46,7 @@ class Assumed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if _makes_a_tensor(func):
+        if _makes_new_tensor(func):
             self._before()
         if func in _UNSIZED:
             self._say(_UNSIZED[func])
@@ -76,7 +76,7 @@ def _value(tensor: torch.Tensor) -> bool | int | float | complex:
     return 1.0 if tensor.dtype.is_floating_point else 1
 
 
-def _makes_a_tensor(func: Any) -> bool:
+def _makes_new_tensor(func: Any) -> bool:
     """Torch asks for a device or a size where C++ allows no exception: one there ends the process.
 
     Views are left out for the same reason.

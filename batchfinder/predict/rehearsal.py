@@ -26,7 +26,7 @@ from batchfinder.run.memory import Ledger
 from batchfinder.run.state import RandomState
 from batchfinder.run.torch_internals.fakes import FakeTensorMode, unlogged
 from batchfinder.run.torch_internals.storages import storage_key
-from batchfinder.run.torch_internals.training import switched_off
+from batchfinder.run.torch_internals.training import switch_off
 from batchfinder.run.trial import tensors_in
 
 
@@ -202,7 +202,7 @@ def rehearsing(
                 kernels = CudaKernels()
             for scaler in touched.scalers:
                 # it scales in place and decides by values; neither shows in memory
-                switched_off(scaler)
+                switch_off(scaler)
             rehearsal = Rehearsal(step, touched, mode, shape, in_time, kernels)
             if not any(optimizer.state for optimizer in step.optimizers()):
                 rehearsal.at(first_size or shape.small_size)  # lays out the optimizer's state

@@ -60,7 +60,7 @@ def _passes(*, passes: float, steps: int) -> str:
 
 
 def _longer(exponent: float) -> str:
-    roots = {2: "square root", 3: "cube root"}
+    roots = {3: "cube root", 6: "sixth root", 8: "eighth root"}
     root = roots.get(round(1 / exponent), f"{1 / exponent:.2g}th root")
     return (
         f"Should the training become k times as long, divide the learning rate by the {root} of k: "

@@ -116,7 +116,8 @@ ResNet-50 (SGD with momentum, 224 × 224), GPT-2 small (Transformers, fused Adam
 UNet of 20 M parameters (64 × 64) and a GPT of 10.8 M parameters (256 characters), all under
 bfloat16 autocast inside of the step, with a loader of 8 workers. Limits are the process's, its
 context included. Ten to seventeen other processes of the lowest priority ran on the 16 cores. Not
-measured for want of time: the UNet on the whole card, and expandable segments but under 24 GB.
+measured for want of time: the UNet on the whole card, and expandable segments elsewhere than
+under 24 GB.
 
 ## What is found, and what trains
 

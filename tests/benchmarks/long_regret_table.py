@@ -92,12 +92,13 @@ def alone(rates: Rows) -> str:
             cells += [_inflation(row["inflations"][f"{name}, as started"]), raced]
         lines.append(_line(cells))
     unseen = [row for row in rates if row["task"] not in SEEN]
-    for word, of in (("mean", statistics.fmean), ("worst", max)) if unseen else ():
-        found = []
-        for name in names:
-            for each in (f"{name}, as started", name):
-                found.append(_inflation(of([row["inflations"][each] for row in unseen])))
-        lines.append(_line([f"**{word}**, not seen", "", "", "", "", *found]))
+    for whose, some in (("all", rates), ("not seen", unseen)):
+        for word, of in (("mean", statistics.fmean), ("worst", max)) if some else ():
+            found = []
+            for name in names:
+                for each in (f"{name}, as started", name):
+                    found.append(_inflation(of([row["inflations"][each] for row in some])))
+            lines.append(_line([f"**{word}**, {whose}", "", "", "", "", *found]))
     return "\n".join(lines)
 
 
@@ -176,6 +177,7 @@ seeds, and how many of two seeds missed the target (or took over twice the best,
 count)."""
 
 _ALONE = """At batch 128: steps over those of the best rate there, as the user's rate was, and after
-a race that was told the length of the run (in brackets the rate)."""
+a race that was told the length of the run (in brackets the rate). In the means a target missed, or
+over twice the steps, counts as 2."""
 
 _COSTS = """Steps of the race beside the steps that it saved in one run (below 0: that it cost)."""

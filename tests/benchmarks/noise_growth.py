@@ -92,14 +92,19 @@ def fit(cells: list[dict[str, object]], name: str, target: object) -> Truth | No
     )
 
 
-def walked(task: Task, truth: Truth, steps: int, seed: int, plain: bool) -> dict[str, object]:
-    """One warm-up at the base size and its tuned rate; ``plain``: in no optimizer's metric."""
+def step_of(task: Task, rate: float, seed: int) -> PlainStep:
+    """The training step of a task at a rate, from its first weights."""
     torch.manual_seed(seed)
     model = task.make_model()
     optimizer = task.make_optimizer(model.parameters())
     for group in optimizer.param_groups:
-        group["lr"] = truth.rate
-    step = PlainStep(model, lambda model, batch: task.loss(model, list(batch)), optimizer)
+        group["lr"] = rate
+    return PlainStep(model, lambda model, batch: task.loss(model, list(batch)), optimizer)
+
+
+def walked(task: Task, truth: Truth, steps: int, seed: int, plain: bool) -> dict[str, object]:
+    """One warm-up at the base size and its tuned rate; ``plain``: in no optimizer's metric."""
+    step = step_of(task, truth.rate, seed)
     if plain:
         step.optimizers = lambda: []  # type: ignore[method-assign]
     started = time.process_time()

@@ -27,7 +27,8 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 sys.path.append(str(Path(__file__).parent.parent / "support"))
-from noise_cases import PlainStep, Population
+from noise_cases import Population
+from noise_growth import step_of
 from patience import SmallGpt, training
 from recommend_cases import affine, problem
 from tasks import TASKS, Task
@@ -85,12 +86,7 @@ class Walk:
 def walked(task: Task, base: int, seed: int) -> Walk:
     """A warm-up at the rate of batch 32, by the square root of the batch."""
     walk = Walk(task.name, task.family, base, seed)
-    torch.manual_seed(seed)
-    model = task.make_model()
-    optimizer = task.make_optimizer(model.parameters())
-    for group in optimizer.param_groups:
-        group["lr"] = task.first_rate * (base / 32) ** 0.5
-    step = PlainStep(model, lambda model, batch: task.loss(model, list(batch)), optimizer)
+    step = step_of(task, task.first_rate * (base / 32) ** 0.5, seed)
     taken, started = 0, time.process_time()
 
     def advance(samples: int, steps: int = 1) -> None:

@@ -14,7 +14,7 @@ from batchfinder import TrainingMonitor
 from batchfinder.monitor import Instability, Kind
 from batchfinder.monitor.device_losses import TOGETHER, DeviceLosses
 from batchfinder.monitor.losses import LossWatch, Taken
-from batchfinder.monitor.pace import FEWEST_TOGETHER, LOSSES, MOST_TOGETHER, UPDATES, Pace
+from batchfinder.monitor.pace import FEWEST_TOGETHER, JUDGING_SHARE, MOST_TOGETHER, UPDATES, Pace
 from batchfinder.monitor.parts import count_of
 from batchfinder.monitor.ranks import ALONE
 from batchfinder.monitor.updates import neighbours_joined
@@ -222,7 +222,7 @@ def test_no_ordinary_step_waits_for_a_gpu() -> None:
 
 @pytest.mark.parametrize(
     ("price", "together"),
-    [(0.0, FEWEST_TOGETHER), (20 * LOSSES, 20), (1.0, MOST_TOGETHER), (1e9, MOST_TOGETHER)],
+    [(0.0, FEWEST_TOGETHER), (20 * JUDGING_SHARE, 20), (1.0, MOST_TOGETHER), (1e9, MOST_TOGETHER)],
 )
 def test_so_many_losses_are_judged_together_that_it_takes_its_share(
     price: float, together: int

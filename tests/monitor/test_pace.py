@@ -11,7 +11,7 @@ from monitor_cases import batches, loss_of, mlp
 
 from batchfinder import TrainingMonitor
 from batchfinder.monitor.noise import FEWEST_LOOKS
-from batchfinder.monitor.pace import LONGEST, SHARE, SHORTEST, USUAL, Pace
+from batchfinder.monitor.pace import LONGEST, LOOKS_SHARE, SHORTEST, USUAL, Pace
 from batchfinder.monitor.ranks import ALONE
 
 
@@ -49,8 +49,8 @@ def test_looks_take_their_share_of_the_time(price: float) -> None:
     steps = 20_000
     found = looks_of(price, steps)
     floor = steps / LONGEST + FEWEST_LOOKS
-    assert len(found) * price <= max(SHARE * steps, floor * price)
-    assert len(found) >= min(0.9 * SHARE * steps / price, steps / (SHORTEST + 2))
+    assert len(found) * price <= max(LOOKS_SHARE * steps, floor * price)
+    assert len(found) >= min(0.9 * LOOKS_SHARE * steps / price, steps / (SHORTEST + 2))
 
 
 def test_the_first_looks_come_whatever_they_cost() -> None:

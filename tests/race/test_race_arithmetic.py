@@ -19,6 +19,7 @@ from batchfinder.race.arithmetic import (
     held_out_batches,
     next_arm,
     offset_of,
+    open_rates,
     runs_within,
 )
 from batchfinder.results import RaceArm
@@ -103,19 +104,29 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
     assert clipped(3.0, 0.4) == 0.4
 
 
-@pytest.mark.parametrize("fall", [ADAPTIVE, SGD, DECAYING])
-def test_a_rate_that_the_race_gives_no_reason_to_leave_is_kept(fall):
-    lowest, highest = 16**-fall.most, 2 * 16**-fall.least
-    for rule in (lowest, (lowest * highest) ** 0.5, highest):
-        assert for_the_run(rule, 1.0, 16, fall) == rule
+OF_4096_TIMES = [
+    (ADAPTIVE, 2**-9, 2 * 2**-4, 2**-7),
+    (SGD, 2**-8, 2.0, 2**-2),
+    (DECAYING, 2**-5, 2.0, 2**-1.5),
+]
+"""The lowest and the highest rate that is left alone, and where others go; the race's best is 1."""
 
 
-@pytest.mark.parametrize("fall", [ADAPTIVE, SGD, DECAYING])
-def test_too_high_and_too_low_a_rate_come_to_the_same_one_inside_the_band(fall):
-    low, high = (for_the_run(rule, 1.0, 16, fall) for rule in (1e-3, 10.0))
-    assert low == high == pytest.approx(16**-fall.aim)
-    assert fall.least <= fall.aim <= fall.most
-    assert for_the_run(low, 1.0, 16, fall) == low  # asked again, it stays
+@pytest.mark.parametrize(("fall", "lowest", "highest", "aim"), OF_4096_TIMES)
+def test_a_rate_that_the_race_gives_no_reason_to_leave_is_kept(fall, lowest, highest, aim):
+    assert open_rates(1.0, 4096, fall) == pytest.approx((lowest, highest))
+    for rule in (1.001 * lowest, (lowest * highest) ** 0.5, 0.999 * highest):
+        assert for_the_run(rule, 1.0, 4096, fall) == rule
+
+
+@pytest.mark.parametrize(("fall", "lowest", "highest", "aim"), OF_4096_TIMES)
+def test_too_high_and_too_low_a_rate_come_to_the_same_one_inside_the_band(
+    fall, lowest, highest, aim
+):
+    for rule in (0.999 * lowest, 1e-9, 1.001 * highest, 1e9):
+        moved = for_the_run(rule, 1.0, 4096, fall)
+        assert moved == pytest.approx(aim)
+        assert for_the_run(moved, 1.0, 4096, fall) == moved  # asked again, it stays
 
 
 def test_a_run_as_short_as_an_arm_takes_the_best_rate_of_the_race():

@@ -42,7 +42,7 @@ def fit(truth, spread, visits, seed):
 def test_most_of_the_noise_goes_and_what_stays_is_known(shape, spread, visits):
     truth = SHAPES[shape]
     before, after, standard = [], [], []
-    for seed in range(20):
+    for seed in range(40):
         medians, times = fit(truth, spread, visits, seed)
         before.append(np.log(medians / truth))
         after.append(np.log(times.seconds / truth))

@@ -82,12 +82,12 @@ def test_schedulers_show_what_they_are_made_of() -> None:
     assert vars(both)[training.LAST_RATES] == both.get_last_lr()
 
 
-def test_a_scaler_s_own_attributes_are_copied_and_it_is_switched_off() -> None:
+def test_a_scaler_s_own_attributes_are_copied_and_it_is_switch_off() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     copies = training.scaler_attributes(scaler)
     assert len(copies) == 3
     assert all(hasattr(scaler, name) for name in copies)
-    training.switched_off(scaler)
+    training.switch_off(scaler)
     assert not scaler.is_enabled()
     assert training.scaler_attributes(object()) == {}
 

@@ -30,9 +30,10 @@ READING_AHEAD_SECONDS = 5.0
 
 DISTINCT = 16
 READING_SECONDS = 1.0
-READING_SHARE = 0.15
 """A trial needs shapes, not pictures: fixed batches repeat their samples once so many are distinct
 and reading them has taken this long in all."""
+READING_SHARE = 0.15
+"""However few are distinct, they are repeated once reading has taken this share of the time."""
 
 
 class SampleSource:

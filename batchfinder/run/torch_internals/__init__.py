@@ -1,1 +1,4 @@
-"""Private parts of torch, each with a test for it and a fallback; one module a subject."""
+"""Private parts of torch, one module a subject: each is tested for.
+
+Where anything works without one there is a fallback, which says what is lost.
+"""

@@ -10,7 +10,7 @@ __all__ = [
     "milestones_of",
     "scaler_attributes",
     "schedulers_inside",
-    "switched_off",
+    "switch_off",
 ]
 
 LAST_RATES = "_last_lr"
@@ -36,6 +36,6 @@ def scaler_attributes(thing: Any) -> dict[str, Any]:
     return {name: copy.deepcopy(getattr(thing, name)) for name in _SCALER if hasattr(thing, name)}
 
 
-def switched_off(scaler: Any) -> None:
+def switch_off(scaler: Any) -> None:
     """Let a gradient scaler scale nothing and decide nothing; without its switch it goes on."""
     scaler._enabled = False
