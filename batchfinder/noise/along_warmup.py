@@ -125,11 +125,7 @@ def _conclude(
     context: WarmupContext, record: WarmupRecord, steps: int, usual: int
 ) -> NoiseScale | None:
     try:
-        found = _concluded(context, record, steps)
-        if record.enough:
-            return may_grow(found, growth(record.steps, usual))
-        early = 0 < 2 * record.steps < usual
-        return may_grow(found, usual / record.steps) if early else found
+        return may_grow(_concluded(context, record, steps), growth(record.steps, usual))
     except NoiseNotMeasured as error:
         if not (isinstance(error, TooFew) and record.steps < steps):
             record.caveats.append(Caveat("noise.absent", why=str(error)))

@@ -62,9 +62,10 @@ def growth(taken: int, steps: int) -> float:
     root of ``steps / taken``; where the loss falls fast at first far more: a small GPT of
     ``tests/benchmarks/noise_stops.py`` grew 17 times from step 36 to 200; on an H200 a GPT of
     10.8 M parameters went from 6.6 (4.3 to 14) after 24 steps to 656 over the second half of 200,
-    a ResNet-50 from 24 (18 to 38) to 195.
+    a ResNet-50 from 24 (18 to 38) to 195. Whether time or a decision ended the warm-up makes no
+    difference to it. After none of ``steps`` it is that after one; 1 where none were wanted.
     """
-    return max(1.0, (steps / taken) ** 2)
+    return max(1.0, (steps / max(1, taken)) ** 2)
 
 
 def outcomes(seen: NoiseScale, factor: Factor, taken: int, steps: int) -> list[NoiseScale]:

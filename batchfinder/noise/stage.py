@@ -25,7 +25,7 @@ from batchfinder.run.bench import Bench
 from batchfinder.session import Call, stage
 from batchfinder.wording import Caveat
 
-__all__ = ["estimate_here", "estimate_noise", "with_noise"]
+__all__ = ["Choice", "decides", "estimate_here", "estimate_noise", "is_same_pair", "with_noise"]
 
 _SHARE = 0.5
 """Of the time left, for the warm-up; the rest is the confirmation's."""
@@ -88,7 +88,7 @@ def estimate_noise(
             observe=call.observe,
             allowed=bench.sizes.allows,
             usual_steps=usual if wanted is None else wanted,
-            is_enough=partial(_decides, choices) if choices else None,
+            is_enough=partial(decides, choices) if choices else None,
             sizes=_sizes_to_measure(bench, base, [each.batch_size for each in measured]),
             seed=bench.seed,
             advance=Meter(
@@ -113,16 +113,17 @@ def _affordable(usual: int, seconds: float | None, one_step: float | None) -> in
     return max(min(usual, _FEWEST_STEPS), min(usual, int(seconds / (_OVERHEAD * one_step))))
 
 
-def _decides(choices: Sequence[Choice], outcomes: Sequence[NoiseScale]) -> bool:
+def decides(choices: Sequence[Choice], outcomes: Sequence[NoiseScale]) -> bool:
     """Whether each choice is the same batch, at nearly the same rate, at all these noise scales."""
     for choose in choices:
         first = choose(outcomes[0])
-        if not all(_is_same(first, choose(other)) for other in outcomes[1:]):
+        if not all(is_same_pair(first, choose(other)) for other in outcomes[1:]):
             return False
     return True
 
 
-def _is_same(one: Pair, other: Pair) -> bool:
+def is_same_pair(one: Pair, other: Pair) -> bool:
+    """Whether both are the same plan, at rates within a tenth of each other."""
     (plan, rate), (other_plan, other_rate) = one, other
     if plan != other_plan or (rate is None) != (other_rate is None):
         return False

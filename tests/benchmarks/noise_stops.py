@@ -34,7 +34,7 @@ from recommend_cases import affine, problem
 from tasks import TASKS, Task
 
 from batchfinder.noise import MicroBatchVariance, noise_along_warmup
-from batchfinder.noise.stage import Choice, _decides, _is_same
+from batchfinder.noise.stage import Choice, decides, is_same_pair
 from batchfinder.recommend import Pair, pair_by_noise
 from batchfinder.results import NoiseScale
 
@@ -168,7 +168,7 @@ def answers(walks: Sequence[Walk]) -> Iterator[Answer]:
     for walk in walks:
         for knee, most in itertools.product(KNEES, (2 * walk.base, LARGEST)):
             choices = choices_of(walk.base, walk.family, knee, most)
-            ended = next((each for each in walk.moments if _decides(choices, each.outcomes)), None)
+            ended = next((each for each in walk.moments if decides(choices, each.outcomes)), None)
             whole = choices[0](walk.found)
             early = whole if ended is None else choices[0](ended.outcomes[-1])
             yield Answer(walk, (knee, most), whole, early, ended)
@@ -177,7 +177,7 @@ def answers(walks: Sequence[Walk]) -> Iterator[Answer]:
 def across_seeds(found: Sequence[Answer], which: str) -> float:
     """Share of the pairs of seeds, of one task, base and problem, that recommend the same."""
     pairs = [
-        _is_same(getattr(one, which), getattr(other, which))
+        is_same_pair(getattr(one, which), getattr(other, which))
         for one, other in itertools.combinations(found, 2)
         if (one.walk.task, one.walk.base, one.case)
         == (other.walk.task, other.walk.base, other.case)
@@ -187,7 +187,7 @@ def across_seeds(found: Sequence[Answer], which: str) -> float:
 
 def row(name: str, found: Sequence[Answer]) -> str:
     ended = [each for each in found if each.ended is not None]
-    same = [_is_same(each.whole, each.early) for each in ended]
+    same = [is_same_pair(each.whole, each.early) for each in ended]
     held = [each.holds for each in ended]
     after = statistics.median(each.ended.steps for each in ended if each.ended) if ended else 0
     return (
@@ -225,7 +225,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     for each in found:
-        if each.ended is not None and not _is_same(each.whole, each.early):
+        if each.ended is not None and not is_same_pair(each.whole, each.early):
             sizes = each.early[0].global_batch, each.whole[0].global_batch
             print(
                 each.walk.task, each.walk.base, each.walk.seed, each.case, each.ended.steps, *sizes

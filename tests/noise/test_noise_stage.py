@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import batchfinder as bf
 from batchfinder.base_pair import Base
 from batchfinder.noise import MicroBatchVariance
-from batchfinder.noise.stage import _affordable, _decides, estimate_here, estimate_noise
+from batchfinder.noise.stage import _affordable, decides, estimate_here, estimate_noise
 from batchfinder.outcomes import Limit, Outcome
 from batchfinder.recommend import Pair, pair_by_noise, recommend
 from batchfinder.results import NoiseScale, ProbeResult, StageStarted, Trial
@@ -68,13 +68,13 @@ WIDE = [noise(value, value / 3, 3 * value) for value in (100, 1000, 10_000)]
 
 def test_outcomes_decide_where_all_recommend_the_same() -> None:
     choice = pair_by_noise(problem(affine(half_speed=100)))
-    assert not _decides([choice], WIDE)
-    assert _decides([choice], NARROW)
+    assert not decides([choice], WIDE)
+    assert decides([choice], NARROW)
 
 
 def test_where_memory_decides_the_noise_need_not() -> None:
     small = problem(affine((1, 2, 4), half_speed=1000), base_batch=4, can_accumulate=False)
-    assert _decides([pair_by_noise(small)], WIDE)
+    assert decides([pair_by_noise(small)], WIDE)
 
 
 def test_a_rate_that_hangs_on_the_noise_is_not_decided() -> None:
@@ -84,8 +84,8 @@ def test_a_rate_that_hangs_on_the_noise_is_not_decided() -> None:
         assert noise is not None
         return plan, noise.value
 
-    assert not _decides([choice], WIDE)
-    assert _decides([choice], NARROW)
+    assert not decides([choice], WIDE)
+    assert decides([choice], NARROW)
 
 
 @pytest.mark.parametrize("critical", [3, 30, 300, 3000])
@@ -107,8 +107,8 @@ def test_times_that_scatter_do_not_make_the_noise_scale_look_idle() -> None:
     made = problem(timed, base_batch=32, base_is_yours=True)
     wide = [noise(value, value, value) for value in (20, 120)]
     as_it_is, as_if_exact = pair_by_noise(made), pair_by_noise(made.timed_exactly())
-    assert _decides([as_it_is], wide)
-    assert not _decides([as_it_is, as_if_exact], wide)
+    assert decides([as_it_is], wide)
+    assert not decides([as_it_is, as_if_exact], wide)
 
 
 def test_a_micro_batch_that_is_asked_for_is_the_only_one() -> None:

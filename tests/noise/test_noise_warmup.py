@@ -418,12 +418,39 @@ def test_a_warm_up_whose_interval_never_decides_is_taken_whole() -> None:
     assert not any("ended after" in each for each in found.caveats)
 
 
-def test_a_warm_up_cut_by_time_leaves_room_for_what_the_noise_scale_may_grow() -> None:
-    """After 20 of 200 steps it may be a tenth of what it comes to."""
-    short = look(training(), warmup_steps=20, usual_steps=200).training
-    asked_for = look(training(), warmup_steps=20).training
-    assert short.high == pytest.approx(10 * asked_for.high)
+@pytest.mark.parametrize(("taken", "room"), [(0, 40_000), (20, 100), (150, (200 / 150) ** 2)])
+def test_a_warm_up_cut_by_time_leaves_room_for_what_the_noise_scale_may_grow(
+    taken: int, room: float
+) -> None:
+    """After 20 of 200 steps it may be a hundredth of what it comes to."""
+    short = look(training(), warmup_steps=taken, usual_steps=200).training
+    asked_for = look(training(), warmup_steps=taken).training
+    assert short.high == pytest.approx(room * asked_for.high)
     assert (short.low, short.value) == (asked_for.low, asked_for.value)
+
+
+class Growing(Halves):
+    """The noise scale is the square of the steps taken, known within a quarter."""
+
+    along_training = False
+
+    def estimate(self, step: TrainStep, batches: Any, plan: BatchPlan) -> NoiseScale:
+        assert isinstance(step, PlainStep)
+        value = float(step.updates**2)
+        return NoiseScale(value, value / 1.25, 1.25 * value, 1000, self.name)
+
+
+def test_whether_time_or_a_decision_ends_a_warm_up_the_interval_is_the_same() -> None:
+    """A noise scale that grows with the square of the steps stays within both."""
+    step = training()
+    by_time = look(step, estimator=Growing(), warmup_steps=36, usual_steps=200)
+    by_decision = look(
+        training(), estimator=Growing(), warmup_steps=200, is_enough=lambda outcomes: True
+    )
+    whole = look(training(), estimator=Growing(), warmup_steps=200)
+    found = [each.training for each in (by_time, by_decision)]
+    assert found[0].high / found[0].value == pytest.approx(found[1].high / found[1].value)
+    assert all(each.low < whole.training.value < each.high for each in found)
 
 
 def test_fewer_steps_than_usual_are_named_as_a_lack_of_time() -> None:
