@@ -17,8 +17,8 @@ from batchfinder.run.batches.followed import Followed
 from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Mark, Order, shuffled
 from batchfinder.run.batches.requests import Indexing, Reader, Request, Ticket, Want
+from batchfinder.run.batches.sharing import Coming, Drawn, Sharing, portions
 from batchfinder.run.batches.stores import Patience
-from batchfinder.run.randomness import kept, reseed
 from batchfinder.run.tree import MAKE_LOADER
 from batchfinder.wording import Caveat
 
@@ -34,11 +34,12 @@ _LONGEST_CYCLE = 64  # sizes drawn in turn are recognised up to so many
 class _Planned:
     """A draw to come: its requests are under way."""
 
-    size: int
     before: Mark
-    tickets: list[Ticket]
-    in_parts: bool
-    seed: int
+    coming: Coming
+
+    @property
+    def size(self) -> int:
+        return self.coming.size
 
 
 class Indexed:
@@ -56,6 +57,7 @@ class Indexed:
     ) -> None:
         self.patience = patience or Patience()
         self._reader, self._indices, self._seed = reader, indices, seed
+        self._sharing = Sharing(reader, clock=self.patience.clock)
         self._base = base or 1
         self._fixed = shuffled(len(indices), seed)
         self._order = Order(len(indices), seed, weights)
@@ -125,18 +127,19 @@ class Indexed:
     def _spread(self, want: Want, positions: Sequence[int]) -> list[Any]:
         """Over all workers at once."""
         started = self.patience.clock()
-        tickets = [self._ask(want, part) for part in self._parts(positions)]
+        parts = portions(positions, self._reader.workers)
+        found = self._collected([self._ask(want, part) for part in parts])
+        self.patience.took(len(found), self.patience.clock() - started)
+        return found
+
+    def _collected(self, tickets: Sequence[Ticket]) -> list[Any]:
         found: list[Any] = []
         for ticket in tickets:
             part = ticket.result()
             found += part
+            self._sharing.note(ticket)
             self.patience.note(len(part))
-        self.patience.took(len(found), self.patience.clock() - started)
         return found
-
-    def _parts(self, positions: Sequence[int]) -> list[Sequence[int]]:
-        step = max(1, -(-len(positions) // max(1, self._reader.workers)))
-        return [positions[at : at + step] for at in range(0, len(positions), step)]
 
     def rewind(self, seed: int) -> None:
         self._forget()
@@ -151,8 +154,7 @@ class Indexed:
     def _forget(self) -> None:
         """What was read ahead is not wanted: it will be drawn again."""
         for planned in reversed(self._planned):
-            for ticket in planned.tickets:
-                ticket.drop()
+            planned.coming.drop()
             self._order.back_to(planned.before)
         self._planned.clear()
 
@@ -178,18 +180,10 @@ class Indexed:
         if self._expected and self._expected.popleft() != size:
             self._expected = None
         self._read_ahead()
-        answers = [ticket.result() for ticket in planned.tickets]
+        answers = self._sharing.wait(planned.coming)
         seconds = None if was_ready else self.patience.clock() - started
         self.patience.note(size, sum(each.size for each in self._planned), seconds)
-        return self._joined(planned, answers) if planned.in_parts else answers[0]
-
-    def _joined(self, planned: _Planned, answers: list[list[Any]]) -> Batch | None:
-        samples = [sample for part in answers for sample in part]
-        if all(sample is None for sample in samples):
-            return None
-        with kept():
-            reseed(planned.seed)
-            return self._reader.served.collate(samples)
+        return self._sharing.joined(planned.coming, answers)
 
     def _plan(self, size: int, *, is_waited_for: bool = False) -> _Planned:
         """Put the next draw on its way: as one batch, or in parts where one worker would be slow.
@@ -200,10 +194,7 @@ class Indexed:
         drawn = self._drawn_in_order(size)
         alone = self._reader.workers > 1 and (is_waited_for or size > 2 * self._base)
         in_parts = alone and size > 1 and self.is_apart
-        want = Want.SAMPLES if in_parts else Want.BATCH
-        parts = self._parts(range(size)) if in_parts else [range(size)]
-        tickets = [self._request(want, drawn, part) for part in parts]
-        return _Planned(size, before, tickets, in_parts, hash(tuple(seed for _, seed in drawn)))
+        return _Planned(before, self._sharing.begin(drawn, in_parts=in_parts))
 
     def _read_ahead(self) -> None:
         """As many draws as the user's loader would have under way, no more than are likely."""
@@ -225,17 +216,12 @@ class Indexed:
         self._forget()
         self.patience.check(count)
         started = self.patience.clock()
-        requests = self._drawn_in_order(count)
-        tickets = [self._request(Want.SAMPLES, requests, p) for p in self._parts(range(count))]
-        found: list[Any] = []
-        for ticket in tickets:
-            part = ticket.result()
-            found += part
-            self.patience.note(len(part))
+        coming = self._sharing.begin(self._drawn_in_order(count), in_parts=True)
+        found = self._collected(coming.tickets)
         self.patience.took(count, self.patience.clock() - started)
         return found
 
-    def _drawn_in_order(self, count: int) -> list[tuple[Any, int]]:
+    def _drawn_in_order(self, count: int) -> Drawn:
         """The next indices, each with the seed under which it is read."""
         first, salt = self._order.drawn, self._order.seed + 1
         positions = self._order.draw(count)
@@ -244,16 +230,9 @@ class Indexed:
             for turn, position in enumerate(positions)
         ]
 
-    def _request(
-        self, want: Want, drawn: Sequence[tuple[Any, int]], places: Sequence[int]
-    ) -> Ticket:
-        indices = tuple(drawn[place][0] for place in places)
-        seeds = tuple(drawn[place][1] for place in places)
-        return self._reader.submit(Request(want, indices, seeds))
-
     def follow(self, loader: Iterable[Batch]) -> Iterable[Batch]:
         if self._reader.workers and type(loader) is DataLoader and loader.batch_sampler is not None:
-            return Followed(self._reader, loader, self.patience)
+            return Followed(self._reader, self._sharing, loader, self.patience)
         return loader
 
     def close(self) -> None:

@@ -195,13 +195,14 @@ class Workers:
         if ticket is None or ticket.dropped:
             return
         if error is None and ticket.request.want is not Want.BATCH:
-            answer = self._unpacked(ticket.request, answer)
+            answer = self._unpacked(ticket, answer)
         ticket.answer, ticket.error, ticket.done = answer, error, True
 
-    def _unpacked(self, request: Request, answer: bytes | None) -> Any:
-        if answer is not None:
-            return pickle.loads(answer)  # made by a worker of ours
-        return Here(self.served).submit(request).result()
+    def _unpacked(self, ticket: Ticket, answer: bytes | None) -> Any:
+        if answer is None:
+            return Here(self.served).submit(ticket.request).result()
+        ticket.seconds, read = pickle.loads(answer)  # made by a worker of ours
+        return read
 
     def close(self) -> None:
         """Stop the processes; a later request starts new ones."""

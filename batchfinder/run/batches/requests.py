@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -21,8 +22,8 @@ __all__ = ["Here", "Indexing", "Reader", "Request", "Served", "Ticket", "Want", 
 class Want(Enum):
     """What a request asks for."""
 
-    SAMPLES = "the samples, as bytes where they come from another process"
-    EXTENTS = "how long each sample is"
+    SAMPLES = "the samples; from another process as bytes, with the seconds that they took"
+    EXTENTS = "how long each sample is, in the same way"
     BATCH = "the batch that the collate function makes of them"
 
 
@@ -60,7 +61,9 @@ class Served:
         """What one request asks for; inside ``randomness.kept`` where it is not remote."""
         if request is None or self._is_unwanted(request.place):
             return None
+        started = time.monotonic()
         read = self.read(request.indices, request.seeds, request.place)
+        seconds = time.monotonic() - started
         if read is None and self._is_unwanted(request.place):
             return None
         if request.want is Want.BATCH:
@@ -68,7 +71,7 @@ class Served:
             return None if _is_all_broken(read) else self.collate(read)
         if request.want is Want.EXTENTS:
             read = [extent_of(sample) for sample in read]
-        return packed(read) if self.is_remote else read
+        return packed((seconds, read)) if self.is_remote else read
 
     def _is_unwanted(self, place: int) -> bool:
         return self.unwanted is not None and bool(self.unwanted[place])
@@ -150,6 +153,8 @@ class Ticket:
     reader: Reader
     answer: Any = None
     error: Exception | None = None
+    seconds: float = 0.0
+    """What reading took another process, where it has told."""
     done: bool = False
     dropped: bool = False
 

@@ -10,6 +10,7 @@ from fakes import FakeClock
 from torch.utils.data import DataLoader, Sampler
 
 from batchfinder.run.batches.followed import Followed
+from batchfinder.run.batches.sharing import Sharing
 
 
 class Unsized(Sampler[int]):
@@ -46,5 +47,5 @@ def test_a_sampler_without_a_length_is_followed() -> None:
     loader = DataLoader(list(range(8)), batch_size=4, sampler=Unsized())
     reader: Any = Answered()
     patience: Any = Unhurried()
-    read = [batch.tolist() for batch in Followed(reader, loader, patience)]
+    read = [batch.tolist() for batch in Followed(reader, Sharing(reader), loader, patience)]
     assert read == [[0, 1, 2, 3], [4, 5, 6, 7]]
