@@ -21,8 +21,8 @@ class MonitorCallback(*_CALLBACKS):  # type: ignore[misc]  # of every package th
     The micro-batches are those of ``accumulate_grad_batches`` and of the devices: at one of each
     there is no noise scale, since Lightning's step cannot be cut in two; instability is watched
     all the same. The training is bit for bit what it is without. Readings go to the trainer's
-    loggers as ``batchfinder/noise_scale``, ``batchfinder/gradient_norm`` and
-    ``batchfinder/update_ratio``.
+    loggers as ``batchfinder/noise_scale``, ``batchfinder/gradient_norm``, … : what
+    ``Reading.scalars`` names.
 
     Args:
         **options: keyword arguments of ``TrainingMonitor`` (``every``, ``observe``, ``window``,
@@ -81,14 +81,10 @@ class MonitorCallback(*_CALLBACKS):  # type: ignore[misc]  # of every package th
             self.monitor.close()
 
     def _log(self, trainer: Any) -> None:
-        readings = self.monitor.history.readings if self.monitor is not None else ()
-        if len(readings) == self._logged:
+        last = None if self.monitor is None else self.monitor.last_reading
+        if last is None or last.step == self._logged:
             return
-        self._logged = len(readings)
-        last = readings[-1]
-        found = {"gradient_norm": last.gradient_norm, "update_ratio": last.update_ratio}
-        if last.noise_scale is not None:
-            found["noise_scale"] = last.noise_scale.value
+        self._logged = last.step
+        named = {f"batchfinder/{name}": value for name, value in last.scalars().items()}
         for logger in trainer.loggers:
-            named = {f"batchfinder/{name}": value for name, value in found.items()}
             logger.log_metrics(named, step=trainer.global_step)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 from batchfinder.monitor.device_losses import DeviceLosses, transfer_from
 from batchfinder.monitor.gradients import Look
 from batchfinder.monitor.history import Instability, Kind
-from batchfinder.monitor.losses import Finding, LossWatch, Taken
+from batchfinder.monitor.losses import PATIENCE, Finding, LossWatch
 from batchfinder.monitor.pace import Pace
 from batchfinder.monitor.updates import Episodes, Movement, UpdateWatch
 from batchfinder.wording import Caveat
 
-__all__ = ["Alarms"]
+__all__ = ["TOGETHER", "Alarms"]
 
+TOGETHER = 32
+"""Ordinary losses that are judged together."""
+_CALM = 200
+"""Steps without a kind of instability after which one is new; four looks, where that is longer, for
+kinds that are seen at looks."""
+_NEVER = -math.inf
 _HIGHER = 1.5
 """A learning rate raised by this factor may well raise the loss for a while."""
 
@@ -29,39 +35,50 @@ class Alarms:
         self._pace = pace
         self._losses = LossWatch()
         self._updates = UpdateWatch()
-        self._episodes = Episodes(calm=max(200, 4 * pace.usual))
+        seldom = max(_CALM, 4 * pace.longest)
+        self._episodes = Episodes(
+            calm={
+                Kind.SPIKE: _CALM,
+                Kind.DIVERGING: _CALM,
+                Kind.NOT_FINITE: seldom,
+                Kind.OSCILLATING: seldom,
+                Kind.ERRATIC: seldom,
+                Kind.STALLED: max(seldom, 2 * PATIENCE),
+            }
+        )
         self._waiting: list[tuple[int, float, bool]] = []
         self._on_device = DeviceLosses(transfer_from)
-        self._ordinary_up_to = -math.inf
+        self._ordinary_up_to = _NEVER
         self._is_suspicious = False
         self._recent: list[float] = []
         self._lowest_rate = math.inf
-        self._closer_until = -math.inf
+        self._closer_until = _NEVER
 
     def take_loss(self, step: int, loss: torch.Tensor | float, part: bool) -> bool:
         """Take the loss of ``step``; whether losses were judged now.
 
-        Ordinary ones are judged several at a time, one that is high or not finite at once; those
-        on a device when they have come from there.
+        Ordinary ones are judged ``TOGETHER``, one that is high or not finite at once; those on a
+        device when they have come from there.
         """
+        waiting = self._waiting
         if isinstance(loss, torch.Tensor):
             if not loss.is_cpu:
-                self._on_device.take(step, loss, part)
-                arrived = self._on_device.arrived()
-                self._waiting += arrived
-                return bool(arrived) and self._judge_where_due([each.loss for each in arrived])
+                return self._take_from_device(step, loss, part)
             loss = loss.item() if loss.ndim == 0 else float(loss.detach().float().mean())
-        self._waiting.append((step, loss, part))
-        return self._judge_where_due([loss])
-
-    def _judge_where_due(self, last: Sequence[float]) -> bool:
-        if not all(-math.inf < loss <= self._ordinary_up_to for loss in last):
-            return self._judge()
-        if len(self._waiting) < self._pace.together:
+        waiting.append((step, loss, part))
+        if _NEVER < loss <= self._ordinary_up_to and len(waiting) < TOGETHER:
             return False
-        started = self._pace.now()
         self._judge()
-        self._pace.judged(started)
+        return True
+
+    def _take_from_device(self, step: int, loss: torch.Tensor, part: bool) -> bool:
+        self._on_device.take(step, loss, part)
+        arrived = self._on_device.arrived()
+        self._waiting += arrived
+        most = self._ordinary_up_to
+        if len(self._waiting) < TOGETHER and all(_NEVER < each.loss <= most for each in arrived):
+            return False
+        self._judge()
         return True
 
     def read_losses(self) -> None:
@@ -70,14 +87,13 @@ class Alarms:
         if self._waiting:
             self._judge()
 
-    def _judge(self) -> bool:
-        losses, self._waiting = [Taken(*each) for each in self._waiting], []
-        self._recent.extend(each.loss for each in losses)
+    def _judge(self) -> None:
+        losses, self._waiting = self._waiting, []
+        self._recent += [loss for _, loss, _ in losses]
         for step, finding in self._losses.see_all(losses):
             self._say(finding, step)
         self._ordinary_up_to = self._losses.ordinary_up_to
         self._is_suspicious = self._losses.suspicious or self._updates.suspicious
-        return True
 
     def mean_loss(self) -> float:
         """The mean of the losses since this was asked last; NaN where there is none."""

@@ -87,6 +87,28 @@ class Reading:
     noise_trace: float = math.nan
     noise_scale: NoiseScale | None = None
 
+    def scalars(self) -> dict[str, float]:
+        """The figures by name, as loggers take them; what could not be read is left out.
+
+        ``loss``, ``gradient_norm``, ``update_ratio``, ``update_cosine``, ``learning_rate``,
+        ``batch_size``, and ``noise_scale`` with ``noise_scale_low`` and ``noise_scale_high``.
+        """
+        found = {
+            "loss": self.loss,
+            "gradient_norm": self.gradient_norm,
+            "update_ratio": self.update_ratio,
+            "update_cosine": self.update_cosine,
+            "learning_rate": self.learning_rate,
+            "batch_size": float(self.batch_size),
+        }
+        if (noise := self.noise_scale) is not None:
+            found |= {
+                "noise_scale": noise.value,
+                "noise_scale_low": noise.low,
+                "noise_scale_high": noise.high,
+            }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
 
 _INCHES = (10.0, 6.4)
 

@@ -6,8 +6,8 @@ consecutive losses, so that neither a falling loss nor single outliers count as 
 
 from __future__ import annotations
 
-import itertools
 import math
+import operator
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,13 +81,19 @@ def reference(losses: Sequence[float]) -> Reference:
 
     Between two training steps, with cold caches, this is faster without NumPy.
     """
-    values = [float(loss) for loss in losses]
-    level = median(values[-RECENT:])
-    jumps = [abs(after - before) for before, after in itertools.pairwise(values)]
-    scatter = median(jumps) * 1.4826 / math.sqrt(2)
+    values = list(losses)
+    level = _middle(sorted(values[-RECENT:]))
+    jumps = sorted(map(abs, map(operator.sub, values[1:], values)))
+    scatter = _middle(jumps) * 1.4826 / math.sqrt(2)
     ordered = sorted(values)
     high, most = ordered[-1 - len(values) // 20], ordered[-1]
     return Reference(level, scatter, most - level, high - level)
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    """The median of sorted numbers."""
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 @dataclass
@@ -114,16 +120,18 @@ class LossWatch:
     _first: float = math.nan
     _stalled_until: int = PATIENCE
 
-    def see_all(self, losses: Sequence[Taken]) -> list[tuple[int, Finding]]:
-        """Take several losses, oldest first; each finding with the step that gave reason for it."""
-        if self._are_ordinary(losses):
-            values = [each.loss for each in losses]
-            self._seen += len(values)
-            for kept in (self._row, self._window, self._smooth):
-                kept.extend(values)
-            step = losses[-1].step
-            return [(step, finding) for finding in self._renew()]
-        return [(each.step, finding) for each in losses for finding in self.see(*each)]
+    def see_all(self, losses: Sequence[tuple[int, float, bool]]) -> list[tuple[int, Finding]]:
+        """Take several (step, loss, part), oldest first; findings with the steps they come from."""
+        most = self.ordinary_up_to
+        values = [loss for _, loss, part in losses if -math.inf < loss <= most and not part]
+        if not losses or len(values) < len(losses):
+            return [(each[0], finding) for each in losses for finding in self.see(*each)]
+        # one by one they would all be taken without a word
+        self._seen += len(values)
+        for kept in (self._row, self._window, self._smooth):
+            kept.extend(values)
+        step = losses[-1][0]
+        return [(step, finding) for finding in self._renew()]
 
     def see(self, step: int, loss: float, part: bool = False) -> list[Finding]:
         """Take the loss of ``step``; ``part`` where it is that of a piece of the batch only."""
@@ -161,13 +169,6 @@ class LossWatch:
             return False
         last = sorted(list(self._row)[-_FEWEST:])[_FEWEST // 2]
         return last > self._elevated_at
-
-    def _are_ordinary(self, losses: Sequence[Taken]) -> bool:
-        """Whether one by one they would all be taken without a word."""
-        most = self.ordinary_up_to
-        return bool(losses) and all(
-            -math.inf < each.loss <= most and not each.part for each in losses
-        )
 
     def _renew(self) -> list[Finding]:
         if self._seen - self._renewed < self.renewed_every:
@@ -261,7 +262,7 @@ class LossWatch:
         smooth = list(self._smooth)
         tens = [sum(smooth[start : start + 10]) / 10 for start in range(0, SMOOTH, 10)]
         mean = sum(tens) / 10
-        return mean, math.sqrt(sum((each - mean) ** 2 for each in tens) / 90)
+        return mean, math.sqrt(sum([(each - mean) ** 2 for each in tens]) / 90)
 
     def _no_progress(self, mean: float, error: float) -> list[Finding]:
         if self._seen < self._stalled_until:

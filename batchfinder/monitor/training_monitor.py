@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -19,7 +18,7 @@ from batchfinder.monitor.pace import UPDATES, Pace
 from batchfinder.monitor.pricing import Now, suggestion
 from batchfinder.monitor.ranks import ALONE, Exchange, TorchRanks
 from batchfinder.monitor.updates import Weights
-from batchfinder.protocols import Batch, Clock
+from batchfinder.protocols import Batch
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.run.step import family_of
 from batchfinder.run.torch_internals.modules import BATCH_NORMS
@@ -58,9 +57,8 @@ class TrainingMonitor:
         optimizer: the optimizer, or several.
         batch_size: samples per optimizer step and device. May be assigned anew when it changes;
             batches that come through ``parts`` are counted.
-        every: optimizer steps from one look to the next. By default as many as keep looks
-            within 1% of the training's time, by their measured cost: the first eight 47 steps
-            apart at most, later ones 11 to 997.
+        every: optimizer steps from one look to the next. By default the first eight come 47
+            steps apart, later ones 251.
         observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
         grad_scaler: the ``GradScaler``, where one is used.
         window: looks that one noise scale is pooled over.
@@ -70,8 +68,6 @@ class TrainingMonitor:
         candidates: of a report, whose step times price suggestions.
         ranks: how ranks share what they see; by default over ``torch.distributed`` where the model
             is a ``DistributedDataParallel``.
-        clock: seconds; by which looks are spaced, and losses judged so many at a time, where
-            ``every`` is left open.
 
     Raises:
         InvalidArgument: where a count is below 1, or the optimizer holds nothing to train.
@@ -91,14 +87,13 @@ class TrainingMonitor:
         split_batch_norm: bool = False,
         candidates: Sequence[Candidate] = (),
         ranks: Exchange | None = None,
-        clock: Clock = time.perf_counter,
     ) -> None:
         for name, count in (("batch_size", batch_size), ("every", every), ("window", window)):
             if count is not None and count < 1:
                 raise InvalidArgument(f"expected {name} of at least 1; found {count}")
         self.batch_size = batch_size
         self.every = every
-        """Steps from one look to the next; ``None`` where their cost decides."""
+        """Steps from one look to the next; ``None`` for the default."""
         self.rate_factor = 1.0
         """What updates multiply the optimizer's learning rate by, beyond its own knowledge."""
         self.noise_scale: NoiseScale | None = None
@@ -108,7 +103,8 @@ class TrainingMonitor:
         self._optimizers = (
             [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
         )
-        self._observe = observe
+        self.observe = observe
+        """Called with every event and suggestion as it comes."""
         self._overflows = grad_scaler is not None
         self._candidates = tuple(candidates)
         if ranks is None:
@@ -122,7 +118,7 @@ class TrainingMonitor:
             split=split_batch_norm
             or not any(isinstance(part, BATCH_NORMS) for part in model.modules()),
         )
-        self._pace = Pace(every, clock, ranks)
+        self._pace = Pace(every)
         self._alarms = Alarms(self._tell, self._pace)
         self._weights = Weights()
         self._readings: list[Reading] = []
@@ -181,7 +177,7 @@ class TrainingMonitor:
             self._weights.note(step, self._trained())
         if step == self._look_at + self._pace.updates - 1:
             self._conclude(samples)
-            self._look_at = self._pace.ends(self._look_at, step)
+            self._look_at = self._pace.after(self._look_at)
         elif step == self._closer_until:
             self._alarms.take_movement(step, self._weights.movement(), self._rate())
         self._prepare_next()
@@ -197,6 +193,11 @@ class TrainingMonitor:
     def suggestions(self) -> tuple[Suggestion, ...]:
         """The suggestions so far."""
         return tuple(each for each in self._told if isinstance(each, Suggestion))
+
+    @property
+    def last_reading(self) -> Reading | None:
+        """What the last look saw; ``None`` before the first. It is made in the look's last step."""
+        return self._readings[-1] if self._readings else None
 
     @property
     def history(self) -> History:
@@ -258,9 +259,6 @@ class TrainingMonitor:
             return
         is_due = step + 1 == self._look_at
         if is_due:
-            if self.every is None:
-                self._alarms.read_losses()  # the device has then done what came before
-            self._pace.begins(step)
             self._gradients.start(self._trained())
         elif step < self._look_at and step > self._closer_until:
             if not self._alarms.wants_closer_look(step):
@@ -286,8 +284,8 @@ class TrainingMonitor:
 
     def _tell(self, told: Told) -> None:
         self._told.append(told)
-        if self._observe is not None:
-            self._observe(told)
+        if self.observe is not None:
+            self.observe(told)
 
 
 def _is_sharded(parameters: Sequence[torch.Tensor]) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import torch
@@ -33,13 +34,14 @@ class Movement:
 
     @property
     def ratio(self) -> float:
-        """The median of the ratios; NaN where there is none."""
-        return float(np.median(self.ratios)) if self.ratios else math.nan
+        """The median of the ratios; NaN where there is none, or one is NaN."""
+        known = self.ratios and not any(map(math.isnan, self.ratios))
+        return median(self.ratios) if known else math.nan
 
     @property
     def cosine(self) -> float:
         """The mean of the cosines; NaN where there is none."""
-        return float(np.mean(self.cosines)) if self.cosines else math.nan
+        return math.fsum(self.cosines) / len(self.cosines) if self.cosines else math.nan
 
 
 def movement(places: Sequence[np.ndarray]) -> Movement:
@@ -77,8 +79,9 @@ class Weights:
             self._parameters = same
         if step != self._last + 1:
             self._places = []
-        for index, tensor in neighbours_joined([each.detach() for each in parameters]):
-            self._sketch.add(index, tensor)
+        with torch.no_grad():
+            for index, tensor in neighbours_joined(parameters):
+                self._sketch.add(index, tensor)
         self._places = [*self._places[-_UPDATES:], self._sketch.finish()]
         self._last = step
 
@@ -158,9 +161,8 @@ class UpdateWatch:
         largest = math.log(max(moved.ratios) / rate)
         found = []
         if len(self._usual) >= FEWEST:
-            usual = np.fromiter(self._usual, float)
-            middle = float(np.median(usual))
-            scatter = 1.4826 * float(np.median(np.abs(usual - middle)))
+            middle = median(self._usual)
+            scatter = 1.4826 * median([abs(each - middle) for each in self._usual])
             if largest - middle > max(math.log(TIMES_USUAL), SCATTERS * scatter):
                 said = Caveat(
                     "monitor.erratic", ratio=max(moved.ratios), usual=math.exp(middle) * rate
@@ -172,9 +174,9 @@ class UpdateWatch:
 
 @dataclass
 class Episodes:
-    """Tells one episode from the next: a kind is new after ``calm`` steps without it."""
+    """Tells one episode from the next: a kind is new after so many ``calm`` steps without it."""
 
-    calm: int
+    calm: Mapping[Kind, int]
     _last: dict[Kind, int] = field(default_factory=dict)
 
     def begins(self, kind: Kind, step: int) -> bool:
@@ -186,4 +188,4 @@ class Episodes:
     def lasts(self, kind: Kind, step: int) -> bool:
         """Whether an episode of ``kind`` is not over yet."""
         before = self._last.get(kind)
-        return before is not None and step - before <= self.calm
+        return before is not None and step - before <= self.calm[kind]

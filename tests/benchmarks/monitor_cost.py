@@ -1,6 +1,7 @@
-"""What the monitor costs at its default: one training with it and two without, in turns.
+"""What the monitor costs at its default: turns of one training with it and without.
 
-The two without tell how far such ratios are off by themselves on the machine as it was.
+Both kinds of turns train the same model in the same memory, so that nothing but the monitor
+differs; it sees its own turns alone, as if they followed one another.
 """
 
 from __future__ import annotations
@@ -15,94 +16,100 @@ from monitor_trainings import draws
 from tasks import TASKS, Task
 
 from batchfinder import TrainingMonitor
+from batchfinder.monitor.pace import LATER, UPDATES, Pace
 
 Row = dict[str, object]
 
-SIZE, TURN = 64, 10
-STEPS: dict[str, int] = {
-    "digits MLP": 4000,
-    "digits ResNet, BatchNorm": 2000,
-    "denoising UNet": 2000,
-    "character GPT, AdamW": 2000,
-}
+SIZE, TURN, STEPS = 64, 10, 4000
+NAMES = (
+    "digits MLP",
+    "digits ResNet, BatchNorm",
+    "denoising UNet",
+    "character GPT, AdamW",
+)
 
 
-class TurnClock:
-    """Processor time of the watched turns alone."""
+def turns(steps: int) -> Iterator[tuple[int, bool]]:
+    """The lengths of the monitor's turns, and whether there is a look in one; none is cut."""
+    pace = Pace(None)
+    look, start = pace.after(0), 0
+    while start < steps:
+        end = start + TURN
+        if look - 1 <= end < look + UPDATES - 1:
+            end = look + UPDATES - 1
+        has_look = start < look <= end
+        yield end - start, has_look
+        look, start = pace.after(look) if has_look else look, end
 
-    def __init__(self) -> None:
-        self.spent, self.since = 0.0, 0.0
 
-    def __call__(self) -> float:
-        return self.spent + time.process_time() - self.since
+def cost_of(task: Task, seed: int, steps: int = STEPS) -> Row:
+    torch.manual_seed(seed)
+    model = task.make_model()
+    optimizer = task.make_optimizer(model.parameters())
+    stream = draws(task.data()[0].tensors, SIZE, seed)
+    monitor = TrainingMonitor(model, optimizer, batch_size=SIZE)
 
-
-def cost_of(task: Task, steps: int, seed: int) -> Row:
-    clock = TurnClock()
-    sides = []
-    for watched in (False, True, False):
-        torch.manual_seed(seed)
-        model = task.make_model()
-        optimizer = task.make_optimizer(model.parameters())
-        stream = draws(task.data()[0].tensors, SIZE, seed)
-        clock.since = time.process_time()
-        monitor = (
-            TrainingMonitor(model, optimizer, batch_size=SIZE, clock=clock) if watched else None
-        )
-        sides.append((model, optimizer, stream, monitor))
-    spent: list[list[float]] = [[], [], []]
-    for turn in range(3 * steps // TURN):
-        side = turn % 3
-        model, optimizer, stream, monitor = sides[side]
-        started = clock.since = time.process_time()
-        for _ in range(TURN):
+    def turn(length: int, watched: bool) -> float:
+        started = time.process_time()
+        for _ in range(length):
             batch = list(next(stream))
             optimizer.zero_grad()
-            for part, share in [(batch, 1.0)] if monitor is None else monitor.parts(batch):
+            for part, share in monitor.parts(batch) if watched else [(batch, 1.0)]:
                 loss = task.loss(model, list(part))
                 (loss * share).backward()
             optimizer.step()
-            if monitor is not None:
+            if watched:
                 monitor.step(loss)
-        taken = time.process_time() - started
-        spent[side].append(taken)
-        if monitor is not None:
-            clock.spent += taken
-    watching = sides[1][3]
-    assert watching is not None
-    before, watched_turns, after = spent
-    rounds = [2 * w / (a + b) for a, w, b in zip(before, watched_turns, after, strict=True)]
+        return time.process_time() - started
+
+    spent: dict[bool, list[float]] = {False: [], True: []}
+    looked, lengths = [], []
+    for number, (length, has_look) in enumerate(turns(steps)):
+        for watched in (False, True) if number % 2 else (True, False):
+            spent[watched].append(turn(length, watched))
+        looked.append(has_look)
+        lengths.append(length)
+    step = statistics.median(s / n for s, n in zip(spent[False], lengths, strict=True))
+    extra = [
+        (look, (with_it - without) / length / step, length)
+        for look, with_it, without, length in zip(
+            looked, spent[True], spent[False], lengths, strict=True
+        )
+    ]
+    ordinary = statistics.median(each for look, each, _ in extra if not look)
+    price = statistics.median(length * (each - ordinary) for look, each, length in extra if look)
     return {
         "part": "cost",
         "task": task.name,
         "seed": seed,
-        "steps": steps,
-        "ratio": 2 * sum(watched_turns) / (sum(before) + sum(after)),
-        "ordinary": statistics.median(rounds),
-        "without": sum(after) / sum(before),
-        "step_ms": 1e3 * statistics.median(before) / TURN,
-        "looks": len(watching.history.readings),
+        "steps": sum(lengths),
+        "ratio": sum(spent[True]) / sum(spent[False]),
+        "ordinary": ordinary,
+        "price": price,
+        "later": ordinary + price / LATER,
+        "step_ms": 1e3 * step,
+        "looks": sum(looked),
         "load": os.getloadavg()[0],
     }
 
 
 def cost_part(seeds: int = 1) -> Iterator[Row]:
     for task in TASKS:
-        for seed in range(seeds if task.name in STEPS else 0):
-            yield cost_of(task, STEPS[task.name], seed)
+        for seed in range(seeds if task.name in NAMES else 0):
+            yield cost_of(task, seed)
 
 
 def cost_table(rows: list[Row]) -> list[str]:
     lines = [
-        "| training | step | steps | looks | with / without | median of rounds | "
-        "without / without | load |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| training | step | steps | looks | with / without | an ordinary step | a look | "
+        "after the first looks | load |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         number = {name: float(str(row[name])) for name in row if name not in {"part", "task"}}
         lines.append(
-            f"| {row['task']} | {number['step_ms']:.1f} ms | {row['steps']:,} | {row['looks']} | "
-            f"{number['ratio']:.3f} | {number['ordinary']:.3f} | {number['without']:.3f} | "
-            f"{number['load']:.0f} |"
+            f"| {row['task']} | {number['step_ms']:.1f} ms | {number['steps']:,.0f} | "
+            f"{row['looks']} | {number['ratio']:.3f} | +{100 * number['ordinary']:.1f}% | "
+            f"+{number['price']:.1f} steps | {1 + number['later']:.3f} | {number['load']:.0f} |"
         )
     return lines

@@ -58,11 +58,13 @@ network.
 COST = """\
 ## Cost
 
-Processor time of the same training with a monitor at its default and twice without, in turns of 10
-steps; the last ratio is that of the two without, and says how far the others are off by themselves.
-The aim is 1.02. Looks are given 1% and judging losses 0.4% of the time; the rest is to keep the
-loss of every ordinary step and to hand out its batch. Other programs on the same processors (load)
-make a few Python calls between two steps dearer than they are at rest.
+Processor time of one training in turns of some 10 steps, with a monitor at its default and
+without, on the same model in the same memory. *An ordinary step* is what a step with the monitor
+takes beyond one without where nothing is looked at, *a look* what one takes beyond ordinary steps,
+most of it the second half of its batch, both medians. The first eight looks are 47 steps apart and
+later ones 251: *after the first looks* is what the two come to then. The aim is 1.02. Other
+programs on the same processors (load) make a few Python calls between two steps dearer than they
+are at rest.
 """
 
 GROWTH = """\

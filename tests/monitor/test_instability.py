@@ -184,7 +184,7 @@ def test_no_change_at_all_is_told_unless_the_rate_is_zero() -> None:
 
 
 def test_an_episode_ends_after_a_calm() -> None:
-    episodes = Episodes(calm=10)
+    episodes = Episodes({Kind.SPIKE: 10})
     told = [step for step in (1, 2, 9, 19, 30) if episodes.begins(Kind.SPIKE, step)]
     assert told == [1, 30]
 
@@ -203,6 +203,21 @@ def test_each_episode_is_told_once_and_to_the_observer() -> None:
     assert told == [event]
     assert isinstance(event, Instability)
     assert str(event).startswith("step 1, not finite: the loss is nan; go back")
+
+
+@pytest.mark.parametrize("every", [None, 500])
+def test_what_lasts_is_told_once_however_far_apart_looks_are(every: int | None) -> None:
+    """A loss that never falls, and updates that undo each other for ever."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    monitor = TrainingMonitor(model, optimizer, batch_size=4, every=every)
+    for _ in range(2600):
+        optimizer.zero_grad()
+        loss = model.weight.square().sum()
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss)
+    assert sorted(event.kind.value for event in monitor.events) == ["oscillating", "stalled"]
 
 
 @pytest.mark.slow

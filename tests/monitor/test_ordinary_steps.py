@@ -14,9 +14,8 @@ from batchfinder import TrainingMonitor
 from batchfinder.monitor import Instability, Kind
 from batchfinder.monitor.device_losses import TOGETHER, DeviceLosses
 from batchfinder.monitor.losses import LossWatch, Taken
-from batchfinder.monitor.pace import FEWEST_TOGETHER, JUDGING_SHARE, MOST_TOGETHER, UPDATES, Pace
+from batchfinder.monitor.pace import UPDATES
 from batchfinder.monitor.parts import count_of
-from batchfinder.monitor.ranks import ALONE
 from batchfinder.monitor.updates import neighbours_joined
 from batchfinder.noise import Sketch
 
@@ -218,27 +217,6 @@ def test_no_ordinary_step_waits_for_a_gpu() -> None:
         torch.cuda.synchronize()
         monitor.step(loss)
     assert next(step for step, kind in told if kind is Kind.NOT_FINITE) <= 200 + TOGETHER
-
-
-@pytest.mark.parametrize(
-    ("price", "together"),
-    [(0.0, FEWEST_TOGETHER), (20 * JUDGING_SHARE, 20), (1.0, MOST_TOGETHER), (1e9, MOST_TOGETHER)],
-)
-def test_so_many_losses_are_judged_together_that_it_takes_its_share(
-    price: float, together: int
-) -> None:
-    """``price`` in steps of a second each."""
-    now = 0.0
-    pace = Pace(None, lambda: now, ALONE)
-    pace.ends(0, 3)
-    for _ in range(3):
-        started = pace.now()
-        now += price
-        pace.judged(started)
-    now = 44.0
-    pace.begins(47)
-    pace.ends(47, 50)
-    assert pace.together == together
 
 
 def test_a_mapping_of_tensors_is_counted() -> None:
