@@ -17,12 +17,14 @@ class RaceArm:
 
     ``loss`` is that of batches which were not trained on, ``inf`` where the training ran away;
     ``order`` is 2 where it was a repeat on another order of the data. ``steps`` were taken.
+    ``loss_error`` is the standard error of the loss, for the samples that it was judged on.
     """
 
     learning_rate: float
     loss: float
     steps: int
     order: int = 1
+    loss_error: float = 0.0
 
     @property
     def ran_away(self) -> bool:

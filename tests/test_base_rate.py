@@ -80,6 +80,26 @@ def test_the_base_rate_is_the_peak(name: str, passed: bool, steps: int) -> None:
         assert bench.step.base_learning_rate() == pytest.approx(RATE)
 
 
+TOGETHER: dict[str, Callable[[Make], Make]] = {
+    "chained": lambda make: lambda o: schedules.ChainedScheduler([warmed_up(o), make(o)]),
+    "in sequence": lambda make: lambda o: schedules.SequentialLR(o, [warmed_up(o), make(o)], [2]),
+}
+
+
+def warmed_up(optimizer: torch.optim.Optimizer) -> Any:
+    return schedules.LinearLR(optimizer, 0.1, total_iters=5)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+@pytest.mark.parametrize("together", TOGETHER)
+@pytest.mark.parametrize("name", sorted(set(ALONE) - {"ChainedScheduler", "SequentialLR"}))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_base_rate_is_the_peak_beside_a_warm_up(name: str, together: str, steps: int) -> None:
+    given, _ = training(TOGETHER[together](ALONE[name]), steps, passed=True)
+    with open_bench(given) as bench:
+        assert bench.step.base_learning_rate() == pytest.approx(RATE)
+
+
 def test_a_plateau_scheduler_leaves_the_rate_that_it_came_down_to() -> None:
     given, scheduler = training(lambda o: schedules.ExponentialLR(o, 1.0), 0, passed=False)
     plateau = schedules.ReduceLROnPlateau(scheduler.optimizer, patience=0)

@@ -20,6 +20,7 @@ __all__ = [
     "FARTHEST",
     "SGD",
     "Fall",
+    "are_alike",
     "averaged_share",
     "best_of",
     "carried",
@@ -33,6 +34,7 @@ __all__ = [
     "passes_of",
     "race_steps",
     "runs_within",
+    "scatter_of",
     "steps_at",
 ]
 
@@ -50,12 +52,12 @@ class Fall:
     aim: float
 
 
-ADAPTIVE = Fall(1 / 3, 3 / 4, 7 / 12)
+ADAPTIVE = Fall(1 / 3, 3 / 4, 2 / 3)
 """At a constant rate: 0.1 to 0.9 on small networks, and 0.32 in tokens for language models
 (Bjorck et al. 2024, arXiv:2409.19913)."""
-SGD = Fall(0.0, 2 / 3, 1 / 6)
+SGD = Fall(1 / 6, 1 / 2, 1 / 4)
 """At a constant rate: -0.3 to 0.6; steps shrink with the gradient, so noise is felt later."""
-DECAYING = Fall(0.0, 5 / 12, 1 / 8)
+DECAYING = Fall(0.0, 1 / 6, 1 / 8)
 """Where the rate decays or weights are averaged: -0.2 to 0.4, under either kind of optimizer."""
 FARTHEST = 40.0
 """Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""
@@ -65,7 +67,7 @@ ALIKE = 2.0
 """Rates up to this far above what ``Fall.least`` makes of the best one stay open."""
 FEWEST_STEPS, MOST_STEPS = 50, 400
 _USUAL_STEPS = 100
-_SHARE_OF_THE_RUN = 60
+_SHARE_IF_ASKED, _SHARE_BY_ITSELF = 25, 60
 _FEWEST_HELD, _MOST_HELD, _SAMPLES_HELD = 8, 16, 512
 _SHARE_HELD = 4
 
@@ -115,22 +117,43 @@ def carried(best: float, ratio: float, power: float) -> float:
     return float(best * max(1.0, ratio) ** -power)
 
 
-def open_rates(best: float, ratio: float, fall: Fall) -> tuple[float, float]:
+def open_rates(
+    best: float, ratio: float, fall: Fall, *, up_to: float | None = None
+) -> tuple[float, float]:
     """The lowest and the highest rate that may be the best of a run ``ratio`` times as long.
 
     How the best rate falls differs between tasks: the longer the run is beside the race, the less
-    its best rate says.
+    its best rate says. ``up_to`` is a higher rate that was the best on one order of the data.
     """
-    return carried(best, ratio, fall.most), ALIKE * carried(best, ratio, fall.least)
+    highest = max(best, up_to or 0.0)
+    return carried(best, ratio, fall.most), ALIKE * carried(highest, ratio, fall.least)
 
 
-def for_the_run(rule: float, best: float, ratio: float, fall: Fall) -> float:
+def for_the_run(
+    rule: float, best: float, ratio: float, fall: Fall, *, up_to: float | None = None
+) -> float:
     """The rate of a run ``ratio`` times as long: the rule's, unless the race gives reason to leave.
 
     That is where it is not among the ``open_rates``; then what ``fall.aim`` makes of ``best``.
     """
-    lowest, highest = open_rates(best, ratio, fall)
+    lowest, highest = open_rates(best, ratio, fall, up_to=up_to)
     return rule if lowest <= rule <= highest else carried(best, ratio, fall.aim)
+
+
+def scatter_of(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """By how much a loss differs between two orders of the data, each (loss, standard error).
+
+    The arms of one order are judged on the same samples, and those of another order on others:
+    what that alone makes of the difference is taken off.
+    """
+    (first, error), (second, other_error) = one, other
+    square = (first - second) ** 2 - error**2 - other_error**2
+    return math.sqrt(max(0.0, square)) if math.isfinite(square) else 0.0
+
+
+def are_alike(losses: Mapping[int, float], scatter: float) -> bool:
+    """Whether no two of several losses differ by more than ``scatter``; none ran away."""
+    return len(losses) > 1 and max(losses.values()) - min(losses.values()) <= scatter
 
 
 def clipped(rate: float, best: float) -> float:
@@ -152,11 +175,17 @@ def steps_at(
     return base_steps * (1 + critical / batch) / (1 + critical / base_batch)
 
 
-def race_steps(run_steps: float | None) -> int:
-    """Steps of one arm: 100, and for long runs a sixtieth of them, at most 400."""
+def race_steps(run_steps: float | None, *, asked_for: bool = True) -> int:
+    """Steps of one arm: 100, and for long runs a share of them, at most 400.
+
+    A twenty-fifth, so that a race costs a fifth of the run; where it was not ``asked_for`` a
+    sixtieth, so that it costs a tenth. The longer the arms are beside the run, the more they say of
+    it (docs/tables/long_regret.md).
+    """
     if run_steps is None:
         return _USUAL_STEPS
-    return int(max(_USUAL_STEPS, min(MOST_STEPS, run_steps / _SHARE_OF_THE_RUN)))
+    share = _SHARE_IF_ASKED if asked_for else _SHARE_BY_ITSELF
+    return int(max(_USUAL_STEPS, min(MOST_STEPS, run_steps / share)))
 
 
 def passes_of(steps: int, batch: int, held: int, length: int | None) -> float:

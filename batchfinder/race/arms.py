@@ -145,9 +145,10 @@ class Course:
                 self._opening = list(self._losses(passes))
                 self.start(rate)
             taken, average = self._train(passes)
-            loss = math.inf if taken < self.steps else self._judged(passes, average)
+            found = (math.inf, 0.0) if taken < self.steps else self._judged(passes, average)
             self.setup.memory.synchronize()
-        return RaceArm(rate, loss, taken, order)
+        loss, error = found
+        return RaceArm(rate, loss, taken, order, error)
 
     def _train(self, passes: Passes) -> tuple[int, Average | None]:
         """How many steps were taken before a loss ran away, and the average where it is kept."""
@@ -167,11 +168,15 @@ class Course:
         step.zero_grad()
         return self.steps, average
 
-    def _judged(self, passes: Passes, average: Average | None) -> float:
+    def _judged(self, passes: Passes, average: Average | None) -> tuple[float, float]:
+        """The loss and its standard error."""
         if average is not None:
             average.put_in()
-        loss = fmean(self._losses(passes))
-        return math.inf if self._ran_away(loss) else loss
+        losses = list(self._losses(passes))
+        loss = fmean(losses)
+        if self._ran_away(loss):
+            return math.inf, 0.0
+        return loss, pstdev(losses) / math.sqrt(max(1, len(losses) - 1))
 
     def _losses(self, passes: Passes) -> Iterator[float]:
         for batch in passes.held_out():

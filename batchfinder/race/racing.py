@@ -47,11 +47,18 @@ class Length:
         return self.steps + self.held
 
 
-def length_of(race: Race, source: BatchSource, batch: int, run_steps: float | None) -> Length:
+def length_of(
+    race: Race,
+    source: BatchSource,
+    batch: int,
+    run_steps: float | None,
+    *,
+    asked_for: bool = True,
+) -> Length:
     """The length of the arms at ``batch`` for a run of ``run_steps``."""
     samples = source.length if source.unit == "samples" else None
     held = held_out_batches(batch, samples)
-    steps = race.steps or race_steps(run_steps)
+    steps = race.steps or race_steps(run_steps, asked_for=asked_for)
     return Length(steps, held, passes_of(steps, batch, held, samples))
 
 
@@ -67,6 +74,7 @@ def race_rates(
     average_on: torch.device | None = None,
     seed: int = 0,
     total: int | None = None,
+    asked_for: bool = True,
     enough: Callable[[], bool] = lambda: False,
     observe: Observer | None = None,
 ) -> RaceResult:
@@ -83,6 +91,7 @@ def race_rates(
         average_on: where the average is kept; ``None`` is beside the weights.
         seed: of the orders of the data.
         total: arms at most, repeats included.
+        asked_for: whether the caller asked for a race; one run by itself has shorter arms.
         enough: asked before every arm but the first; true ends the race.
         observe: gets every arm.
 
@@ -91,7 +100,7 @@ def race_rates(
         Exception: a mistake in the user's code, as itself, with a note.
     """
     source = setup.source
-    length = length_of(race, source, plan.global_batch, run_steps)
+    length = length_of(race, source, plan.global_batch, run_steps, asked_for=asked_for)
     none = RaceResult(plan.global_batch, (), length.steps, rate, None, rate, run_steps, averaged)
     if not length.held:
         few = Caveat("race.too_little_data", samples=source.length, batch=plan.global_batch)
@@ -131,26 +140,44 @@ def race_rates(
         tried = [ran.learning_rate for ran in finish.arms]
         away = Caveat("race.all_ran_away", count=len(tried), low=min(tried), high=max(tried))
         return replace(found, refusal=away)
-    lowest = min(ran.loss for ran in finish.arms)
-    if not lowest < course.start_loss:
-        start_loss = course.start_loss
-        stuck = Caveat("race.no_progress", steps=length.steps, start=start_loss, loss=lowest)
-        return replace(found, refusal=stuck)
+    says_nothing = _says_nothing(finish, course.start_loss, length.steps)
+    if says_nothing is not None:
+        return replace(found, refusal=says_nothing)
     found = replace(
         found, best_rate=finish.best_rate, caveats=tuple(_said(finish, length, run_steps))
     )
-    return _carried(found, finish.best_rate, fall_of(setup.step.optimizer_family, decays=averaged))
+    fall = fall_of(setup.step.optimizer_family, decays=averaged)
+    return _carried(found, finish.best_rate, fall, finish.lowest_rate)
 
 
-def _carried(found: RaceResult, best: float, fall: Fall) -> RaceResult:
+def _says_nothing(finish: Finish, start_loss: float, steps: int) -> Caveat | None:
+    """Why the losses of the arms say nothing of the rate; ``None`` where they do."""
+    lowest = min(ran.loss for ran in finish.arms)
+    if not start_loss - lowest > finish.scatter:
+        return Caveat("race.no_progress", steps=steps, start=start_loss, loss=lowest)
+    if not finish.alike:
+        return None
+    tried = [ran.learning_rate for ran in finish.arms]
+    losses = [ran.loss for ran in finish.arms if ran.order == 1]
+    return Caveat(
+        "race.alike",
+        steps=steps,
+        low=min(tried),
+        high=max(tried),
+        difference=max(losses) - min(losses),
+        scatter=finish.scatter,
+    )
+
+
+def _carried(found: RaceResult, best: float, fall: Fall, up_to: float | None) -> RaceResult:
     """With the rate of the run that the race was for."""
     if found.run_steps is None:
         return replace(found, learning_rate=clipped(found.rule_rate, best))
     ratio = found.run_steps / found.steps
     return replace(
         found,
-        learning_rate=for_the_run(found.rule_rate, best, ratio, fall),
-        open_rates=open_rates(best, ratio, fall),
+        learning_rate=for_the_run(found.rule_rate, best, ratio, fall, up_to=up_to),
+        open_rates=open_rates(best, ratio, fall, up_to=up_to),
         exponent=min(fall.aim, 1 / 3),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchfinder.errors import OutOfTime
-from batchfinder.race.arithmetic import best_of, next_arm, offset_of
+from batchfinder.race.arithmetic import are_alike, best_of, next_arm, offset_of, scatter_of
 from batchfinder.results import RaceArm
 
 __all__ = ["Finish", "LossAt", "run_arms"]
@@ -26,6 +26,12 @@ class Finish:
     """Whether the best was the last one tried, so that a better one may lie beyond."""
     repeated: bool = True
     """Whether the best rate was seen to hold on a second order of the data."""
+    lowest_rate: float | None = None
+    """That of the lowest loss on the first order: above ``best_rate`` where it did not hold."""
+    scatter: float = 0.0
+    """By how much its loss differs between the two orders."""
+    alike: bool = False
+    """Whether the losses of all rates differ by no more than that."""
 
 
 def run_arms(
@@ -51,10 +57,12 @@ def run_arms(
         enough: asked before every arm but the first; true ends the race there.
     """
     losses: dict[int, float] = {}
+    errors: dict[int, float] = {}
     arms: list[RaceArm] = []
 
     def run(k: int, order: int) -> float:
         arms.append(loss_at(start * 2.0**k, order))
+        errors.setdefault(k, arms[-1].loss_error)
         return arms[-1].loss
 
     total = 2 * most if total is None else total
@@ -70,7 +78,7 @@ def run_arms(
     if best is None:
         return Finish(tuple(arms), None)
     at_edge = not {best - 1, best + 1} <= losses.keys()
-    kept = best
+    kept, scatter = best, 0.0
     for _ in range(most):
         if len(arms) >= total or enough():
             return Finish(tuple(arms), _rate(start, kept), at_edge, repeated=False)
@@ -78,10 +86,19 @@ def run_arms(
             again = run(kept, 2)
         except OutOfTime:
             return Finish(tuple(arms), _rate(start, kept), at_edge, repeated=False)
+        if kept == best:
+            scatter = scatter_of((losses[best], errors[best]), (again, arms[-1].loss_error))
         both = (losses.get(kept, again) + again) / 2
         if math.isfinite(both) and both <= losses.get(kept - 1, math.inf):
             offset = offset_of(losses, best) if kept == best else 0.0
-            return Finish(tuple(arms), _rate(start, kept + offset), at_edge)
+            return Finish(
+                tuple(arms),
+                _rate(start, kept + offset),
+                at_edge,
+                lowest_rate=_rate(start, best),
+                scatter=scatter,
+                alike=are_alike(losses, scatter),
+            )
         kept -= 1
     return Finish(tuple(arms), None)
 

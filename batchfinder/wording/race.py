@@ -60,7 +60,7 @@ def _passes(*, passes: float, steps: int) -> str:
 
 
 def _longer(exponent: float) -> str:
-    roots = {3: "cube root", 6: "sixth root", 8: "eighth root"}
+    roots = {3: "cube root", 4: "fourth root", 8: "eighth root"}
     root = roots.get(round(1 / exponent), f"{1 / exponent:.2g}th root")
     return (
         f"Should the training become k times as long, divide the learning rate by the {root} of k: "
@@ -117,7 +117,13 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     ),
     "race.no_progress": (
         f"{_KEPT}: after {{steps:,}} steps the loss on batches left out was {{loss:.4g}} at best, "
-        "no lower than the {start:.4g} at the start, so that the rates cannot be told apart"
+        "no lower than the {start:.4g} at the start by more than it scatters, so that the rates "
+        "cannot be told apart"
+    ),
+    "race.alike": (
+        f"{_KEPT}: after {{steps:,}} steps the losses at {{low:.3g}} to {{high:.3g}} differ by "
+        "{difference:.2g}, and those of one rate on two orders of the data by {scatter:.2g}: the "
+        "rates cannot be told apart; pass Race(steps=) for longer trainings"
     ),
     "race.out_of_memory": f"{_KEPT}: memory ran out in it at a micro-batch of {{micro_batch:,}}",
     "race.ranks": f"{_KEPT}: it does not run across processes",

@@ -77,42 +77,56 @@ def against_theirs(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+BASES = ("right", "4x too low", "4x too high")
+WAYS = ("raced", "arms of 300")
+
+
 def alone(rates: Rows) -> str:
-    names = list(rates[0]["taken"])
     head = ["task", "rate decays", "seen while tuning", "best rate", "steps"]
-    both = [f"{name}: {what}" for name in names for what in ("as started", "raced")]
+    both = [f"{base}: {what}" for base in BASES for what in ("as started", *WAYS)]
     lines = _opened([*head, *both], texts=3)
     for row in rates:
         decays = row["schedule"] == "cosine"
         seen = row["task"] in SEEN
         cells = [row["task"], "yes" if decays else "no", "yes" if seen else "no"]
         cells += [f"{row['best']:.2g}", f"{row['steps']:,}"]
-        for name in names:
-            raced = f"{_inflation(row['inflations'][name])} ({row['rates'][name]:.2g})"
-            cells += [_inflation(row["inflations"][f"{name}, as started"]), raced]
+        for base in BASES:
+            cells.append(_inflation(row["inflations"][f"{base}, as started"]))
+            cells += [
+                f"{_inflation(row['inflations'][name])} ({row['rates'][name]:.2g})"
+                for name in (f"{base}, {way}" for way in WAYS)
+            ]
         lines.append(_line(cells))
     unseen = [row for row in rates if row["task"] not in SEEN]
     for whose, some in (("all", rates), ("not seen", unseen)):
         for word, of in (("mean", statistics.fmean), ("worst", max)) if some else ():
-            found = []
-            for name in names:
-                for each in (f"{name}, as started", name):
-                    found.append(_inflation(of([row["inflations"][each] for row in some])))
+            found = [
+                _inflation(of([row["inflations"][f"{base}, {way}"] for row in some]))
+                for base in BASES
+                for way in ("as started", *WAYS)
+            ]
             lines.append(_line([f"**{word}**, {whose}", "", "", "", "", *found]))
     return "\n".join(lines)
 
 
 def costs(rates: Rows) -> str:
-    names = list(rates[0]["taken"])
-    lines = _opened(["task", "rate decays", *(f"{name}: cost, saved" for name in names)], texts=2)
+    head = [f"{base}, {way}: cost, saved" for base in BASES for way in WAYS]
+    lines = _opened(["task", "rate decays", *head], texts=2)
+    spent: dict[str, list[tuple[float, float]]] = {}
     for row in rates:
         cells = [row["task"], "yes" if row["schedule"] == "cosine" else "no"]
-        for name in names:
-            before, after = row["inflations"][f"{name}, as started"], row["inflations"][name]
-            saved = round((before - after) * row["steps"])
-            more = "at least " if before >= 2 > after else ""
-            cells.append(f"{row['taken'][name]:,}, {more}{saved:,}")
+        for base in BASES:
+            for name in (f"{base}, {way}" for way in WAYS):
+                before, after = row["inflations"][f"{base}, as started"], row["inflations"][name]
+                saved = round((before - after) * row["steps"])
+                spent.setdefault(name, []).append((row["taken"][name], saved))
+                more = "at least " if before >= 2 > after else ""
+                cells.append(f"{row['taken'][name]:,}, {more}{saved:,}")
         lines.append(_line(cells))
+    means = [
+        [statistics.fmean(each) for each in zip(*kept, strict=True)] for kept in spent.values()
+    ]
+    lines.append(_line(["**mean**", "", *(f"{cost:,.0f}, {saved:,.0f}" for cost, saved in means)]))
     return "\n".join(lines)
 
 

@@ -54,7 +54,13 @@ class Bench:
         self.setup = Setup(self.step, self.source, self.memory)
 
     def race(
-        self, plan: BatchPlan, rate: float, run_steps: float | None, *, averaged: bool = False
+        self,
+        plan: BatchPlan,
+        rate: float,
+        run_steps: float | None,
+        *,
+        averaged: bool = False,
+        steps: int | None = None,
     ) -> RaceResult:
         """The product's race from the weights as they are, which are put back."""
         with preserved(self.model, self.optimizer) as snapshot:
@@ -68,7 +74,7 @@ class Bench:
                 self.setup,
                 plan,
                 rate,
-                race=Race(),
+                race=Race(steps=steps),
                 start=start,
                 run_steps=run_steps,
                 averaged=averaged,
@@ -153,7 +159,10 @@ def recommended_pair(
         at = {"base_batch": BASE, "base_steps": training_steps}
         run_steps = steps_at(size, critical=critical_batch_size(noise), **at)
         race = bench.race(found.plan, rate, run_steps, averaged=averaged)
-        outcome |= {"race_steps": race.steps_taken, "race_refusal": race.refusal}
+        outcome |= {
+            "race_steps": race.steps_taken,
+            "race_refusal": race.refusal and race.refusal.code,
+        }
         if race.best_rate is not None:
             whole = replace(
                 whole,

@@ -12,6 +12,7 @@ from batchfinder.race.arithmetic import (
     ADAPTIVE,
     DECAYING,
     SGD,
+    are_alike,
     averaged_share,
     best_of,
     fall_of,
@@ -21,6 +22,7 @@ from batchfinder.race.arithmetic import (
     offset_of,
     open_rates,
     runs_within,
+    scatter_of,
 )
 from batchfinder.results import RaceArm
 
@@ -105,9 +107,9 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
 
 
 OF_4096_TIMES = [
-    (ADAPTIVE, 2**-9, 2 * 2**-4, 2**-7),
-    (SGD, 2**-8, 2.0, 2**-2),
-    (DECAYING, 2**-5, 2.0, 2**-1.5),
+    (ADAPTIVE, 2**-9, 2 * 2**-4, 2**-8),
+    (SGD, 2**-6, 2 * 2**-2, 2**-3),
+    (DECAYING, 2**-2, 2.0, 2**-1.5),
 ]
 """The lowest and the highest rate that is left alone, and where others go; the race's best is 1."""
 
@@ -127,6 +129,29 @@ def test_too_high_and_too_low_a_rate_come_to_the_same_one_inside_the_band(
         moved = for_the_run(rule, 1.0, 4096, fall)
         assert moved == pytest.approx(aim)
         assert for_the_run(moved, 1.0, 4096, fall) == moved  # asked again, it stays
+
+
+def test_up_to_a_rate_that_was_best_on_one_order_the_rules_may_stay():
+    """100 steps for a run of 800 under Adam: half of the highest is open, the lowest is not."""
+    assert open_rates(0.01, 8, ADAPTIVE, up_to=0.04) == pytest.approx((0.01 * 8**-0.75, 0.04))
+    assert for_the_run(0.04, 0.01, 8, ADAPTIVE, up_to=0.04) == 0.04
+    assert for_the_run(0.04, 0.01, 8, ADAPTIVE) == pytest.approx(0.0025)
+    assert open_rates(0.01, 8, ADAPTIVE, up_to=0.001) == open_rates(0.01, 8, ADAPTIVE)
+
+
+def test_the_scatter_between_two_orders_is_what_their_samples_do_not_explain():
+    assert scatter_of((0.45, 0.0), (0.40, 0.0)) == pytest.approx(0.05)
+    assert scatter_of((0.45, 0.03), (0.40, 0.0)) == pytest.approx(0.04)
+    assert scatter_of((0.45, 0.04), (0.40, 0.04)) == 0
+    assert scatter_of((0.45, 0.0), (INF, 0.0)) == 0
+
+
+def test_losses_are_alike_where_none_is_further_off_than_the_scatter():
+    losses = {0: 0.446, 1: 0.437, -1: 0.441}
+    assert are_alike(losses, 0.01)
+    assert not are_alike(losses, 0.008)
+    assert not are_alike({**losses, 2: INF}, 0.01)  # that one ran away says something
+    assert not are_alike({0: 0.446}, 0.01)
 
 
 def test_a_run_as_short_as_an_arm_takes_the_best_rate_of_the_race():
@@ -164,7 +189,10 @@ def test_without_a_noise_scale_the_run_is_taken_to_be_as_long_as_any_would_make_
 
 
 def test_steps_of_an_arm():
-    assert [race_steps(n) for n in (None, 300, 6000, 12_000, 10**6)] == [100, 100, 100, 200, 400]
+    lengths = (None, 300, 2500, 6000, 12_000, 10**6)
+    assert [race_steps(n) for n in lengths] == [100, 100, 100, 240, 400, 400]
+    by_itself = [race_steps(n, asked_for=False) for n in lengths]
+    assert by_itself == [100, 100, 100, 100, 200, 400]
 
 
 def test_a_tenth_of_the_run_pays_for_so_many_arms():
@@ -263,6 +291,21 @@ def test_a_race_out_of_time_keeps_the_best_so_far():
     assert finish.best_rate == pytest.approx(0.2)
     assert finish.at_edge
     assert not finish.repeated
+
+
+def test_rates_whose_losses_are_within_the_scatter_are_told_to_be_alike():
+    losses = {0.1: 0.446, 0.2: 0.437, 0.4: 0.441}
+    finish = run_arms(arms_of(lambda rate: losses[round(rate, 4)], lambda rate: 0.427), 0.1, most=8)
+    assert (finish.alike, finish.scatter) == (True, pytest.approx(0.01))
+    other = run_arms(arms_of(lambda rate: losses[round(rate, 4)], lambda rate: 0.436), 0.1, most=8)
+    assert not other.alike
+
+
+def test_the_first_winner_is_told_beside_the_one_that_holds():
+    losses = {0.05: 1.2, 0.1: 1.0, 0.2: 3.0}
+    arms = arms_of(lambda rate: losses.get(round(rate, 4), 4.0), lambda rate: 1.6 - rate)
+    finish = run_arms(arms, 0.1, most=8)
+    assert (finish.best_rate, finish.lowest_rate) == pytest.approx((0.05, 0.1))
 
 
 # --- the value -----------------------------------------------------------------------------------
