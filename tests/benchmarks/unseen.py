@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 __all__ = ["SIZES", "UNSEEN"]
 
-SIZES = (32, 128, 512)
+SIZES = (32, 128, 256, 512)
 COUNT = 17408
 
 

@@ -67,6 +67,18 @@ def test_the_default_is_the_smallest_within_three_per_cent(critical, half_speed)
     assert found.plan.global_batch == min(near)
 
 
+@pytest.mark.parametrize("yours", [{}, {"base_is_yours": True, "base_batch": 32}])
+@pytest.mark.parametrize("critical", [30, 100, 250, 600, 3000])
+def test_where_a_step_takes_as_long_up_to_a_size_nothing_below_it_is_chosen(critical, yours):
+    """Flat up to 256 and in proportion from there: a smaller batch saves no time and costs steps.
+
+    With a far smaller noise scale the steps saved are few, and the nearer batch is the surer one.
+    """
+    flat = [measured(size, max(1.0, size / 256), 0.0) for size in POWERS]
+    found = recommended(flat, critical, **yours)
+    assert found.plan.global_batch == 256
+
+
 def test_prices_are_relative_to_the_choice_and_match_the_formulas():
     found = recommended(affine(half_speed=100), 100)
     assert found.plan == BatchPlan(128)
