@@ -55,7 +55,7 @@ class Fall:
 ADAPTIVE = Fall(1 / 3, 3 / 4, 2 / 3)
 """At a constant rate: 0.1 to 0.9 on small networks, and 0.32 in tokens for language models
 (Bjorck et al. 2024, arXiv:2409.19913)."""
-SGD = Fall(1 / 6, 2 / 3, 1 / 4)
+SGD = Fall(1 / 6, 3 / 4, 1 / 4)
 """At a constant rate: -0.3 to 0.6; steps shrink with the gradient, so noise is felt later."""
 DECAYING = Fall(0.0, 1 / 6, 1 / 8)
 """Where the rate decays or weights are averaged: -0.2 to 0.4, under either kind of optimizer."""

@@ -147,7 +147,7 @@ def race_rates(
         found, best_rate=finish.best_rate, caveats=tuple(_said(finish, length, run_steps))
     )
     fall = fall_of(setup.step.optimizer_family, decays=averaged)
-    return _carried(found, finish.best_rate, fall, finish.lowest_rate)
+    return _carried(found, finish.best_rate, fall, finish.first_best_rate)
 
 
 def _says_nothing(finish: Finish, start_loss: float, steps: int) -> Caveat | None:

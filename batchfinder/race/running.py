@@ -26,8 +26,8 @@ class Finish:
     """Whether the best was the last one tried, so that a better one may lie beyond."""
     repeated: bool = True
     """Whether the best rate was seen to hold on a second order of the data."""
-    lowest_rate: float | None = None
-    """That of the lowest loss on the first order: above ``best_rate`` where it did not hold."""
+    first_best_rate: float | None = None
+    """That of the lowest loss on the first order, where it did not hold on another."""
     scatter: float = 0.0
     """By how much its loss differs between the two orders."""
     alike: bool = False
@@ -95,7 +95,7 @@ def run_arms(
                 tuple(arms),
                 _rate(start, kept + offset),
                 at_edge,
-                lowest_rate=_rate(start, best),
+                first_best_rate=_rate(start, best) if kept < best else None,
                 scatter=scatter,
                 alike=are_alike(losses, scatter),
             )
