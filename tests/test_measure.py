@@ -95,7 +95,9 @@ def test_memory_in_fragments_is_tried_once_more_after_a_clean_up(
     clock = FakeClock()
     step = Fragmented(clock, at=16, after=after, times=1)
     memory = FakeMemory()
-    found = measure(Setup(step, FakeSource(), memory), (4, 16, 64), clock=clock, say=said.append)
+    effort = Effort(visit_seconds=0.05)
+    setup = Setup(step, FakeSource(), memory)
+    found = measure(setup, (4, 16, 64), clock=clock, say=said.append, effort=effort)
     assert {4, 16, 64} <= {m.batch_size for m in found}
     assert (step.times, cleaned, said) == (0, [memory], [])
 

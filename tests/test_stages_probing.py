@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
-from batchfinder.probe import runner
+from batchfinder.probe import runner, stage
 from batchfinder.probe.stage import probe_sizes
+from batchfinder.progress import silent
 from batchfinder.results import Limit, TrialStarted
 from batchfinder.run.trial import run_trial
 from batchfinder.session import opened
@@ -38,6 +40,28 @@ def test_a_cache_is_believed_after_one_trial_and_only_for_the_same_model(tmp_pat
     assert "was re-verified with one trial" in again.caveats[-1]
     other = probe(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)))
     assert len(other.trials) > 1
+
+
+@pytest.mark.parametrize(("seconds", "guesses"), [(None, 1), (10.0, 0)])
+def test_no_step_is_rehearsed_where_sizes_are_approached_by_their_time(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | None, guesses: int
+) -> None:
+    asked = []
+    monkeypatch.setattr(stage, "first_guess", lambda *given, **more: asked.append(given))
+    with opened(Training(network(), loader()), memory_limit="200KiB", observe=silent) as call:
+        found = probe_sizes(call, Search(), step_seconds=seconds)
+    assert found.max_batch_size > 64
+    assert len(asked) == guesses
+
+
+def test_only_what_was_made_lately_is_looked_through_for_a_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collected: list[int] = []
+    with opened(Training(network(), loader()), memory_limit="200KiB", observe=silent) as call:
+        monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
+        call.bench.fresh()
+    assert collected == [1]
 
 
 def test_what_ended_the_search_is_remembered_too(tmp_path: Path) -> None:

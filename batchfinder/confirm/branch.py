@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -39,13 +39,15 @@ class _Record:
     retries_when_settled: int | None = None
     """The allocator's retries half-way: those before were its cache settling."""
 
-    peak: int = 0
+    peak: int | None = None
+    """``None`` where memory was not watched."""
 
     @contextmanager
-    def reading_peak(self, memory: MemoryBackend) -> Iterator[None]:
-        """Read the peak at the end, before a clean-up could change what the memory says."""
+    def watching(self, memory: MemoryBackend, step: TrainStep) -> Iterator[None]:
+        """Watch, and read the peak before a clean-up could change what the memory says."""
         try:
-            yield
+            with memory.watch(step.holdings()):
+                yield
         except Exception:  # not Ctrl-C, which waits for no other rank
             self.peak = memory.peak_bytes()
             raise
@@ -63,12 +65,14 @@ def run_branch(
     *,
     steps: int,
     ramp: int,
+    watched: bool = True,
     advance: Advance = unmetered,
 ) -> Trace:
     """``steps`` optimizer steps on ``batches``, the rate rising linearly over ``ramp``.
 
     No cache is emptied between steps, and the second step takes the longest batch there is; its
-    loss is left out of the trace. The rate is what ``step`` has now; weights move.
+    loss is left out of the trace. The rate is what ``step`` has now; weights move. Memory need not
+    be ``watched`` where that counts every operator, and the plan has run so before.
 
     Raises:
         DeviceLost: where the device cannot be used again in this process.
@@ -78,13 +82,13 @@ def run_branch(
     memory.release()  # what earlier stages left in the cache is no pressure of this plan's
     memory.reset_peak()
     record = _Record()
-    ordinary = partial(_drawn, memory, partial(next, batches))
-    longest = partial(_drawn, memory, partial(source.take, plan.micro_batch))
+    ordinary, longest = partial(next, batches), partial(source.take, plan.micro_batch)
+    if watched:
+        ordinary, longest = (partial(_drawn, memory, draw) for draw in (ordinary, longest))
     try:
         with (
             attempt(step, plan.micro_batch, "the confirmation", memory=memory),
-            record.reading_peak(memory),
-            memory.watch(step.holdings()),
+            record.watching(memory, step) if watched else nullcontext(),
             step.ranks.guarded("the confirmation"),
         ):
             for _ in range(OPENING):

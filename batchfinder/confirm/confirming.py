@@ -61,9 +61,21 @@ def confirm(
     """
     started, step = clock(), setup.step
 
+    is_counted = setup.memory.is_simulated or step.device.type == "cpu"
+    slows = is_counted and not step.is_compiled  # which runs uncompiled while it is counted
+
     def branch(factor: float, batches: Iterator[Batch]) -> Trace:
         _set_rate(step, learning_rate, factor)
-        trace = run_branch(setup, plan, batches, steps=steps, ramp=steps // 4, advance=advance)
+        # at twice the rate a plan needs no other memory, and to count it slows a small step by half
+        trace = run_branch(
+            setup,
+            plan,
+            batches,
+            steps=steps,
+            ramp=steps // 4,
+            watched=factor == 1.0 or not slows,
+            advance=advance,
+        )
         _set_rate(step, learning_rate, 1.0)
         return trace
 

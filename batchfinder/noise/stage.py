@@ -116,8 +116,10 @@ def _affordable(usual: int, seconds: float | None, one_step: float | None) -> in
 def decides(choices: Sequence[Choice], outcomes: Sequence[NoiseScale]) -> bool:
     """Whether each choice is the same batch, at nearly the same rate, at all these noise scales."""
     for choose in choices:
-        first = choose(outcomes[0])
-        if not all(is_same_pair(first, choose(other)) for other in outcomes[1:]):
+        first, *others = outcomes
+        at_first = choose(first)
+        others.sort(key=lambda each: each.value, reverse=True)  # the first to differ, if any does
+        if not all(is_same_pair(at_first, choose(other)) for other in others):
             return False
     return True
 

@@ -15,6 +15,7 @@ from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.predict import first_guess
 from batchfinder.probe import (
     SearchSpace,
+    guided,
     has_ended,
     latest,
     not_tried_for_time,
@@ -75,7 +76,8 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         bench.fresh()
         holdings = bench.breakdown()
         _check_holdings(holdings)
-        searched = _space_on(bench, call.budget.share(0.1))
+        by_time = step_seconds is not None and search.isolate is None and search.propose is guided
+        searched = _space_on(bench, call.budget.share(0.1), by_time=by_time)
         bench.step.scale_learning_rate(0.0)
         run: Callable[[int], Trial] = trial_runner(bench)
         if search.isolate is not None:
@@ -213,14 +215,19 @@ def _described(bench: Bench) -> dict[str, str]:
     )
 
 
-def _space_on(bench: Bench, seconds: float | None) -> SearchSpace:
-    """The sizes that may be tried, with the limit and where to look first."""
+def _space_on(bench: Bench, seconds: float | None, *, by_time: bool) -> SearchSpace:
+    """The sizes that may be tried, with the limit and where to look first.
+
+    There is no guess where the search goes up ``by_time``: its small trials cost less than a
+    rehearsal, and are those of sizes that are timed later.
+    """
     sizes = bench.sizes
+    guess = None if by_time else _guess(bench, sizes, seconds)
     return replace(
         sizes,
         start=max(sizes.start, sizes.floor),
         limit_bytes=bench.memory.limit_bytes(),
-        first_guess=sizes.first_guess or _guess(bench, sizes, seconds),
+        first_guess=sizes.first_guess or guess,
     )
 
 

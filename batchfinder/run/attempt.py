@@ -15,19 +15,35 @@ from batchfinder.errors import BatchFinderError, DeviceLost
 from batchfinder.protocols import MemoryBackend, TrainStep
 from batchfinder.run.oom import Verdict, is_about_size, sign_of
 
-__all__ = ["A_STEP", "Shortage", "attempt", "empty_cache", "flush_autograd", "recover"]
+__all__ = [
+    "A_STEP",
+    "YOUNG",
+    "Shortage",
+    "attempt",
+    "empty_cache",
+    "flush_autograd",
+    "recover",
+]
 
 
-def recover(step: TrainStep, memory: MemoryBackend | None = None) -> None:
+OLDEST, YOUNG = 2, 1
+"""Generations of the garbage collector: all objects there are, and those made lately."""
+
+
+def recover(
+    step: TrainStep, memory: MemoryBackend | None = None, *, generation: int = OLDEST
+) -> None:
     """Free what a failed step left: gradients, its graph, cycles, cached blocks; in this order.
 
     To be called outside ``except``: inside, the exception's traceback keeps the frames of the
     failed step alive with all their tensors. Weights and optimizer state that the step changed
     are the caller's to put back. Without ``memory`` the cache of the step's device is emptied.
+    Cycles are looked for up to ``generation``: ``YOUNG`` where only one step was taken, since all
+    objects of a process that has imported torch take a quarter of a second.
     """
     step.zero_grad()
     flush_autograd(step.device)
-    gc.collect()
+    gc.collect(generation)
     if memory is None:
         empty_cache(step.device)
         return

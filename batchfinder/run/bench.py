@@ -18,7 +18,7 @@ import torch
 from batchfinder.probe import SearchSpace, held_bytes
 from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, Setup, WholeStep
 from batchfinder.results import Environment, MemoryBreakdown
-from batchfinder.run.attempt import recover
+from batchfinder.run.attempt import YOUNG, recover
 from batchfinder.run.batches import source_from
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for, dense_parts
@@ -89,7 +89,7 @@ class Bench:
         self.training()
         if not self.step.has_looked:  # with a batch as small as the first trial's
             self.step.look(self.source.take(self.sizes.smallest))
-            recover(self.step, self.memory)
+            recover(self.step, self.memory, generation=YOUNG)
             self.training()
         self.step.prime()
 

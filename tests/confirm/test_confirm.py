@@ -52,6 +52,8 @@ class Bowl:
         (loss * scale).backward()
         return loss.detach()
 
+    is_compiled, device = False, torch.device("cpu")
+
     def loss_scale(self):
         return 1.0
 
@@ -137,6 +139,34 @@ class Memory(Defaults):
 def run(bowl, rate, plan=None, memory=None, **more):
     plan = plan or BatchPlan(4)
     return confirm(Setup(bowl, Source(), memory or Memory()), plan, rate, fresh=bowl.fresh, **more)
+
+
+class Counting(Memory):
+    """How many forward passes each watch saw."""
+
+    def __init__(self, bowl):
+        self.bowl, self.seen = bowl, []
+
+    @contextmanager
+    def watch(self, held=()):
+        before = len(self.bowl.batches)
+        yield
+        self.seen.append(len(self.bowl.batches) - before)
+
+
+@pytest.mark.parametrize(
+    ("is_simulated", "is_compiled", "watched"),
+    [(True, False, [16]), (True, True, [16, 16]), (False, False, [16, 16])],
+)
+def test_operators_are_counted_once_where_that_takes_time(is_simulated, is_compiled, watched):
+    """Where a device tells its peak by itself both branches have one."""
+    bowl = Bowl()
+    bowl.is_compiled, bowl.device = is_compiled, torch.device("meta")
+    memory = Counting(bowl)
+    memory.is_simulated = is_simulated
+    found = run(bowl, 0.01, memory=memory, steps=8)
+    assert found.double_rate_held
+    assert (memory.seen, found.peak_bytes) == (watched, 123)
 
 
 # --- against the truth ---------------------------------------------------------------------------

@@ -72,6 +72,18 @@ def test_outcomes_decide_where_all_recommend_the_same() -> None:
     assert decides([choice], NARROW)
 
 
+def test_the_farthest_outcome_is_asked_first() -> None:
+    asked = []
+
+    def choice(found: NoiseScale | None) -> Pair:
+        assert found is not None
+        asked.append(found.value)
+        return recommended(affine(half_speed=100)).plan, found.value
+
+    assert not decides([choice, choice], [*WIDE, noise(2000)])
+    assert asked == [100, 10_000]
+
+
 def test_where_memory_decides_the_noise_need_not() -> None:
     small = problem(affine((1, 2, 4), half_speed=1000), base_batch=4, can_accumulate=False)
     assert decides([pair_by_noise(small)], WIDE)

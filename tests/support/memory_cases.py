@@ -27,6 +27,7 @@ class PlainStep:
     loss: Callable[[nn.Module, Any], torch.Tensor]
     optimizer: torch.optim.Optimizer
     device: torch.device = CPU
+    is_compiled: bool = False
     updates_itself: bool = False
     ranks: Ranks = ALONE
     optimizer_family: str = "sgd"
