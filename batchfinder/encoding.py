@@ -123,11 +123,11 @@ def _number(value: Any) -> Any:
 
 
 def _decode_member(kind: type[Enum], value: Any) -> Enum:
-    try:
-        return kind[value]
-    except KeyError:
-        names = ", ".join(member.name for member in kind)
-        raise InvalidArgument(f"expected one of {names}; found {value!r}") from None
+    for member in kind:
+        if value in (member.name, member.value):  # roles were once kept as words
+            return member
+    names = ", ".join(member.name for member in kind)
+    raise InvalidArgument(f"expected one of {names}; found {value!r}")
 
 
 def _decode_plain(kind: Any, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every named outcome: how a trial ended, what binds, why a plan was chosen, how it held."""
+"""Every named outcome: how a trial ended, what binds, which plans count and why, how one held."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 from batchfinder.wording.probe import ENDED
 
-__all__ = ["Judgement", "Limit", "Outcome", "Stage", "Why"]
+__all__ = ["Judgement", "Limit", "Outcome", "Role", "Stage", "Why"]
 
 
 class Outcome(Enum):
@@ -56,6 +56,17 @@ class Why(Enum):
     CONFIRMED = "confirmed"
     LAST_TRIED = "last tried"
     YOURS_FOR_WANT_OF_BETTER = "yours, since nothing was confirmed"
+
+
+class Role(Enum):
+    """Why a candidate is of interest beside its price."""
+
+    YOURS = "yours"
+    LARGEST_THAT_FITS = "largest that fits"
+    HIGHEST_THROUGHPUT = "highest throughput"
+    FEWEST_SAMPLES = "fewest samples"
+    NOT_CONFIRMED = "not confirmed"
+    """It was trained for a few steps and did not hold."""
 
 
 class Judgement(Enum):

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from batchfinder.html import Shown
-from batchfinder.outcomes import Judgement, Limit, Why
+from batchfinder.outcomes import Judgement, Limit, Role, Why
 from batchfinder.rates import UpdateEffect
 from batchfinder.wording import Caveat, summary
 
@@ -68,8 +68,8 @@ class Candidate:
     chosen: bool = False
     relative_time_low: float = math.nan
     relative_time_high: float = math.nan
-    roles: tuple[str, ...] = ()
-    """Why it is of interest: "yours", "largest that fits", "highest throughput", …"""
+    roles: tuple[Role, ...] = ()
+    """Why it is of interest beside its price."""
     joules_per_sample: float | None = None
     """``None`` where the device does not report its energy."""
 
@@ -219,7 +219,7 @@ class Recommendation(Shown):
                     each.relative_samples,
                     each.learning_rate,
                     each.peak_bytes,
-                    each.roles,
+                    [role.value for role in each.roles],
                 )
                 for each in self.candidates
             ],

@@ -164,41 +164,38 @@ def _notebook_display() -> Callable[..., Any] | None:
 
 def is_brief(event: Event) -> bool:
     """Whether this announces what will be over before it is read."""
-    if not isinstance(event, TrialStarted):
-        return False
-    return event.expected_seconds is None or event.expected_seconds < _BRIEF_SECONDS
+    match event:
+        case TrialStarted(expected_seconds=seconds):
+            return seconds is None or seconds < _BRIEF_SECONDS
+        case _:
+            return False
 
 
 def describe(event: Event) -> Described:
     """An event in three pieces: the stage, the batch size it concerns, what was found."""
-    if isinstance(event, StageStarted):
-        return event.stage.name.lower(), "", _stage(event)
-    if isinstance(event, Note):
-        return "  note", "", event.text
-    if isinstance(event, RaceArm):
-        return "  race", "", _race_arm(event)
-    if isinstance(event, Progress):
-        return f"  {event.stage.name.lower()}", "", _progress(event)
-    return _describe_size(event)
-
-
-def _describe_size(
-    event: TrialStarted | Trial | Measurement | NoiseScale | Recommendation | Confirmation,
-) -> Described:
-    if isinstance(event, TrialStarted):
-        taking = event.expected_seconds
-        about = "" if taking is None else f" (at most about {format_seconds(taking)})"
-        return "  trial", format_size(event.batch_size), f"running{about}"
-    if isinstance(event, Trial):
-        return "  trial", format_size(event.batch_size), _trial(event)
-    if isinstance(event, Measurement):
-        return "  measure", format_size(event.batch_size), _measurement(event)
-    if isinstance(event, Recommendation):
-        return "  choice", format_size(event.plan.micro_batch), _choice(event)
-    if isinstance(event, Confirmation):
-        return "  confirm", format_size(event.plan.micro_batch), _confirmation(event)
-    size = "" if event.whole_training or not event.micro_batch else format_size(event.micro_batch)
-    return "  noise", size, _noise(event)
+    match event:
+        case StageStarted():
+            found = event.stage.name.lower(), "", _stage(event)
+        case Note():
+            found = "  note", "", event.text
+        case Progress():
+            found = f"  {event.stage.name.lower()}", "", _progress(event)
+        case TrialStarted():
+            found = "  trial", format_size(event.batch_size), _trial_started(event)
+        case Trial():
+            found = "  trial", format_size(event.batch_size), _trial(event)
+        case Measurement():
+            found = "  measure", format_size(event.batch_size), _measurement(event)
+        case NoiseScale():
+            whole = event.whole_training or not event.micro_batch
+            found = "  noise", "" if whole else format_size(event.micro_batch), _noise(event)
+        case RaceArm():
+            found = "  race", "", _race_arm(event)
+        case Recommendation():
+            found = "  choice", format_size(event.plan.micro_batch), _choice(event)
+        case Confirmation():
+            found = "  confirm", format_size(event.plan.micro_batch), _confirmation(event)
+    return found
 
 
 def _stage(event: StageStarted) -> str:
@@ -222,6 +219,11 @@ def _progress(event: Progress) -> str:
     if event.seconds_left is not None:
         parts.append(f"{format_seconds(max(1, round(event.seconds_left)))} left")
     return ", ".join(parts)
+
+
+def _trial_started(event: TrialStarted) -> str:
+    taking = event.expected_seconds
+    return "running" + ("" if taking is None else f" (at most about {format_seconds(taking)})")
 
 
 def _trial(trial: Trial) -> str:

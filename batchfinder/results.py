@@ -17,6 +17,7 @@ from batchfinder.html import Shown
 from batchfinder.outcomes import Judgement as Judgement
 from batchfinder.outcomes import Limit as Limit
 from batchfinder.outcomes import Outcome as Outcome
+from batchfinder.outcomes import Role as Role
 from batchfinder.outcomes import Stage as Stage
 from batchfinder.outcomes import Why as Why
 from batchfinder.plans import KNEE as KNEE

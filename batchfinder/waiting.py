@@ -41,11 +41,12 @@ class Waiting:
     def __call__(self, event: Event) -> None:
         with self._one_at_a_time:
             self._told = self._clock()
-            if isinstance(event, StageStarted):
-                self._stage, self._began, self._last = event.stage, self._told, None
-                self._read_before = self._read
-            elif isinstance(event, Progress):
-                self._last = event
+            match event:
+                case StageStarted():
+                    self._stage, self._began, self._last = event.stage, self._told, None
+                    self._read_before = self._read
+                case Progress():
+                    self._last = event
             self._observe(event)
 
     def on_read(self, samples: int, planned: int) -> None:

@@ -6,7 +6,6 @@ __all__ = [
     "HALVINGS",
     "MOSTLY",
     "MOST_ATTEMPTS",
-    "NOT_CONFIRMED",
     "SMALLEST_RAISE",
     "STEPS",
     "WORTHWHILE_LEAD",
@@ -27,5 +26,3 @@ WORTHWHILE_LEAD = 0.1
 """A rate is raised where twice the rate led by this share (tests/benchmarks/regret.py)."""
 SMALLEST_RAISE = 1.05
 """A rate that could be raised by less is left as it is."""
-NOT_CONFIRMED = "not confirmed"
-"""The role of a candidate that was trained and did not hold."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from batchfinder.confirm.constants import HALVINGS, MOST_ATTEMPTS, NOT_CONFIRMED
+from batchfinder.confirm.constants import HALVINGS, MOST_ATTEMPTS
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
@@ -15,6 +15,7 @@ from batchfinder.results import (
     Judgement,
     Limit,
     Recommendation,
+    Role,
     Why,
 )
 from batchfinder.units import format_rate
@@ -96,7 +97,10 @@ def next_attempt(
         )
     at_this_plan = [confirmation for confirmation in tried if confirmation.plan == last.plan]
     if last.learning_rate is not None and len(at_this_plan) <= halvings:
-        return Attempt(last.plan, _lower(last.plan, last.learning_rate, own))
+        rate = last.learning_rate / 2
+        if own and own.covers(last.plan, rate) and not own.covers(last.plan, last.learning_rate):
+            rate = own.learning_rate
+        return Attempt(last.plan, rate)
     return _fastest(
         candidate
         for candidate in recommendation.candidates
@@ -117,14 +121,6 @@ def _unless_refuted(own: OwnPair | None, tried: Iterable[Confirmation]) -> OwnPa
         if failed and own and rate is not None and own.covers(confirmation.plan, rate):
             return None
     return own
-
-
-def _lower(plan: BatchPlan, rate: float, own: OwnPair | None) -> float:
-    """Half the rate, or the user's own where that lies between."""
-    half = rate / 2
-    if own is not None and own.covers(plan, half) and not own.covers(plan, rate):
-        return own.learning_rate
-    return half
 
 
 def confirm_with_retries(
@@ -213,7 +209,7 @@ def _named(settled: Recommendation, failed: Iterable[Confirmation]) -> Recommend
     return replace(
         settled,
         candidates=tuple(
-            replace(c, roles=(*c.roles, NOT_CONFIRMED)) if c.plan in refused else c
+            replace(c, roles=(*c.roles, Role.NOT_CONFIRMED)) if c.plan in refused else c
             for c in settled.candidates
         ),
         within_noise=(min(equal), max(equal)) if equal else None,

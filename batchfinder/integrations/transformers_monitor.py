@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from batchfinder.integrations.shared import rows_of
-from batchfinder.monitor import TorchRanks, TrainingMonitor
+from batchfinder.monitor import AllGather, TrainingMonitor
 
 __all__ = ["MonitorCallback"]
 
@@ -46,7 +46,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers sh
         options = {
             "batch_size": args.train_batch_size,
             "grad_scaler": getattr(optimizer, "scaler", None),  # an AcceleratedOptimizer keeps it
-            "ranks": TorchRanks() if _is_data_parallel(args) else None,
+            "ranks": AllGather() if _is_data_parallel(args) else None,
             **self._options,
         }
         self._losses, self._rows = [], 0

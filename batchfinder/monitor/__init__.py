@@ -9,7 +9,7 @@ loader (``growing``) and with its learning rate (``rate``).
 
 from batchfinder.monitor.batch_size_scheduler import BatchSizeScheduler
 from batchfinder.monitor.history import History, Instability, Kind, Reading, Suggestion
-from batchfinder.monitor.ranks import TorchRanks
+from batchfinder.monitor.ranks import AllGather
 from batchfinder.monitor.schedules import (
     Doubling,
     FollowMonitor,
@@ -23,6 +23,7 @@ from batchfinder.monitor.schedules import (
 from batchfinder.monitor.training_monitor import TrainingMonitor
 
 __all__ = [
+    "AllGather",
     "BatchSizeScheduler",
     "Doubling",
     "FollowMonitor",
@@ -37,6 +38,5 @@ __all__ = [
     "Schedule",
     "Suggestion",
     "Target",
-    "TorchRanks",
     "TrainingMonitor",
 ]

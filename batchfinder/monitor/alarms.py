@@ -31,6 +31,8 @@ class Alarms:
     """Takes losses and movements; tells each instability when an episode of it begins."""
 
     def __init__(self, tell: Callable[[Instability], None], pace: Pace) -> None:
+        self.told: list[Instability] = []
+        """What was told so far."""
         self._tell = tell
         self._pace = pace
         self._losses = LossWatch()
@@ -132,4 +134,5 @@ class Alarms:
         if finding.kind is Kind.SPIKE and self._episodes.lasts(Kind.DIVERGING, step):
             return
         if self._episodes.begins(finding.kind, step):
-            self._tell(Instability(finding.kind, step, finding.said))
+            self.told.append(Instability(finding.kind, step, finding.said))
+            self._tell(self.told[-1])

@@ -36,8 +36,8 @@ class Alone:
         return rows
 
 
-class TorchRanks:
-    """The ranks of ``torch.distributed``, over the default process group."""
+class AllGather:
+    """Rows of all ranks of ``torch.distributed``, over the default process group."""
 
     alone = False
 

@@ -16,7 +16,7 @@ from batchfinder.monitor.history import History, Instability, Reading, Suggestio
 from batchfinder.monitor.noise import NoiseWindow
 from batchfinder.monitor.pace import UPDATES, Pace
 from batchfinder.monitor.pricing import Now, suggestion
-from batchfinder.monitor.ranks import ALONE, Exchange, TorchRanks
+from batchfinder.monitor.ranks import ALONE, AllGather, Exchange
 from batchfinder.monitor.updates import Weights
 from batchfinder.protocols import Batch
 from batchfinder.results import Candidate, NoiseScale
@@ -109,7 +109,7 @@ class TrainingMonitor:
         self._candidates = tuple(candidates)
         if ranks is None:
             wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
-            ranks = TorchRanks() if wrapped else ALONE
+            ranks = AllGather() if wrapped else ALONE
         self._gradients = GradientLook(
             model,
             self._optimizers,
@@ -122,7 +122,7 @@ class TrainingMonitor:
         self._alarms = Alarms(self._tell, self._pace)
         self._weights = Weights()
         self._readings: list[Reading] = []
-        self._told: list[Told] = []
+        self._suggestions: list[Suggestion] = []
         self._look = Look()
         self._closer_until = 0
         self._ordinary_until = 0
@@ -187,12 +187,12 @@ class TrainingMonitor:
     @property
     def events(self) -> tuple[Instability, ...]:
         """The instabilities so far, each once per episode."""
-        return tuple(each for each in self._told if isinstance(each, Instability))
+        return tuple(self._alarms.told)
 
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
         """The suggestions so far."""
-        return tuple(each for each in self._told if isinstance(each, Suggestion))
+        return tuple(self._suggestions)
 
     @property
     def last_reading(self) -> Reading | None:
@@ -250,6 +250,7 @@ class TrainingMonitor:
         found = suggestion(self._candidates, now, rule_for(family_of(self._optimizers)).rule)
         before = self.suggestions[-1].batch_size if self.suggestions else None
         if found is not None and found.batch_size != before:
+            self._suggestions.append(found)
             self._tell(found)
 
     def _prepare_next(self) -> None:
@@ -283,7 +284,6 @@ class TrainingMonitor:
         return float(self._optimizers[0].param_groups[0]["lr"]) * self.rate_factor
 
     def _tell(self, told: Told) -> None:
-        self._told.append(told)
         if self.observe is not None:
             self.observe(told)
 

@@ -96,6 +96,10 @@ class Metric(Protocol):
     @property
     def name(self) -> str: ...
     def __call__(self, index: int, gradient: torch.Tensor) -> torch.Tensor: ...
+    def of(
+        self, parameters: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """The second moments of the ``wanted`` ones of ``parameters``, where it scales by them."""
 
 
 class Euclidean:
@@ -105,6 +109,11 @@ class Euclidean:
 
     def __call__(self, index: int, gradient: torch.Tensor) -> torch.Tensor:
         return gradient
+
+    def of(
+        self, parameters: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        return []
 
 
 class SecondMoments:
@@ -161,15 +170,11 @@ def metric_for(
     states: dict[torch.Tensor, dict[str, Any]] = {
         key: state for each in optimizers for key, state in each.state.items()
     }
-    if max((_age(state) for state in list(states.values())[:1]), default=0) < MATURE:
+    updates = float(next(iter(states.values()), {}).get("step", 0))
+    if updates < MATURE:
         return EUCLIDEAN
     found = [_second_moment(states.get(parameter, {}), parameter) for parameter in parameters]
     return SecondMoments(found) if any(moment is not None for moment in found) else EUCLIDEAN
-
-
-def _age(state: dict[str, Any]) -> float:
-    """Updates that a parameter has had."""
-    return float(state.get("step", 0))
 
 
 def _second_moment(state: dict[str, Any], parameter: torch.Tensor) -> torch.Tensor | None:

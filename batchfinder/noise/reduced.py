@@ -19,7 +19,6 @@ from batchfinder.noise.gradient_hooks import (
     Backwards,
     GradientHooks,
     Metric,
-    SecondMoments,
     Sketch,
     floored_scale,
     vector_norm,
@@ -118,9 +117,7 @@ def gradient_reader(
         return GradientHooks(parameters, sketch, metric)
     for group in groups:
         group.refuse_scaled()
-    moments: list[list[torch.Tensor]] = []
-    if isinstance(metric, SecondMoments):
-        moments = [metric.of(step.parameters(), group.parameters) for group in groups]
+    moments = [metric.of(step.parameters(), group.parameters) for group in groups]
     return ReducedGradients(
         groups, step.ranks, sketch_size=sketch_size, seed=seed, metric=metric, moments=moments
     )

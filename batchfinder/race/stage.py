@@ -91,11 +91,14 @@ def settled_by_race(
         training_steps: optimizer steps of the whole training at the base batch, where known.
         measure_noise: the warm-up once more, at another base.
     """
-    only_if_it_pays = rule is None and training_steps is not None
-    race = rule if isinstance(rule, Race) else Race()
-    own = None if isinstance(rule, Race) else rule
-    if own is not None or not (only_if_it_pays or isinstance(rule, Race)):
-        return Settled(replace(problem, rule=own), findings, base)
+    only_if_it_pays = False
+    match rule:
+        case Race():
+            race = rule
+        case None if training_steps is not None:
+            race, only_if_it_pays = Race(), True
+        case _:
+            return Settled(replace(problem, rule=rule), findings, base)
     inner = race.start or rule_for(call.bench.step.optimizer_family).rule
     problem = replace(problem, rule=race.start)
     recommendation = recommend(problem)

@@ -11,18 +11,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from batchfinder.recommend.objectives import YOURS, samples_per_second
+from batchfinder.recommend.objectives import samples_per_second
 from batchfinder.recommend.situation import Situation, Timing
-from batchfinder.results import BatchPlan, Candidate
+from batchfinder.results import BatchPlan, Candidate, Role
 
 __all__ = ["Option", "options", "priced", "with_roles"]
 
 ACCUMULATION = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-LARGEST_THAT_FITS, HIGHEST_THROUGHPUT, FEWEST_SAMPLES = (
-    "largest that fits",
-    "highest throughput",
-    "fewest samples",
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ def priced(situation: Situation, found: Iterable[Option]) -> list[Candidate]:
             relative_samples=used / min(samples),
             step_seconds=option.step_seconds,
             peak_bytes=_whole(situation.peak_bytes(option.timing, option.plan.accumulation_steps)),
-            roles=(YOURS,) if situation.is_yours(option.plan) else (),
+            roles=(Role.YOURS,) if situation.is_yours(option.plan) else (),
             joules_per_sample=option.timing.joules_per_sample,
         )
         for option, time, used in zip(found, times, samples, strict=True)
@@ -108,13 +103,13 @@ def _whole(number: float | None) -> int | None:
     return None if number is None else round(number)
 
 
-def with_roles(candidates: list[Candidate]) -> list[tuple[str, ...]]:
-    """The roles of each candidate, "yours" kept."""
+def with_roles(candidates: list[Candidate]) -> list[tuple[Role, ...]]:
+    """The roles of each candidate, ``Role.YOURS`` kept."""
     plain = [each for each in candidates if each.plan.accumulation_steps == 1] or candidates
     named = {
-        LARGEST_THAT_FITS: max(plain, key=lambda each: each.plan.global_batch),
-        HIGHEST_THROUGHPUT: max(plain, key=samples_per_second),
-        FEWEST_SAMPLES: min(plain, key=lambda each: each.plan.global_batch),
+        Role.LARGEST_THAT_FITS: max(plain, key=lambda each: each.plan.global_batch),
+        Role.HIGHEST_THROUGHPUT: max(plain, key=samples_per_second),
+        Role.FEWEST_SAMPLES: min(plain, key=lambda each: each.plan.global_batch),
     }
     return [
         each.roles + tuple(role for role, holder in named.items() if holder is each)

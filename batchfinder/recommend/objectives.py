@@ -10,10 +10,9 @@ import math
 from collections.abc import Sequence
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.results import KNEE, SAME, Candidate
+from batchfinder.results import KNEE, SAME, Candidate, Role
 
 __all__ = [
-    "YOURS",
     "fewest_samples",
     "highest_throughput",
     "largest",
@@ -21,7 +20,6 @@ __all__ = [
     "shortest_time",
 ]
 
-YOURS = "yours"
 STAY = 0.10
 """A size below the user's own must save more than this to be recommended."""
 
@@ -107,7 +105,7 @@ def is_round(micro_batch: int) -> bool:
 def _not_below_yours(
     candidates: Sequence[Candidate], pick: Candidate, tolerance: float
 ) -> Candidate:
-    yours = next((each for each in candidates if YOURS in each.roles), None)
+    yours = next((each for each in candidates if Role.YOURS in each.roles), None)
     if yours is None or _size(pick) >= _size(yours):
         return pick
     best = min(each.relative_time for each in candidates)

@@ -104,7 +104,7 @@ def alternatives(report: ReportData, candidate: Candidate) -> str:
     if candidate.plan.global_batch > candidate.plan.micro_batch:
         name += f" as {plan_words(candidate.plan)}"
     if candidate.roles:
-        name += f" ({', '.join(candidate.roles)})"
+        name += f" ({', '.join(role.value for role in candidate.roles)})"
     memory, time = _memory_words(report, candidate), candidate.relative_time
     if math.isfinite(time) and not math.isfinite(candidate.relative_samples):
         return f"{name} takes {time:.2f}x the time per {singular(report.unit)}{memory}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from batchfinder.results import BatchPlan, Candidate, Measurement, NoiseScale, Trial
+from batchfinder.results import BatchPlan, Candidate, Measurement, NoiseScale, Role, Trial
 from batchfinder.table import Row, Table
 from batchfinder.units import format_bytes, format_count, format_rate, format_seconds, format_size
 
@@ -28,7 +28,6 @@ _MARKS = {
     _UNSTABLE: "unstable: the 90% interval is wider than a fifth of the figure",
     _ONCE: "timed once: no interval is known",
 }
-_HIGHEST_THROUGHPUT, YOURS = "highest throughput", "yours"
 MOST_ROWS = 8
 
 
@@ -76,7 +75,7 @@ def rows_that_matter(report: ReportData) -> tuple[Measurement, ...]:
 def _relative_times(report: ReportData) -> tuple[str, dict[int, float]]:
     """What times are relative to, and the times by micro-batch."""
     plain = [c for c in report.candidates if c.plan.accumulation_steps == 1]
-    yours = [c for c in report.candidates if YOURS in c.roles]
+    yours = [c for c in report.candidates if Role.YOURS in c.roles]
     reference = yours[0].relative_time if yours else 1.0
     times = {c.plan.micro_batch: c.relative_time / reference for c in plain}
     return "time vs yours" if yours else "time", times
@@ -127,9 +126,9 @@ def _notes(report: ReportData, measurement: Measurement) -> list[str]:
     size, steps = measurement.batch_size, report.accumulation_steps
     remarks = (
         ("chosen" + (f" (x {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
-        (YOURS, size == report.own_batch_size),
+        (Role.YOURS.value, size == report.own_batch_size),
         ("largest", size == report.max_batch_size),
-        (_HIGHEST_THROUGHPUT, size == _highest_throughput(report)),
+        (Role.HIGHEST_THROUGHPUT.value, size == _highest_throughput(report)),
         ("waits for data", _waits(report, measurement)),
         ("excluded", _is_excluded(report, size)),
     )
@@ -155,7 +154,7 @@ def _highest_throughput(report: ReportData) -> int | None:
     size leads there, the figures cannot tell which is first, and no row claims to be.
     """
     measured = max(report.measurements, key=lambda each: each.samples_per_second).batch_size
-    priced = [e.plan for e in report.candidates if _HIGHEST_THROUGHPUT in e.roles]
+    priced = [e.plan for e in report.candidates if Role.HIGHEST_THROUGHPUT in e.roles]
     agreed = not priced or any(plan.micro_batch == measured for plan in priced)
     return measured if agreed else None
 
@@ -211,7 +210,7 @@ def _candidate_cells(candidate: Candidate) -> tuple[str, ...]:
         _price(candidate.relative_samples),
         _ABSENT if candidate.learning_rate is None else format_rate(candidate.learning_rate),
         _ABSENT if peak is None else format_bytes(peak),
-        ", ".join(("chosen",) * candidate.chosen + candidate.roles),
+        ", ".join(["chosen"] * candidate.chosen + [role.value for role in candidate.roles]),
     )
 
 

@@ -265,7 +265,7 @@ def _price(candidate: Candidate, unit: str) -> str:
     if plan.accumulation_steps > 1:
         name += f" as {plan_words(plan)}"
     if candidate.roles:
-        name += f" ({', '.join(candidate.roles)})"
+        name += f" ({', '.join(role.value for role in candidate.roles)})"
     said = f"{name}: {format_factor(candidate.relative_time)} the time"
     if not math.isfinite(candidate.relative_samples):
         return f"{said} per {singular(unit)}"

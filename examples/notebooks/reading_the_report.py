@@ -82,7 +82,7 @@ draw("time")
 # %%
 for candidate in report.candidates:
     mark = "→" if candidate.chosen else " "
-    roles = ", ".join(candidate.roles)
+    roles = ", ".join(role.value for role in candidate.roles)
     print(f"{mark} {candidate.plan.global_batch:>5}  time {candidate.relative_time:.2f}  {roles}")
 
 # %% [markdown]

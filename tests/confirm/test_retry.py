@@ -15,7 +15,7 @@ from batchfinder.confirm import (
 )
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.recommend import recommend
-from batchfinder.results import BatchPlan, Confirmation, Judgement, Limit, Why
+from batchfinder.results import BatchPlan, Confirmation, Judgement, Limit, Role, Why
 from batchfinder.wording.advice import advice
 
 HELD = Confirmation(BatchPlan(1), 0.1, 40, Judgement.HELD, at_double_rate=Judgement.HELD)
@@ -165,7 +165,7 @@ def test_a_move_since_nothing_larger_trained_is_limited_by_the_confirmation():
     settled, kept = confirm_with_retries(whole, attempt, own=OwnPair(2, 1e-3))
     assert kept.plan == settled.plan == BatchPlan(8)
     assert settled.limited_by is Limit.CONFIRMATION
-    refused = {c.plan.global_batch for c in settled.candidates if "not confirmed" in c.roles}
+    refused = {c.plan.global_batch for c in settled.candidates if Role.NOT_CONFIRMED in c.roles}
     assert refused == {16}
     assert settled.within_noise is None or settled.within_noise[1] < 16
 

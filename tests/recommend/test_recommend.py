@@ -26,7 +26,7 @@ from batchfinder.recommend import (
     recommend,
     shortest_time,
 )
-from batchfinder.results import BatchPlan, Limit, Why
+from batchfinder.results import BatchPlan, Limit, Role, Why
 from batchfinder.wording.advice import advice
 from batchfinder.wording.choice import headline, why_sentence
 
@@ -133,7 +133,7 @@ def test_never_below_yours_unless_it_is_slow():
     # 128 against 256: 5.49 against 6.06 (10.5% more) at φ = 180, 5.66 against 6.20 (9.5%) at 190
     close = yours(190, 256)
     assert close.plan.global_batch == 256
-    assert "yours" in chosen_of(close).roles
+    assert Role.YOURS in chosen_of(close).roles
     assert close.speedup is None
 
 
@@ -169,7 +169,7 @@ def test_an_assumed_base_is_not_yours():
     found = recommended(affine(half_speed=100), 100, base_batch=64)
     assert found.plan.global_batch != 64 or found.why is not Why.YOURS_IS_AS_GOOD
     assert found.speedup is None
-    assert not any("yours" in each.roles for each in found.candidates)
+    assert not any(Role.YOURS in each.roles for each in found.candidates)
 
 
 def test_an_objective_of_the_callers_own_is_obeyed():
@@ -186,7 +186,7 @@ def test_round_sizes_go_first_among_ties():
 
 def test_yours_is_a_candidate_through_accumulation():
     found = recommended(affine((1, 2, 4, 8)), 100, base_batch=24, base_is_yours=True)
-    (own,) = (each for each in found.candidates if "yours" in each.roles)
+    (own,) = (each for each in found.candidates if Role.YOURS in each.roles)
     assert own.plan == BatchPlan(8, 3)
 
 
@@ -261,7 +261,7 @@ def test_headroom_is_respected_and_binds_as_memory():
     )
     assert small.plan == BatchPlan(64)
     assert small.limited_by is Limit.MEMORY
-    (top,) = (each for each in small.candidates if "largest that fits" in each.roles)
+    (top,) = (each for each in small.candidates if Role.LARGEST_THAT_FITS in each.roles)
     assert top.plan == BatchPlan(128)
 
 

@@ -26,7 +26,16 @@ from batchfinder.rates import UpdateEffect
 from batchfinder.report import Report
 from batchfinder.report.explanation import alternatives, time_words
 from batchfinder.report.settings import FRAMEWORKS
-from batchfinder.results import BatchPlan, GroupRate, Judgement, Limit, Measurement, Speedup, Why
+from batchfinder.results import (
+    BatchPlan,
+    GroupRate,
+    Judgement,
+    Limit,
+    Measurement,
+    Role,
+    Speedup,
+    Why,
+)
 from batchfinder.wording.choice import learning_rate_sentence, limit_sentence
 
 CASES = {
@@ -310,7 +319,7 @@ def test_without_marks_no_legend() -> None:
     assert "~" not in replace(plain(), measurements=tuple(steady)).text(80)
 
 
-def with_roles(report: Report, roles: dict[int, str]) -> Report:
+def with_roles(report: Report, roles: dict[int, Role]) -> Report:
     candidates = tuple(
         replace(each, roles=(roles[each.plan.micro_batch],) * (each.plan.micro_batch in roles))
         if each.plan.micro_batch in roles
@@ -331,8 +340,10 @@ def noted(report: Report, words: str) -> list[str]:
 
 def test_the_highest_throughput_is_one_thing_in_every_table() -> None:
     """The candidates' word, at the size that has it by the figures and by the prices."""
-    assert noted(with_roles(plain(), {268: "highest throughput"}), "highest throughput") == ["268"]
-    assert noted(with_roles(plain(), {64: "highest throughput"}), "highest throughput") == []
+    assert noted(with_roles(plain(), {268: Role.HIGHEST_THROUGHPUT}), "highest throughput") == [
+        "268"
+    ]
+    assert noted(with_roles(plain(), {64: Role.HIGHEST_THROUGHPUT}), "highest throughput") == []
     assert noted(with_roles(plain(), {}), "highest throughput") == ["268"]
     assert "fastest" not in plain().text(80) + plain().explain(80)
 

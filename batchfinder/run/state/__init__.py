@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,16 +19,10 @@ from batchfinder.run.state.found import FoundState
 from batchfinder.run.state.modules import ModuleState
 from batchfinder.run.state.objects import PlainObject, StatefulObject, says_its_state
 from batchfinder.run.state.optimizers import OptimizerState, is_optimizer
+from batchfinder.run.state.part import Part
 from batchfinder.run.state.process import BackendFlags, GeneratorState, RandomState, generators_of
 
 __all__ = ["GeneratorState", "RandomState", "Snapshot", "generators_of", "preserved"]
-
-
-class Part(Protocol):
-    """One kind of state: saved when built, put back by ``restore``, named by ``items``."""
-
-    def restore(self) -> None: ...
-    def items(self) -> Iterator[tuple[str, Any]]: ...
 
 
 class Snapshot:
@@ -53,19 +47,17 @@ class Snapshot:
         Parameters and the state of optimizers stay.
         """
         for part in self._parts:
-            if isinstance(part, ModuleState | FoundState):
-                part.restore_carried()
+            part.restore_carried()
 
     @property
     def keeps_optimizer(self) -> bool:
         """Whether an optimizer is among what is put back."""
-        return any(isinstance(part, OptimizerState) for part in self._parts)
+        return any(part.is_optimizer for part in self._parts)
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """Every module that is put back, parts of others included."""
         for part in self._parts:
-            if isinstance(part, ModuleState):
-                yield from part.modules
+            yield from part.modules
 
     def digests(self) -> dict[str, str]:
         """A digest per kind of state as it is now: of parameters, random numbers and so on."""
@@ -77,13 +69,11 @@ class Snapshot:
 
     def left(self) -> tuple[str, ...]:
         """Names of logs and counters that the step has changed, which stay as they are."""
-        found = (part for part in self._parts if isinstance(part, FoundState))
-        return tuple(name for part in found for name in part.left())
+        return tuple(name for part in self._parts for name in part.left())
 
     def left_in_data(self) -> tuple[str, ...]:
         """Names of what the data sets count for themselves, which reading has changed."""
-        found = (part for part in self._parts if isinstance(part, ReadData))
-        return tuple(name for part in found for name in part.left())
+        return tuple(name for part in self._parts for name in part.left_in_data())
 
     def differences(self) -> tuple[str, ...]:
         """The kinds of state that are not now what they were; empty after a good ``restore``."""

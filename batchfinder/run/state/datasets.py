@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from batchfinder.run.state.part import Part
 from batchfinder.run.torch_internals.tensors import version_of
 
 __all__ = ["ReadData"]
@@ -24,7 +25,7 @@ _ABSENT = object()
 _DEEPEST = 4
 
 
-class ReadData:
+class ReadData(Part):
     """The data sets of a loader, and those that they wrap, as they were.
 
     Args:
@@ -42,7 +43,7 @@ class ReadData:
     def items(self) -> Iterator[tuple[str, Any]]:
         return iter(())
 
-    def left(self) -> tuple[str, ...]:
+    def left_in_data(self) -> tuple[str, ...]:
         """``"Class.attribute"`` of numbers that have changed, and of what has grown or shrunk."""
         changed = (
             f"{type(each).__name__}.{name}"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from batchfinder.run.reachable import Reached
+from batchfinder.run.state.part import Part
 from batchfinder.run.state.plain import copied, put_back
 from batchfinder.run.torch_internals.tensors import version_of
 
@@ -70,7 +71,7 @@ class _Slots:
             self.write(self.before)
 
 
-class FoundState:
+class FoundState(Part):
     """Everything of ``reached`` that no other part keeps.
 
     Args:

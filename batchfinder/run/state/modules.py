@@ -10,6 +10,7 @@ import torch
 from torch.utils.weak import TensorWeakRef
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.run.state.part import Part
 from batchfinder.run.state.plain import copied, fresh_tensor, is_plain, put_back
 from batchfinder.run.torch_internals.modules import (
     SUBMODULES,
@@ -89,7 +90,7 @@ class _SavedAttributes:
                 attributes[name] = put_back(original, contents)
 
 
-class ModuleState:
+class ModuleState(Part):
     """All of the given modules and what is below them, shared parts saved once.
 
     ``others`` are parameters that may belong to none of them, as an optimizer's may.

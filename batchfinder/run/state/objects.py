@@ -8,6 +8,7 @@ from typing import Any
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.run.state.digest import digest
+from batchfinder.run.state.part import Part
 from batchfinder.run.state.plain import copied, is_plain, put_back
 from batchfinder.run.torch_internals.training import scaler_attributes
 
@@ -19,7 +20,7 @@ def says_its_state(thing: Any) -> bool:
     return hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")
 
 
-class StatefulObject:
+class StatefulObject(Part):
     """A scheduler, a gradient scaler, an average of weights: anything with ``state_dict``.
 
     One that is as it was is not loaded.
@@ -41,7 +42,7 @@ class StatefulObject:
         yield f"{type(self._thing).__qualname__}/state", self._thing.state_dict()
 
 
-class PlainObject:
+class PlainObject(Part):
     """An object by its attributes: numbers, text, tensors, arrays, generators, lists of them.
 
     Raises:

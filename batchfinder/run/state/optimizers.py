@@ -6,12 +6,13 @@ import copy
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+from batchfinder.run.state.part import Part
 from batchfinder.run.state.plain import copied, is_plain, put_back
 
 __all__ = ["OptimizerState", "is_optimizer"]
 
 
-class OptimizerState:
+class OptimizerState(Part):
     """One optimizer, put back into the very tensors and containers that it held before.
 
     The state of a fresh optimizer is empty, and is empty again afterwards: a zero-filled state
@@ -22,6 +23,8 @@ class OptimizerState:
         optimizer: a ``torch.optim.Optimizer``, or anything that ``is_optimizer``.
         index: its place among several.
     """
+
+    is_optimizer = True
 
     def __init__(self, optimizer: Any, index: int = 0) -> None:
         self._optimizer = optimizer

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from batchfinder.run.randomness import in_use
+from batchfinder.run.state.part import Part
 from batchfinder.run.state.plain import copied, is_generator, put_back
 
 __all__ = ["BackendFlags", "GeneratorState", "RandomState", "generators_of"]
@@ -19,7 +20,7 @@ __all__ = ["BackendFlags", "GeneratorState", "RandomState", "generators_of"]
 _Flag = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 
 
-class BackendFlags:
+class BackendFlags(Part):
     """The flags, as far as this torch and machine let them be read; set back only if changed."""
 
     def __init__(self) -> None:
@@ -87,7 +88,7 @@ def _flags() -> list[_Flag]:
     ]
 
 
-class RandomState:
+class RandomState(Part):
     """The process's global generators. A device that was never used is left unused."""
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ class RandomState:
             yield f"random numbers/{name}", now[name]
 
 
-class GeneratorState:
+class GeneratorState(Part):
     """Generators that the user's own objects hold, torch's, NumPy's and Python's."""
 
     def __init__(self, generators: Iterable[Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from batchfinder.errors import DeviceMismatch
 from batchfinder.protocols import Batch
 from batchfinder.run.reachable import reached_from
-from batchfinder.run.step.compute import ModelLoss, compute_of
+from batchfinder.run.step.compute import compute_of
 from batchfinder.run.step.optimizers import (
     ASSUMED_RATE,
     assumed_optimizers,
@@ -95,8 +95,7 @@ def step_from(
     check_optimizers(optimizers)
     device = device_of(modules)
     compute = compute_of(model, loss_fn, train_step)
-    if isinstance(compute, ModelLoss):
-        compute.look_at(sample_batch)
+    compute.look_at(sample_batch)
     held = reached_from([models, loss_fn, train_step, optimizers, backward, clip])
     used = optimizers or assumed_optimizers(free, modules, base_learning_rate)
     step = Step(

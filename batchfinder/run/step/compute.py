@@ -53,6 +53,9 @@ class UserStep:
         found = own_loss(loss)
         return found[0].reshape(()) if found else require_scalar(loss, "train_step"), weight
 
+    def look_at(self, batch: Batch) -> None:
+        """Nothing can be seen in a batch before ``train_step`` has run."""
+
 
 class ModelLoss:
     """A model called with a batch; its own loss, the user's, or an inferred one."""
