@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_cases import accumulated, plain
+from report_cases import accumulated, page_of, plain
 
 from batchfinder.cli import main
 from batchfinder.cli.factory import made_by
@@ -158,7 +158,7 @@ def test_show_in_every_form(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "accumulate_grad_batches=1" in captured.out
     assert str(folder / "page.html") in captured.err
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "page.html").read_text(encoding="utf-8") == plain().to_html()
+    assert (folder / "page.html").read_text(encoding="utf-8") == page_of(plain())
 
 
 def test_json_on_stdout_is_the_report_again(
@@ -313,7 +313,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(
     # Some versions of argparse notice a closed pipe by themselves, and call it success.
     assert codes[place] == 141 or UNREAD[place] == ["--help"]
     assert "Traceback" not in said and "BrokenPipe" not in said
-    assert (folder / "page.html").read_text() == plain().to_html()
+    assert (folder / "page.html").read_text() == page_of(plain())
 
 
 def test_a_broken_pipe_of_the_users_own_passes_through(folder: Path) -> None:

@@ -6,6 +6,7 @@ search, the recommendation, the confirmation and the caveats, is the package's o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -194,6 +195,7 @@ def report_of(whole: Problem, losses: Losses = falling, **changes: Any) -> Repor
 ASSUMED = Caveat("step.assumed_loss", loss="cross_entropy")
 
 
+@functools.cache
 def plain() -> Report:
     """A small network under a simulated limit: moved from 32 up, limited by noise."""
     return report_of(problem())
@@ -204,11 +206,13 @@ def candidate(size: int) -> Candidate:
     return found
 
 
+@functools.cache
 def kept() -> Report:
     """The user's own batch is near enough to the best."""
     return report_of(problem(base_batch=128))
 
 
+@functools.cache
 def accumulated() -> Report:
     """Memory binds: accumulation on 2 devices, a noise scale without upper end."""
     noise = replace(NOISE, value=math.inf, low=900.0, high=math.inf)
@@ -219,27 +223,32 @@ def accumulated() -> Report:
     )
 
 
+@functools.cache
 def waiting() -> Report:
     """10 ms a sample and two workers: the loader is slower than the model."""
     rows = tuple(replace(measurement(size), loader_seconds=size / 200, repeats=1) for size in SIZES)
     return report_of(problem(measurements=rows))
 
 
+@functools.cache
 def unconfirmed() -> Report:
     """The loss rises at every rate."""
     return report_of(problem(), rising)
 
 
+@functools.cache
 def moved() -> Report:
     """The first choice is too large to train, at any rate: the next one holds."""
     return report_of(problem(), rising_above_64)
 
 
+@functools.cache
 def raised() -> Report:
     """Twice the rate leads: the noise scale's upper end is taken, and the rate rises."""
     return report_of(problem(), falling_by_rate)
 
 
+@functools.cache
 def bare() -> Report:
     """Nothing is known but throughput: no noise scale, no rate, state not restored."""
     return report_of(
@@ -251,3 +260,9 @@ def bare() -> Report:
         base_batch_size=None,
         seconds=(),
     )
+
+
+@functools.cache
+def page_of(report: Report) -> str:
+    """Its page, drawn once for all tests that only look at it."""
+    return report.to_html()
