@@ -240,8 +240,9 @@ def test_a_folder_that_is_not_there_is_named_before_anything_runs(
 
 FORKED = """
 import json, os, runpy, sys
-import batchfinder.cli
+import batchfinder, batchfinder.cli, batchfinder.report
 
+loaded = [getattr(batchfinder, name) for name in dir(batchfinder)]
 codes = []
 for arguments in json.loads(sys.argv[1]):
     pid = os.fork()
@@ -251,7 +252,7 @@ for arguments in json.loads(sys.argv[1]):
     codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 print(json.dumps(codes), file=sys.stderr)
 """
-"""``python -m batchfinder`` for several commands; torch is imported once for all of them."""
+"""``python -m batchfinder`` for several commands; what they import is imported once."""
 
 
 def in_a_shell(folder: Path, commands: list[list[str]], **how: Any) -> tuple[list[int], str]:
