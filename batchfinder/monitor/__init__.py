@@ -1,7 +1,7 @@
 """During the real training: a monitor, and batch sizes that change.
 
-``training_monitor`` looks at some steps of a training (``gradients``, ``updates``) as often as
-``pace`` allows, and at every loss (``losses``, ``device_losses``); ``alarms`` names what is
+``training_monitor`` looks at some steps of a training (``gradients``, ``updates``) when
+``pace`` says, and at every loss (``losses``, ``device_losses``); ``alarms`` names what is
 unstable, ``pricing`` what would be faster. ``history`` holds what was seen, as frozen data.
 ``batch_size_scheduler`` changes the batch size by one of the ``schedules``, through the user's
 loader (``growing``) and with its learning rate (``rate``).

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from batchfinder.errors import InvalidArgument
 from batchfinder.monitor.device_losses import DeviceLosses, transfer_from
 from batchfinder.monitor.gradients import Look
 from batchfinder.monitor.history import Instability, Kind
@@ -67,6 +68,13 @@ class Alarms:
             if not loss.is_cpu:
                 return self._take_from_device(step, loss, part)
             loss = loss.item() if loss.ndim == 0 else float(loss.detach().float().mean())
+        try:
+            loss = float(loss)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(
+                "expected the loss of the step as a tensor, a number or None; found "
+                f"{type(loss).__name__}: pass monitor.step the loss alone"
+            ) from error
         waiting.append((step, loss, part))
         if _NEVER < loss <= self._ordinary_up_to and len(waiting) < TOGETHER:
             return False

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from batchfinder.errors import InvalidArgument
+from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.keywords import options_named
+from batchfinder.monitor.checks import check_callable, check_count, optimizers_of
 from batchfinder.monitor.growing import Drawn, GrowingLoader, devices_of
 from batchfinder.monitor.parts import count_of, cut
 from batchfinder.monitor.rate import RateFactor
@@ -80,9 +81,11 @@ class BatchSizeScheduler:
     ) -> None:
         if isinstance(schedule, FollowMonitor) and monitor is None:
             raise InvalidArgument("expected monitor= for FollowMonitor; found none")
-        if largest is not None and largest < 1:
-            raise InvalidArgument(f"expected largest of at least 1; found {largest}")
-        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else [*optimizer]
+        optimizers = optimizers_of(optimizer)
+        check_callable("schedule", schedule)
+        check_count("ramp_steps", ramp_steps, 0)
+        if largest is not None:
+            check_count("largest", largest, 1)
         self.steps = 0
         self.samples = 0
         """Samples of the steps that were made, on this device."""
@@ -94,6 +97,8 @@ class BatchSizeScheduler:
         self._optimizers = optimizers
         self._rate = RateFactor(optimizers, ramp_steps)
         self._in_step: list[Drawn] = []
+        self._rows_are_samples = False
+        """Whether some batch had as many rows as were drawn, so that rows count samples."""
         self.loader = GrowingLoader(loader, self._next, self._epoch_begins, self._hand_out)
         """The user's loader, to be iterated in its place."""
         self._base = self.loader.base_batch_size
@@ -120,9 +125,7 @@ class BatchSizeScheduler:
         Raises:
             CannotBuildBatch: where it must be cut and cannot be.
         """
-        pieces = 1
-        if self._accumulate and self._largest is not None:
-            pieces = -(-(count_of(batch) or self._largest) // self._largest)
+        pieces = self._pieces(batch)
         if self._monitor is not None:
             yield from self._monitor.parts(batch, at_least=pieces)
         elif pieces == 1:
@@ -131,6 +134,24 @@ class BatchSizeScheduler:
             parts = cut(batch, pieces)
             total = sum(count for _, count in parts)
             yield from ((part, count / total) for part, count in parts)
+
+    def _pieces(self, batch: Batch) -> int:
+        """Micro-batches that ``batch`` must be cut into."""
+        if not self._accumulate or self._largest is None:
+            return 1
+        rows = count_of(batch)
+        drawn = len(self._in_step[-1].indices) if self._in_step else rows
+        if rows == drawn:
+            self._rows_are_samples = True
+        samples = (rows if self._rows_are_samples else drawn) or self._largest
+        pieces = -(-samples // self._largest)
+        if pieces > 1 and rows not in (None, samples):
+            raise CannotBuildBatch(
+                f"expected a batch of {samples} samples along the first dimension of its tensors, "
+                f"to be cut into {pieces} micro-batches of at most {self._largest}; found {rows} "
+                "rows: cut it yourself from what the loader yields, or pass accumulate=False"
+            )
+        return pieces
 
     def step(self) -> None:
         """Call once after every optimizer step."""

@@ -11,8 +11,9 @@ import torch
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
 from batchfinder.run.batches import leaves, map_leaves, rows_in, size_along
+from batchfinder.units import counted
 
-__all__ = ["count_of", "cut", "why_whole"]
+__all__ = ["count_of", "cut", "has_list_of", "why_whole"]
 
 _PLAIN = (str, bytes, int, float, bool, type(None))
 
@@ -32,6 +33,13 @@ def count_of(batch: Batch) -> int | None:
         return None
 
 
+def has_list_of(batch: Batch, samples: int) -> bool:
+    """Whether a list with so many entries stands in ``batch``, as of its samples one by one."""
+    inside = list(batch.values()) if isinstance(batch, dict) else batch
+    lists = [batch, *(inside if isinstance(inside, (tuple, list)) else ())]
+    return any(isinstance(each, (tuple, list)) and len(each) == samples for each in lists)
+
+
 def why_whole(batch: Batch, parts: int) -> str:
     """Why ``batch`` cannot be cut into ``parts``, in a few words; empty where it can.
 
@@ -39,13 +47,15 @@ def why_whole(batch: Batch, parts: int) -> str:
     knows which rows belong to which sample.
     """
     count = count_of(batch)
-    if count is None or count < parts:
-        return f"{count or 'no'} samples that can be counted"
+    if count is None:
+        return "no samples that can be counted"
+    if count < parts:
+        return f"{counted(count, 'sample')} alone"
     sized = 0
     for _, leaf in leaves(batch):
         size = size_along(leaf)
         if size is not None and size != count:
-            return f"a part of it has {size} rows for {count} samples"
+            return f"a part of it has {counted(size, 'row')} for {counted(count, 'sample')}"
         if size is None and not isinstance(leaf, (torch.Tensor, np.ndarray, *_PLAIN)):
             return f"it holds a {type(leaf).__name__}"
         sized += size is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 
 
 class Exchange(Protocol):
@@ -50,3 +52,12 @@ class AllGather:
 
 
 ALONE = Alone()
+
+
+def is_sharded(parameters: Sequence[torch.Tensor]) -> bool:
+    """Whether parameters are distributed tensors; asked only where ranks have been started."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in parameters)

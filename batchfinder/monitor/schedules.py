@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from batchfinder.errors import InvalidArgument
+from batchfinder.monitor.checks import check_count
 from batchfinder.monitor.pricing import seconds_at, steps_to_target
 from batchfinder.results import NoiseScale
 
@@ -69,8 +70,8 @@ class Milestones:
 
     def __post_init__(self) -> None:
         for at, size in self.sizes.items():
-            _at_least(0, at, "a milestone")
-            _at_least(1, size, "a batch size")
+            check_count("a milestone", at, 0)
+            check_count("a batch size", size, 1)
 
     def __call__(self, progress: Progress) -> Target:
         passed = [at for at in self.sizes if at <= progress.samples]
@@ -90,7 +91,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         for name in ("to", "over_samples", "multiple_of"):
-            _at_least(1, getattr(self, name), name)
+            check_count(name, getattr(self, name), 1)
 
     def __call__(self, progress: Progress) -> Target:
         share = min(1.0, progress.samples / self.over_samples)
@@ -107,8 +108,8 @@ class Doubling:
     at_most: int
 
     def __post_init__(self) -> None:
-        _at_least(1, self.every_samples, "every_samples")
-        _at_least(1, self.at_most, "at_most")
+        check_count("every_samples", self.every_samples, 1)
+        check_count("at_most", self.at_most, 1)
 
     def __call__(self, progress: Progress) -> Target:
         times = min(progress.samples // self.every_samples, 62)
@@ -131,7 +132,7 @@ class GrowInsteadOfDecay:
     factor: float = 2.0
 
     def __post_init__(self) -> None:
-        _at_least(1, self.at_most, "at_most")
+        check_count("at_most", self.at_most, 1)
         if self.factor <= 1:
             raise InvalidArgument(f"expected a factor above 1; found {self.factor}")
 
@@ -168,7 +169,7 @@ class FollowMonitor:
     worth: float = 0.97
 
     def __post_init__(self) -> None:
-        _at_least(1, self.at_most, "at_most")
+        check_count("at_most", self.at_most, 1)
         if self.margin <= 0:
             raise InvalidArgument(f"expected a margin above 0; found {self.margin}")
         for size, seconds in (self.step_seconds or {}).items():
@@ -202,8 +203,3 @@ class FollowMonitor:
         best = min(times, key=times.__getitem__, default=now)
         worth = self.worth * present * steps_to_target(now, critical)
         return best if times.get(best, math.inf) <= worth else now
-
-
-def _at_least(least: int, found: int, name: str) -> None:
-    if found < least:
-        raise InvalidArgument(f"expected {name} of at least {least}; found {found}")

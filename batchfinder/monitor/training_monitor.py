@@ -10,13 +10,15 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import options_named
+from batchfinder.model_checks import check_model
 from batchfinder.monitor.alarms import Alarms
+from batchfinder.monitor.checks import check_callable, check_count, optimizers_of
 from batchfinder.monitor.gradients import GradientLook, Look, Scaler
 from batchfinder.monitor.history import History, Instability, Reading, Suggestion
-from batchfinder.monitor.noise import NoiseWindow
+from batchfinder.monitor.noise import FEWEST_LOOKS, NoiseWindow
 from batchfinder.monitor.pace import UPDATES, Pace
 from batchfinder.monitor.pricing import Now, suggestion
-from batchfinder.monitor.ranks import ALONE, AllGather, Exchange
+from batchfinder.monitor.ranks import ALONE, AllGather, Exchange, is_sharded
 from batchfinder.monitor.updates import Weights
 from batchfinder.protocols import Batch
 from batchfinder.results import Candidate, NoiseScale
@@ -56,7 +58,8 @@ class TrainingMonitor:
         model: the module that is called in the training (compiled or wrapped, where it is).
         optimizer: the optimizer, or several.
         batch_size: samples per optimizer step and device. May be assigned anew when it changes;
-            batches that come through ``parts`` are counted.
+            batches that come through ``parts`` are counted. They are cut along their rows once one
+            had so many: else rows may well be time.
         every: optimizer steps from one look to the next. By default the first eight come 47
             steps apart, later ones 251.
         observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
@@ -70,7 +73,8 @@ class TrainingMonitor:
             is a ``DistributedDataParallel``.
 
     Raises:
-        InvalidArgument: where a count is below 1, or the optimizer holds nothing to train.
+        InvalidArgument: where an argument cannot be meant (a ``window`` of fewer than 8 looks gives
+            no noise scale), or the optimizer holds nothing to train.
     """
 
     def __init__(
@@ -88,9 +92,16 @@ class TrainingMonitor:
         candidates: Sequence[Candidate] = (),
         ranks: Exchange | None = None,
     ) -> None:
-        for name, count in (("batch_size", batch_size), ("every", every), ("window", window)):
-            if count is not None and count < 1:
-                raise InvalidArgument(f"expected {name} of at least 1; found {count}")
+        check_model([model])
+        self._optimizers = optimizers_of(optimizer)
+        check_count("batch_size", batch_size, 1)
+        check_count("window", window, FEWEST_LOOKS)
+        if every is not None:
+            check_count("every", every, 1)
+        if dataset_size is not None:
+            check_count("dataset_size", dataset_size, 2)
+        if observe is not None:
+            check_callable("observe", observe)
         self.batch_size = batch_size
         self.every = every
         """Steps from one look to the next; ``None`` for the default."""
@@ -100,9 +111,6 @@ class TrainingMonitor:
         """The noise scale over the last ``window`` looks; ``None`` before there are enough."""
         self.steps = 0
         self.samples = 0
-        self._optimizers = (
-            [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
-        )
         self.observe = observe
         """Called with every event and suggestion as it comes."""
         self._overflows = grad_scaler is not None
@@ -129,7 +137,9 @@ class TrainingMonitor:
         """Until this step only losses are taken, unless one of them gives reason for more."""
         self._look_at = 0 if self._pace.updates > 1 else self._pace.usual
         """The step of the look under way or next; the one at 0 sees the first updates alone."""
-        self._sharded = _is_sharded(self._trained())
+        if not self._trained():
+            raise InvalidArgument("expected an optimizer with parameters to train; found none")
+        self._sharded = is_sharded(self._trained())
         if self._sharded:
             self._look_at = self._pace.usual
             self._gradients.caveats["monitor.sharded"] = Caveat("monitor.sharded")
@@ -276,8 +286,6 @@ class TrainingMonitor:
             for parameter in group["params"]
             if parameter.requires_grad
         }
-        if not held:
-            raise InvalidArgument("expected an optimizer with parameters to train; found none")
         return list(held.values())
 
     def _rate(self) -> float:
@@ -286,12 +294,3 @@ class TrainingMonitor:
     def _tell(self, told: Told) -> None:
         if self.observe is not None:
             self.observe(told)
-
-
-def _is_sharded(parameters: Sequence[torch.Tensor]) -> bool:
-    """Whether parameters are distributed tensors; asked only where ranks have been started."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(parameter, DTensor) for parameter in parameters)

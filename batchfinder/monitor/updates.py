@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from batchfinder.monitor.gradients import SIZE
+from batchfinder.monitor.gradient_reader import SIZE
 from batchfinder.monitor.history import Kind
 from batchfinder.monitor.losses import Finding
 from batchfinder.noise import Sketch
@@ -73,6 +73,9 @@ class Weights:
 
     def note(self, step: int, parameters: Sequence[torch.Tensor]) -> None:
         """Sketch ``parameters`` as they are after ``step``; a gap in the steps begins anew."""
+        if not parameters:  # all of them are frozen for now
+            self._places, self._last = [], step
+            return
         same = [*map(id, parameters)]
         if self._sketch is None or same != self._parameters:
             self._sketch, self._places = Sketch(parameters, SIZE, seed=2), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from batchfinder.units import format_count
+from batchfinder.units import counted, format_count
 
 __all__ = ["SENTENCES"]
 
@@ -92,6 +92,17 @@ def _not_divisible(found: str) -> str:
     )
 
 
+def _not_counted(step: int, found: int, expected: int) -> str:
+    if not found:
+        seen = "no gradient of the optimizer's parameters was seen"
+    else:
+        seen = (
+            f"gradients of {found:,} backward {'pass' if found == 1 else 'passes'} were seen for "
+            f"{counted(expected, 'part')} handed out"
+        )
+    return f"the noise scale was not measured at step {step:,}, and maybe later: {seen}"
+
+
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "monitor.not_finite_loss": (
         "the loss is {loss}; go back to a checkpoint before step {step}, lower the learning rate, "
@@ -124,8 +135,15 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "the noise scale is not measured: one backward pass per step, and the batch was not handed "
         "out by parts(); take the batch from monitor.parts(batch), or accumulate"
     ),
-    "monitor.not_counted": (
-        "the noise scale was not measured at step {step}, and maybe later: gradients of {found} "
-        "backward passes were seen for {expected} parts handed out"
+    "monitor.rows": (
+        "the noise scale is not measured: the batch has {rows:,} rows where batch_size says "
+        "{samples:,} samples, so that nobody knows where to cut it; give the batch_size of the "
+        "loader, or accumulate two or more micro-batches per step"
     ),
+    "monitor.taken_anew": (
+        "the noise scale is not measured: within one optimizer step the gradient is zeroed and "
+        "taken anew (a closure that is called again, two passes over one batch), and what is left "
+        "is one backward pass"
+    ),
+    "monitor.not_counted": _not_counted,
 }

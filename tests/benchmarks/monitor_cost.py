@@ -109,7 +109,7 @@ def cost_table(rows: list[Row]) -> list[str]:
         number = {name: float(str(row[name])) for name in row if name not in {"part", "task"}}
         lines.append(
             f"| {row['task']} | {number['step_ms']:.1f} ms | {number['steps']:,.0f} | "
-            f"{row['looks']} | {number['ratio']:.3f} | +{100 * number['ordinary']:.1f}% | "
-            f"+{number['price']:.1f} steps | {1 + number['later']:.3f} | {number['load']:.0f} |"
+            f"{row['looks']} | {number['ratio']:.3f} | {round(100 * number['ordinary'], 1) + 0.0:+.1f}% | "
+            f"{number['price']:+.1f} steps | {1 + number['later']:.3f} | {number['load']:.0f} |"
         )
     return lines

@@ -39,7 +39,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 def test_the_noise_scale_is_the_exact_one() -> None:
-    model, optimizer, monitor = watched(every=1, rate=0.0, window=300)
+    model, optimizer, monitor = watched(every=1, rate=0.0, size=128, window=300)
     train(model, optimizer, monitor, batches(128, count=300))
     signal, trace = exact_moments(model)
     found = monitor.noise_scale
@@ -221,7 +221,7 @@ def test_batch_norm_is_not_split_unless_asked() -> None:
     [
         ((torch.zeros(5, 8, 6), torch.zeros(8)), "5 rows for 8 samples|8 rows for 5 samples"),
         ((torch.zeros(8, 6), object()), "it holds a object"),
-        ((torch.zeros(1, 6), torch.zeros(1)), "1 samples"),
+        ((torch.zeros(1, 6), torch.zeros(1)), "1 sample alone"),
         ("text", "no samples"),
         (
             (nn.utils.rnn.pack_sequence([torch.zeros(3, 2), torch.zeros(2, 2)]), torch.zeros(2)),
@@ -239,12 +239,51 @@ def test_a_batch_that_cannot_be_cut_safely_is_handed_out_whole(batch: object, wo
 
 
 def test_a_mapping_is_cut_in_every_part() -> None:
-    _, _, monitor = watched(every=1)
+    _, _, monitor = watched(every=1, size=6)
     batch = {"x": torch.arange(12.0).view(6, 2), "names": list("abcdef"), "scale": 3.0}
     first, second = (part for part, _ in monitor.parts(batch))
     assert first["names"] == list("abc")
     assert second["x"].tolist() == batch["x"][3:].tolist()
     assert first["scale"] == second["scale"] == 3.0
+
+
+BY_SAMPLE = ([torch.zeros(6)] * 8, [{"label": torch.tensor(1)}] * 8)
+"""As detection and sequences without padding are collated: an entry for each of 8 samples."""
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        BY_SAMPLE,
+        {"inputs": BY_SAMPLE[0], "targets": BY_SAMPLE[1]},
+        [(torch.zeros(6), torch.tensor(1))] * 8,
+        [torch.zeros(6)] * 8,
+    ],
+)
+def test_lists_of_samples_are_counted_by_entry_and_not_cut_within_one(batch: object) -> None:
+    _, _, monitor = watched(every=2, size=8)
+    for _ in range(4):
+        assert [(part, share) for part, share in monitor.parts(batch)] == [(batch, 1.0)]
+        monitor.step(1.0)
+    assert monitor.samples == 4 * 8
+    assert "monitor.rows" in {each.code for each in monitor.caveats}
+
+
+def test_a_sequence_with_time_first_is_not_cut_in_time() -> None:
+    """(time, batch) in all its tensors: only the batch size tells that rows are no samples."""
+    _, _, monitor = watched(every=1, size=8)
+    batch = (torch.zeros(20, 8, 3), torch.zeros(20, 8))
+    assert len(list(monitor.parts(batch))) == 1
+    (caveat,) = monitor.caveats
+    assert "20 rows where batch_size says 8 samples" in caveat
+
+
+def test_the_last_batch_of_an_epoch_is_cut_once_rows_are_known_for_samples() -> None:
+    _, _, monitor = watched(every=2, size=8)
+    assert len(list(monitor.parts(samples(8)))) == 1
+    monitor.step(1.0)
+    assert [len(part[0]) for part, _ in monitor.parts(samples(5))] == [2, 3]
+    assert monitor.caveats == ()
 
 
 def test_one_backward_without_parts_is_said() -> None:
@@ -255,11 +294,34 @@ def test_one_backward_without_parts_is_said() -> None:
     assert math.isfinite(monitor.history.readings[-1].gradient_norm)
 
 
-def test_arguments_are_checked() -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "batch_size as a count of at least 1; found 0"),
+        ({"batch_size": 64.0}, "batch_size as a count of at least 1; found 64.0"),
+        ({"every": 0}, "every as a count of at least 1; found 0"),
+        ({"every": "50"}, "every as a count of at least 1; found '50'"),
+        ({"window": 3}, "window as a count of at least 8; found 3"),
+        ({"dataset_size": -1}, "dataset_size as a count of at least 2; found -1"),
+        ({"observe": 3}, "observe as a function; found int"),
+        ({"model": torch.optim.SGD([torch.zeros(1)])}, "a torch.nn.Module .* found SGD"),
+        ({"optimizer": nn.Linear(1, 1)}, "a torch optimizer, .* found Linear: pass the model"),
+        ({"optimizer": None}, "a torch optimizer, .* found NoneType"),
+        ({"optimizer": []}, "a torch optimizer, .* found list"),
+    ],
+)
+def test_arguments_are_checked(wrong: dict[str, object], message: str) -> None:
     model, optimizer, _ = watched()
-    for wrong in ({"batch_size": 0}, {"batch_size": 1, "every": 0}):
-        with pytest.raises(InvalidArgument):
-            TrainingMonitor(model, optimizer, **wrong)
+    given = {"model": model, "optimizer": optimizer, "batch_size": 8, **wrong}
+    with pytest.raises(InvalidArgument, match=message):
+        TrainingMonitor(given.pop("model"), given.pop("optimizer"), **given)
+
+
+@pytest.mark.parametrize("loss", [{"loss": torch.tensor(1.0)}, [1.0], torch.tensor(1j), "x"])
+def test_a_loss_that_is_none_is_refused(loss: object) -> None:
+    _, _, monitor = watched()
+    with pytest.raises(InvalidArgument, match="a tensor, a number or None; found"):
+        monitor.step(loss)
 
 
 # ---- the history ------------------------------------------------------------------------------
