@@ -107,9 +107,10 @@ def cost_table(rows: list[Row]) -> list[str]:
     ]
     for row in rows:
         number = {name: float(str(row[name])) for name in row if name not in {"part", "task"}}
+        ordinary = round(100 * number["ordinary"], 1) + 0.0  # never -0.0
         lines.append(
             f"| {row['task']} | {number['step_ms']:.1f} ms | {number['steps']:,.0f} | "
-            f"{row['looks']} | {number['ratio']:.3f} | {round(100 * number['ordinary'], 1) + 0.0:+.1f}% | "
+            f"{row['looks']} | {number['ratio']:.3f} | {ordinary:+.1f}% | "
             f"{number['price']:+.1f} steps | {1 + number['later']:.3f} | {number['load']:.0f} |"
         )
     return lines
