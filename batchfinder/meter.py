@@ -40,14 +40,19 @@ class Meter:
     ) -> None:
         self._stage, self._observe, self._clock = stage, observe, clock
         self._of, self._unit, self._seconds = of, unit, seconds
-        self._started = self._told = clock()
+        self._started = self._told = self._prepared = clock()
         self._done = self._samples = 0
 
     def __call__(self, samples: int, steps: int = 1) -> None:
-        """``steps`` more are done, or part of one (0), with ``samples`` samples."""
+        """``steps`` more are done, or part of one (0), with ``samples`` samples.
+
+        What comes before the first step says nothing of how long steps take.
+        """
         self._done += steps
         self._samples += samples
         now = self._clock()
+        if not self._done:
+            self._prepared = now
         lasted = now - self._started
         if lasted < FIRST_SECONDS or now - self._told < EVERY_SECONDS:
             return
@@ -69,7 +74,8 @@ class Meter:
         if self._seconds is not None:
             ends.append(max(0.0, self._seconds - lasted))
         if self._of is not None and self._done:
-            ends.append(lasted / self._done * max(0, self._of - self._done))
+            stepping = self._started + lasted - self._prepared
+            ends.append(stepping / self._done * max(0, self._of - self._done))
         return min(ends, default=None)
 
 

@@ -8,7 +8,8 @@ from types import TracebackType
 
 from batchfinder.outcomes import Stage
 from batchfinder.protocols import Clock, Observer
-from batchfinder.results import Event, Progress, StageStarted
+from batchfinder.results import Event, Note, Progress, StageStarted
+from batchfinder.wording import Caveat
 
 __all__ = ["Waiting"]
 
@@ -21,7 +22,8 @@ class Waiting:
     """An observer that hands every event on, and adds a ``Progress`` where none comes for long.
 
     Those come from a thread of its own, between ``with`` and its end; the events behind it come
-    one at a time.
+    one at a time. An error, Ctrl-C included, passes through and is told last: to be entered before
+    what puts the user's objects back.
 
     Args:
         observe: gets the events.
@@ -34,7 +36,7 @@ class Waiting:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._stage = Stage.OPEN
-        self._began = self._told = clock()
+        self._entered = self._began = self._told = clock()
         self._last: Progress | None = None
         self._read = self._read_before = 0
 
@@ -86,6 +88,9 @@ class Waiting:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
+        if error is not None:  # a row of its own, after a line that says how far it was
+            seconds = self._clock() - self._entered
+            self(Note(Caveat("session.left", error=type(error).__name__, seconds=seconds)))
 
     def _keep_looking(self) -> None:
         while not self._over.wait(LOOK_SECONDS):

@@ -64,3 +64,15 @@ def test_a_part_of_a_step_counts_its_samples_and_no_step() -> None:
 def test_more_steps_than_planned_are_never_more_than_of() -> None:
     last = run(24, 0.125, of=20)[-1]
     assert (last.done, last.of, last.seconds_left) == (24, 24, 0.0)
+
+
+def test_what_is_done_before_the_first_step_is_no_part_of_a_step() -> None:
+    """Losses read before a confirmation: half a minute, and then a step a second."""
+    watch = Watch()
+    heard: list[Any] = []
+    meter = Meter(Stage.CONFIRM, heard.append, of=10, clock=watch)
+    watch.now += 30
+    meter(8, steps=0)
+    watch.now += 1
+    meter(8)
+    assert [event.seconds_left for event in heard] == [None, 9.0]

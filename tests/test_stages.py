@@ -103,7 +103,7 @@ def test_a_short_budget_is_kept_and_what_it_cut_is_said() -> None:
         budget_seconds=0.01,
         observe=events.append,
     )
-    cut = {each.code: each for each in report.caveats if each.startswith("budget_seconds=0.01 ran")}
+    cut = {each.code: each for each in report.caveats if each.startswith("budget_seconds=0.01 ")}
     assert "session.not_confirmed" in cut
     assert all(code.startswith("session.") for code in cut)
     assert not any("memory" in each or "dataset" in each for each in cut.values())

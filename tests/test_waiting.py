@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from itertools import pairwise
 from typing import Any
@@ -101,3 +102,25 @@ def test_the_thread_is_gone_afterwards_whatever_happens(monkeypatch: pytest.Monk
     max_batch_size(nn.Linear(4, 1), DataLoader(data, 8), loss_fn=nn.MSELoss(), memory_limit="1MiB")
     assert any(isinstance(event, StageStarted) for event in heard)
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, KeyError])
+def test_an_error_is_told_in_a_row_of_its_own_after_the_live_line(
+    error: type[BaseException],
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    clock, stream = FakeClock(), Terminal()
+    with pytest.raises(error), Waiting(StreamRows(stream, clock), clock) as tell:
+        clock.pass_by(24.0)
+        tell(Progress(Stage.NOISE, 14, 9.0, of=50))
+        raise error
+    *_, live, last, nothing = re.split(r"[\r\n]+", stream.getvalue())
+    assert live.isspace()
+    assert last.split() == ["note", *f"ended by {error.__name__} after 24 s;".split(), *LEFT]
+    assert nothing == ""
+
+
+LEFT = ["what", "the", "call", "had", "changed", "is", "put", "back"]

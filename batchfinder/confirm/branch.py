@@ -94,6 +94,7 @@ def run_branch(
             for _ in range(OPENING):
                 step.zero_grad()
                 record.opening.append(step.forward_backward(ordinary()))
+                advance(plan.micro_batch, steps=0)
                 if step.updates_itself:  # it gives no loss without an update
                     break
             step.zero_grad()

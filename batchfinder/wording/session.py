@@ -19,6 +19,12 @@ def _ended(seconds: float, given: bool) -> str:
     return f"the default time of about {_about(seconds)} ran out (budget_seconds= sets it)"
 
 
+def _limit(seconds: float, given: bool) -> str:
+    if given:
+        return f"budget_seconds={seconds:g}"
+    return f"the default time of about {_about(seconds)} (budget_seconds= sets it)"
+
+
 def _plan(seconds: float) -> str:
     return f"this call takes up to about {_about(seconds)}; budget_seconds= sets its time"
 
@@ -40,11 +46,20 @@ def _timing(spent: float, seconds: float, given: bool) -> str:
 
 
 def _not_confirmed(seconds: float, given: bool) -> str:
-    return f"{_ended(seconds, given)}: the recommendation was not confirmed by training"
+    return (
+        f"{_limit(seconds, given)} left too little time for a confirmation: the recommendation was "
+        "not confirmed by training"
+    )
 
 
 def _confirmed_short(steps: int, of: int, seconds: float, given: bool) -> str:
-    return f"{_ended(seconds, given)}: the confirmation took {steps} of {of} steps"
+    return f"{_limit(seconds, given)} left time for {steps} of the confirmation's {of} steps"
+
+
+def _left(error: str, seconds: float) -> str:
+    return (
+        f"ended by {error} after {format_seconds(seconds)}; what the call had changed is put back"
+    )
 
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
@@ -54,5 +69,6 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "session.timing": _timing,
     "session.not_confirmed": _not_confirmed,
     "session.confirmed_short": _confirmed_short,
+    "session.left": _left,
     "session.not_restored": "could not verify that this was restored: {what}",
 }

@@ -233,10 +233,14 @@ def test_the_step_keeps_its_rate_and_the_plan_is_run():
     assert found.steps == 8
 
 
-def test_every_step_is_told():
+def test_every_step_is_told_and_what_is_read_before_the_first_one():
     told = []
-    run(Bowl(), 0.01, plan=BatchPlan(4, 2), steps=10, advance=told.append)
-    assert told == [8] * 20
+
+    def advance(samples, steps=1):
+        told.append((samples, steps))
+
+    run(Bowl(), 0.01, plan=BatchPlan(4, 2), steps=10, advance=advance)
+    assert told == 2 * ([(4, 0)] * 8 + [(8, 1)] * 10)
 
 
 def test_accumulation_averages():

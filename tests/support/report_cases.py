@@ -97,7 +97,7 @@ def falling_by_rate(batch: int, rate: float, updates: int) -> float:
 class ToldStep(FakeStep):
     """A training step whose losses are told beforehand."""
 
-    optimizer_family = "adam"
+    optimizer_family, is_compiled = "adam", False
 
     def __init__(self, losses: Losses) -> None:
         super().__init__(FakeClock(), lambda size: 0.0)
