@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -18,8 +19,8 @@ def check_count(name: str, found: Any, least: int) -> None:
     Raises:
         InvalidArgument: naming the argument.
     """
-    is_count = hasattr(found, "__index__") and not isinstance(found, (bool, torch.Tensor))
-    if not is_count or found < least:
+    is_count = isinstance(found, SupportsIndex) and not isinstance(found, (bool, torch.Tensor))
+    if not is_count or operator.index(found) < least:
         raise InvalidArgument(f"expected {name} as a count of at least {least}; found {found!r}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 
@@ -14,14 +15,40 @@ from batchfinder.monitor.ranks import Exchange
 from batchfinder.noise import Point, Pooling
 from batchfinder.results import NoiseScale
 
-__all__ = ["FEWEST_LOOKS", "NoiseWindow"]
+__all__ = ["FEWEST_LOOKS", "NoiseWindow", "alike"]
 
 FEWEST_LOOKS = 8
 """Looks before a noise scale is told: fewer leave too few blocks for an interval."""
 
 
+DRIFT = 2.0
+"""By how much the square of the gradient may have changed within a window."""
+
+
+def alike(points: Sequence[Point]) -> Sequence[Point]:
+    """The last points, back to where the gradient's square was ``DRIFT`` times what it is now.
+
+    A ratio of means goes by the looks with the largest gradients. While those fall tenfold, that
+    would be the noise scale of long ago. Squares are medians over ``FEWEST_LOOKS`` points, so that
+    one look does not decide, and so many are always kept.
+    """
+    size = points[-1].moments.samples
+    squares = [
+        each.moments.noise_trace / size + max(each.moments.gradient_squared, 0.0) for each in points
+    ]
+    start = len(points) - FEWEST_LOOKS
+    now = median(squares[start:])
+    while start > 0:
+        before = median(squares[start - 1 : start - 1 + FEWEST_LOOKS])
+        if not now / DRIFT <= before <= now * DRIFT:
+            # half of the looks in the last median may still be of another size
+            return points[min(start + FEWEST_LOOKS // 2, len(points) - FEWEST_LOOKS) :]
+        start -= 1
+    return points[start:]
+
+
 class NoiseWindow:
-    """The last ``looks`` points, as one noise scale with an interval.
+    """The last ``looks`` points that are alike, as one noise scale with an interval.
 
     The estimator is the finder's: |G|² and tr(Σ) from the gradients of the micro-batches of one
     step (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1), the ratio of their means over
@@ -67,6 +94,6 @@ class NoiseWindow:
         name = " ".join(filter(None, ("micro-batch variance in training", self._metric)))
         pooling = Pooling(name, population=self._population)
         try:
-            return pooling(tuple(self._points), micro_batch)
+            return pooling(alike([*self._points]), micro_batch)
         except NoiseNotMeasured:
             return None

@@ -64,7 +64,8 @@ class TrainingMonitor:
             steps apart, later ones 251.
         observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
         grad_scaler: the ``GradScaler``, where one is used.
-        window: looks that one noise scale is pooled over.
+        window: looks that one noise scale is pooled over at most: the last ones over which the
+            square of the gradient stayed within a factor of two, and eight at least.
         dataset_size: samples in the training set, where it is seen more than once: the noise
             scale then refers to this set and not to the population that it was drawn from.
         split_batch_norm: cut batches in two although the model has BatchNorm.
@@ -108,7 +109,7 @@ class TrainingMonitor:
         self.rate_factor = 1.0
         """What updates multiply the optimizer's learning rate by, beyond its own knowledge."""
         self.noise_scale: NoiseScale | None = None
-        """The noise scale over the last ``window`` looks; ``None`` before there are enough."""
+        """The noise scale over the last looks; ``None`` before there are eight."""
         self.steps = 0
         self.samples = 0
         self.observe = observe

@@ -93,9 +93,13 @@ def windows(
         monitor.step(loss)
         if not is_look or looks % WINDOW:
             continue
-        signal, trace = (statistics.fmean(part) for part in zip(*moments, strict=True))
-        moments.clear()
         noise = monitor.noise_scale
+        pooled = WINDOW if noise is None else round(noise.samples / SIZE)
+        seen = moments[
+            -math.ceil(pooled * len(moments) / WINDOW) :
+        ]  # at the looks it is pooled over
+        signal, trace = (statistics.fmean(part) for part in zip(*seen, strict=True))
+        moments.clear()
         yield {
             "part": "noise",
             "kind": kind,
@@ -103,6 +107,7 @@ def windows(
             "seed": seed,
             "every": every,
             "step": number,
+            "looks": pooled,
             "exact": trace / signal,
             "value": None if noise is None else noise.value,
             "low": None if noise is None else noise.low,
