@@ -19,7 +19,7 @@ from batchfinder.run.batches.order import EAGER, Mark, Order, shuffled
 from batchfinder.run.batches.requests import Indexing, Reader, Request, Ticket, Want
 from batchfinder.run.batches.sharing import Coming, Drawn, Sharing, portions
 from batchfinder.run.batches.stores import Patience
-from batchfinder.run.tree import MAKE_LOADER
+from batchfinder.run.tree import MAKE_LOADER, bytes_in, fresh
 from batchfinder.wording import Caveat
 
 __all__ = ["Indexed", "expected_sizes"]
@@ -28,6 +28,8 @@ _EMPTY_IN_A_ROW = 100  # drawn batches of nothing but broken samples, after whic
 _SLOW = 1e-3  # seconds a sample from which on the clock is looked at after every one
 _AT_ONCE = 32
 _LONGEST_CYCLE = 64  # sizes drawn in turn are recognised up to so many
+_EARLY = 64  # the first samples of an order are kept: a batch and its halves are drawn in turn
+_MOST_EARLY_BYTES = 2**20  # a sample that is larger is read again
 
 
 @dataclass(eq=False)
@@ -66,6 +68,8 @@ class Indexed:
         self._sizes: list[int] = []
         self._expected: deque[int] | None = None
         """What the next draws will be, where the caller has said so."""
+        self._early: dict[int, Any] = {}
+        """The first samples of this order, by the seeds under which they were read."""
 
     @property
     def length(self) -> int:
@@ -143,6 +147,8 @@ class Indexed:
 
     def rewind(self, seed: int) -> None:
         self._forget()
+        if seed != self._order.seed:
+            self._early.clear()
         self._order.rewind(seed)
         self._sizes, self._expected = [], None
 
@@ -180,20 +186,37 @@ class Indexed:
         if self._expected and self._expected.popleft() != size:
             self._expected = None
         self._read_ahead()
+        drawn = planned.coming.drawn
+        if not planned.coming.tickets:
+            early = [fresh(self._early[seed]) for _, seed in drawn]
+            return self._sharing.joined(planned.coming, [early])
         answers = self._sharing.wait(planned.coming)
         seconds = None if was_ready else self.patience.clock() - started
         self.patience.note(size, sum(each.size for each in self._planned), seconds)
+        if self._is_early(planned.before, size):
+            samples = [fresh(sample) for part in answers for sample in part]
+            if all(bytes_in(sample) <= _MOST_EARLY_BYTES for sample in samples):
+                self._early.update(zip((seed for _, seed in drawn), samples, strict=True))
         return self._sharing.joined(planned.coming, answers)
+
+    def _is_early(self, before: Mark, size: int) -> bool:
+        one_by_one = self._reader.served.indexing is Indexing.ONE_BY_ONE
+        return one_by_one and before.drawn + size <= _EARLY
 
     def _plan(self, size: int, *, is_waited_for: bool = False) -> _Planned:
         """Put the next draw on its way: as one batch, or in parts where one worker would be slow.
 
-        That is where nothing is under way yet, and where the batch is larger than the user's.
+        That is where nothing is under way yet, and where the batch is larger than the user's. The
+        first samples of an order are read one by one, once.
         """
         before = self._order.mark()
         drawn = self._drawn_in_order(size)
         alone = self._reader.workers > 1 and (is_waited_for or size > 2 * self._base)
         in_parts = alone and size > 1 and self.is_apart
+        if self._is_early(before, size):
+            in_parts = True
+            if all(seed in self._early for _, seed in drawn):
+                return _Planned(before, Coming(drawn, [], in_parts))
         return _Planned(before, self._sharing.begin(drawn, in_parts=in_parts))
 
     def _read_ahead(self) -> None:

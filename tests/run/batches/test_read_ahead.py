@@ -87,3 +87,23 @@ def test_what_was_read_ahead_is_given_up_where_drawing_begins_anew() -> None:
     source.draw(16)
     source.close()
     assert dataset.reads - before < 3 * 16
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_first_samples_of_an_order_are_read_once(workers: int) -> None:
+    """As where the loss of a batch is compared with those of its halves."""
+    dataset = Counted()
+    source = source_from(DataLoader(dataset, batch_size=4, num_workers=workers))
+    seen, before = [], dataset.reads
+    for size, number in ((16, 4), (8, 8), (16, 4)):
+        source.rewind(3)
+        source.expect([size] * number)
+        drawn = [source.draw(size) for _ in range(number)]
+        seen.append([float(value) for batch in drawn for value in batch])
+    assert seen[0] == seen[1] == seen[2]
+    assert dataset.reads - before == 64
+    source.rewind(4)
+    source.expect([16])
+    assert sorted(map(float, source.draw(16))) != sorted(seen[0][:16])
+    source.close()
+    assert dataset.reads - before == 80
