@@ -23,6 +23,8 @@ from batchfinder.scaling import rule_for
 
 __all__ = ["BatchSizeScheduler"]
 
+_STATE = {"steps", "samples", "base_batch_size", "batch_size", "rate", "remaining"}
+
 
 @options_named
 class BatchSizeScheduler:
@@ -84,6 +86,12 @@ class BatchSizeScheduler:
         optimizers = optimizers_of(optimizer)
         check_callable("schedule", schedule)
         check_count("ramp_steps", ramp_steps, 0)
+        if learning_rate_rule is not None:
+            check_callable("learning_rate_rule", learning_rate_rule)
+        if monitor is not None and not isinstance(monitor, TrainingMonitor):
+            raise InvalidArgument(
+                f"expected monitor as a TrainingMonitor; found {type(monitor).__name__}"
+            )
         if largest is not None:
             check_count("largest", largest, 1)
         self.steps = 0
@@ -175,7 +183,17 @@ class BatchSizeScheduler:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken: the next epoch is what remained of that one."""
+        """Go on where ``state_dict`` was taken: the next epoch is what remained of that one.
+
+        Raises:
+            InvalidArgument: where it is no state of a scheduler.
+        """
+        missing = _STATE if not isinstance(state_dict, dict) else _STATE - state_dict.keys()
+        if missing:
+            raise InvalidArgument(
+                "expected what BatchSizeScheduler.state_dict() gave; found none of "
+                f"{', '.join(sorted(missing))} in it"
+            )
         self.steps, self.samples = state_dict["steps"], state_dict["samples"]
         self._base = state_dict["base_batch_size"]
         self.last_batch_size = self._drawing = state_dict["batch_size"]
@@ -201,6 +219,12 @@ class BatchSizeScheduler:
             devices=self._devices,
         )
         target = self._schedule(progress)
+        if not isinstance(target, Target):
+            raise InvalidArgument(
+                f"expected the schedule to return a Target; found {type(target).__name__}: "
+                "return Target(batch_size)"
+            )
+        check_count("the schedule's batch_size", target.batch_size, 1)
         if self._largest is not None and not self._accumulate:
             target = Target(min(target.batch_size, self._largest), target.rate_factor)
         self._drawing = target.batch_size

@@ -6,7 +6,7 @@ All sizes count samples per optimizer step and device, all positions samples per
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +69,10 @@ class Milestones:
     sizes: Mapping[int, int]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sizes, Mapping):
+            raise InvalidArgument(
+                f"expected Milestones({{samples: batch size, …}}); found {self.sizes!r}"
+            )
         for at, size in self.sizes.items():
             check_count("a milestone", at, 0)
             check_count("a batch size", size, 1)
@@ -133,6 +137,13 @@ class GrowInsteadOfDecay:
 
     def __post_init__(self) -> None:
         check_count("at_most", self.at_most, 1)
+        if not isinstance(self.at_samples, Sequence):
+            raise InvalidArgument(
+                f"expected at_samples as positions, such as (100_000, 150_000); found "
+                f"{self.at_samples!r}"
+            )
+        for at in self.at_samples:
+            check_count("a position in at_samples", at, 0)
         if self.factor <= 1:
             raise InvalidArgument(f"expected a factor above 1; found {self.factor}")
 
@@ -170,8 +181,9 @@ class FollowMonitor:
 
     def __post_init__(self) -> None:
         check_count("at_most", self.at_most, 1)
-        if self.margin <= 0:
-            raise InvalidArgument(f"expected a margin above 0; found {self.margin}")
+        for name, share in (("margin", self.margin), ("worth", self.worth)):
+            if not isinstance(share, (int, float)) or not share > 0:
+                raise InvalidArgument(f"expected {name} as a number above 0; found {share!r}")
         for size, seconds in (self.step_seconds or {}).items():
             if size < 1 or not seconds > 0:
                 raise InvalidArgument(

@@ -36,6 +36,7 @@ def build(source: Path) -> float:
 
 def main(names: list[str]) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    os.environ.pop("MPLBACKEND", None)  # else figures would not go into the notebooks
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from more
     for source in sorted(HERE.glob("*.py")):
         if source.name != "build.py" and (not names or source.stem in names):

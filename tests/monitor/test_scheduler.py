@@ -154,6 +154,11 @@ def test_step_times_decide_which_size_is_followed_to() -> None:
         lambda: GrowInsteadOfDecay((1,), 8, factor=1.0),
         lambda: FollowMonitor(0),
         lambda: FollowMonitor(8, margin=0),
+        lambda: FollowMonitor(8, worth="0.9"),
+        lambda: Doubling(2.5, 8),
+        lambda: Milestones(8),
+        lambda: GrowInsteadOfDecay(1, 8),
+        lambda: GrowInsteadOfDecay((0.5,), 8),
         lambda: FollowMonitor(8, step_seconds={8: 0.0}),
         lambda: growing(FollowMonitor(8)),
         lambda: growing(Doubling(1, 8), largest=0),
@@ -271,6 +276,59 @@ def test_at_the_end_of_an_epoch_nothing_remains() -> None:
     growth = growing(Doubling(16, 32))
     epoch(growth)
     assert growth.state_dict()["remaining"] is None
+
+
+def sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD(mlp().parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (lambda progress: 16, "the schedule to return a Target; found int"),
+        (lambda progress: Target(0), "the schedule's batch_size as a count of at least 1; found 0"),
+        (lambda progress: Target(2.5), "as a count of at least 1; found 2.5"),
+    ],
+)
+def test_a_schedule_that_says_no_size_is_refused_where_it_does(schedule: Any, message: str) -> None:
+    growth = BatchSizeScheduler(DataLoader(Numbers(64), 8), sgd(), schedule)
+    with pytest.raises(InvalidArgument, match=message):
+        next(iter(growth.loader))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"schedule": None}, "schedule as a function; found NoneType"),
+        ({"optimizer": None}, "a torch optimizer"),
+        ({"largest": 2.5}, "largest as a count of at least 1; found 2.5"),
+        ({"ramp_steps": -1}, "ramp_steps as a count of at least 0; found -1"),
+        ({"monitor": 3}, "monitor as a TrainingMonitor; found int"),
+        ({"learning_rate_rule": 3}, "learning_rate_rule as a function; found int"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(wrong: dict[str, Any], message: str) -> None:
+    given = {"optimizer": sgd(), "schedule": Doubling(10, 8), **wrong}
+    optimizer, schedule = given.pop("optimizer"), given.pop("schedule")
+    with pytest.raises(InvalidArgument, match=message):
+        BatchSizeScheduler(DataLoader(Numbers(64), 8), optimizer, schedule, **given)
+
+
+@pytest.mark.parametrize("state", [None, {}, {"steps": 1}])
+def test_a_state_of_something_else_is_refused(state: Any) -> None:
+    growth = BatchSizeScheduler(DataLoader(Numbers(64), 8), sgd(), Doubling(10, 8))
+    with pytest.raises(InvalidArgument, match=r"what BatchSizeScheduler.state_dict\(\) gave"):
+        growth.load_state_dict(state)
+
+
+def test_a_batch_of_lists_by_sample_is_not_cut_within_one() -> None:
+    """Eight rows in each of 16 samples are not 8 samples."""
+    rows = TensorDataset(torch.zeros(64, 8))
+    loader = DataLoader(rows, 16, collate_fn=lambda batch: [row for (row,) in batch])
+    growth = BatchSizeScheduler(loader, sgd(), Milestones({}), largest=8)
+    batch = next(iter(growth.loader))
+    with pytest.raises(CannotBuildBatch, match="a batch of 16 samples .* found 8 rows"):
+        list(growth.parts(batch))
 
 
 def test_loaders_that_make_their_own_batches_are_refused() -> None:
