@@ -327,7 +327,7 @@ def test_a_batch_of_lists_by_sample_is_not_cut_within_one() -> None:
     loader = DataLoader(rows, 16, collate_fn=lambda batch: [row for (row,) in batch])
     growth = BatchSizeScheduler(loader, sgd(), Milestones({}), largest=8)
     batch = next(iter(growth.loader))
-    with pytest.raises(CannotBuildBatch, match="a batch of 16 samples .* found 8 rows"):
+    with pytest.raises(CannotBuildBatch, match=r"a batch of 16 samples .* found 8 rows"):
         list(growth.parts(batch))
 
 
