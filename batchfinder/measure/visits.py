@@ -22,7 +22,7 @@ class Effort:
     second.
     """
 
-    budget_seconds: float = 8.0
+    budget_seconds: float = 6.0
     fewest_visits: int = 2
     least_visits: int = 4
     most_visits: int = 30
