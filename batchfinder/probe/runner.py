@@ -27,7 +27,7 @@ _NEEDS_FEWER = (
 _OF_THE_LOSS = (UnknownLoss, NothingToTrain)
 _STEPS = 2
 """In a trial, where memory is steady at once."""
-_LONG_SECONDS = 0.5
+_LONG_SECONDS = 0.1
 """From here on one step makes a trial where there is no cache whose state could change."""
 
 
