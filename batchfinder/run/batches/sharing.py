@@ -18,8 +18,8 @@ __all__ = ["Coming", "Drawn", "Sharing", "portions"]
 Drawn = Sequence[tuple[Any, int]]
 """Indices of the dataset, each with the seed under which it is read."""
 
-LONG_SECONDS = 0.1
-"""A batch that takes one worker longer is shared out."""
+LONG_SECONDS = 0.5
+"""A batch that takes one worker longer is shared out: short requests cost more than they save."""
 MOST_JOINING = 0.25
 """Of the time in which all workers together read a sample, for its part in joining them here."""
 

@@ -12,6 +12,7 @@ from fakes import FakeClock
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from batchfinder.run.batches import reading, source_from
+from batchfinder.run.batches import sharing as module
 from batchfinder.run.batches.requests import Indexing, Ticket, Want
 from batchfinder.run.batches.sharing import LONG_SECONDS, Sharing, portions
 
@@ -105,6 +106,13 @@ def test_portions_are_none_empty_and_all_there() -> None:
     assert [list(part) for part in portions(range(2), 4)] == [[0], [1]]
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of eight that takes 0.16 s is a long one."""
+    monkeypatch.setattr(module, "LONG_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("soon")
 def test_every_worker_reads_at_every_batch_of_slow_samples() -> None:
     source = source_from(DataLoader(Slow(), batch_size=8, num_workers=2))
     source.take(8)
@@ -117,6 +125,7 @@ def test_every_worker_reads_at_every_batch_of_slow_samples() -> None:
     assert all({int(row[1]) for row in batch} == {0, 1} for batch in batches)
 
 
+@pytest.mark.usefixtures("soon")
 def test_shared_batches_are_those_that_one_process_reads() -> None:
     def found(workers: int, seconds: float) -> list[Any]:
         source = source_from(DataLoader(Slow(seconds), batch_size=8, num_workers=workers))
