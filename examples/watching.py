@@ -56,10 +56,10 @@ def language(rate_grows_after: int | None = None) -> TrainingMonitor:
 
 
 def show(name: str, monitor: TrainingMonitor) -> None:
-    print(f"\n{name}: {len(monitor.events)} events in {monitor.steps} steps")
+    print(f"\n{name}: {monitor.steps} steps, events: {len(monitor.events)}")
     for reading in monitor.history.readings[::6]:
         noise = reading.noise_scale
-        words = "–" if noise is None else f"{noise.value:.0f} ({noise.low:.0f} to {noise.high:.0f})"
+        words = "–" if noise is None else f"{noise.value:.0f}, at least {noise.low:.0f}"
         print(
             f"  step {reading.step:4d}  batch {reading.batch_size:3d}  loss {reading.loss:.3f}  "
             f"noise scale {words}"

@@ -59,7 +59,7 @@ class Outcome:
         return last + 1 if last < len(self.losses) - 20 else None
 
 
-def run(course: Course, steps: int, every: int = 50, size: int = 32) -> Outcome:
+def run(course: Course, steps: int, every: int | None = 50, size: int = 32) -> Outcome:
     """The loop of the documentation."""
     outcome = Outcome()
     monitor = outcome.monitor = TrainingMonitor(
