@@ -30,7 +30,7 @@ class Effort:
     energy_visits: int = 3
     energy_visit_seconds: float = 0.2
     energy_budget_seconds: float = 2.0
-    tight: float = 0.05
+    tight: float = 0.06
     loader_batches: int = 6
     loader_budget_seconds: float = 2.0
 
