@@ -148,12 +148,11 @@ class HostMemory(Defaults):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Work inside is not counted by the ledger."""
-        listening, peak = self._ledger.listening, self._ledger.peak
-        self._ledger.listening = False
+        peak = self._ledger.peak
         try:
-            yield
+            with self._ledger.counting(False):
+                yield
         finally:
-            self._ledger.listening = listening
             self._ledger.peak = peak
 
     def hold(self, tensors: Iterable[torch.Tensor]) -> None:

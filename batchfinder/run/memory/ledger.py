@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 
 from batchfinder.run.compiler_switches import uncompiled
 from batchfinder.run.torch_internals.storages import resizes_followed, storage_key
-from batchfinder.run.torch_internals.tensors import TorchDispatchMode, sparse_parts
+from batchfinder.run.torch_internals.tensors import TorchDispatchMode, modes_here, sparse_parts
 from batchfinder.units import format_bytes
 
 __all__ = ["Ledger", "dense_parts"]
@@ -158,6 +158,21 @@ class Ledger(TorchDispatchMode):
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # as above
         self._entered.pop().close()
 
+    @contextmanager
+    def counting(self, now: bool) -> Iterator[None]:
+        """Whether what runs inside is counted; else it does not even pass through this mode."""
+        before, self.listening = self.listening, now
+        modes = modes_here()
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "listening", before)
+            if not now and modes[-1:] == [self]:
+                super().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
+                stack.callback(super().__enter__)
+            elif now and self not in modes:
+                super().__enter__()  # type: ignore[no-untyped-call]  # as above
+                stack.callback(super().__exit__, None, None, None)
+            yield
+
     def before_resize(self, storage: Any, size: int) -> None:
         entry = self._entries.get(storage_key(storage)) if self.listening else None
         if entry is not None:
@@ -201,12 +216,7 @@ class Ledger(TorchDispatchMode):
         elif entry.size != storage.nbytes():
             self._recharge(entry, storage.nbytes())
         elif entry.charged < entry.size and self._charge_found:
-            self._show_more(entry, tensor)
-
-    def _show_more(self, entry: _Entry, tensor: torch.Tensor) -> None:
-        """Of a storage charged in part, a tensor larger than that part is met."""
-        shown = min(_bytes_shown(tensor), entry.size)
-        if shown > entry.charged:
+            shown = max(entry.charged, min(_bytes_shown(tensor), entry.size))
             self.current += shown - entry.charged
             entry.charged = shown
 

@@ -124,13 +124,8 @@ class SimulatedMemory(Defaults):
 
     @contextmanager
     def _listening(self, now: bool) -> Iterator[None]:
-        before = self._ledger.listening
-        self._ledger.listening = now
-        try:
-            with uncompiled() if now else compiled_again():
-                yield
-        finally:
-            self._ledger.listening = before
+        with self._ledger.counting(now), uncompiled() if now else compiled_again():
+            yield
 
 
 def active_limit() -> SimulatedMemory | None:

@@ -19,6 +19,7 @@ __all__ = [
     "inner_tensors",
     "like_subclass",
     "makes_a_tensor",
+    "modes_here",
     "operator_name",
     "sparse_parts",
     "tree_leaves",
@@ -94,6 +95,11 @@ def like_subclass(tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], t
         return made
 
     return make
+
+
+def modes_here() -> list[TorchDispatchMode]:
+    """The dispatch modes that an operator passes in this thread, the innermost last."""
+    return list(_get_current_dispatch_mode_stack())
 
 
 def under_fake_tensors() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -288,8 +289,14 @@ def test_the_end_of_a_short_stream_is_met_where_there_is_time() -> None:
     assert source_from(DataLoader(Endless(700), batch_size=4)).ceiling == 700
 
 
-def test_a_stream_that_ends_after_it_was_looked_at_bounds_the_search() -> None:
+def test_a_stream_that_ends_after_it_was_looked_at_bounds_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Larger batches, tried on repeated samples, are none that the loader can fill."""
+    for constant in ("READING_AHEAD_SECONDS", "READING_SECONDS", "READING_SHARE"):
+        monkeypatch.setattr(
+            f"batchfinder.run.batches.source.{constant}", math.inf
+        )  # however busy the machine is
     model = nn.Linear(3, 1)
     found = max_batch_size(
         model,
