@@ -67,7 +67,7 @@ ALIKE = 2.0
 """Rates up to this far above what ``Fall.least`` makes of the best one stay open."""
 FEWEST_STEPS, MOST_STEPS = 50, 400
 _USUAL_STEPS = 100
-_SHARE_IF_ASKED, _SHARE_BY_ITSELF = 25, 60
+_SHARE_OF_THE_RUN = 60
 _FEWEST_HELD, _MOST_HELD, _SAMPLES_HELD = 8, 16, 512
 _SHARE_HELD = 4
 
@@ -175,17 +175,14 @@ def steps_at(
     return base_steps * (1 + critical / batch) / (1 + critical / base_batch)
 
 
-def race_steps(run_steps: float | None, *, asked_for: bool = True) -> int:
-    """Steps of one arm: 100, and for long runs a share of them, at most 400.
+def race_steps(run_steps: float | None) -> int:
+    """Steps of one arm: 100, and for long runs a sixtieth of them, at most 400.
 
-    A twenty-fifth, so that a race costs a fifth of the run; where it was not ``asked_for`` a
-    sixtieth, so that it costs a tenth. The longer the arms are beside the run, the more they say of
-    it (docs/tables/long_regret.md).
+    Arms two to four times as long say little more of a run (docs/tables/race_lengths.md).
     """
     if run_steps is None:
         return _USUAL_STEPS
-    share = _SHARE_IF_ASKED if asked_for else _SHARE_BY_ITSELF
-    return int(max(_USUAL_STEPS, min(MOST_STEPS, run_steps / share)))
+    return int(max(_USUAL_STEPS, min(MOST_STEPS, run_steps / _SHARE_OF_THE_RUN)))
 
 
 def passes_of(steps: int, batch: int, held: int, length: int | None) -> float:

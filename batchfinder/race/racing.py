@@ -47,18 +47,11 @@ class Length:
         return self.steps + self.held
 
 
-def length_of(
-    race: Race,
-    source: BatchSource,
-    batch: int,
-    run_steps: float | None,
-    *,
-    asked_for: bool = True,
-) -> Length:
+def length_of(race: Race, source: BatchSource, batch: int, run_steps: float | None) -> Length:
     """The length of the arms at ``batch`` for a run of ``run_steps``."""
     samples = source.length if source.unit == "samples" else None
     held = held_out_batches(batch, samples)
-    steps = race.steps or race_steps(run_steps, asked_for=asked_for)
+    steps = race.steps or race_steps(run_steps)
     return Length(steps, held, passes_of(steps, batch, held, samples))
 
 
@@ -74,7 +67,6 @@ def race_rates(
     average_on: torch.device | None = None,
     seed: int = 0,
     total: int | None = None,
-    asked_for: bool = True,
     enough: Callable[[], bool] = lambda: False,
     observe: Observer | None = None,
 ) -> RaceResult:
@@ -91,7 +83,6 @@ def race_rates(
         average_on: where the average is kept; ``None`` is beside the weights.
         seed: of the orders of the data.
         total: arms at most, repeats included.
-        asked_for: whether the caller asked for a race; one run by itself has shorter arms.
         enough: asked before every arm but the first; true ends the race.
         observe: gets every arm.
 
@@ -100,7 +91,7 @@ def race_rates(
         Exception: a mistake in the user's code, as itself, with a note.
     """
     source = setup.source
-    length = length_of(race, source, plan.global_batch, run_steps, asked_for=asked_for)
+    length = length_of(race, source, plan.global_batch, run_steps)
     none = RaceResult(plan.global_batch, (), length.steps, rate, None, rate, run_steps, averaged)
     if not length.held:
         few = Caveat("race.too_little_data", samples=source.length, batch=plan.global_batch)

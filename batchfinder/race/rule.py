@@ -26,8 +26,7 @@ class Race:
     losses differ by no more than those of one rate on two orders of the data, the rule's is kept.
 
     Args:
-        steps: optimizer steps of one arm. Left out: a twenty-fifth of the run, 100 to 400; a
-            sixtieth where nobody asked for the race, so that it costs a tenth of the run.
+        steps: optimizer steps of one arm. Left out: 100, and up to 400 for long runs.
         ramp: steps over which the rate rises at the start of an arm.
         arms: the most rates that are tried, apart from repeats.
         decays: whether the run's rate decays, or its weights are averaged, so that averaged

@@ -158,8 +158,7 @@ def _race(
     bench, plan, rate = call.bench, recommendation.plan, recommendation.learning_rate
     if rate is None:
         return None, (Caveat("race.no_rate"),)
-    asked_for = not only_if_it_pays
-    length = length_of(race, bench.source, plan.global_batch, run_steps, asked_for=asked_for)
+    length = length_of(race, bench.source, plan.global_batch, run_steps)
     paid_for = None
     if only_if_it_pays:
         paid_for = runs_within(run_steps or 0.0, length.cost)
@@ -184,7 +183,6 @@ def _race(
             average_on=_room_for_average(bench, recommendation),
             seed=bench.seed,
             total=paid_for,
-            asked_for=asked_for,
             enough=lambda: _too_little_time(call, length.cost * step_seconds, step_seconds),
             observe=call.observe,
         )

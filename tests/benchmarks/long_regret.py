@@ -339,20 +339,19 @@ def rows_of(place: Place, base: str, profile: str) -> dict[str, object]:
 # --- the rate alone ------------------------------------------------------------------------------
 
 RACED_AT = AT
-RACES = {"raced": 100, "arms of 300": 300}
-"""Steps of an arm."""
+ARM_STEPS = 100
 
 
-def raced(place: Place, rate: float, run_steps: int, steps: int) -> dict[str, object]:
+def raced(place: Place, rate: float, run_steps: int) -> dict[str, object]:
     """What the product's race makes of a user's rate at ``RACED_AT``."""
     key = {"task": place.task.name, "schedule": place.schedule, "kind": "race"}
-    key |= {"rate": float(f"{rate:.4g}"), "run_steps": run_steps, "arm_steps": steps}
+    key |= {"rate": float(f"{rate:.4g}"), "run_steps": run_steps, "arm_steps": ARM_STEPS}
     for row in place.cells.find(**key):
         return row
     place.cells.check_time()
     bench = Bench(place.task, rate, USER_SEEDS[0])
     averaged = place.schedule == COSINE
-    found = bench.race(BatchPlan(RACED_AT), rate, run_steps, averaged=averaged, steps=steps)
+    found = bench.race(BatchPlan(RACED_AT), rate, run_steps, averaged=averaged, steps=ARM_STEPS)
     outcome = {"to": found.learning_rate, "best": found.best_rate}
     refusal = found.refusal and found.refusal.code
     arms = [(arm.learning_rate, arm.loss, arm.loss_error, arm.order) for arm in found.arms]
@@ -370,11 +369,7 @@ def inflation_of(place: Place) -> dict[str, object]:
     if place.schedule == COSINE:
         shorter = place.found(RACED_AT, [best, 2 * best], steps // 2).values()
         half = min(statistics.fmean(each) for each in shorter)
-    races = {
-        f"{name}, {how}": raced(place, best * factor, length, arm)
-        for name, factor in FACTORS.items()
-        for how, arm in RACES.items()
-    }
+    races = {name: raced(place, best * factor, length) for name, factor in FACTORS.items()}
     rates = {name: float(race["to"]) for name, race in races.items()}
     rates |= {f"{name}, as started": best * factor for name, factor in FACTORS.items()}
     found = place.found(RACED_AT, rates.values(), steps)

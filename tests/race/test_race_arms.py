@@ -317,8 +317,7 @@ def test_without_the_length_of_the_run_that_is_said():
 
 
 def test_arms_of_a_long_run_are_longer():
-    assert raced(Slow(), rate=0.4, run_steps=5000).steps == 200
-    assert raced(Slow(), rate=0.4, run_steps=12_000, asked_for=False).steps == 200
+    assert raced(Slow(), rate=0.4, run_steps=12_000).steps == 200
 
 
 def test_data_too_small_to_leave_any_out_is_refused_before_a_step():
