@@ -57,7 +57,7 @@ ADAPTIVE = Fall(1 / 3, 3 / 4, 2 / 3)
 (Bjorck et al. 2024, arXiv:2409.19913)."""
 SGD = Fall(1 / 6, 3 / 4, 1 / 4)
 """At a constant rate: -0.3 to 0.6; steps shrink with the gradient, so noise is felt later."""
-DECAYING = Fall(0.0, 1 / 6, 1 / 8)
+DECAYING = Fall(0.0, 5 / 12, 1 / 8)
 """Where the rate decays or weights are averaged: -0.2 to 0.4, under either kind of optimizer."""
 FARTHEST = 40.0
 """Up to ``FARTHEST`` times the steps of the race the power law was compared with whole runs."""

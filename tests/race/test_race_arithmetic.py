@@ -109,7 +109,7 @@ def test_without_the_runs_length_the_rules_rate_is_kept_within_a_band():
 OF_4096_TIMES = [
     (ADAPTIVE, 2**-9, 2 * 2**-4, 2**-8),
     (SGD, 2**-9, 2 * 2**-2, 2**-3),
-    (DECAYING, 2**-2, 2.0, 2**-1.5),
+    (DECAYING, 2**-5, 2.0, 2**-1.5),
 ]
 """The lowest and the highest rate that is left alone, and where others go; the race's best is 1."""
 
