@@ -18,8 +18,9 @@ documentation that no script writes are single measurements, and the page says o
 The scripts report and assert nothing; what must hold is in `tests/`. Timings depend on the
 machine: where a table does not name another, it was made on a 2-core CPU machine.
 
-The tables on the race, the monitor, ranks, the frameworks, GPUs and predicted memory were made
-after version 0.1.0. All others were made with version 0.1.0 (2026-11-21), before the changes listed
+The tables on the race and its arms, long targets, users' own pairs, slow data, busy machines, the
+end of the warm-up, the monitor, ranks, the frameworks, GPUs and predicted memory were made after
+version 0.1.0. All others were made with version 0.1.0 (2026-11-21), before the changes listed
 as unreleased in the [changelog](changelog.md), and have not been repeated since.
 
 """
