@@ -20,6 +20,7 @@ ASKED = {
     "recommend.limits.choose": "what a user's objective returned",
     "noise.estimators.warmup_estimator": "what a caller passed: an estimator with `estimate` alone",
     "monitor.batch_size_scheduler.BatchSizeScheduler.__init__": "any callable is a schedule",
+    "monitor.batch_size_scheduler.BatchSizeScheduler._next": "what a user's schedule returned",
     "report.record.Report.__eq__": "equality with anything",
     "run.batches.reading._Prepare.__call__": "torch's record of a worker, which holds any data set",
     "run.batches.samplers.indices_of": "any sampler, torch's, the user's or ours",

@@ -106,7 +106,8 @@ def test_nothing_of_the_failed_frames_is_alive_when_it_is_cleaned_up(
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[bool] = []
 
-    def collect() -> int:
+    def collect(generation: int) -> int:
+        assert generation == recovering.OLDEST
         alive.extend(tensor() is not None for tensor in held)
         return 0
 

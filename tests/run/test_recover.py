@@ -23,10 +23,10 @@ def test_references_go_before_the_cache_is_handed_back(monkeypatch: pytest.Monke
     training = GpuTraining(gpu)
     monkeypatch.setattr(training, "zero_grad", lambda: order.append("gradients"))
     monkeypatch.setattr(recover_module, "flush_autograd", lambda _: order.append("graph"))
-    monkeypatch.setattr(recover_module.gc, "collect", lambda: order.append("cycles"))
+    monkeypatch.setattr(recover_module.gc, "collect", lambda upto: order.append(f"cycles {upto}"))
     gpu.calls = order
     recover(training, DeviceMemory(gpu))
-    assert order == ["gradients", "graph", "cycles", "synchronize", "empty_cache"]
+    assert order == ["gradients", "graph", "cycles 2", "synchronize", "empty_cache"]
 
 
 def test_cycles_of_the_users_are_collected() -> None:
