@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from batchfinder.meter import Meter
@@ -18,14 +19,19 @@ class Watch:
         return self.now
 
 
-def run(steps: int, each: float, **given: Any) -> list[Any]:
+def told_after(turns: Iterable[tuple[float, int]], samples: int = 8, **given: Any) -> list[Any]:
+    """What is told after each of ``turns``, given as (seconds, steps)."""
     watch = Watch()
     heard: list[Any] = []
     meter = Meter(Stage.NOISE, heard.append, clock=watch, **given)
-    for _ in range(steps):
-        watch.now += each
-        meter(32)
+    for seconds, steps in turns:
+        watch.now += seconds
+        meter(samples, steps=steps)
     return heard
+
+
+def run(steps: int, each: float, **given: Any) -> list[Any]:
+    return told_after([(each, 1)] * steps, 32, **given)
 
 
 def test_a_stage_of_two_seconds_tells_nothing() -> None:
@@ -53,11 +59,7 @@ def test_the_time_ends_it_where_that_comes_first() -> None:
 
 
 def test_a_part_of_a_step_counts_its_samples_and_no_step() -> None:
-    watch = Watch()
-    heard: list[Any] = []
-    meter = Meter(Stage.NOISE, heard.append, of=2, clock=watch)
-    watch.now += 4
-    meter(8, steps=0)
+    heard = told_after([(4, 0)], of=2)
     assert (heard[0].done, heard[0].samples_per_second, heard[0].seconds_left) == (0, 2.0, None)
 
 
@@ -68,11 +70,5 @@ def test_more_steps_than_planned_are_never_more_than_of() -> None:
 
 def test_what_is_done_before_the_first_step_is_no_part_of_a_step() -> None:
     """Losses read before a confirmation: half a minute, and then a step a second."""
-    watch = Watch()
-    heard: list[Any] = []
-    meter = Meter(Stage.CONFIRM, heard.append, of=10, clock=watch)
-    watch.now += 30
-    meter(8, steps=0)
-    watch.now += 1
-    meter(8)
+    heard = told_after([(30, 0), (1, 1)], of=10)
     assert [event.seconds_left for event in heard] == [None, 9.0]

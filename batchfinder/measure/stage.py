@@ -17,6 +17,7 @@ from batchfinder.run.batches import loading_seconds
 from batchfinder.run.energy import energy_counter
 from batchfinder.session import Call, stage
 from batchfinder.timing import sizes_worth_measuring
+from batchfinder.units import format_size
 from batchfinder.wording import Caveat
 
 __all__ = ["measure_sizes", "slowest_loading"]
@@ -53,7 +54,7 @@ def measure_sizes(
         said.append(caveat)
         call.observe(Note(caveat))
 
-    detail = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
+    detail = f"{len(sizes)} sizes from {format_size(sizes[0])} to {format_size(sizes[-1])}"
     with stage(call, Stage.MEASURE, detail, effort.budget_seconds):
         bench.fresh()
         measured = measure(

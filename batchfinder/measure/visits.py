@@ -17,9 +17,8 @@ class Effort:
 
     A size that can win is visited until its median is known to ``tight`` (90%), by the scatter of
     all of them; one that cannot win ``fewest_visits`` times. Half of the time is for warming up.
-    Visits are short: what slows a machine lasts longer than one. On a busy one 20 ms scattered by
-    14%, 50 ms by 13%. Energy is read apart, in longer visits, since its counter moves a few times a
-    second.
+    Visits are short: what slows a machine lasts longer than one. Energy is read apart, in longer
+    visits, since its counter moves a few times a second.
     """
 
     budget_seconds: float = 6.0

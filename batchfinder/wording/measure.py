@@ -12,10 +12,10 @@ __all__ = ["SENTENCES"]
 
 def _floor(sizes: Sequence[int], like: int, seconds: float) -> str:
     which = ", ".join(map(format_size, sizes))
-    several = "batches of" if len(sizes) > 1 else "a batch of"
+    several, were = ("batches of", "were") if len(sizes) > 1 else ("a batch of", "was")
     return (
-        f"{several} {which} cannot win at any noise scale: a step takes no less than "
-        f"{format_seconds(seconds)}, as long as at {format_size(like)}"
+        f"{several} {which} {were} left out: when first timed, the shortest step took "
+        f"{format_seconds(seconds)}, about as long as at {format_size(like)}"
     )
 
 

@@ -60,11 +60,15 @@ def _passes(*, passes: float, steps: int) -> str:
 
 
 def _longer(exponent: float) -> str:
-    roots = {3: "cube root", 4: "fourth root", 8: "eighth root"}
-    root = roots.get(round(1 / exponent), f"{1 / exponent:.2g}th root")
+    roots = {
+        1 / 3: "the cube root of k",
+        1 / 4: "the fourth root of k",
+        1 / 8: "the eighth root of k",
+    }
+    divisor = roots.get(exponent, f"k^{exponent:.2g}")
     return (
-        f"Should the training become k times as long, divide the learning rate by the {root} of k: "
-        f"by {8**exponent:.2g} for 8 times the steps (found on small networks; arXiv:2409.19913)."
+        f"Should the training become k times as long, divide the learning rate by {divisor}: by "
+        f"{8**exponent:.2g} for 8 times the steps (found on small networks; arXiv:2409.19913)."
     )
 
 

@@ -15,7 +15,7 @@ from batchfinder.race import Race, Raced
 from batchfinder.results import RaceArm, RaceResult
 from batchfinder.scaling import linear, square_root
 from batchfinder.session import Budget
-from batchfinder.wording import Caveat
+from batchfinder.wording import Caveat, sentence
 
 
 def data(rows=600):
@@ -243,6 +243,19 @@ def test_the_report_tells_of_the_race():
     explained = " ".join(replace(plain(), race=race).explain().split())
     assert "0.1: 0.5; 0.2: diverged after 31 steps; 0.1: 0.6 (another order" in explained
     assert "divide the learning rate by the cube root of k" in explained
+
+
+@pytest.mark.parametrize(
+    "exponent, divisor",
+    [
+        (1 / 3, "the cube root of k: by 2 "),
+        (1 / 8, "the eighth root of k:"),
+        (2 / 3, "k^0.67: by 4 "),
+    ],
+)
+def test_what_the_rate_of_a_longer_training_is_divided_by(exponent, divisor):
+    said = sentence("race.longer", {"exponent": exponent})
+    assert f"divide the learning rate by {divisor}" in said
 
 
 def test_a_race_that_was_refused_says_why_in_the_explanation():
