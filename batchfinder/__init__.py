@@ -26,7 +26,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchfinder.compare import Comparison, compare_batch_sizes
+    from batchfinder.compare import Comparison, Stopping, compare_batch_sizes
     from batchfinder.errors import (
         BatchFinderError,
         BatchFinderWarning,
@@ -162,6 +162,7 @@ __all__ = [
     "Stage",
     "StageStarted",
     "StateNotRestoredWarning",
+    "Stopping",
     "TorchRanks",
     "TrainStep",
     "Training",

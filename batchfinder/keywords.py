@@ -29,6 +29,7 @@ _SAME = (
     "sizes batch_sizes candidates",
     "loss_fn loss criterion loss_function loss_func",
     "train_step eval_step training_step step_fn step_function forward_fn",
+    "make_training make_model model_fn build_model model_init",
     "optimizer make_optimizer optim opt optimizers optimizer_fn",
     "scheduler lr_scheduler schedulers schedule lr_schedule",
     "clip max_grad_norm clip_grad_norm grad_clip gradient_clip_val max_norm grad_norm",
@@ -47,7 +48,6 @@ _SAME = (
     "seed seeds random_seed random_state n_seeds num_seeds",
     "epochs num_epochs max_epochs n_epochs",
     "validation_loader val_loader valid_loader val_dataloader test_loader eval_loader",
-    "evaluation_batch_size eval_batch_size val_batch_size",
     "results checkpoint resume resume_from save_to output",
     "executor pool engine n_jobs workers",
     "ranks process_group group",
@@ -57,6 +57,16 @@ _SAME = (
 
 _OF_TRAINING = ("backward", "batch_dim", "count", "make_loader", "preserve", "ranks", "train_step")
 _OF_SEARCH = ("cache", "isolate", "propose", "resolution")
+_OF_STOPPING = ("early_stopping", "patience", "target_loss")
+_OF_MADE = (*_OF_TRAINING, "autocast", "clip", "grad_scaler", "optimizer")
+
+_INSIDE = (
+    (_OF_SEARCH, "search", "pass search=Search({}=...)"),
+    (_OF_STOPPING, "stopping", "pass stopping=Stopping({}=...)"),
+    (_OF_TRAINING, "model", "pass Training(model, loader, {}=...) in place of model and loader"),
+    (_OF_MADE, "make_training", "let make_training return Training(model, {}=...)"),
+)
+"""Members of the values that a function takes: their names, its argument, the way out."""
 
 
 def keywords_named(function: F) -> F:
@@ -108,10 +118,9 @@ def _way_out(name: str, known: list[str]) -> str:
     if meant:
         return f"did you mean {meant[0]}=?"
     for each in (name, *same):
-        if each in _OF_SEARCH and "search" in known:
-            return f"pass search=Search({each}=...)"
-        if each in _OF_TRAINING and "model" in known:
-            return f"pass Training(model, loader, {each}=...) in place of model and loader"
+        for members, taken_as, way_out in _INSIDE:
+            if each in members and taken_as in known:
+                return way_out.format(each)
     if name in ("device", "gpu") and "model" in known:
         return "the work is done where the model is: call model.to(device) first"
     return f"it takes {', '.join(known)}"

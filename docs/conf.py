@@ -76,8 +76,10 @@ _SECTIONS = (
     "What you train:",
     "What you evaluate:",
     "What is asked:",
+    "What is compared:",
     "Your limits:",
     "How it decides:",
+    "How long each trains:",
     "How it runs:",
 )
 

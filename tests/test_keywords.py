@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -23,10 +24,21 @@ FUNCTIONS = (
     bf.predict_for_devices,
     bf.predict_max_batch_size,
 )
+TITLES = (
+    "What you train:",
+    "What you evaluate:",
+    "What is asked:",
+    "What is compared:",
+    "Your limits:",
+    "How it decides:",
+    "How long each trains:",
+    "How it runs:",
+)
 CLASSES = (
     bf.Training,
     bf.Search,
     bf.Race,
+    bf.Stopping,
     bf.MicroBatchVariance,
     bf.PerExample,
     bf.TrainingMonitor,
@@ -76,7 +88,8 @@ def test_several_are_named_at_once() -> None:
 def test_what_is_meant_depends_on_the_function() -> None:
     assert "did you mean memory=?" in said(bf.predict_max_batch_size, memory_limit="8GB")
     assert "did you mean eval_step=?" in said(bf.eval_batch_size, train_step=len)
-    assert "did you mean make_optimizer=?" in said(bf.compare_batch_sizes, optimizer=None)
+    assert "Training(model, optimizer=...)" in said(bf.compare_batch_sizes, make_optimizer=None)
+    assert "stopping=Stopping(patience=...)" in said(bf.compare_batch_sizes, patience=2)
     with pytest.raises(UnknownArgument, match="did you mean memory="):
         bf.assert_fits(object(), object(), batch_size=1, memory=1, memory_limit=1)  # type: ignore[arg-type]
 
@@ -110,4 +123,26 @@ def test_every_group_has_a_name_that_something_takes() -> None:
 
 def test_the_names_that_stand_elsewhere_are_there() -> None:
     assert set(keywords._OF_SEARCH) == {field.name for field in fields(bf.Search)}
-    assert set(keywords._OF_TRAINING) <= {field.name for field in fields(bf.Training)}
+    assert set(keywords._OF_STOPPING) == {field.name for field in fields(bf.Stopping)}
+    assert set(keywords._OF_MADE) <= {field.name for field in fields(bf.Training)}
+
+
+LOOSE = (bf.assert_fits, *FUNCTIONS)
+
+
+@pytest.mark.parametrize("function", LOOSE, ids=lambda each: each.__name__)
+def test_arguments_are_few_and_typed(function: Any) -> None:
+    taken = inspect.signature(function).parameters.values()
+    assert len(taken) <= 25
+    assert all(each.annotation not in (each.empty, "Any") for each in taken)
+
+
+@pytest.mark.parametrize("function", LOOSE, ids=lambda each: each.__name__)
+def test_many_arguments_stand_in_titled_groups(function: Any) -> None:
+    """In groups that the documentation shows under their titles, every argument in one."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    groups = [place for place, line in enumerate(lines) if line in TITLES]
+    taken = list(inspect.signature(function).parameters)
+    assert len(groups) >= (4 if len(taken) > 20 else 2)
+    described = "\n".join(lines[groups[0] : lines.index("Raises:")])
+    assert [name for name in taken if not re.search(rf"\b{name}\b", described)] == []

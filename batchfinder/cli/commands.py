@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from batchfinder import plot
-from batchfinder.cli.factory import Anew, made_by
+from batchfinder.cli.factory import Made, made_by
 from batchfinder.encoding import encode
 from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.progress import rank
@@ -162,12 +162,13 @@ def compare(asked: argparse.Namespace) -> None:
     from batchfinder.compare import compare_batch_sizes
     from batchfinder.find import find_batch_size
 
-    anew = Anew(asked.target, (find_batch_size, compare_batch_sizes))
-    options = {**anew.options_for(compare_batch_sizes), **_given(asked, "budget_seconds")}
-    if anew.has_optimizer:
-        options["make_optimizer"] = anew.optimizer
+    def make() -> Made:
+        return made_by(asked.target, find_batch_size, compare_batch_sizes)
+
+    options = {**make().options_for(compare_batch_sizes), **_given(asked, "budget_seconds")}
     sizes = _sizes(asked.sizes)
-    _print(compare_batch_sizes(anew.model, anew.loader, sizes, **options), asked)
+    study = compare_batch_sizes(lambda: make().training(), sizes=sizes, **options)
+    _print(study, asked)
 
 
 def predict(asked: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from batchfinder.errors import InvalidArgument
 from batchfinder.training import Training
 
-__all__ = ["Anew", "Made", "made_by"]
+__all__ = ["Made", "made_by"]
 
 _EXPECTED = "expected package.module:make"
 _RETURNS = "a Training, (model, loader) or (model, loader, keyword arguments)"
@@ -42,51 +42,6 @@ class Made:
         """The options that ``function`` takes beside the training; the others are not for it."""
         taken = _arguments(function)
         return {name: value for name, value in self.other_options().items() if name in taken}
-
-    def all_options_for(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The options that ``function``, which takes no ``Training``, knows by name."""
-        taken = _arguments(function)
-        return {name: value for name, value in self.options.items() if name in taken}
-
-
-class Anew:
-    """The same factory for trainings that each begin afresh: model, optimizer and loader.
-
-    The optimizer is the one that the factory made with the model, so that both are of one call.
-    """
-
-    def __init__(self, target: str, accepted_by: Sequence[Callable[..., Any]]) -> None:
-        self._target, self._accepted_by = target, accepted_by
-        self._first = self._latest = self._make()
-
-    def _make(self) -> Made:
-        return made_by(self._target, *self._accepted_by)
-
-    @property
-    def has_optimizer(self) -> bool:
-        return self._first.options.get("optimizer") is not None
-
-    def options_for(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The options that ``function`` takes."""
-        return self._first.all_options_for(function)
-
-    def model(self) -> Any:
-        """A fresh model."""
-        self._latest = self._make()
-        return self._latest.model
-
-    def optimizer(self, parameters: Sequence[Any]) -> Any:
-        """The optimizer of the latest model."""
-        del parameters  # it was made over them by the factory
-        return self._latest.options["optimizer"]
-
-    def loader(self, batch_size: int) -> Any:
-        """The first loader at another size."""
-        from batchfinder.run.batches import rebuild_loader
-
-        return rebuild_loader(
-            self._first.loader, batch_size, make_loader=self._first.options.get("make_loader")
-        )
 
 
 def made_by(target: str, *accepted_by: Callable[..., Any]) -> Made:

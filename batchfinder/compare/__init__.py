@@ -13,5 +13,15 @@ from batchfinder.compare.comparison import Comparison
 from batchfinder.compare.data import Arm, Cell, Ending, Look
 from batchfinder.compare.study import compare_batch_sizes
 from batchfinder.compare.tables import StudyTable
+from batchfinder.compare.training import Stopping
 
-__all__ = ["Arm", "Cell", "Comparison", "Ending", "Look", "StudyTable", "compare_batch_sizes"]
+__all__ = [
+    "Arm",
+    "Cell",
+    "Comparison",
+    "Ending",
+    "Look",
+    "Stopping",
+    "StudyTable",
+    "compare_batch_sizes",
+]

@@ -73,7 +73,6 @@ class Study:
     observe: Observer
     clock: Clock
     executor: Executor | None = None
-    threads: int = 1
     done: list[Cell] = field(default_factory=list)
     peaks: dict[int, Peak] = field(default_factory=dict)
 
@@ -106,8 +105,8 @@ class Study:
         return cells, self._caveats(len(plan))
 
     def _job(self, asked: Cell) -> Job:
-        fastest, size = least(self.done, self.rules.target), micro_batch_of(asked)
-        job = Job(self.recipe, self.rules, asked, fastest, self.threads, self.clock)
+        fastest, size = least(self.done, self.rules.stopping.target_loss), micro_batch_of(asked)
+        job = Job(self.recipe, self.rules, asked, fastest, self.clock)
         if self.executor is None and size not in self.peaks:
             self.peaks[size] = peak_job(job)
         return replace(job, peak=self.peaks.get(size))
@@ -140,7 +139,7 @@ class Study:
         hosts = {cell.host for cell in self.done if cell.host}
         if len(hosts) > 1:
             said.append(Caveat("compare.machines", hosts=tuple(sorted(hosts))))
-        if self.executor is not None and self.rules.target is not None:
+        if self.executor is not None and self.rules.stopping.target_loss is not None:
             said.append(Caveat("compare.side_by_side"))
         return said
 
@@ -155,8 +154,8 @@ class Study:
                 self.rules.samples,
                 self.rules.looks,
                 self.rules.warmup_steps,
-                self.rules.target,
-                self.rules.early_stopping,
+                self.rules.stopping.target_loss,
+                self.rules.stopping.early_stopping,
             ]
         )
 

@@ -46,16 +46,15 @@ class Peak:
 class Job:
     """A training to be done: everything that another process needs, all of it picklable.
 
-    ``fastest_seconds`` is the least time to the target when the job was made; ``threads`` is how
-    many threads of torch it trains with; ``peak`` is the memory trial at its size, where it was run
-    before; ``caller`` is the host and process that made it.
+    ``fastest_seconds`` is the least time to the target when the job was made; ``peak`` is the
+    memory trial at its size, where it was run before; ``caller`` is the host and process that made
+    it.
     """
 
     recipe: Recipe
     rules: Rules
     asked: Cell
     fastest_seconds: float
-    threads: int
     clock: Clock
     peak: Peak | None = None
     caller: tuple[str, int] | None = None
@@ -84,7 +83,7 @@ def _in_a_worker(job: Job, work: Callable[[Job], T]) -> T:
             "process: trainings side by side in one process share random numbers. Use "
             "ProcessPoolExecutor, or no executor"
         )
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(1)
     try:
         return work(job)
     except Exception as error:  # noqa: BLE001 - raised again, as text that can travel

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Never
-
-import torch
 
 from batchfinder.arguments import rule_named
 from batchfinder.compare.comparison import Comparison, reached_by_all
 from batchfinder.compare.conduct import Record, Study, unheard
 from batchfinder.compare.data import Cell, Ending
 from batchfinder.compare.pairs import Pairs
-from batchfinder.compare.recipe import Recipe, rate_and_family
-from batchfinder.compare.training import Rules
+from batchfinder.compare.recipe import MakeTraining, Recipe, facts_of
+from batchfinder.compare.training import Rules, Stopping
 from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import keywords_named, refuse_unknown
-from batchfinder.protocols import Batch, Clock, LearningRateRule, Observer
+from batchfinder.protocols import Batch, LearningRateRule, Observer
 from batchfinder.report import Report
 from batchfinder.results import NoiseScale
-from batchfinder.run.batches import rebuild_loader
 from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state import preserved
 from batchfinder.scaling import rule_for
-from batchfinder.training import Autocast, LossFunction, StepFunction
+from batchfinder.training import LossFunction, StepFunction
 from batchfinder.wording import Caveat
 
 __all__ = ["compare_batch_sizes"]
@@ -35,18 +32,20 @@ __all__ = ["compare_batch_sizes"]
 ASSUMED_RATE = 1e-3
 
 
+_STOPPING = Stopping()  # frozen: every call gets the same value
+
+
 @keywords_named
-def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
-    make_model: Callable[[], torch.nn.Module],
-    make_loader: Callable[[int], Iterable[Batch]],
+def compare_batch_sizes(
+    make_training: MakeTraining,
+    make_loader: Callable[[int], Iterable[Batch]] | None = None,
     sizes: Sequence[int] | None = None,
     *,
-    report: Report | None = None,
-    make_optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
     loss_fn: LossFunction | None = None,
     train_step: StepFunction | None = None,
     validation_loader: Iterable[Batch] | None = None,
     metric: Callable[[Any, Batch], Any] | None = None,
+    report: Report | None = None,
     base_batch_size: int | None = None,
     base_learning_rate: float | None = None,
     learning_rate_rule: LearningRateRule | str | None = None,
@@ -55,22 +54,14 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
     seeds: int | Sequence[int] = 3,
     epochs: float = 5.0,
     samples: int | None = None,
-    target_loss: float | None = None,
-    recommended: int | None = None,
     warmup_steps: int = 20,
     schedule: Callable[[float], float] | None = None,
+    stopping: Stopping = _STOPPING,
     looks: int = 20,
-    patience: float = 3.0,
-    early_stopping: int | None = None,
-    evaluation_batch_size: int | None = None,
     memory_limit: int | str | None = None,
-    autocast: Autocast | None = None,
-    make_grad_scaler: Callable[[], Any] | None = None,
     results: str | Path | None = None,
     executor: Executor | None = None,
-    threads: int | None = None,
     budget_seconds: float | None = None,
-    clock: Clock = time.perf_counter,
     observe: Observer | None = None,
     **unknown: Never,
 ) -> Comparison:
@@ -80,57 +71,59 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
     all sizes, so that what has been done so far can be compared at any moment. Random generators
     are afterwards what they were.
 
-    Args:
-        make_model: builds the model where it is to be trained; called once per training, after
-            seeding.
-        make_loader: ``batch_size -> training loader``, shuffled anew at every pass.
+    What you train:
+        make_training: builds the model, or a ``Training`` of it with loss, optimizer, precision,
+            clipping and loader; called once per training, after seeding. Without an optimizer
+            AdamW is assumed. A scheduler says the base rate by its peak and is not followed
+            (``schedule``).
+        make_loader: ``batch_size -> training loader``, shuffled anew at every pass. Left out: the
+            loader of the ``Training``, rebuilt at each size.
+        loss_fn: ``(output, target) -> scalar``; left out, as in ``find_batch_size``. Also as a
+            member of the ``Training``.
+        train_step: ``(model, batch) -> loss``, or ``(loss, weight)``, in place of model and loss;
+            likewise.
+        validation_loader: batches to judge by, read as it is. Left out: the training loss judges.
+        metric: ``(model, batch) -> number``, such as an accuracy; its mean over the validation
+            loader is shown.
+
+    What is compared:
         sizes: the batch sizes to train at. May be left out beside ``report``: the user's own and
             the recommended one.
         report: what ``find_batch_size`` gave. Its recommended pair is trained exactly,
             accumulation steps and learning rate included, beside the user's own pair; other
             ``sizes`` take the rule's rate at its noise scale.
-        make_optimizer: ``parameters -> optimizer`` at the base rate. Left out: AdamW.
-        loss_fn: ``(output, target) -> scalar``; left out, as in ``find_batch_size``.
-        train_step: ``(model, batch) -> scalar``, in place of model and loss.
-        validation_loader: batches to judge by. Left out: the training loss judges.
-        metric: ``(model, batch) -> number``, such as an accuracy; its mean over the validation
-            loader is shown.
-        base_batch_size: the size that the base rate belongs to. Left out: 32 if it is among the
-            sizes, else the smallest.
+        base_batch_size: the size that the base rate belongs to. Left out: the report's, else 32 if
+            it is among the sizes, else the smallest.
         base_learning_rate: left out: the optimizer's.
         learning_rate_rule: or its name, such as "linear"; left out: by the optimizer's family.
-        noise: the noise scale at which the rule saturates.
+        noise: the noise scale at which the rule saturates. Left out: the report's.
         rate_factors: a small grid around the rule's rate, such as ``(0.5, 1, 2)``; each size is
             then judged by its best.
         seeds: how many, or which.
+
+    How long each trains:
         epochs: passes over the dataset per training; for streams give ``samples``.
         samples: samples per training, in place of ``epochs``.
-        target_loss: the loss that times are measured to. Left out: the lowest that every training
-            which used its budget has reached.
-        recommended: the size whose regret is printed first.
         warmup_steps: steps over which the rate rises at first.
         schedule: share of the rate over the progress from 0 to 1, such as a cosine.
+        stopping: what ends a training earlier: a target for its loss, or no more improvement
+            (``Stopping``).
         looks: how often each training is validated.
-        patience: with ``target_loss``, a training is stopped that takes this many times as long
-            as the fastest so far without having met it.
-        early_stopping: a training ends once its validation loss has not fallen for so many looks.
-        evaluation_batch_size: the size at which ``validation_loader`` is read. Left out: its own.
+
+    How it runs:
         memory_limit: bytes, or "512MiB"; sizes that do not fit are reported and skipped.
-        autocast: mixed precision as in the real training.
-        make_grad_scaler: builds a ``GradScaler``, once per training.
         results: a file of JSON lines that finished trainings are kept in; a second call with the
             same file goes on where the first was interrupted.
         executor: any ``concurrent.futures.Executor`` of other processes or machines, which is used
             through ``submit`` alone and not shut down. What the trainings are made of must be
-            picklable for it. Left out: one training after the other, here.
-        threads: threads of torch in each training. Left out: as here, or 1 with an executor.
+            picklable for it. Each then trains with one thread of torch, unless ``make_training``
+            calls ``torch.set_num_threads``. Left out: one training after the other, here.
         budget_seconds: no training is begun after this long; what is missing is a caveat.
-        clock: seconds, for the training times.
         observe: gets a note on every training.
 
     Raises:
-        InvalidArgument: for invalid sizes, seeds or budgets, and for an executor of threads, which
-            would share random numbers.
+        InvalidArgument: for invalid sizes, seeds or budgets, a training that cannot be run, and an
+            executor of threads, which would share random numbers.
         TrainingFailed: with an executor, for an error in the user's code, with its traceback.
     """
     refuse_unknown(compare_batch_sizes, unknown)
@@ -142,37 +135,24 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
         )
     if sizes is None:
         sizes = _sizes_of(report)
-    recipe = Recipe(
-        make_model=make_model,
-        make_loader=make_loader,
-        make_optimizer=make_optimizer,
-        assumed_rate=(base_learning_rate or ASSUMED_RATE) if make_optimizer is None else None,
-        loss_fn=loss_fn,
-        train_step=train_step,
-        validation=_at_size(validation_loader, evaluation_batch_size),
-        metric=metric,
-        autocast=autocast,
-        make_grad_scaler=make_grad_scaler,
-        memory_limit=memory_limit,
-    )
     sizes, which_seeds = _checked(sizes, seeds, rate_factors)
     base = base_batch_size or _own_size(report)
     base = base or (32 if 32 in sizes else sizes[0])
+    recipe = Recipe(
+        make_training=make_training,
+        make_loader=make_loader,
+        assumed_rate=base_learning_rate or ASSUMED_RATE,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        validation=validation_loader,
+        metric=metric,
+        memory_limit=memory_limit,
+    )
     with gradients_on(), preserved():
-        length = _length(make_loader(sizes[0]))
-        rules = Rules(
-            samples=_samples(samples, epochs, length),
-            looks=looks,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            target=target_loss,
-            patience=patience,
-            early_stopping=early_stopping,
-        )
-        own_rate, family = rate_and_family(recipe, sizes[0])
-        rate = base_learning_rate or (report and report.base_learning_rate) or own_rate
+        facts = facts_of(recipe, sizes[0])
+        rate = base_learning_rate or (report and report.base_learning_rate) or facts.rate
         pairs = Pairs(
-            rule_given or rule_for(family).rule, rate or ASSUMED_RATE, base, noise, report
+            rule_given or rule_for(facts.family).rule, rate or ASSUMED_RATE, base, noise, report
         )
         plan = [
             Cell(
@@ -180,7 +160,7 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
                 rate,
                 seed,
                 Ending.FINISHED,
-                epoch_samples=length,
+                epoch_samples=facts.samples,
                 accumulation_steps=pairs.accumulation_at(size),
             )
             for seed in which_seeds
@@ -189,23 +169,30 @@ def compare_batch_sizes(  # noqa: D417 - what is unknown has no description
         ]
         study = Study(
             recipe=recipe,
-            rules=rules,
+            rules=Rules(
+                samples=_samples(samples, epochs, facts.samples),
+                looks=looks,
+                warmup_steps=warmup_steps,
+                schedule=schedule,
+                stopping=stopping,
+            ),
             record=Record(results),
             observe=observe or unheard,
-            clock=clock,
+            clock=perf_counter,
             executor=executor,
-            threads=threads or (torch.get_num_threads() if executor is None else 1),
         )
         cells, caveats = study.run(plan, budget_seconds)
-    if recommended is None and report is not None:
-        recommended = report.global_batch_size
+    target = stopping.target_loss
     return Comparison(
         cells=tuple(cells),
-        target=reached_by_all(cells) if target_loss is None else target_loss,
+        target=reached_by_all(cells) if target is None else target,
         base_batch_size=base,
-        recommended=recommended,
+        recommended=None if report is None else report.global_batch_size,
         metric_name=getattr(metric, "__name__", "metric") if metric else "",
-        caveats=(*caveats, *_caveats(validation_loader, which_seeds)),
+        caveats=(
+            *caveats,
+            *_caveats(validation_loader, which_seeds, facts.has_scheduler and schedule is None),
+        ),
     )
 
 
@@ -226,12 +213,6 @@ def _own_size(report: Report | None) -> int | None:
     return report.base_batch_size * report.world_size
 
 
-def _at_size(loader: Iterable[Batch] | None, size: int | None) -> Iterable[Batch] | None:
-    if loader is None or size is None:
-        return loader
-    return rebuild_loader(loader, size)
-
-
 def _checked(
     sizes: Sequence[int], seeds: int | Sequence[int], factors: Sequence[float]
 ) -> tuple[list[int], list[int]]:
@@ -246,11 +227,6 @@ def _checked(
             f"{which} and {list(factors)}"
         )
     return sorted(set(sizes)), which
-
-
-def _length(loader: Iterable[Batch]) -> int | None:
-    dataset = getattr(loader, "dataset", None)
-    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _samples(samples: int | None, epochs: float, length: int | None) -> int:
@@ -268,8 +244,12 @@ def _samples(samples: int | None, epochs: float, length: int | None) -> int:
     return samples
 
 
-def _caveats(validation: Iterable[Batch] | None, seeds: Sequence[int]) -> Iterator[Caveat]:
+def _caveats(
+    validation: Iterable[Batch] | None, seeds: Sequence[int], lacks_schedule: bool
+) -> Iterator[Caveat]:
     if validation is None:
         yield Caveat("compare.no_validation")
     if len(seeds) < 3:
         yield Caveat("compare.few_seeds", count=len(seeds))
+    if lacks_schedule:
+        yield Caveat("compare.no_schedule")

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-import torch
-
 from batchfinder.compare.data import Cell, Ending, Look
-from batchfinder.compare.recipe import Recipe, endless, samples_in
+from batchfinder.compare.recipe import Fresh, Recipe
+from batchfinder.errors import InvalidArgument
+from batchfinder.keywords import options_named
 from batchfinder.protocols import Batch, Clock
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.memory import backend_for
-from batchfinder.run.step import Step
 
-__all__ = ["Rules", "train_cell"]
+__all__ = ["Rules", "Stopping", "train_cell"]
 
 _METRIC_BATCHES = 4
 """The metric on the training set is that of so many batches, the last that were trained on."""
@@ -26,17 +25,38 @@ RAN_AWAY, OPENING = 3.0, 10
 """Ten losses in a row above three times the highest of the first ten are a divergence."""
 
 
+@options_named
 @dataclass(frozen=True)
-class Rules:
-    """How long each training goes on, and when it is given up."""
+class Stopping:
+    """When a training of a study ends before it has seen all its samples.
 
-    samples: int
-    looks: int = 20
-    warmup_steps: int = 20
-    schedule: Callable[[float], float] | None = None
-    target: float | None = None
+    Attributes:
+        target_loss: the loss that times are measured to. Left out: the lowest that every training
+            which used all its samples has reached.
+        patience: with ``target_loss``, a training ends that takes this many times as long as the
+            fastest so far without having met it.
+        early_stopping: a training ends once its loss (on the validation loader, where there is one)
+            has not fallen for so many looks. Left out: never.
+
+    Raises:
+        InvalidArgument: an invalid value.
+    """
+
+    target_loss: float | None = None
     patience: float = 3.0
     early_stopping: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.patience >= 1:
+            raise InvalidArgument(
+                "expected patience to be a factor of at least 1; found "
+                f"{self.patience!r}: write 3 for three times the fastest"
+            )
+        if self.early_stopping is not None and not self.early_stopping >= 1:
+            raise InvalidArgument(
+                "expected early_stopping to be a number of looks, at least 1; found "
+                f"{self.early_stopping!r}: leave it out to stop no training early"
+            )
 
     def no_longer_improves(self, curve: list[Look]) -> bool:
         """Whether the lowest loss is ``early_stopping`` looks or more behind."""
@@ -45,17 +65,28 @@ class Rules:
         losses = [look.loss for look in curve]
         return len(losses) - 1 - losses.index(min(losses)) >= self.early_stopping
 
+    def is_hopeless(self, curve: list[Look], fastest: float) -> bool:
+        """Whether it has taken ``patience`` times as long as the fastest, without the target."""
+        if self.target_loss is None or not math.isfinite(fastest) or not curve:
+            return False
+        reached = any(look.loss <= self.target_loss for look in curve)
+        return not reached and curve[-1].seconds > self.patience * fastest
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How long each training goes on, at which share of its rate, and when it is given up."""
+
+    samples: int
+    looks: int
+    warmup_steps: int
+    schedule: Callable[[float], float] | None
+    stopping: Stopping
+
     def rate_share(self, step: int, samples: int) -> float:
         """Share of the rate: a linear warm-up, times the schedule over the progress."""
         ramp = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         return ramp * (self.schedule(samples / self.samples) if self.schedule else 1.0)
-
-    def is_hopeless(self, curve: list[Look], fastest: float) -> bool:
-        """Whether it has taken ``patience`` times as long as the fastest, without the target."""
-        if self.target is None or not math.isfinite(fastest) or not curve:
-            return False
-        reached = any(look.loss <= self.target for look in curve)
-        return not reached and curve[-1].seconds > self.patience * fastest
 
 
 @dataclass
@@ -63,8 +94,7 @@ class _Progress:
     """A training under way."""
 
     cell: Cell
-    model: torch.nn.Module
-    stepper: Step
+    fresh: Fresh
     curve: list[Look] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -84,9 +114,9 @@ def train_cell(
 
     An error that is not about memory is the user's own, and passes with a note.
     """
-    model, step = recipe.build(asked.seed)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    progress = _Progress(replace(asked, parameters=count), model, step)
+    fresh = recipe.build(asked.seed)
+    step = fresh.step
+    progress = _Progress(replace(asked, parameters=fresh.parameters()), fresh)
     try:
         with attempt(step, asked.batch_size, "the training", memory=backend_for(step.device)):
             ending = _train(recipe, rules, progress, fastest, clock)
@@ -99,7 +129,7 @@ def _train(
     recipe: Recipe, rules: Rules, progress: _Progress, fastest: float, clock: Clock
 ) -> Ending:
     cell = progress.cell
-    feed = endless(recipe.make_loader(cell.batch_size // cell.accumulation_steps))
+    feed = progress.fresh.batches(cell.batch_size // cell.accumulation_steps)
     every = rules.samples / rules.looks
     while progress.samples < rules.samples:
         _one_step(feed, rules, progress, clock)
@@ -109,16 +139,16 @@ def _train(
         if not _is_sane(progress) or math.isnan(progress.curve[-1].loss):
             return Ending.DIVERGED
         progress.recent.clear()
-        if rules.is_hopeless(progress.curve, fastest):
+        if rules.stopping.is_hopeless(progress.curve, fastest):
             return Ending.HOPELESS
-        if rules.no_longer_improves(progress.curve):
+        if rules.stopping.no_longer_improves(progress.curve):
             return Ending.EARLY
     return Ending.FINISHED
 
 
 def _one_step(feed: Iterator[Batch], rules: Rules, progress: _Progress, clock: Clock) -> None:
     """One step and the wait for its batches, timed until its loss is known."""
-    step, parts = progress.stepper, progress.cell.accumulation_steps
+    step, parts = progress.fresh.step, progress.cell.accumulation_steps
     started = clock()
     step.set_learning_rate(
         progress.cell.learning_rate * rules.rate_share(progress.step + 1, progress.samples)
@@ -129,7 +159,7 @@ def _one_step(feed: Iterator[Batch], rules: Rules, progress: _Progress, clock: C
     for _ in range(parts):
         batch = next(feed)
         loss += float(step.forward_backward(batch, 1 / parts)) / parts
-        progress.samples += samples_in(batch)
+        progress.samples += progress.fresh.count(batch)
         progress.seen.append(batch)
     step.update()
     progress.seconds += clock() - started
@@ -139,8 +169,8 @@ def _one_step(feed: Iterator[Batch], rules: Rules, progress: _Progress, clock: C
 
 
 def _look(recipe: Recipe, progress: _Progress) -> Look:
-    validation, metric = recipe.look(progress.model, progress.stepper)
-    train_metric = recipe.metric_on(progress.model, progress.stepper, progress.seen)
+    validation, metric = recipe.look(progress.fresh)
+    train_metric = recipe.metric_on(progress.fresh, progress.seen)
     return Look(
         step=progress.step,
         samples=progress.samples,

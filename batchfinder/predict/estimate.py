@@ -170,7 +170,9 @@ def predict_for_devices(
     """``predict_max_batch_size`` for many devices, from one rehearsal of the step.
 
     What you train:
-        As for ``predict_max_batch_size``.
+        As for ``predict_max_batch_size``: ``model`` and ``loader``, or a ``Training``;
+        ``loss_fn``, ``train_step``, ``optimizer``, ``scheduler``, ``clip``, ``autocast``,
+        ``grad_scaler``.
 
     What is asked:
         devices: names of ``batchfinder.devices``; left out: every device of that table.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import nn
@@ -13,8 +13,21 @@ from torch.utils.checkpoint import checkpoint
 
 from batchfinder.errors import BatchFinderError, InvalidArgument
 from batchfinder.html import Shown
+from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.predict.estimate import estimate_memory
-from batchfinder.training import Loader, Model, Training, training_of
+from batchfinder.training import (
+    Autocast,
+    Clip,
+    GradScaler,
+    Loader,
+    LossFunction,
+    Model,
+    Optimizer,
+    Scheduler,
+    StepFunction,
+    Training,
+    training_of,
+)
 from batchfinder.units import format_bytes
 
 __all__ = ["MemorySavings", "Saving", "memory_savings"]
@@ -51,28 +64,49 @@ class MemorySavings(Shown):
         return "\n".join([first, *rows])
 
 
+@keywords_named
 def memory_savings(
     model: Model | Training,
     loader: Loader | None = None,
     batch_size: int | None = None,
     *,
     device: str | torch.device | None = None,
-    **members: Any,
+    loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | None = None,
+    clip: Clip | None = None,
+    autocast: Autocast | None = None,
+    grad_scaler: GradScaler | None = None,
+    **unknown: Never,
 ) -> MemorySavings:
     """Rehearse the step with autocast, with activation checkpointing and with leaner optimizers.
 
-    Args:
-        model: as for ``estimate_memory``; as it was afterwards.
-        loader: see there.
-        batch_size: samples per micro-batch.
-        device: see there.
-        **members: the everyday members of ``Training``, as for ``estimate_memory``.
+    What you train:
+        As for ``estimate_memory``: ``model`` and ``loader``, or a ``Training``; ``loss_fn``,
+        ``train_step``, ``optimizer``, ``scheduler``, ``clip``, ``autocast``, ``grad_scaler``. All
+        is afterwards as it was.
+
+    What is asked:
+        batch_size: samples per micro-batch, at least 1.
+        device: where it would run: "cuda", or a name such as "H200". Left out: where the model is.
 
     Raises:
         InvalidArgument, CannotPredict: as ``estimate_memory`` does for the step as it is. A change
             that cannot be followed is left out.
     """
-    training = training_of(model, loader, **members)
+    refuse_unknown(memory_savings, unknown)
+    training = training_of(
+        model,
+        loader,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        clip=clip,
+        autocast=autocast,
+        grad_scaler=grad_scaler,
+    )
 
     def peak(**changed: Any) -> int:
         changed_training = replace(training, **changed)

@@ -47,5 +47,9 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "others ended"
     ),
     "compare.no_validation": "no validation loader: sizes are compared by their training loss",
+    "compare.no_schedule": (
+        "no training followed your scheduler: the rate stays where it is after the warm-up; pass "
+        "schedule= for one that falls"
+    ),
     "compare.few_seeds": _few_seeds,
 }

@@ -9,23 +9,21 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, random_split
 
-from batchfinder.compare import compare_batch_sizes
+from batchfinder import Training, compare_batch_sizes
 from batchfinder.demo import digits
 
 generator = torch.Generator().manual_seed(0)
 training, validation = random_split(digits(), [1400, 397], generator=generator)
 
 
-def make_model():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
+def make_training():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return Training(model, optimizer=optimizer, loss_fn=nn.CrossEntropyLoss())
 
 
 def make_loader(batch_size):
     return DataLoader(training, batch_size=batch_size, shuffle=True)
-
-
-def make_optimizer(parameters):
-    return torch.optim.AdamW(parameters, lr=1e-3)
 
 
 def accuracy(model, batch):
@@ -39,11 +37,9 @@ def accuracy(model, batch):
 
 # %%
 study = compare_batch_sizes(
-    make_model,
+    make_training,
     make_loader,
     sizes=[8, 32, 128, 512],
-    make_optimizer=make_optimizer,
-    loss_fn=nn.CrossEntropyLoss(),
     validation_loader=DataLoader(validation, batch_size=397),
     metric=accuracy,
     base_batch_size=32,
@@ -77,11 +73,9 @@ for table in study.tables():
 
 # %%
 tuned = compare_batch_sizes(
-    make_model,
+    make_training,
     make_loader,
     sizes=[32, 512],
-    make_optimizer=make_optimizer,
-    loss_fn=nn.CrossEntropyLoss(),
     validation_loader=DataLoader(validation, batch_size=397),
     base_batch_size=32,
     rate_factors=(0.5, 1.0, 2.0),

@@ -7,10 +7,11 @@ import torch
 from compare_cases import data, step_cost, study
 from torch.utils.data import DataLoader
 
-from batchfinder.compare import Ending, compare_batch_sizes
+from batchfinder.compare import Ending, Stopping, compare_batch_sizes
 from batchfinder.errors import InvalidArgument
 from batchfinder.results import BatchPlan
 from batchfinder.scaling import fixed, linear
+from batchfinder.training import Training
 
 # --- what is trained -----------------------------------------------------------------------------
 
@@ -83,7 +84,7 @@ def test_the_warm_up_and_the_schedule_set_the_rate():
     study(
         (64,),
         seeds=1,
-        make_optimizer=lambda parameters: Spy(parameters, lr=0.1),
+        make_optimizer=lambda model: Spy(model.parameters(), lr=0.1),
         base_batch_size=64,
         warmup_steps=4,
         schedule=lambda progress: 1 - progress,
@@ -171,29 +172,63 @@ def test_accumulated_steps_see_the_same_samples():
 
 
 def test_early_stopping_ends_where_validation_no_longer_improves():
-    (cell,) = study((8,), seeds=1, base_learning_rate=1e-30, early_stopping=2).cells
+    (cell,) = study(
+        (8,), seeds=1, base_learning_rate=1e-30, stopping=Stopping(early_stopping=2)
+    ).cells
     assert cell.ending is Ending.EARLY
     assert len(cell.curve) == 3
 
 
-def test_validation_is_read_at_a_size_of_its_own():
-    seen = set()
+def test_what_is_trained_is_taken_from_the_training_that_is_built():
+    """Loader, loss, clipping and the count of samples; its scheduler says the rate, no more."""
+    clipped = []
 
-    class Watched(torch.nn.Linear):
-        def forward(self, inputs):
-            if not self.training:
-                seen.add(len(inputs))
-            return super().forward(inputs)
+    def make_training():
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        return Training(
+            model,
+            DataLoader(data(), batch_size=4, shuffle=True),
+            loss_fn=torch.nn.functional.mse_loss,
+            optimizer=optimizer,
+            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (10 - step)),
+            clip=lambda parameters: clipped.append(len(parameters)),
+            count=lambda batch: 2 * len(batch[0]),
+        )
 
-    study((8,), seeds=1, make_model=lambda: Watched(3, 1), evaluation_batch_size=64)
-    assert seen == {64}
+    found = compare_batch_sizes(make_training, sizes=(8, 32), epochs=1, seeds=1, base_batch_size=8)
+    assert [cell.batch_size for cell in found.cells] == [8, 32]
+    assert found.cells[0].learning_rate == 0.2  # the peak; what stands in the groups is a tenth
+    assert [cell.samples for cell in found.cells] == [256, 256]
+    assert [cell.steps for cell in found.cells] == [16, 4]  # a count twice the rows
+    assert set(clipped) == {2}
+    assert any("scheduler" in caveat for caveat in found.caveats)
+
+
+def test_what_stands_in_the_training_and_beside_it_is_refused():
+    def make_training():
+        return Training(torch.nn.Linear(3, 1), loss_fn=torch.nn.functional.mse_loss)
+
+    with pytest.raises(InvalidArgument, match="loss_fn once"):
+        compare_batch_sizes(
+            make_training,
+            lambda size: DataLoader(data(), batch_size=size),
+            (8,),
+            loss_fn=torch.nn.functional.l1_loss,
+        )
+
+
+@pytest.mark.parametrize("wrong", [{"patience": 0.5}, {"early_stopping": 0}])
+def test_what_cannot_stop_a_training_is_refused(wrong):
+    with pytest.raises(InvalidArgument, match=f"expected {next(iter(wrong))} to be"):
+        Stopping(**wrong)
 
 
 # --- endings -------------------------------------------------------------------------------------
 
 
 def test_a_rate_that_diverges_ends_early_and_is_named():
-    found = study((8,), seeds=1, base_learning_rate=100.0, target_loss=0.1)
+    found = study((8,), seeds=1, base_learning_rate=100.0, stopping=Stopping(target_loss=0.1))
     (cell,) = found.cells
     assert cell.ending is Ending.DIVERGED
     assert cell.samples < 1024
@@ -208,8 +243,7 @@ def test_what_can_no_longer_win_is_stopped():
         seeds=1,
         rate_factors=(1, 0.001),
         epochs=40,
-        target_loss=0.01,
-        patience=1.5,
+        stopping=Stopping(target_loss=0.01, patience=1.5),
     )
     endings = {(c.batch_size, c.learning_rate > 0.01): c.ending for c in found.cells}
     assert endings == {
@@ -340,7 +374,7 @@ def updates(model: torch.nn.Module, batch: list[torch.Tensor]) -> None:
         ({"loss_fn": torch.nn.CTCLoss()}, "input_lengths.*pass train_step="),
         ({"loss_fn": torch.nn.CrossEntropyLoss()}, None),
         ({"make_model": lambda: Wants(3, 1)}, "rows, mask, scale.*pass train_step="),
-        ({"make_model": Embedded, "make_optimizer": None}, "make_optimizer=.*sparse"),
+        ({"make_model": Embedded, "make_optimizer": None}, "optimizer=.*sparse"),
         ({"train_step": updates, "loss_fn": None}, "return the loss before backward"),
     ],
 )

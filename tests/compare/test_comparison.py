@@ -60,7 +60,7 @@ def test_the_default_target_is_what_all_have_reached():
 
 
 def test_the_table_says_what_was_found():
-    text = str(study((8, 32), seeds=2, recommended=32))
+    text = str(replace(study((8, 32), seeds=2), recommended=32))
     assert "2 batch sizes, 2 seeds" in text
     assert "Regret of recommended (32)" in text
     assert "2 seeds: differences between sizes may be chance" in text

@@ -15,23 +15,29 @@ from torch.utils.data import DataLoader
 
 from batchfinder.compare import Comparison, Ending, compare_batch_sizes
 from batchfinder.errors import InvalidArgument, TrainingFailed
+from batchfinder.training import Training
 
 
 def loader(size: int) -> DataLoader:
     return DataLoader(data(), batch_size=size, shuffle=True)
 
 
-def sgd(parameters) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=0.05)
+def linear(rate: float = 0.05) -> Training:
+    model = nn.Linear(3, 1)
+    return Training(model, optimizer=torch.optim.SGD(model.parameters(), lr=rate))
 
 
-def linear() -> nn.Module:
-    return nn.Linear(3, 1)
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in a worker."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def study(executor=None, sizes=(8, 32), make_model=linear, **changed) -> Comparison:
+def study(executor=None, sizes=(8, 32), make_training=linear, **changed) -> Comparison:
     options = {
-        "make_optimizer": sgd,
         "loss_fn": nn.functional.mse_loss,
         "seeds": 2,
         "epochs": 2,
@@ -39,7 +45,7 @@ def study(executor=None, sizes=(8, 32), make_model=linear, **changed) -> Compari
         "base_batch_size": 8,
         **changed,
     }
-    return compare_batch_sizes(make_model, loader, sizes, executor=executor, **options)
+    return compare_batch_sizes(make_training, loader, sizes, executor=executor, **options)
 
 
 def learned(found: Comparison) -> list:
@@ -61,7 +67,7 @@ def pool():
 
 @pytest.mark.slow
 def test_processes_give_the_cells_of_a_study_in_turn(pool) -> None:
-    assert learned(study(pool)) == learned(study(threads=1))
+    assert learned(study(pool)) == learned(study())
     assert all(cell.host for cell in study(pool, seeds=1).cells)
 
 
@@ -69,8 +75,8 @@ def test_processes_give_the_cells_of_a_study_in_turn(pool) -> None:
 def test_loky_takes_lambdas() -> None:
     loky = pytest.importorskip("loky")
     with loky.ProcessPoolExecutor(2) as executor:
-        found = study(executor, make_model=lambda: nn.Linear(3, 1), seeds=1)
-    assert learned(found) == learned(study(seeds=1, threads=1))
+        found = study(executor, make_training=lambda: linear(0.05), seeds=1)
+    assert learned(found) == learned(study(seeds=1))
 
 
 @pytest.mark.slow
@@ -86,7 +92,7 @@ def test_dask_on_loopback() -> None:
         client.get_executor(pure=False) as executor,
     ):
         found = study(executor, seeds=1)
-    assert learned(found) == learned(study(seeds=1, threads=1))
+    assert learned(found) == learned(study(seeds=1))
 
 
 def test_threads_of_this_process_are_refused() -> None:
@@ -94,7 +100,7 @@ def test_threads_of_this_process_are_refused() -> None:
         study(executor)
 
 
-def broken() -> nn.Module:
+def broken() -> Training:
     if os.getpid() != CALLER:
         raise ValueError("mine")
     return linear()
@@ -106,11 +112,11 @@ CALLER = int(os.environ.setdefault("BATCHFINDER_TEST_CALLER", str(os.getpid())))
 @pytest.mark.slow
 def test_the_users_error_comes_with_its_traceback(pool) -> None:
     with pytest.raises(TrainingFailed, match="ValueError: mine") as caught:
-        study(pool, make_model=broken)
+        study(pool, make_training=broken)
     assert "in broken" in str(caught.value)
 
 
-def dies(path: str) -> nn.Module:
+def dies(path: str) -> Training:
     if os.getpid() != CALLER and torch.initial_seed() == 1:
         os._exit(1)
     return linear()
@@ -120,7 +126,7 @@ def dies(path: str) -> nn.Module:
 def test_a_dead_worker_is_a_lost_training_and_not_a_lost_study(tmp_path) -> None:
     results = tmp_path / "cells.jsonl"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        found = study(executor, make_model=partial(dies, ""), results=results)
+        found = study(executor, make_training=partial(dies, ""), results=results)
     assert {cell.ending for cell in found.cells if cell.seed == 1} == {Ending.LOST}
     assert any("lost with their workers" in caveat for caveat in found.caveats)
     kept = len(results.read_text().splitlines())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from fakes import FakeClock
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from batchfinder.compare import Comparison, compare_batch_sizes
+from batchfinder.training import Training
 
 TRUTH = torch.tensor([[1.0], [-2.0], [0.5]])
 
@@ -36,21 +40,35 @@ class Timed:
             yield batch
 
 
-def study(sizes: tuple[int, ...] = (8, 32), **changes: Any) -> Comparison:
+def linear() -> nn.Module:
+    return nn.Linear(3, 1)
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def study(
+    sizes: tuple[int, ...] | None = (8, 32),
+    *,
+    make_model: Callable[[], nn.Module] = linear,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = sgd,
+    **changes: Any,
+) -> Comparison:
     clock = FakeClock()
+
+    def make_training() -> nn.Module | Training:
+        model = make_model()
+        return Training(model, optimizer=make_optimizer(model)) if make_optimizer else model
+
     options: dict[str, Any] = {
-        "make_optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
-        "loss_fn": torch.nn.functional.mse_loss,
+        "make_loader": lambda size: Timed(size, clock),
+        "loss_fn": nn.functional.mse_loss,
         "validation_loader": DataLoader(data(seed=1), batch_size=100),
-        "clock": clock,
         "warmup_steps": 0,
         "epochs": 4,
         "looks": 8,
         "base_batch_size": 8,
     }
-    return compare_batch_sizes(
-        changes.pop("make_model", lambda: torch.nn.Linear(3, 1)),
-        changes.pop("make_loader", lambda size: Timed(size, clock)),
-        sizes,
-        **{**options, **changes},
-    )
+    with patch("batchfinder.compare.study.perf_counter", clock):
+        return compare_batch_sizes(make_training, sizes=sizes, **{**options, **changes})
