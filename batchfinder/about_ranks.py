@@ -45,8 +45,9 @@ def about_ranks(
     elif do_differ(limits):
         least, most = min(limits), max(limits)
         said.append(Caveat("ranks.memory", rank=limits.index(least), least=least, most=most))
-    if names := _different({each.device_name: each.rank for each in facts}):
-        said.append(Caveat("ranks.devices", names=names))
+    devices = sorted({each.device_name for each in facts})
+    if len(devices) > 1:
+        said.append(Caveat("ranks.devices", names=" and ".join(devices)))
     seconds = sum(call.spent.values())
     slowest = slowest_rank(facts, seconds)
     if slowest is not None:
@@ -63,7 +64,3 @@ def alone_by_mistake() -> tuple[Caveat, ...]:
     """What a launcher's process is told that has formed no group with the others."""
     launched = launched_without_group()
     return () if launched is None else (Caveat("ranks.no_group", size=launched),)
-
-
-def _different(names: dict[str, int]) -> str:
-    return " and ".join(sorted(names)) if len(names) > 1 else ""

@@ -46,6 +46,10 @@ class Recalled:
         return len(self.evidence) > len(self.trials)
 
 
+_OF_SPACE = ("ceiling", "limit_bytes", "resolution", "multiple_of", "powers_of_two", "floor")
+"""What must agree of the sizes that may be tried."""
+
+
 def probe_remembering(
     run: Callable[[int], Trial],
     space: SearchSpace,
@@ -82,7 +86,9 @@ def probe_remembering(
     """
     file = Path(path)
     entries = _read(file)
-    key = _key({**described, **_described_space(space)})
+    searched = {name: str(getattr(space, name)) for name in _OF_SPACE}
+    agreed = sorted({**described, **searched}.items())
+    key = _digest(f"{name}={value}" for name, value in agreed)
     remembered = _trials_in(entries.get(key))
     if ranks is not None:
         remembered = ranks.tell("the cache", remembered)[0]
@@ -149,11 +155,6 @@ def _is_confirmed(trials: Sequence[Trial], size: int | None) -> bool:
     return len(counting) == 1 and counting[0].fits and counting[0].batch_size == size
 
 
-def _described_space(space: SearchSpace) -> dict[str, str]:
-    names = ("ceiling", "limit_bytes", "resolution", "multiple_of", "powers_of_two", "floor")
-    return {name: str(getattr(space, name)) for name in names}
-
-
 def _module_lines(module: Any) -> Iterator[str]:
     yield repr(module)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
@@ -203,10 +204,6 @@ def _digest(lines: Iterable[str]) -> str:
     for line in lines:
         total.update(line.encode() + b"\0")
     return total.hexdigest()
-
-
-def _key(described: Mapping[str, str]) -> str:
-    return _digest(f"{name}={value}" for name, value in sorted(described.items()))
 
 
 def _entry(described: Mapping[str, str], trials: Sequence[Trial]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from batchfinder.measure.stage import slowest_loading
 from batchfinder.probe import Propose, SearchSpace, latest, memory_line, probe
 from batchfinder.probe.runner import as_slow_as_any
 from batchfinder.progress import default_observer
-from batchfinder.protocols import Batch, MemoryBackend, Observer, Ranks, Setup, TrainStep
+from batchfinder.protocols import Batch, Observer, Ranks, Setup, TrainStep
 from batchfinder.results import Measurement, Trial
 from batchfinder.run.batches import Source, source_from
 from batchfinder.run.grad_mode import gradients_on
@@ -204,7 +204,13 @@ class _Place:
         ranks = self.setup.step.ranks
         trials = probe(self._trial, space, propose=propose, observe=observe)
         if not any(trial.fits for trial in latest(trials)):
-            raise NothingFits(_nothing_fits(trials, self.setup.memory))
+            tried = min(trials, key=lambda trial: trial.batch_size)
+            raise NothingFits(
+                f"not even a batch of {tried.batch_size} fits for evaluation: it "
+                f"{tried.outcome.words}; the limit is "
+                f"{format_bytes(self.setup.memory.limit_bytes())}. Try lower precision (autocast=),"
+                " a smaller input or a smaller model."
+            )
         said: list[Caveat] = []
         timed = measure(
             self.setup,
@@ -283,12 +289,3 @@ def _chosen(timed: Sequence[Measurement]) -> int:
     """
     best = max(each.samples_per_second_low for each in timed)
     return min(each.batch_size for each in timed if each.samples_per_second_low >= _CLOSE * best)
-
-
-def _nothing_fits(trials: Sequence[Trial], memory: MemoryBackend) -> str:
-    tried = min(trials, key=lambda trial: trial.batch_size)
-    return (
-        f"not even a batch of {tried.batch_size} fits for evaluation: it {tried.outcome.words}; "
-        f"the limit is {format_bytes(memory.limit_bytes())}. Try lower precision (autocast=), a "
-        "smaller input or a smaller model."
-    )

@@ -49,7 +49,8 @@ def refuse_frameworks(
         found = f"{type(model).__name__}, a LightningModule, whose training_step needs its Trainer"
         way = ", or pass loss_fn= or train_step= to train it without one"
         raise _refused("a training step", found, "lightning", "trainer, model, ...", way)
-    fabric = [each for each in (model, *optimizers) if _is_fabric(each)]
+    fabric = [model] if _is(model, "_FabricModule", *_FABRIC) else []
+    fabric += [each for each in optimizers if _is(each, "_FabricOptimizer", *_FABRIC)]
     if fabric and not has_backward:
         found = f"{type(fabric[0]).__name__}, whose precision and backward pass are Fabric's own"
         call = "fabric, model, optimizer, loader, loss_fn=..."
@@ -60,11 +61,10 @@ def refuse_frameworks(
 def _refuse_accumulation(loader: Any, optimizers: Sequence[Any]) -> None:
     """An accelerated optimizer updates at the end of an accumulation only."""
     accelerated = [each for each in optimizers if _is(each, "AcceleratedOptimizer", "accelerate")]
-    between = [
-        each
-        for each in (loader, *accelerated)
-        if _is_accelerated(each) and not each.gradient_state.sync_gradients
-    ]
+    loaders = ("DataLoaderShard", "DataLoaderDispatcher")
+    loading = [loader] if any(_is(loader, name, "accelerate") for name in loaders) else []
+    parts = [*loading, *accelerated]
+    between = [each for each in parts if not each.gradient_state.sync_gradients]
     steps = max((each.gradient_state.num_steps for each in accelerated), default=1)
     call = "accelerator, model, optimizer, loader, loss_fn=..."
     if between:
@@ -81,20 +81,11 @@ def _has_training_step(module: Any) -> bool:
     return owner is not None and owner.__name__ != "LightningModule"
 
 
-def _is_fabric(thing: Any) -> bool:
-    return _is(thing, "_FabricModule", *_FABRIC) or _is(thing, "_FabricOptimizer", *_FABRIC)
-
-
 def _is(thing: Any, name: str, *roots: str) -> bool:
     return any(
         kind.__name__ == name and kind.__module__.partition(".")[0] in roots
         for kind in type(thing).__mro__
     )
-
-
-def _is_accelerated(thing: Any) -> bool:
-    names = ("AcceleratedOptimizer", "DataLoaderShard", "DataLoaderDispatcher")
-    return any(_is(thing, name, "accelerate") for name in names)
 
 
 def _refused(expected: str, found: str, module: str, call: str, other: str = "") -> InvalidArgument:

@@ -6,11 +6,12 @@ that no theme has to be detected. A self-contained page follows the reader's pre
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
-from batchfinder.table import CHOSEN_GLYPH, Row, Table
+from batchfinder.errors import MissingDependency
+from batchfinder.table import CHOSEN_GLYPH, Table
 
 __all__ = [
     "Shown",
@@ -82,19 +83,17 @@ def page(title: str, parts: Iterable[str]) -> str:
 def table(data: Table) -> str:
     """The table; the chosen row is shaded, and says so in its note."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in data.header)
-    rows = "".join(_row(row) for row in data.rows)
+    rows = ""
+    for row in data.rows:
+        first, *others = row.cells
+        if row.chosen:  # the note that says so may be out of sight on a narrow page
+            first = f"{CHOSEN_GLYPH} {first}"
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in (first, *others))
+        rows += f'<tr class="chosen">{cells}</tr>' if row.chosen else f"<tr>{cells}</tr>"
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
         "</table></div>"
     )
-
-
-def _row(row: Row) -> str:
-    first, *others = row.cells
-    if row.chosen:  # the note that says so may be out of sight on a narrow page
-        first = f"{CHOSEN_GLYPH} {first}"
-    cells = "".join(f"<td>{escape(cell)}</td>" for cell in (first, *others))
-    return f'<tr class="chosen">{cells}</tr>' if row.chosen else f"<tr>{cells}</tr>"
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:
@@ -135,8 +134,12 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def figure(svg: str, described_as: str) -> str:
-    """An SVG drawing on white, described for those who do not see it."""
+def figure(draw: Callable[[], str], described_as: str) -> str:
+    """An SVG drawing on white, described for those who do not see it; or why there is none."""
+    try:
+        svg = draw()
+    except MissingDependency as error:
+        return paragraphs([f"The figure was left out. {error}"])
     drawing = svg[svg.index("<svg") :]
     return f'<figure role="img" aria-label="{escape(described_as)}">{drawing}</figure>'
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from batchfinder.errors import StateNotRestoredWarning
 from batchfinder.probe import SearchSpace
 from batchfinder.progress import default_observer, is_quiet, silent
-from batchfinder.protocols import Clock, Observer, Ranks
+from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench, open_bench
 from batchfinder.run.grad_mode import gradients_on
@@ -258,7 +258,9 @@ def not_restored(call: Call) -> tuple[Caveat, ...]:
     unseen = not (call.bench.has_own_optimizer or call.bench.snapshot.keeps_optimizer)
     if call.bench.step.updates_itself and unseen:
         lost = (*lost, _UNSEEN)
-    lost = _on_any_rank(call.bench.step.ranks, lost)
+    if not (ranks := call.bench.step.ranks).alone:
+        every = ranks.tell("what was put back", lost)
+        lost = tuple(f"{each} on rank {rank}" for rank, own in enumerate(every) for each in own)
     if lost:
         warnings.warn(
             f"not shown to be as before the call: {', '.join(lost)}. If a step of yours keeps "
@@ -268,11 +270,3 @@ def not_restored(call: Call) -> tuple[Caveat, ...]:
             stacklevel=3,
         )
     return tuple(Caveat("session.not_restored", what=each) for each in lost)
-
-
-def _on_any_rank(ranks: Ranks, lost: tuple[str, ...]) -> tuple[str, ...]:
-    """What is lost on any rank, with the rank where that is not this one."""
-    if ranks.alone:
-        return lost
-    every = ranks.tell("what was put back", lost)
-    return tuple(f"{each} on rank {rank}" for rank, own in enumerate(every) for each in own)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,16 +41,11 @@ class Record:
         if self._path is not None and self._path.exists():
             text = self._path.read_text(encoding="utf-8")
             for line in text.splitlines():
-                self._read(line)
+                with suppress(json.JSONDecodeError):  # cut short by an interruption: run again
+                    row = json.loads(line)
+                    self._cells[row["asked"]] = encoding.decode(Cell, row["cell"])
             if text and not text.endswith("\n"):
                 self._path.write_text(text + "\n", encoding="utf-8")
-
-    def _read(self, line: str) -> None:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return  # cut short by an interruption: run again
-        self._cells[row["asked"]] = encoding.decode(Cell, row["cell"])
 
     def find(self, asked: str) -> Cell | None:
         return self._cells.get(asked)

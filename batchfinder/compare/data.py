@@ -142,6 +142,17 @@ class Arm:
         return next((cell.ending for cell in self.cells if not cell.finished), Ending.FINISHED)
 
     @property
+    def lowest_loss(self) -> float:
+        """The mean over seeds; ``inf`` without one."""
+        lowest = self.mean(lambda cell: cell.lowest(lambda look: look.loss))
+        return math.inf if math.isnan(lowest) else lowest
+
+    def epochs_to(self, target: float) -> float:
+        """Passes over the data set until ``target`` is met; NaN where its length is not known."""
+        length = next((cell.epoch_samples for cell in self.cells if cell.epoch_samples), None)
+        return self.reach(target, lambda look: look.samples) / length if length else math.nan
+
+    @property
     def peak_bytes(self) -> int | None:
         return max((c.peak_bytes for c in self.cells if c.peak_bytes is not None), default=None)
 
@@ -190,7 +201,7 @@ class StudyData:
         arms = [arm for arm in self.arms if arm.batch_size == size]
         if not arms:
             raise InvalidArgument(f"expected one of the sizes {self.sizes}; found {size}")
-        return min(arms, key=lambda arm: (self.seconds_to_target(arm), _lowest(arm)))
+        return min(arms, key=lambda arm: (self.seconds_to_target(arm), arm.lowest_loss))
 
     def seconds_to_target(self, arm: Arm) -> float:
         return arm.reach(self.target, lambda look: look.seconds)
@@ -217,8 +228,3 @@ class StudyData:
     def has_validation(self) -> bool:
         """Whether the trainings were judged on a validation loader."""
         return any(look.validation_loss is not None for c in self.cells for look in c.curve)
-
-
-def _lowest(arm: Arm) -> float:
-    lowest = arm.mean(lambda cell: cell.lowest(lambda look: look.loss))
-    return math.inf if math.isnan(lowest) else lowest

@@ -8,6 +8,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -146,7 +147,8 @@ def trained_by(
                 yield _result(future, out.pop(future))
     finally:
         for future in out:
-            _cancel(future)
+            with suppress(NotImplementedError):  # by an engine that cannot; it runs on unheard
+                future.cancel()
 
 
 def peaks_by(executor: Executor, jobs: Iterable[Job]) -> dict[int, Peak]:
@@ -191,13 +193,6 @@ def _result(future: Future[Cell], job: Job) -> Cell:
 def _lost(job: Job, error: Exception) -> Cell:
     said = f"{type(error).__name__}: {error}".splitlines()[0]
     return replace(job.asked, ending=Ending.LOST, note=said[:200])
-
-
-def _cancel(future: Future[Cell]) -> None:
-    try:
-        future.cancel()
-    except NotImplementedError:  # an engine that cannot; the job runs to its end unheard
-        return
 
 
 def _here() -> tuple[str, int]:

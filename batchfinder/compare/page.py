@@ -10,7 +10,6 @@ from batchfinder import html
 from batchfinder.compare import rendering
 from batchfinder.compare.data import Cell, Look
 from batchfinder.compare.tables import tables
-from batchfinder.errors import MissingDependency
 from batchfinder.plot import matplotlib, svg_of
 from batchfinder.units import format_size
 from batchfinder.wording import capitalized
@@ -28,7 +27,9 @@ def fragment(study: StudyData) -> str:
 
 def page(study: StudyData) -> str:
     """Everything, in a document that needs nothing outside itself."""
-    parts = [*_summary(study), html.section("Curves", _figure(study))]
+    words = "Curves of every training: loss, metric and gap over the epochs"
+    figure = html.figure(lambda: svg(study), words)
+    parts = [*_summary(study), html.section("Curves", figure)]
     parts += [each.as_html() for each in tables(study)]
     return html.page(f"batchfinder: {rendering.title(study)}", parts)
 
@@ -40,14 +41,6 @@ def _summary(study: StudyData) -> Iterator[str]:
     yield html.items(rendering.regrets(study))
     if study.caveats:
         yield html.details("Caveats", html.items(map(capitalized, study.caveats)), shown=True)
-
-
-def _figure(study: StudyData) -> str:
-    try:
-        drawn = svg(study)
-    except MissingDependency as error:
-        return html.paragraphs([f"The figure was left out. {error}"])
-    return html.figure(drawn, "Curves of every training: loss, metric and gap over the epochs")
 
 
 _STYLES = ("-", "--", "-.", ":")

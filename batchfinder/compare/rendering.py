@@ -101,14 +101,18 @@ def _cells(study: StudyData, arm: Arm) -> tuple[str, ...]:
     seconds = study.seconds_to_target(arm)
     spent = arm.mean(lambda cell: cell.seconds)
     speed = arm.mean(lambda cell: cell.samples / cell.seconds if cell.seconds else math.nan)
+    reached = sum(math.isfinite(cell.reach(study.target, lambda k: k.step)) for cell in arm.cells)
+    never = f"{reached} of {len(arm.cells)} seeds" if reached else "never"
+    scatter = arm.scatter(lambda cell: cell.final(lambda look: look.validation_loss))
+    spread = f" ±{number(scatter, 2)}" if math.isfinite(scatter) else ""
     return (
         format_size(arm.batch_size),
         f"{arm.learning_rate:.3g}",
-        format_seconds(seconds) if math.isfinite(seconds) else _never(study, arm),
+        format_seconds(seconds) if math.isfinite(seconds) else never,
         number(arm.reach(study.target, lambda look: look.step)),
-        number(_epochs(study, arm)),
+        number(arm.epochs_to(study.target)),
         number(arm.mean(lambda cell: cell.final(lambda look: look.train_loss))),
-        _spread(arm),
+        number(arm.mean(lambda cell: cell.final(lambda look: look.validation_loss))) + spread,
         number(arm.mean(lambda cell: cell.lowest(lambda look: look.validation_loss))),
         number(arm.mean(lambda cell: cell.gap)),
         number(arm.mean(lambda cell: cell.final(lambda look: look.metric))),
@@ -117,24 +121,6 @@ def _cells(study: StudyData, arm: Arm) -> tuple[str, ...]:
         _ABSENT if arm.peak_bytes is None else format_bytes(arm.peak_bytes),
         "" if arm.ending is Ending.FINISHED else arm.ending.name.lower().replace("_", " "),
     )
-
-
-def _never(study: StudyData, arm: Arm) -> str:
-    reached = sum(math.isfinite(cell.reach(study.target, lambda k: k.step)) for cell in arm.cells)
-    return f"{reached} of {len(arm.cells)} seeds" if reached else "never"
-
-
-def _epochs(study: StudyData, arm: Arm) -> float:
-    length = next((cell.epoch_samples for cell in arm.cells if cell.epoch_samples), None)
-    samples = arm.reach(study.target, lambda look: look.samples)
-    return samples / length if length else math.nan
-
-
-def _spread(arm: Arm) -> str:
-    """The validation loss at the end, ± its scatter over seeds."""
-    mean = arm.mean(lambda cell: cell.final(lambda look: look.validation_loss))
-    scatter = arm.scatter(lambda cell: cell.final(lambda look: look.validation_loss))
-    return number(mean) + (f" ±{number(scatter, 2)}" if math.isfinite(scatter) else "")
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -126,7 +126,9 @@ def find_batch_size(
         loss_fn=loss_fn,
         train_step=train_step,
     )
-    options.setdefault("base_batch_size", _base(accelerator, loader))
+    size = size_per_rank(loader)
+    own = None if size is None else size * accelerator.gradient_accumulation_steps
+    options.setdefault("base_batch_size", own)
     with _at_a_boundary(accelerator):
         report = search(with_members(made, options), **options)
     return with_framework(
@@ -194,11 +196,6 @@ def apply(
         after = [group["lr"] for group in inner.param_groups]
         applied.append(Applied("optimizer learning rates", before, after))
     return rebuilt, tuple(applied)
-
-
-def _base(accelerator: Accelerator, loader: Any) -> int | None:
-    size = size_per_rank(loader)
-    return None if size is None else size * accelerator.gradient_accumulation_steps
 
 
 @contextmanager

@@ -73,7 +73,8 @@ def inside_fit(
             interrupted.append(error)
         raise leave
 
-    callback = _callback(trainer, on_fit_start)
+    callback = importlib.import_module(_package(trainer)).Callback()
+    callback.on_fit_start = on_fit_start
     callbacks, logger = trainer.callbacks, trainer.loggers
     with preserved(model):
         trainer.callbacks = [callback, *callbacks]
@@ -98,13 +99,15 @@ def training_inside_fit(
 ) -> tuple[AbstractContextManager[Training], int | None]:
     """The training as Lightning is about to run it, and its samples per optimizer step."""
     loader, make_loader = _loaders_of(trainer, module)
-    size = _batch_size_of(loader)
+    sampler = getattr(loader, "batch_sampler", None)
+    size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
     base = None if size is None else size * trainer.accumulate_grad_batches
 
     @contextmanager
     def silenced() -> Iterator[Training]:
         schedulers = [each.scheduler for each in trainer.strategy.lr_scheduler_configs]
         overridden = _overrides(module, "backward")
+        manual = trainer.fit_loop.epoch_loop.manual_optimization
         with _quiet(trainer, module):
             yield Training(
                 trainer.strategy.model,  # under DistributedDataParallel, what module is wrapped in
@@ -116,24 +119,19 @@ def training_inside_fit(
                 backward=module.backward if overridden else None,
                 grad_scaler=getattr(trainer.precision_plugin, "scaler", None),
                 make_loader=make_loader,
-                preserve=_others(trainer, module),
+                preserve=() if module.automatic_optimization else [manual.optim_step_progress],
             )
 
     return silenced(), base
-
-
-def _others(trainer: Any, module: Any) -> list[Any]:
-    loop = trainer.fit_loop.epoch_loop
-    return (
-        [loop.manual_optimization.optim_step_progress] if not module.automatic_optimization else []
-    )
 
 
 def _step_of(trainer: Any, module: Any) -> Callable[[Any, Any], Any]:
     wants_index = len(inspect.signature(module.training_step).parameters) > 1
 
     def step(_: Any, batch: Any) -> Any:
-        moved = _moved(trainer, module, batch)
+        moved = trainer.precision_plugin.convert_input(batch)  # as before a training step
+        moved = module._on_before_batch_transfer(moved, dataloader_idx=0)
+        moved = trainer.strategy.batch_to_device(moved, dataloader_idx=0)
         output = trainer.strategy.training_step(*((moved, 0) if wants_index else (moved,)))
         if not module.automatic_optimization:
             return None
@@ -146,13 +144,6 @@ def _step_of(trainer: Any, module: Any) -> Callable[[Any, Any], Any]:
         return loss
 
     return step
-
-
-def _moved(trainer: Any, module: Any, batch: Any) -> Any:
-    """The hooks of a batch's transfer, as before a training step."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _clip_of(trainer: Any, module: Any) -> Callable[[Any], None] | None:
@@ -257,12 +248,6 @@ class _First:
         return (item[0] for item in self.combined)
 
 
-def _batch_size_of(loader: Any) -> int | None:
-    sampler = getattr(loader, "batch_sampler", None)
-    size: int | None = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
-    return size
-
-
 # Of the trainer's own package, lightning or pytorch_lightning ------------------------------
 
 
@@ -289,9 +274,3 @@ def _exit_of(trainer: Any) -> type[Exception]:
 
 def _silent_logger(trainer: Any) -> Any:
     return importlib.import_module(f"{_package(trainer)}.loggers.logger").DummyLogger()
-
-
-def _callback(trainer: Any, on_fit_start: Callable[[Any, Any], None]) -> Any:
-    callback = importlib.import_module(_package(trainer)).Callback()
-    callback.on_fit_start = on_fit_start
-    return callback

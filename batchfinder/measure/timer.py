@@ -127,7 +127,9 @@ class Timer:
         if not trial.fits:
             self._say(_left_out(size, trial.outcome))
             return None
-        record = Record(size, trial.peak_bytes, self._counted(size))
+        own = self._source.count(self._source.ordinary(size))
+        count = round(fmean(self._step.ranks.tell("samples in a batch", own)))
+        record = Record(size, trial.peak_bytes, count)
         if self._visited(record) or self._visited(record):
             return record
         self._say(_left_out(size, Outcome.OUT_OF_MEMORY))
@@ -145,11 +147,6 @@ class Timer:
         trial = run()
         self._advance(size, steps=0)
         return trial if trial.fits and not trial.disturbed else run()
-
-    def _counted(self, size: int) -> int:
-        own = self._source.count(self._source.ordinary(size))
-        counts = self._step.ranks.tell("samples in a batch", own)
-        return round(fmean(counts))
 
     def settle(
         self, records: list[Record], deadline: float, visits: float = math.inf
@@ -193,14 +190,8 @@ class Timer:
     def _that_matter(self, records: Sequence[Record]) -> list[Record]:
         """The user's own and all that can win at some noise scale."""
         can_win = unbeaten({record.batch_size: record.seconds() for record in records})
-        return [
-            record
-            for record in records
-            if record.batch_size in can_win | {self._own} and self._can_be_chosen(record)
-        ]
-
-    def _can_be_chosen(self, record: Record) -> bool:
-        return record.batch_size == self._own or record.batch_size <= self._most
+        can_be_chosen = {size for size in can_win if size <= self._most} | {self._own}
+        return [record for record in records if record.batch_size in can_be_chosen]
 
     def why_it_stopped(
         self, records: Sequence[Record], seconds: float, *, waits: bool = False

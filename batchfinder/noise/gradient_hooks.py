@@ -29,7 +29,7 @@ class Sketch:
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], size: int, seed: int = 0) -> None:
-        lengths = [_real_numbers(parameter) for parameter in parameters]
+        lengths = [each.numel() * (2 if each.is_complex() else 1) for each in parameters]
         total = sum(lengths)
         self.size = size
         self.width = max(min(_FOLD // size, -(-total // size)), 1) * size
@@ -43,7 +43,10 @@ class Sketch:
     def add(self, index: int, gradient: torch.Tensor) -> None:
         """Add the gradient of parameter ``index``."""
         flat = _flat(gradient)
-        fold, signs = self._at(flat.device)
+        if flat.device not in self._folds:
+            fold = torch.zeros(self.width, device=flat.device)
+            self._folds[flat.device] = (fold, self._signs.to(flat.device))
+        fold, signs = self._folds[flat.device]
         done = 0
         while done < len(flat):
             row, column = divmod(self.starts[index] + done, self.width)
@@ -60,16 +63,6 @@ class Sketch:
             total += fold.view(-1, self.size).sum(0).cpu().double().numpy()
             fold.zero_()
         return total
-
-    def _at(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        if device not in self._folds:
-            fold = torch.zeros(self.width, device=device)
-            self._folds[device] = (fold, self._signs.to(device))
-        return self._folds[device]
-
-
-def _real_numbers(parameter: torch.Tensor) -> int:
-    return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
 def _flat(gradient: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from batchfinder.plot import marks
@@ -100,7 +100,8 @@ def _noise(report: ReportData, ax: Any) -> None:
     _noise_points(ax, points)
     if whole is not None:
         _noise_band(ax, whole)
-    _useful_line(ax, [*sizes, report.global_batch_size])
+    ends = [min(*sizes, report.global_batch_size), max(*sizes, report.global_batch_size)]
+    ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="above: a larger batch pays")
     ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
     ax.set_ylim(top=1.8 * ax.get_ylim()[1])  # room for the word above the points
     marks.lines(ax, report.global_batch_size, _yours(report))
@@ -127,11 +128,6 @@ def _noise_band(ax: Any, whole: NoiseScale) -> None:
     ax.axhline(
         finite, color=marks.GREEN, linewidth=2, label=f"critical size: {words} (whole training)"
     )
-
-
-def _useful_line(ax: Any, sizes: Iterable[int]) -> None:
-    ends = [min(sizes), max(sizes)]
-    ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="above: a larger batch pays")
 
 
 def _time(report: ReportData, ax: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from batchfinder.predict.assumed import UNSIZED
 from batchfinder.predict.rehearsal import OutOfTime, Rehearsal, rehearsing
 from batchfinder.probe import SearchSpace
-from batchfinder.protocols import BatchSource, Clock, MemoryBackend, Setup, TrainStep
+from batchfinder.protocols import BatchSource, Clock, Setup, TrainStep
 
 CLOSE = 0.002
 """Relative accuracy of the answer; the search checks it by a real trial anyway."""
@@ -96,7 +96,9 @@ def first_guess(
         in_time = _deadline(SECONDS if seconds is None else seconds, clock)
         first = sizes.at_most(2)
         with rehearsing(step, source, in_time=in_time, first_size=first) as rehearsal:
-            return _largest(rehearsal, source, _budget(step, memory), sizes)
+            is_exact = memory.is_simulated or step.device.type == "cpu"
+            budget = memory.limit_bytes() if is_exact else int(RESERVED * memory.limit_bytes())
+            return _largest(rehearsal, source, budget, sizes)
     except Exception as reason:  # noqa: BLE001 - a guess must not fail for any reason at all
         _log.debug("no first guess: %s: %s", type(reason).__name__, reason)
         return None
@@ -110,12 +112,6 @@ def _deadline(seconds: float, clock: Clock) -> Callable[[], None]:
             raise OutOfTime(f"the rehearsal took longer than {seconds:.3g} s")
 
     return in_time
-
-
-def _budget(step: TrainStep, memory: MemoryBackend) -> int:
-    if memory.is_simulated or step.device.type == "cpu":
-        return memory.limit_bytes()
-    return int(RESERVED * memory.limit_bytes())
 
 
 def _largest(

@@ -62,7 +62,8 @@ class _Growth:
             names = [each.name for each in fields(small)]
             grown = {n: self.of(getattr(small, n), getattr(large, n)) for n in names}
             return replace(small, **grown)
-        return self._number(small, large)
+        is_count = isinstance(small, int) and not isinstance(small, bool)
+        return self._length(small, large) if is_count else large
 
     def _tensor(self, small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
         if small.dim() != large.dim() or small.layout is not torch.strided:
@@ -106,11 +107,6 @@ class _Growth:
                 f"{self.small_size} samples and {len(large)} for {self.large_size}"
             )
         return type(small)(*parts) if hasattr(small, "_fields") else type(small)(parts)
-
-    def _number(self, small: Any, large: Any) -> Any:
-        if isinstance(small, int) and not isinstance(small, bool):
-            return self._length(small, large)
-        return large
 
 
 def _empty_like(value: Any) -> Any:

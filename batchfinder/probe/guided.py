@@ -145,15 +145,10 @@ def _largest_believable(seen: History, space: SearchSpace) -> float:
     ahead = _steering(seen, space)
     if ahead is None or space.limit_bytes is None:
         return math.inf
-    largest = ahead.largest_within(space.limit_bytes)
-    if ahead.shows_a_line or ahead.bend > 0 or _as_predicted(largest, space):
-        return space.at_most(largest)
-    return math.inf
-
-
-def _as_predicted(largest: float, space: SearchSpace) -> bool:
+    largest = space.at_most(ahead.largest_within(space.limit_bytes))
     guess = space.first_guess
-    return guess is not None and abs(space.at_most(largest) - guess) <= space.resolution * guess
+    as_predicted = guess is not None and abs(largest - guess) <= space.resolution * guess
+    return largest if ahead.shows_a_line or ahead.bend > 0 or as_predicted else math.inf
 
 
 def _steering(seen: History, space: SearchSpace) -> Forecast | None:
@@ -186,7 +181,10 @@ def _close(seen: History, high: int, space: SearchSpace) -> int:
     if len(seen.fits) < FEWEST_FOR_A_LINE and high > 4 * seen.low:
         return _climb(seen, space)
     if _is_unforeseen(seen, high, space):
-        return _blind(seen, high, space)
+        first = seen.until_first_bracket()
+        granted = cheapest_trials(len(space.between(first.low, first.high or high)))
+        spent = len(seen.in_order) - len(first.in_order)
+        return next_drop(space.between(seen.low, high), granted - spent)
     return min(_above(seen.low, _target(seen, high, space), space), space.before(high))
 
 
@@ -222,13 +220,6 @@ def _is_unforeseen(seen: History, high: int, space: SearchSpace) -> bool:
 def _is_foreseen(ahead: Forecast, high: int, limit_bytes: int) -> bool:
     """Whether ``high`` is about where the forecast meets the limit, or beyond."""
     return high - ahead.size >= SHARE_FORESEEN * (ahead.largest_within(limit_bytes) - ahead.size)
-
-
-def _blind(seen: History, high: int, space: SearchSpace) -> int:
-    first = seen.until_first_bracket()
-    granted = cheapest_trials(len(space.between(first.low, first.high or high)))
-    spent = len(seen.in_order) - len(first.in_order)
-    return next_drop(space.between(seen.low, high), granted - spent)
 
 
 def _half(low: int, high: int) -> float:

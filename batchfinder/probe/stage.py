@@ -81,14 +81,21 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         bench.step.scale_learning_rate(0.0)
         run: Callable[[int], Trial] = trial_runner(bench)
         if search.isolate is not None:
-            _refuse_ranks(bench)
+            if not bench.step.ranks.alone:
+                raise InvalidArgument(
+                    "expected a search without isolate= on several ranks; found one: a trial in a "
+                    "process of its own cannot join their collectives. Leave isolate= out"
+                )
             run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
         conduct = _conduct(call, search, step_seconds)
         if search.cache is None:
             trials = probe(run, searched, **conduct)
             recalled = Recalled(trials, trials, has_ended(trials, searched, conduct["propose"]))
         else:
-            what = {**_described(bench), "patience": str(_patience(call, step_seconds))}
+            what = described(
+                bench.setup, functions=bench.functions, versions={"torch": torch.__version__}
+            )
+            what["patience"] = str(_patience(call, step_seconds))
             recalled = probe_remembering(
                 run,
                 searched,
@@ -115,13 +122,16 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         limit = Limit.DATASET
     ordinary = _ordinary_peak(bench, largest)
     memory = with_line(holdings, evidence)
+    remembered = []
+    if search.cache is not None and recalled.is_confirmed:
+        remembered.append(Caveat("probe.remembered", path=os.fspath(search.cache)))
     return ProbeResult(
         caveats=(
             *about_time(slow),
             *about_fragmentation(memory, largest, may_expand=may_expand(bench.step.device)),
             *about_lengths(evidence, ordinary),
             *about_others(evidence),
-            *_about_memory_of(search.cache, recalled),
+            *remembered,
             *(() if recalled.ended else (call.cut_short("session.search", largest=largest),)),
         ),
         ordinary_peak_bytes=ordinary,
@@ -139,22 +149,6 @@ def _end_met(bench: Bench) -> float:
     """
     length = bench.source.length
     return math.inf if bench.source.ceiling is not None or length is None else length
-
-
-def _refuse_ranks(bench: Bench) -> None:
-    if not bench.step.ranks.alone:
-        raise InvalidArgument(
-            "expected a search without isolate= on several ranks; found one: a trial in a process "
-            "of its own cannot join their collectives. Leave isolate= out"
-        )
-
-
-def _about_memory_of(
-    cache: str | os.PathLike[str] | None, recalled: Recalled
-) -> tuple[Caveat, ...]:
-    if cache is None or not recalled.is_confirmed:
-        return ()
-    return (Caveat("probe.remembered", path=os.fspath(cache)),)
 
 
 def _patience(call: Call, step_seconds: float | None) -> float | None:
@@ -204,15 +198,6 @@ def _conduct(call: Call, search: Search, step_seconds: float | None) -> dict[str
         "enough": lambda: call.budget.is_spent(0.5),
         "own": call.bench.source.base_batch_size,
     }
-
-
-def _described(bench: Bench) -> dict[str, str]:
-    """All that the largest size depends on, as the cache compares it."""
-    return described(
-        bench.setup,
-        functions=bench.functions,
-        versions={"torch": torch.__version__},
-    )
 
 
 def _space_on(bench: Bench, seconds: float | None, *, by_time: bool) -> SearchSpace:

@@ -164,9 +164,20 @@ def _race(
         paid_for = runs_within(run_steps or 0.0, length.cost)
         if paid_for < _USUAL_ARMS:
             return None, ()
+    falls = decays(as_list(training.scheduler), training_steps)
     step_seconds = next((c.step_seconds for c in recommendation.candidates if c.chosen), 0.0)
     seconds = _USUAL_ARMS * length.cost * step_seconds
     detail = f"{length.steps} steps each at batch {plan}"
+
+    def start(at: float) -> None:
+        bench.training()
+        bench.set_learning_rate(at)
+
+    def too_little_time() -> bool:
+        """Whether another arm would take the time that the confirmation needs."""
+        needed = (length.cost + _CONFIRMATION_STEPS) * step_seconds
+        return _seconds_left(call) < needed
+
     with call.budget.aside(), stage(call, Stage.RACE, detail, seconds):
         refusal = _refusal(call, training, plan, steps=_USUAL_ARMS * length.cost, seconds=seconds)
         if refusal is not None:
@@ -177,28 +188,17 @@ def _race(
             plan,
             rate,
             race=race,
-            start=lambda at: _start(bench, at),
+            start=start,
             run_steps=run_steps,
-            averaged=_decays(race, training, training_steps),
+            averaged=falls if race.decays is None else race.decays,
             average_on=_room_for_average(bench, recommendation),
             seed=bench.seed,
             total=paid_for,
-            enough=lambda: _too_little_time(call, length.cost * step_seconds, step_seconds),
+            enough=too_little_time,
             observe=call.observe,
         )
         bench.training()
     return result, _said(result)
-
-
-def _start(bench: Bench, rate: float) -> None:
-    bench.training()
-    bench.set_learning_rate(rate)
-
-
-def _decays(race: Race, training: Training, training_steps: int | None) -> bool:
-    if race.decays is not None:
-        return race.decays
-    return decays(as_list(training.scheduler), training_steps)
 
 
 def _refusal(
@@ -252,11 +252,6 @@ def _room_for_average(bench: Bench, recommendation: Recommendation) -> torch.dev
     if peak is None or peak + needed > bench.memory.limit_bytes():
         return torch.device("cpu")
     return None
-
-
-def _too_little_time(call: Call, arm_seconds: float, step_seconds: float) -> bool:
-    """Whether another arm would take the time that the confirmation needs."""
-    return _seconds_left(call) < arm_seconds + _CONFIRMATION_STEPS * step_seconds
 
 
 def _seconds_left(call: Call) -> float:

@@ -85,22 +85,19 @@ def priced(situation: Situation, found: Iterable[Option]) -> list[Candidate]:
     critical = situation.critical
     times = [option.time_to_target(critical) for option in found]
     samples = [samples_factor(option.plan.global_batch, critical) for option in found]
+    peaks = [situation.peak_bytes(each.timing, each.plan.accumulation_steps) for each in found]
     return [
         Candidate(
             plan=option.plan,
             relative_time=time / min(times),
             relative_samples=used / min(samples),
             step_seconds=option.step_seconds,
-            peak_bytes=_whole(situation.peak_bytes(option.timing, option.plan.accumulation_steps)),
+            peak_bytes=None if peak is None else round(peak),
             roles=(Role.YOURS,) if situation.is_yours(option.plan) else (),
             joules_per_sample=option.timing.joules_per_sample,
         )
-        for option, time, used in zip(found, times, samples, strict=True)
+        for option, time, used, peak in zip(found, times, samples, peaks, strict=True)
     ]
-
-
-def _whole(number: float | None) -> int | None:
-    return None if number is None else round(number)
 
 
 def with_roles(candidates: list[Candidate]) -> list[tuple[Role, ...]]:

@@ -120,10 +120,7 @@ class Situation:
             for most in (bounds.dataset_length, bounds.most_for_updates)
         ):
             return False
-        return self._fits(timing, accumulation_steps)
-
-    def _fits(self, timing: Timing, accumulation_steps: int) -> bool:
-        usable, peak = self.bounds.usable_bytes, self.peak_bytes(timing, accumulation_steps)
+        usable, peak = bounds.usable_bytes, self.peak_bytes(timing, accumulation_steps)
         return usable is None or peak is None or peak <= usable
 
     def peak_bytes(self, timing: Timing, accumulation_steps: int = 1) -> float | None:

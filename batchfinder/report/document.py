@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from batchfinder import html, plot
-from batchfinder.errors import MissingDependency
 from batchfinder.report.explanation import other_changes, sections
 from batchfinder.report.ranks import rank_table
 from batchfinder.report.rows import candidate_table, legend, measurement_table, trial_table
@@ -46,7 +45,8 @@ def page(report: ReportData) -> str:
 
 def _whole(report: ReportData) -> Iterator[str]:
     yield from _summary(report, wide=True)
-    yield html.section("Figure", _figure(report))
+    words = f"Four panels; the choice is {choice(report)}"
+    yield html.section("Figure", html.figure(lambda: plot.svg(report), words))
     for title, sentences in sections(report):
         yield html.section(title, html.paragraphs(sentences))
         if title == "Alternatives":
@@ -56,11 +56,3 @@ def _whole(report: ReportData) -> Iterator[str]:
     pasted = (html.details(name, html.code(settings(report, name))) for name in FRAMEWORKS)
     yield html.section("Settings to paste", "".join(pasted))
     yield html.section("Memory trials, in order", html.table(trial_table(report)))
-
-
-def _figure(report: ReportData) -> str:
-    try:
-        drawing = plot.svg(report)
-    except MissingDependency as error:
-        return html.paragraphs([f"The figure was left out. {error}"])
-    return html.figure(drawing, f"Four panels; the choice is {choice(report)}")

@@ -67,21 +67,16 @@ def sections(report: ReportData) -> Iterator[tuple[str, list[str]]]:
     yield "The choice", [answer(report), f"Batch size {chosen}. {why}."]
     limit = report.limited_by
     yield "What limits it", [f"{capitalized(limit_sentence(limit))}. {RELAXED[limit]}"]
+    what = f"time is that per {singular(report.unit)}"
+    if any(math.isfinite(each.relative_samples) for each in report.candidates):
+        what = f"time and {report.unit} are what it takes to reach the same loss"
     if others := [alternatives(report, each) for each in interesting(report)]:
-        yield "Alternatives", [*others, _how_to_read(report)]
+        yield "Alternatives", [*others, _HOW_TO_READ.format(what=what)]
     yield "The learning rate", list(_learning_rate(report))
     if report.race is not None:
         yield "The race of learning rates", list(race_sentences(report.race))
     yield "Where the memory goes", list(memory_sentences(report))
     yield "What was measured", list(_measured(report))
-
-
-def _how_to_read(report: ReportData) -> str:
-    known = any(math.isfinite(each.relative_samples) for each in report.candidates)
-    to_target = f"time and {report.unit} are what it takes to reach the same loss"
-    return _HOW_TO_READ.format(
-        what=to_target if known else f"time is that per {singular(report.unit)}"
-    )
 
 
 def other_changes(report: ReportData) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from batchfinder.results import BatchPlan, Candidate, Measurement, NoiseScale, Role, Trial
+from batchfinder.results import Candidate, Measurement, NoiseScale, Role, Trial
 from batchfinder.table import Row, Table
 from batchfinder.units import format_bytes, format_count, format_rate, format_seconds, format_size
 
@@ -124,27 +124,19 @@ def legend(report: ReportData, *, every: bool = False) -> str:
 def _notes(report: ReportData, measurement: Measurement) -> list[str]:
     """What a reader should know of one row, in words ("chosen", "yours", "largest")."""
     size, steps = measurement.batch_size, report.accumulation_steps
+    loader = measurement.loader_seconds
+    waits = loader is not None and loader > measurement.step_seconds
+    waits &= report.recommendation.loading is None  # else the headline says it
+    priced = {c.plan.micro_batch for c in report.candidates if c.plan.accumulation_steps == 1}
     remarks = (
         ("chosen" + (f" (x {steps} accumulated)" if steps > 1 else ""), size == report.batch_size),
         (Role.YOURS.value, size == report.own_batch_size),
         ("largest", size == report.max_batch_size),
         (Role.HIGHEST_THROUGHPUT.value, size == _highest_throughput(report)),
-        ("waits for data", _waits(report, measurement)),
-        ("excluded", _is_excluded(report, size)),
+        ("waits for data", waits),
+        ("excluded", bool(priced) and size not in priced),  # by headroom or another limit
     )
     return [remark for remark, holds in remarks if holds]
-
-
-def _is_excluded(report: ReportData, size: int) -> bool:
-    """Whether headroom or another limit keeps a size that was run from being recommended."""
-    priced = {c.plan.micro_batch for c in report.candidates if c.plan.accumulation_steps == 1}
-    return bool(priced) and size not in priced
-
-
-def _waits(report: ReportData, measurement: Measurement) -> bool:
-    loader = measurement.loader_seconds
-    shown = report.recommendation.loading is None  # else the headline says it
-    return shown and loader is not None and loader > measurement.step_seconds
 
 
 def _highest_throughput(report: ReportData) -> int | None:
@@ -202,21 +194,17 @@ def candidate_table(report: ReportData) -> Table:
 
 
 def _candidate_cells(candidate: Candidate) -> tuple[str, ...]:
-    peak = candidate.peak_bytes
+    peak, plan = candidate.peak_bytes, candidate.plan
+    factors = (plan.micro_batch, plan.accumulation_steps, plan.world_size)
     return (
-        format_size(candidate.plan.global_batch),
-        _factors(candidate.plan),
+        format_size(plan.global_batch),
+        " x ".join(map(str, factors)) if plan.global_batch > plan.micro_batch else "",
         _price(candidate.relative_time),
         _price(candidate.relative_samples),
         _ABSENT if candidate.learning_rate is None else format_rate(candidate.learning_rate),
         _ABSENT if peak is None else format_bytes(peak),
         ", ".join(["chosen"] * candidate.chosen + [role.value for role in candidate.roles]),
     )
-
-
-def _factors(plan: BatchPlan) -> str:
-    factors = (plan.micro_batch, plan.accumulation_steps, plan.world_size)
-    return " x ".join(map(str, factors)) if plan.global_batch > plan.micro_batch else ""
 
 
 def _price(ratio: float) -> str:

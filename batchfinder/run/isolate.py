@@ -85,7 +85,11 @@ class IsolatedTrials:
             messages.recv()  # that it has started
         except EOFError:
             child.join()
-            raise BatchFinderError(_not_started(child.exitcode)) from None
+            raise BatchFinderError(
+                f"the child process of a trial ended with code {child.exitcode} before it began: "
+                "its messages above say why. A script must guard its start with "
+                'if __name__ == "__main__":'
+            ) from None
         if not messages.poll(self.patience_seconds):
             note = f"gave no result within {self.patience_seconds} seconds"
             return Trial(size, Outcome.KILLED, note=note)
@@ -103,7 +107,8 @@ class IsolatedTrials:
 
 def _run(messages: Connection, trials: IsolatedTrials, size: int) -> None:
     """The child's whole life."""
-    _be_the_first_to_be_killed()
+    with suppress(OSError):  # memory ended: the kernel shall kill this process; see proc(5)
+        Path("/proc/self/oom_score_adj").write_text("1000")
     messages.send("started")
     try:
         training = built_by(trials.make)
@@ -116,12 +121,6 @@ def _run(messages: Connection, trials: IsolatedTrials, size: int) -> None:
         result = (_sendable(error), traceback.format_exc())
     messages.send(result)
     messages.close()
-
-
-def _be_the_first_to_be_killed() -> None:
-    """Where memory ends, the kernel shall choose this process, not the user's; see proc(5)."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _sendable(error: Exception) -> Exception:
@@ -144,13 +143,6 @@ def _check(make: Factory) -> None:
     main = sys.modules.get("__main__")
     if getattr(make, "__module__", None) == "__main__" and not hasattr(main, "__file__"):
         raise NotPicklable(f"{way_out} (what is defined in a notebook, no child can import)")
-
-
-def _not_started(code: int | None) -> str:
-    return (
-        f"the child process of a trial ended with code {code} before it began: its messages above "
-        'say why. A script must guard its start with if __name__ == "__main__":'
-    )
 
 
 def _death(code: int | None) -> str:

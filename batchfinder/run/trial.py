@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 
-from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, Ranks, Setup, TrainStep
+from batchfinder.protocols import Batch, BatchSource, Clock, MemoryBackend, Setup, TrainStep
 from batchfinder.results import Outcome, Trial
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.memory import host_budget, is_fragmented
@@ -67,10 +68,12 @@ def run_trial(
                 step.ranks.guarded("a trial"),
             ):
                 batch = source.take(size)
-                crowded = _crowded_on_any(step.ranks, _crowded_host(source, memory, batch))
+                own = _crowded_host(source, memory, batch)  # on one rank it ends the trial on all
+                every = step.ranks.tell("the host's memory", own)
+                crowded = next((each for each in every if each is not None), None)
                 if crowded is None:
                     run.stage = "forward and backward" if step.parameters() else "the forward pass"
-                    with memory.watch(_held(step, batch)):
+                    with memory.watch(chain(step.holdings(), tensors_in(batch))):
                         while run.goes_on():
                             with run.one_step():
                                 step.zero_grad()
@@ -176,11 +179,6 @@ class _Run:
         return _Ending(outcome, step_seconds=self.fastest)
 
 
-def _held(step: TrainStep, batch: Batch) -> Iterator[torch.Tensor]:
-    yield from step.holdings()
-    yield from tensors_in(batch)
-
-
 def _failed(shortage: Shortage, stage: str) -> _Ending:
     index = shortage.verdict is Verdict.INDEX_LIMIT
     return _Ending(
@@ -217,12 +215,6 @@ def _crowded_host(source: BatchSource, memory: MemoryBackend, batch: Batch) -> _
         "smaller prefetch_factor would allow more",
         has_peak=False,
     )
-
-
-def _crowded_on_any(ranks: Ranks, own: _Ending | None) -> _Ending | None:
-    """The first rank's shortage of host memory; it ends the trial on every rank."""
-    every = ranks.tell("the host's memory", own)
-    return next((each for each in every if each is not None), None)
 
 
 def tensors_in(batch: Batch) -> Iterator[torch.Tensor]:

@@ -76,25 +76,18 @@ class MpsMemory(Defaults):
     def watch(self, held: Iterable[torch.Tensor] = ()) -> Iterator[None]:
         """Keep the limit by the ledger, and by the allocator for what the ledger cannot see."""
         self.synchronize()
-        with self._watermark(self._limit / self._recommended):
-            try:
-                with self._ledger as ledger:
-                    ledger.peak = 0
-                    ledger.hold(held)
-                    del held
-                    yield
-                    self.synchronize()
-            finally:
-                driver = int(self._mps.driver_allocated_memory())
-                self._peak = max(self._ledger.peak, driver)
-                self._ledger.forget()
-
-    @contextmanager
-    def _watermark(self, ratio: float) -> Iterator[None]:
-        self._mps.set_per_process_memory_fraction(float(min(ratio, 1.0)))
+        self._mps.set_per_process_memory_fraction(min(self._limit / self._recommended, 1.0))
         try:
-            yield
+            with self._ledger as ledger:
+                ledger.peak = 0
+                ledger.hold(held)
+                del held
+                yield
+                self.synchronize()
         finally:
+            driver = int(self._mps.driver_allocated_memory())
+            self._peak = max(self._ledger.peak, driver)
+            self._ledger.forget()
             self._mps.set_per_process_memory_fraction(_watermark_before())
 
 

@@ -69,7 +69,8 @@ class AgreedTrainStep:
             with self.ranks.gate():
                 loss = self._own.forward_backward(batch, scale)
             averages = not (self.wrapping.exchanges or self._shares_samples or self.updates_itself)
-            without = self._without_gradient() if averages else ()
+            averaged = self.parameters() if averages else ()
+            without = tuple(n for n, p in enumerate(averaged) if p.grad is None)
             mean = loss.new_empty(())  # made before the ranks are said to be well
             told = self.ranks.tell(_STEP, (float(loss), without))
             if averages:
@@ -91,9 +92,6 @@ class AgreedTrainStep:
         for gradient in gradients:
             torch.distributed.all_reduce(gradient)
             gradient.div_(self.ranks.size)
-
-    def _without_gradient(self) -> tuple[int, ...]:
-        return tuple(n for n, p in enumerate(self.parameters()) if p.grad is None)
 
     @property
     def weight(self) -> float:

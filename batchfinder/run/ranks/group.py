@@ -100,7 +100,11 @@ def met(
     except RanksNotTogether:
         absent = board.missing(0)
         if board.withdraw():
-            raise RanksNotTogether(_nobody_came(rank, absent, meeting_seconds)) from None
+            names = ", ".join(str(each) for each in absent if each != rank)
+            raise RanksNotTogether(
+                f"expected this call on every rank; found that rank {names} did not make it within "
+                f"{meeting_seconds:g} s ({_TIMEOUT} sets how long is waited): {_WAY_OUT}"
+            ) from None
         answers = board.exchange(message, meeting_seconds)
     store.add(counter, 1)
     _refuse_different([each.value for each in answers], rank)
@@ -123,14 +127,6 @@ def launched_without_group() -> int | None:
     distributed = sys.modules.get("torch.distributed")
     formed = distributed is not None and distributed.is_available() and distributed.is_initialized()
     return None if formed else int(given)
-
-
-def _nobody_came(rank: int, absent: Sequence[int], seconds: float) -> str:
-    names = ", ".join(map(str, (each for each in absent if each != rank)))
-    return (
-        f"expected this call on every rank; found that rank {names} did not make it within "
-        f"{seconds:g} s ({_TIMEOUT} sets how long is waited): {_WAY_OUT}"
-    )
 
 
 def _refuse_different(calls: Sequence[Mapping[str, str]], rank: int) -> None:

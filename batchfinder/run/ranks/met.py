@@ -80,7 +80,8 @@ class MetRanks:
         return self._board.waited_seconds
 
     def tell(self, where: str, value: T) -> list[T]:
-        self._refuse_over(where)
+        if self._over:
+            raise RanksNotTogether(f"the ranks have parted before {where!r}: {self._over}")
         answers = self._exchanged(Message(State.WELL, where, value=value))
         self._raise_for(answers, where)
         return [each.value for each in answers]
@@ -193,10 +194,6 @@ class MetRanks:
         )
         self._over = str(error)
         raise error
-
-    def _refuse_over(self, where: str) -> None:
-        if self._over:
-            raise RanksNotTogether(f"the ranks have parted before {where!r}: {self._over}")
 
     def _part(self, why: str, kind: str, text: str, where: str = "the call") -> None:
         """Leave, with a last word for whoever waits."""

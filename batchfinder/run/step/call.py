@@ -218,11 +218,6 @@ def _sequence_call(signature: _Signature, batch: tuple[Any, ...], keep_target: b
         return Call(batch, target=batch[-1] if keep_target else None)
     inputs = len(batch) - 1
     if not signature.any_positional:
-        inputs = max(1, min(inputs, _positional_room(signature)))
+        room = len(signature.names) - (name is not None)  # its target left out
+        inputs = max(1, min(inputs, room))
     return Call(batch[:inputs], target=batch[inputs])
-
-
-def _positional_room(signature: _Signature) -> int:
-    """How many positional arguments ``forward`` takes, its target left out."""
-    name = signature.target_name()
-    return len(signature.names) - (name is not None)

@@ -226,7 +226,8 @@ def _first_that_works(
             ):
                 continue
             with contextlib.suppress(Exception):
-                if _mismatch_is_scalar(loss_fn(*changed)):
+                loss = loss_fn(*changed)
+                if isinstance(loss, torch.Tensor) and loss.numel() == 1 and torch.isfinite(loss):
                     return words
     return None
 
@@ -237,10 +238,6 @@ def _fails_alike(loss_fn: Any, given: tuple[torch.Tensor, torch.Tensor], error: 
     except Exception as again:  # noqa: BLE001  # compared with the first
         return type(again) is type(error)
     return False
-
-
-def _mismatch_is_scalar(loss: Any) -> bool:
-    return isinstance(loss, torch.Tensor) and loss.numel() == 1 and bool(torch.isfinite(loss))
 
 
 def _changes(output: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[str, _Change]]:
