@@ -107,8 +107,7 @@ class IsolatedTrials:
 
 def _run(messages: Connection, trials: IsolatedTrials, size: int) -> None:
     """The child's whole life."""
-    with suppress(OSError):  # memory ended: the kernel shall kill this process; see proc(5)
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    _be_the_first_to_be_killed()
     messages.send("started")
     try:
         training = built_by(trials.make)
@@ -121,6 +120,12 @@ def _run(messages: Connection, trials: IsolatedTrials, size: int) -> None:
         result = (_sendable(error), traceback.format_exc())
     messages.send(result)
     messages.close()
+
+
+def _be_the_first_to_be_killed() -> None:
+    """Where memory ends, the kernel shall choose this process, not the user's; see proc(5)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _sendable(error: Exception) -> Exception:
