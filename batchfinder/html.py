@@ -150,7 +150,7 @@ class Shown:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         # IPython takes the first of a class's own members, and a dataclass has a ``__repr__``.
-        cls._repr_pretty_ = Shown._repr_pretty_  # type: ignore[method-assign]
+        type.__setattr__(cls, "_repr_pretty_", Shown._repr_pretty_)
 
     def _repr_html_(self) -> str:
         return fragment([code(str(self))])

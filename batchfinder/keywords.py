@@ -73,7 +73,7 @@ def keywords_named(function: F) -> F:
     """Hide ``**unknown`` from the function's signature, as help and documentation show it."""
     whole = inspect.signature(function)
     shown = [each for each in whole.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    function.__signature__ = whole.replace(parameters=shown)  # type: ignore[attr-defined]
+    function.__dict__["__signature__"] = whole.replace(parameters=shown)
     return function
 
 

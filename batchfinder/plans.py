@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from batchfinder.html import Shown
 from batchfinder.outcomes import Judgement, Limit, Role, Why
-from batchfinder.rates import UpdateEffect
+from batchfinder.rates import OptimizerFamily, UpdateEffect
 from batchfinder.wording import Caveat, summary
 
 __all__ = [
@@ -150,7 +150,7 @@ class Schedule:
 class Change:
     """From the user's batch and rate to the recommended ones. Sizes are global batches."""
 
-    family: str
+    family: OptimizerFamily
     base_batch: int
     batch: int
     micro_batch: int

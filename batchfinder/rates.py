@@ -6,8 +6,23 @@ Plain numbers only, as in ``results``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-__all__ = ["GroupRate", "UpdateEffect"]
+__all__ = ["GroupRate", "OptimizerFamily", "UpdateEffect"]
+
+
+class OptimizerFamily(StrEnum):
+    """Optimizers whose best rate follows the batch size by one rule (``scaling.rule_for``)."""
+
+    SGD = "sgd"
+    SGD_MOMENTUM = "sgd-momentum"
+    ADAM = "adam"
+    LION = "lion"
+    MUON = "muon"
+    ADAFACTOR = "adafactor"
+    SHAMPOO = "shampoo"
+    PARAMETER_FREE = "parameter-free"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)

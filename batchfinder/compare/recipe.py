@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import torch
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.protocols import Batch, Setup
+from batchfinder.protocols import Batch, Setup, Unit
+from batchfinder.rates import OptimizerFamily
 from batchfinder.results import Outcome
 from batchfinder.run.batches import rebuild_loader
 from batchfinder.run.memory import backend_for
@@ -167,7 +168,8 @@ def _mean(values: list[float], weights: list[float]) -> float | None:
 class _OneBatch:
     """A source whose only batch is the loader's first: for a trial of its memory."""
 
-    unit, length, ceiling, base_batch_size = "samples", None, None, None
+    unit: Unit = "samples"
+    length, ceiling, base_batch_size = None, None, None
     smallest, varies, worker_copies, notes = 1, False, 0, ()
 
     def __init__(self, batch: Batch, fresh: Fresh) -> None:
@@ -212,7 +214,7 @@ class Facts:
     """
 
     rate: float | None
-    family: str
+    family: OptimizerFamily
     samples: int | None
     has_scheduler: bool
 

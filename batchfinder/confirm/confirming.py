@@ -24,6 +24,7 @@ from batchfinder.protocols import (
     Setup,
     WholeStep,
 )
+from batchfinder.rates import OptimizerFamily
 from batchfinder.results import BatchPlan, Confirmation, Judgement
 from batchfinder.run.batches import Kept
 from batchfinder.scaling import is_sgd
@@ -118,7 +119,7 @@ def confirm(
     return confirmation
 
 
-def goes_on_at_twice(optimizer_family: str) -> bool:
+def goes_on_at_twice(optimizer_family: OptimizerFamily) -> bool:
     """Whether twice the rate is tried from where the first branch ended too.
 
     Not under an adaptive optimizer, whose steps do not grow with the slope: a rate that is doubled

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.meter import unmetered
-from batchfinder.protocols import Advance, Batch, BatchSource, Clock
+from batchfinder.protocols import Advance, Batch, BatchSource, Clock, Unit
 
 Allowed: TypeAlias = Callable[[int], bool]
 """Which sizes may reach the step, beside the one that the user trains with."""
@@ -148,7 +148,7 @@ class FreshBatches:
         )
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Unit:
         return "samples" if self.source is None else self.source.unit
 
     @property

@@ -89,8 +89,9 @@ class _Growth:
         grown = {key: self.of(small[key], large[key]) for key in small}
         if type(small) is dict:
             return grown
+        kind: Any = type(small)  # such as transformers' BatchEncoding
         try:
-            return type(small)(grown)  # type: ignore[call-arg]  # such as transformers' BatchEncoding
+            return kind(grown)
         except TypeError as error:
             raise CannotPredict(f"expected dicts; found {type(small).__name__}") from error
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from batchfinder.protocols.device import DeviceProcess, MemoryBackend
 from batchfinder.protocols.ranks import RankGroup, Ranks
 from batchfinder.protocols.setup import Setup
-from batchfinder.protocols.source import Batch, BatchSource, MicroBatches
+from batchfinder.protocols.source import Batch, BatchSource, MicroBatches, Unit
 from batchfinder.protocols.step import TrainStep, UpdateWatch, WholeStep
 from batchfinder.protocols.strategies import (
     Advance,
@@ -44,6 +44,7 @@ __all__ = [
     "Ranks",
     "Setup",
     "TrainStep",
+    "Unit",
     "UpdateWatch",
     "WarmupEstimator",
     "WholeStep",

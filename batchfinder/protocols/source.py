@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from batchfinder.wording import Caveat
 
-__all__ = ["Batch", "BatchSource", "MicroBatches"]
+__all__ = ["Batch", "BatchSource", "MicroBatches", "Unit"]
 
 Batch: TypeAlias = Any
 """Whatever the user's loader yields: a tensor, tuple, mapping, dataclass, nested."""
+
+Unit: TypeAlias = Literal["samples", "tokens"]
+"""What the size of a batch counts."""
 
 
 class BatchSource(Protocol):
@@ -32,7 +35,7 @@ class BatchSource(Protocol):
         ...
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Unit:
         """What a batch size counts: "samples", or "tokens" under a token budget."""
         ...
 
@@ -115,7 +118,7 @@ class MicroBatches(Protocol):
         ...
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Unit:
         """What a size counts: "samples", or "tokens" under a token budget."""
         ...
 

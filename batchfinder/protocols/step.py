@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from batchfinder.protocols.ranks import Ranks
 from batchfinder.protocols.source import Batch
-from batchfinder.rates import GroupRate, UpdateEffect
+from batchfinder.rates import GroupRate, OptimizerFamily, UpdateEffect
 from batchfinder.wording import Caveat
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class TrainStep(Protocol):
         ...
 
     @property
-    def optimizer_family(self) -> str:
-        """What decides the learning-rate rule: "sgd", "sgd-momentum", "adam", …, "unknown"."""
+    def optimizer_family(self) -> OptimizerFamily:
+        """What decides the learning-rate rule."""
         ...
 
     def zero_grad(self) -> None:

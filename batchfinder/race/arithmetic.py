@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from batchfinder.rates import OptimizerFamily
 from batchfinder.scaling import is_sgd
 
 __all__ = [
@@ -105,7 +106,7 @@ def offset_of(losses: Mapping[int, float], best: int) -> float:
     return max(-0.5, min(0.5, (below - above) / (2 * curvature)))
 
 
-def fall_of(optimizer_family: str, *, decays: bool) -> Fall:
+def fall_of(optimizer_family: OptimizerFamily, *, decays: bool) -> Fall:
     """How the best rate falls under an optimizer of this family; ``decays``: the run's rate."""
     if decays:
         return DECAYING

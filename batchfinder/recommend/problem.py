@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import LearningRateRule, Objective
+from batchfinder.rates import OptimizerFamily
 from batchfinder.recommend.objectives import shortest_time
 from batchfinder.recommend.situation import Bounds, Situation, peak_line, timings_of
 from batchfinder.results import Limit, Measurement, MemoryBreakdown, NoiseScale, Schedule
@@ -44,7 +45,7 @@ class Problem:
         probe_limit: what kept the probe from larger sizes.
         dataset_length: samples in the dataset; the global batch never exceeds it.
         world_size: devices that share one step; step times are those of one of them.
-        optimizer_family: "sgd", "sgd-momentum", "adam", …; see ``scaling.rule_for``.
+        optimizer_family: decides the rule; see ``scaling.rule_for``.
         can_accumulate: false where a step cannot be cut (the user's step updates by itself).
         workers: the loader's worker processes; without any, loading and training take turns.
         base_is_yours: whether the user named ``base_batch``, or their loader did: then it is
@@ -71,7 +72,7 @@ class Problem:
     probe_limit: Limit = Limit.MEMORY
     dataset_length: int | None = None
     world_size: int = 1
-    optimizer_family: str = "unknown"
+    optimizer_family: OptimizerFamily = OptimizerFamily.UNKNOWN
     can_accumulate: bool = True
     workers: int = 1
     base_is_yours: bool = True
@@ -110,7 +111,7 @@ class Problem:
     @property
     def rate_is_found(self) -> bool:
         """Whether the optimizer finds its own rate, so that the one it is given says little."""
-        return self.optimizer_family == "parameter-free"
+        return self.optimizer_family == OptimizerFamily.PARAMETER_FREE
 
     @property
     def family(self) -> FamilyRule:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from batchfinder.run.memory import dense_parts
+from batchfinder.run.torch_internals.tensors import dense_parts
 
 __all__ = ["fingerprint"]
 

@@ -72,8 +72,9 @@ def _rebuilt_mapping(container: Mapping[Any, Any], parts: Sequence[Any]) -> Any:
         twin.update(items)
         return twin
     # A shallow copy of any other mapping may share its store with the original: never write there.
+    kind: Any = type(container)
     try:
-        made = type(container)(items)  # type: ignore[call-arg]  # its constructor is unknown
+        made = kind(items)
     except TypeError:
         return items
     return made if set(made) == set(items) else items

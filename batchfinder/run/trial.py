@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from enum import StrEnum
 from itertools import chain
 from typing import Any
 
@@ -72,17 +73,17 @@ def run_trial(
                 every = step.ranks.tell("the host's memory", own)
                 crowded = next((each for each in every if each is not None), None)
                 if crowded is None:
-                    run.stage = "forward and backward" if step.parameters() else "the forward pass"
+                    run.phase = _Phase.FORWARD_BACKWARD if step.parameters() else _Phase.FORWARD
                     with memory.watch(chain(step.holdings(), tensors_in(batch))):
                         while run.goes_on():
                             with run.one_step():
                                 step.zero_grad()
                                 step.forward_backward(batch)
-                                run.stage = "update"
+                                run.phase = _Phase.UPDATE
                                 step.update()
                 ending = crowded or run.ending()
         except Shortage as shortage:
-            ending = _failed(shortage, run.stage)
+            ending = _failed(shortage, run.phase)
             if is_fragmented(shortage.message) and not is_last:
                 batch = None
                 memory.release()
@@ -118,6 +119,15 @@ def run_undisturbed(
     return run_trial(setup, size, **options) if trial.disturbed else trial
 
 
+class _Phase(StrEnum):
+    """What a trial is at."""
+
+    LOADING = "loading"
+    FORWARD = "the forward pass"
+    FORWARD_BACKWARD = "forward and backward"
+    UPDATE = "update"
+
+
 @dataclass(frozen=True)
 class _Ending:
     """How a trial ended."""
@@ -135,7 +145,7 @@ class _Run:
     memory: MemoryBackend
     clock: Clock
     wanted: int
-    stage: str = "loading"
+    phase: _Phase = _Phase.LOADING
     taken: int = 0
     steady: int = 0
     fastest: float = math.inf
@@ -144,7 +154,7 @@ class _Run:
     ended: float = 0.0
 
     def doing(self) -> str:
-        return f"{self.stage} of a trial"
+        return f"{self.phase} of a trial"
 
     def goes_on(self) -> bool:
         """Whether memory is not known to be steady yet."""
@@ -153,7 +163,7 @@ class _Run:
     @contextmanager
     def one_step(self) -> Iterator[None]:
         """One step, from forward to update, timed."""
-        self.stage = "forward and backward"
+        self.phase = _Phase.FORWARD_BACKWARD
         pressure, began = self.memory.pressure(), self.clock()
         yield
         self.memory.synchronize()
@@ -179,12 +189,12 @@ class _Run:
         return _Ending(outcome, step_seconds=self.fastest)
 
 
-def _failed(shortage: Shortage, stage: str) -> _Ending:
+def _failed(shortage: Shortage, phase: _Phase) -> _Ending:
     index = shortage.verdict is Verdict.INDEX_LIMIT
     return _Ending(
         Outcome.INDEX_LIMIT if index else Outcome.OUT_OF_MEMORY,
-        f"in {stage}: {shortage.message[:300]}",
-        has_peak=stage != "loading",
+        f"in {phase}: {shortage.message[:300]}",
+        has_peak=phase is not _Phase.LOADING,
     )
 
 

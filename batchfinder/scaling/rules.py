@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import LearningRateRule
+from batchfinder.rates import OptimizerFamily
 from batchfinder.results import NoiseScale
 
 __all__ = [
@@ -186,27 +188,26 @@ _PARAMETER_FREE = FamilyRule(
 )
 
 
-def _family_rules() -> dict[str, FamilyRule]:
-    return {
-        "sgd": _SGD,
-        "sgd-momentum": _SGD,
-        "adam": _ADAM,
-        "lion": _BY_ANALOGY,
-        "muon": _BY_ANALOGY,
-        "adafactor": _UNKNOWN,
-        "shampoo": _UNKNOWN,
-        "parameter-free": _PARAMETER_FREE,
-    }
+_RULES: Mapping[OptimizerFamily, FamilyRule] = {
+    OptimizerFamily.SGD: _SGD,
+    OptimizerFamily.SGD_MOMENTUM: _SGD,
+    OptimizerFamily.ADAM: _ADAM,
+    OptimizerFamily.LION: _BY_ANALOGY,
+    OptimizerFamily.MUON: _BY_ANALOGY,
+    OptimizerFamily.ADAFACTOR: _UNKNOWN,
+    OptimizerFamily.SHAMPOO: _UNKNOWN,
+    OptimizerFamily.PARAMETER_FREE: _PARAMETER_FREE,
+}
 
 
-def is_sgd(family: str) -> bool:
+def is_sgd(family: OptimizerFamily) -> bool:
     """Whether steps of this family grow with the gradient: SGD, with momentum or without."""
-    return family in ("sgd", "sgd-momentum")
+    return family in (OptimizerFamily.SGD, OptimizerFamily.SGD_MOMENTUM)
 
 
-def rule_for(family: str) -> FamilyRule:
+def rule_for(family: OptimizerFamily) -> FamilyRule:
     """The default rule of ``family``; for one that is not known, the rate is kept and said so."""
-    return _family_rules().get(family, _UNKNOWN)
+    return _RULES.get(family, _UNKNOWN)
 
 
 def trusted_range(base_batch: float) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from batchfinder.plans import BatchPlan, Change, Counted, Schedule
+from batchfinder.rates import OptimizerFamily
 from batchfinder.units import format_count, format_factor, format_size
 
 __all__ = ["advice"]
@@ -87,7 +88,7 @@ def _number(counted: Counted, value: float) -> str:
 
 
 def _adam(change: Change) -> Iterator[str]:
-    if change.family != "adam":
+    if change.family != OptimizerFamily.ADAM:
         return
     factor = change.factor
     first, second = 1 - factor * (1 - 0.9), 1 - factor * (1 - 0.999)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from batchfinder.rates import OptimizerFamily
 from batchfinder.units import counted, format_count, format_size
 
 __all__ = ["SENTENCES"]
 
-_NAMES = {
-    "lion": "Lion",
-    "muon": "Muon",
-    "adafactor": "Adafactor",
-    "shampoo": "Shampoo",
-    "unknown": "this optimizer",
+_NAMES: Mapping[str, str] = {
+    OptimizerFamily.LION: "Lion",
+    OptimizerFamily.MUON: "Muon",
+    OptimizerFamily.ADAFACTOR: "Adafactor",
+    OptimizerFamily.SHAMPOO: "Shampoo",
+    OptimizerFamily.UNKNOWN: "this optimizer",
 }
 
 

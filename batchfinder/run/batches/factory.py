@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from batchfinder.errors import CannotBuildBatch
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, Unit
 from batchfinder.run.batches.counting import Key, count_of, grown
 from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.workers import reading
@@ -32,7 +32,7 @@ class FactorySource:
     samples cannot be asked for by name.
     """
 
-    unit = "samples"
+    unit: Unit = "samples"
     smallest = 1
 
     def __init__(
@@ -210,8 +210,8 @@ class _Seeded:
 
 def _length_behind(loader: Any) -> int:
     """Samples in the dataset behind a loader; 0 where it cannot be told."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     try:
-        return len(dataset)  # type: ignore[arg-type]  # no dataset, or one without a length
-    except (TypeError, NotImplementedError):
+        return len(dataset)
+    except (TypeError, NotImplementedError):  # no dataset, or one without a length
         return 0

@@ -140,14 +140,14 @@ class Workers:
 
     def _start(self) -> None:
         user = self._user
-        self._unwanted = torch.zeros(_PLACES, dtype=torch.uint8)
-        self._unwanted.share_memory_()  # type: ignore[no-untyped-call]
-        served = replace(self.served, is_remote=True, unwanted=self._unwanted)
+        unwanted: Any = torch.zeros(_PLACES, dtype=torch.uint8)
+        self._unwanted = unwanted.share_memory_()
+        served: Any = replace(self.served, is_remote=True, unwanted=self._unwanted)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, of what is raised all the same
                 self._loader = DataLoader(
-                    served,  # type: ignore[arg-type]
+                    served,
                     batch_size=None,
                     sampler=self._feed,
                     collate_fn=_as_it_is,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, Unit
 from batchfinder.run.batches.counting import Key, count_of, grown
 from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import FEWEST, Extent, Lengths, extent_of
@@ -43,7 +43,7 @@ class SampleSource:
     from its making, softly; ``None`` for as long as it takes.
     """
 
-    unit = "samples"
+    unit: Unit = "samples"
 
     def __init__(
         self,

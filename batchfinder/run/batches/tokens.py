@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from batchfinder.protocols import Batch
+from batchfinder.protocols import Batch, Unit
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.source import SampleSource
 from batchfinder.run.tree import leaves
@@ -26,7 +26,7 @@ class TokenSource:
     Samples and everything else are those of ``whole``, a source of the same loader.
     """
 
-    unit = "tokens"
+    unit: Unit = "tokens"
 
     def __init__(self, whole: SampleSource, *, allow_repeats: bool = False) -> None:
         self._whole, self._repeats = whole, allow_repeats

@@ -18,7 +18,7 @@ from __future__ import annotations
 from batchfinder.run.memory.choice import BACKENDS, backend_for
 from batchfinder.run.memory.device import is_fragmented, may_expand
 from batchfinder.run.memory.host import host_budget
-from batchfinder.run.memory.ledger import Ledger, dense_parts
+from batchfinder.run.memory.ledger import Ledger
 from batchfinder.run.memory.limits import memory_limit
 from batchfinder.run.memory.nvml import handle_of, nvml_and_uuid
 from batchfinder.run.memory.simulated import active_limit
@@ -28,7 +28,6 @@ __all__ = [
     "Ledger",
     "active_limit",
     "backend_for",
-    "dense_parts",
     "handle_of",
     "host_budget",
     "is_fragmented",

@@ -21,14 +21,19 @@ import torch
 
 from batchfinder.run.compiler_switches import uncompiled
 from batchfinder.run.torch_internals.storages import resizes_followed, storage_key
-from batchfinder.run.torch_internals.tensors import TorchDispatchMode, modes_here, sparse_parts
+from batchfinder.run.torch_internals.tensors import (
+    TorchDispatchMode,
+    dense_parts,
+    enter_below_later_modes,
+    leave_below_later_modes,
+    modes_here,
+)
 from batchfinder.units import format_bytes
 
-__all__ = ["Ledger", "dense_parts"]
+__all__ = ["Ledger"]
 
 _MADE, _FOUND, _VIEWED = range(3)
 """How an operator met a tensor: as a result, as an argument, as a view that it made."""
-_STORED = frozenset({torch.strided, torch.jagged})
 
 
 class _Entry(weakref.ref[torch.UntypedStorage]):
@@ -145,7 +150,7 @@ class Ledger(TorchDispatchMode):
         with ExitStack() as stack:
             stack.enter_context(uncompiled())
             stack.enter_context(resizes_followed(self))
-            super().__enter__()  # type: ignore[no-untyped-call]  # as above
+            enter_below_later_modes(self, modes_here())
             self._entered.append(stack.pop_all())
         return self
 
@@ -155,7 +160,7 @@ class Ledger(TorchDispatchMode):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # as above
+        leave_below_later_modes(self)
         self._entered.pop().close()
 
     @contextmanager
@@ -166,11 +171,11 @@ class Ledger(TorchDispatchMode):
         with ExitStack() as stack:
             stack.callback(setattr, self, "listening", before)
             if not now and modes[-1:] == [self]:
-                super().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as above
-                stack.callback(super().__enter__)
+                leave_below_later_modes(self)
+                stack.callback(enter_below_later_modes, self, modes)
             elif now and self not in modes:
-                super().__enter__()  # type: ignore[no-untyped-call]  # as above
-                stack.callback(super().__exit__, None, None, None)
+                enter_below_later_modes(self, modes)
+                stack.callback(leave_below_later_modes, self)
             yield
 
     def before_resize(self, storage: Any, size: int) -> None:
@@ -263,22 +268,6 @@ class Ledger(TorchDispatchMode):
             f"in use {reached - asked} bytes of the limit of {limit} bytes "
             f"({format_bytes(limit)})"
         )
-
-
-def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The tensors with a storage of their own that ``tensor`` is made of: usually itself."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        names, _ = tensor.__tensor_flatten__()
-        for part in (getattr(tensor, name) for name in names):
-            if isinstance(part, torch.Tensor):  # a DTensor may name its mesh too
-                yield from dense_parts(part)
-    elif tensor.is_nested:
-        yield tensor.values()
-    elif tensor.layout in _STORED and not tensor.is_mkldnn:
-        yield tensor
-    elif not tensor.is_mkldnn:
-        for name in sparse_parts(tensor.layout):
-            yield getattr(tensor, name)()
 
 
 def _bytes_shown(tensor: torch.Tensor) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from batchfinder.errors import RanksNotTogether
-from batchfinder.protocols import Batch, BatchSource, Ranks
+from batchfinder.protocols import Batch, BatchSource, Ranks, Unit
 from batchfinder.wording import Caveat
 
 __all__ = ["AgreedSource"]
@@ -19,7 +19,7 @@ class _Known:
     base_batch_size: int | None
     length: int | None
     ceiling: int | None
-    unit: str
+    unit: Unit
     smallest: int
     varies: bool
     worker_copies: int

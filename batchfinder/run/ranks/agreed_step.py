@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from batchfinder.protocols import Batch, Ranks, TrainStep, UpdateWatch, WholeStep
-from batchfinder.rates import GroupRate, UpdateEffect
+from batchfinder.rates import GroupRate, OptimizerFamily, UpdateEffect
 from batchfinder.run.ranks.wrappers import Wrapping, mend
 from batchfinder.wording import Caveat
 
@@ -119,7 +119,7 @@ class AgreedTrainStep:
         self._own.set_learning_rate(rate)
 
     @property
-    def optimizer_family(self) -> str:
+    def optimizer_family(self) -> OptimizerFamily:
         return self._own.optimizer_family
 
     def zero_grad(self) -> None:

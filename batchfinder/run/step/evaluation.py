@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from batchfinder.protocols import Batch, Ranks
+from batchfinder.rates import OptimizerFamily
 from batchfinder.run.ranks import ALONE
 from batchfinder.run.step.build import device_of
 from batchfinder.run.step.call import call_for
@@ -31,7 +32,7 @@ class EvaluationStep:
 
     ranks: Ranks = ALONE
     updates_itself = False
-    optimizer_family = "unknown"
+    optimizer_family = OptimizerFamily.UNKNOWN
     weight = 1.0
 
     def __init__(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from batchfinder.errors import InvalidArgument, NothingToTrain
+from batchfinder.rates import OptimizerFamily
 
 __all__ = [
     "ASSUMED_RATE",
@@ -28,17 +29,17 @@ __all__ = [
 
 ASSUMED_RATE = 1e-3
 _FAMILIES = (
-    ("prodigy", "parameter-free"),
-    ("dadapt", "parameter-free"),
-    ("ldog", "parameter-free"),
-    ("shampoo", "shampoo"),
-    ("soap", "shampoo"),
-    ("adafactor", "adafactor"),
-    ("lion", "lion"),
-    ("muon", "muon"),
-    ("rmsprop", "adam"),
-    ("adagrad", "adam"),
-    ("adam", "adam"),
+    ("prodigy", OptimizerFamily.PARAMETER_FREE),
+    ("dadapt", OptimizerFamily.PARAMETER_FREE),
+    ("ldog", OptimizerFamily.PARAMETER_FREE),
+    ("shampoo", OptimizerFamily.SHAMPOO),
+    ("soap", OptimizerFamily.SHAMPOO),
+    ("adafactor", OptimizerFamily.ADAFACTOR),
+    ("lion", OptimizerFamily.LION),
+    ("muon", OptimizerFamily.MUON),
+    ("rmsprop", OptimizerFamily.ADAM),
+    ("adagrad", OptimizerFamily.ADAM),
+    ("adam", OptimizerFamily.ADAM),
 )
 
 
@@ -88,22 +89,22 @@ def inner_optimizer(optimizer: Any) -> Any:
     return inner_optimizer(wrapped) if hasattr(wrapped, "param_groups") else optimizer
 
 
-def family_of(optimizers: Sequence[Any]) -> str:
-    """The family that decides the learning-rate rule; "unknown" where they differ."""
+def family_of(optimizers: Sequence[Any]) -> OptimizerFamily:
+    """The family that decides the learning-rate rule; unknown where they differ."""
     families = {_family(inner_optimizer(optimizer)) for optimizer in optimizers}
-    return families.pop() if len(families) == 1 else "unknown"
+    return families.pop() if len(families) == 1 else OptimizerFamily.UNKNOWN
 
 
-def _family(optimizer: Any) -> str:
+def _family(optimizer: Any) -> OptimizerFamily:
     name = type(optimizer).__name__.lower()
     if "sgd" in name and "schedulefree" not in name:
         moving = any(group.get("momentum") for group in optimizer.param_groups)
-        return "sgd-momentum" if moving else "sgd"
+        return OptimizerFamily.SGD_MOMENTUM if moving else OptimizerFamily.SGD
     if name == "dog":
-        return "parameter-free"
+        return OptimizerFamily.PARAMETER_FREE
     if name in ("lamb", "lars") or "schedulefree" in name:
-        return "unknown"
-    return next((family for part, family in _FAMILIES if part in name), "unknown")
+        return OptimizerFamily.UNKNOWN
+    return next((family for part, family in _FAMILIES if part in name), OptimizerFamily.UNKNOWN)
 
 
 def name_of(optimizers: Sequence[Any]) -> str:

@@ -39,7 +39,8 @@ def context_for(autocast: Any, device: torch.device, scaler: Any) -> Context:
     if isinstance(autocast, AbstractContextManager):
         return lambda: autocast
     if callable(autocast):
-        return autocast  # type: ignore[no-any-return]  # any function of the user's
+        given: Context = autocast
+        return given
     raise InvalidArgument(
         "expected autocast to be True, a torch.dtype or a function that makes a context manager; "
         f"found {autocast!r}: pass torch.bfloat16, or leave it out for full precision"

@@ -11,7 +11,7 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Batch, Ranks
-from batchfinder.rates import GroupRate
+from batchfinder.rates import GroupRate, OptimizerFamily
 from batchfinder.run.ranks import ALONE, mend
 from batchfinder.run.step import faults
 from batchfinder.run.step.compiled import Compilation
@@ -109,7 +109,7 @@ class Step:
         return name_of(self._optimizers) or "optimizer in train_step"
 
     @property
-    def optimizer_family(self) -> str:
+    def optimizer_family(self) -> OptimizerFamily:
         return family_of(self._optimizers)
 
     @property

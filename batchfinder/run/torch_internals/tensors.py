@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
@@ -16,7 +22,10 @@ __all__ = [
     "READ_A_NUMBER",
     "UNIQUE",
     "TorchDispatchMode",
+    "dense_parts",
+    "enter_below_later_modes",
     "inner_tensors",
+    "leave_below_later_modes",
     "like_subclass",
     "makes_a_tensor",
     "modes_here",
@@ -29,6 +38,7 @@ __all__ = [
 ]
 
 _aten = torch.ops.aten
+_MODE: Any = TorchDispatchMode  # whose methods torch leaves untyped
 
 READ_A_NUMBER = _aten._local_scalar_dense.default
 """What ``.item()`` calls."""
@@ -67,6 +77,22 @@ def sparse_parts(layout: torch.layout) -> tuple[str, ...]:
     return ()
 
 
+def dense_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensors with a storage of their own that ``tensor`` is made of: usually itself."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        for part in (getattr(tensor, name) for name in names):
+            if isinstance(part, torch.Tensor):  # a DTensor may name its mesh too
+                yield from dense_parts(part)
+    elif tensor.is_nested:
+        yield tensor.values()
+    elif tensor.layout in (torch.strided, torch.jagged) and not tensor.is_mkldnn:
+        yield tensor
+    elif not tensor.is_mkldnn:
+        for name in sparse_parts(tensor.layout):
+            yield getattr(tensor, name)()
+
+
 def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors that a subclass keeps its data in, by attribute; empty for a plain tensor.
 
@@ -100,6 +126,36 @@ def like_subclass(tensor: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], t
 def modes_here() -> list[TorchDispatchMode]:
     """The dispatch modes that an operator passes in this thread, the innermost last."""
     return list(_get_current_dispatch_mode_stack())
+
+
+def enter_below_later_modes(mode: TorchDispatchMode, before: Sequence[TorchDispatchMode]) -> None:
+    """Enter ``mode`` below those that are open and were not among the modes ``before``.
+
+    A mode that a generator of the user's holds open across a ``yield`` is closed later, and takes
+    whatever is innermost then off the stack.
+    """
+    later = [each for each in modes_here() if each not in before]
+    # torch keeps its own modes, which have a key, at the bottom
+    with _aside(sum(getattr(each, "_mode_key", None) is None for each in later)):
+        _MODE.__enter__(mode)
+
+
+def leave_below_later_modes(mode: TorchDispatchMode) -> None:
+    """Leave ``mode``, and no other one that was entered after it and is open yet."""
+    here = modes_here()
+    with _aside(len(here) - 1 - here.index(mode)):
+        _MODE.__exit__(mode, None, None, None)
+
+
+@contextmanager
+def _aside(count: int) -> Iterator[None]:
+    """Without the ``count`` innermost modes."""
+    aside = [_pop_mode() for _ in range(count)]
+    try:
+        yield
+    finally:
+        for mode in reversed(aside):
+            _push_mode(mode)
 
 
 def under_fake_tensors() -> bool:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import batchfinder as bf
 from batchfinder.run.batches import source_from
-from batchfinder.run.memory.ledger import dense_parts
+from batchfinder.run.torch_internals.tensors import dense_parts
 
 LAYOUTS = [torch.strided, torch.jagged]
 

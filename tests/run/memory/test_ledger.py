@@ -12,6 +12,7 @@ import torch
 from memory_cases import CPU, FLOAT
 
 from batchfinder.run.memory.ledger import Ledger
+from batchfinder.run.torch_internals.tensors import TorchDispatchMode, modes_here
 
 KIB = 1024  # 256 floats
 
@@ -308,7 +309,7 @@ def test_a_distributed_tensor_is_its_local_part() -> None:
     from torch import distributed
     from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 
-    from batchfinder.run.memory.ledger import dense_parts
+    from batchfinder.run.torch_internals.tensors import dense_parts
 
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -322,3 +323,50 @@ def test_a_distributed_tensor_is_its_local_part() -> None:
             assert ledger.current == 1000 * FLOAT
     finally:
         distributed.destroy_process_group()
+
+
+class Open(TorchDispatchMode):
+    """A mode of the user's."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def held_open(times: int = 2) -> Iterator[torch.Tensor]:
+    """A reader that keeps a mode of its own open from one sample to the next."""
+    with Open():
+        for _ in range(times):
+            yield torch.zeros(256)
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["counted", "paused"])
+@pytest.mark.parametrize("closed", [True, False], ids=["counted", "paused"])
+def test_a_mode_of_the_users_may_stay_open_across_a_yield(opened: bool, closed: bool) -> None:
+    """Opened and closed where it is counted or where it is not: the ledger counts on."""
+    with counting() as ledger:
+        reader = held_open()
+        with ledger.counting(opened):
+            sample = next(reader)
+        first = floats(512)
+        expected = 2 * KIB + (KIB if opened else 0)
+        assert ledger.current == expected
+        with ledger.counting(False):
+            passing = floats(256)
+        assert ledger.current == expected
+        with ledger.counting(closed):
+            reader.close()
+        second = floats(512)
+        assert ledger.current == expected + 2 * KIB
+        del sample, first, passing, second
+    assert modes_here() == []
+
+
+def test_a_mode_that_is_open_at_the_end_is_left_open() -> None:
+    with counting() as ledger:
+        reader = held_open()
+        next(reader)
+    assert [type(mode) for mode in modes_here()] == [Open]
+    floats(256)
+    assert ledger.current == 0
+    reader.close()
+    assert modes_here() == []
