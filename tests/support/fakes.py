@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from batchfinder.rates import UpdateEffect
+from batchfinder.rates import OptimizerFamily, UpdateEffect
 from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.ranks import ALONE
 
@@ -136,7 +136,7 @@ class FakeStep:
     device = torch.device("cpu")
     ranks = ALONE
     updates_itself = False
-    optimizer_family = "unknown"
+    optimizer_family = OptimizerFamily.UNKNOWN
     weight = 1.0
 
     def __init__(

@@ -11,6 +11,7 @@ from fakes import as_asked_for, watched_by_hand
 from torch import nn
 
 from batchfinder.protocols import Ranks
+from batchfinder.rates import OptimizerFamily
 from batchfinder.run.memory.cpu import highest
 from batchfinder.run.ranks import ALONE
 from batchfinder.run.torch_internals.storages import CpuAllocations
@@ -30,7 +31,7 @@ class PlainStep:
     is_compiled: bool = False
     updates_itself: bool = False
     ranks: Ranks = ALONE
-    optimizer_family: str = "sgd"
+    optimizer_family: OptimizerFamily = OptimizerFamily.SGD
     calls: list[str] = field(default_factory=list)
 
     def parameters(self) -> list[nn.Parameter]:

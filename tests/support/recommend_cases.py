@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from batchfinder.rates import OptimizerFamily
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (
     Limit,
@@ -80,7 +81,7 @@ def problem(
         "max_batch_size": max(each.batch_size for each in measurements),
         "memory": line(),
         "probe_limit": Limit.MEMORY,
-        "optimizer_family": "sgd",
+        "optimizer_family": OptimizerFamily.SGD,
         "base_is_yours": False,
     }
     known = None if critical is None else noise(critical)

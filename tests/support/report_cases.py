@@ -22,6 +22,7 @@ from batchfinder.measure import about_timings
 from batchfinder.probe import SearchSpace, probe
 from batchfinder.probe.conclusions import limit_met, with_line
 from batchfinder.protocols import Setup
+from batchfinder.rates import OptimizerFamily
 from batchfinder.recommend import Problem
 from batchfinder.report import Report
 from batchfinder.results import (
@@ -97,7 +98,7 @@ def falling_by_rate(batch: int, rate: float, updates: int) -> float:
 class ToldStep(FakeStep):
     """A training step whose losses are told beforehand."""
 
-    optimizer_family, is_compiled = "adam", False
+    optimizer_family, is_compiled = OptimizerFamily.ADAM, False
 
     def __init__(self, losses: Losses) -> None:
         super().__init__(FakeClock(), lambda size: 0.0)
@@ -159,7 +160,7 @@ def problem(**changes: Any) -> Problem:
         "base_learning_rate": 1e-3,
         "max_batch_size": PROBED.max_batch_size,
         "memory": MEMORY,
-        "optimizer_family": "adam",
+        "optimizer_family": OptimizerFamily.ADAM,
         "dataset_length": 1797,
         "workers": 2,
     }
