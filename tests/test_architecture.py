@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"events", "plans", "trials"},
     {"results"},
     {"wording.rates"},
-    {"wording.advice", "wording.choice", "wording.confirm"},
+    {"wording.advice", "wording.choice", "wording.confirm", "wording.recommend"},
     {"protocols"},
     {"run.torch_internals"},
     {"probe", "devices", "scaling", "formulas", "timing", "meter", "waiting"},
