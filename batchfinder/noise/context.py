@@ -209,6 +209,10 @@ class WarmupContext:
             seen = NoiseScale(base, 1.0, OPEN * base, 0, "none")
         return outcomes(seen, record.factor, record.steps, usual)
 
+    def now(self) -> float:
+        """By the clock of the deadline; 0 where there is none."""
+        return 0.0 if self.deadline is None else self.deadline[0]()
+
     def out_of_time(self) -> bool:
         return self.deadline is not None and self.deadline[0]() > self.deadline[1]
 

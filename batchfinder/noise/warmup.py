@@ -46,6 +46,9 @@ WANTED = 8.0
 """Samples wanted in the second half, as a multiple of the noise scale in the first: three times
 the noise scale gives ±40%, and it may have more than doubled by then."""
 
+SPARE = 0.5
+"""Of the time left, for the second half where more samples are measured in it than trained on."""
+
 
 @dataclass
 class Warmup:
@@ -99,6 +102,7 @@ class Warmup:
         Raises:
             Shortage: where memory runs out even with micro-batches of 1.
         """
+        begun = self.context.now()
         for number in range(1, self.steps + 1):
             if self.context.out_of_time():
                 break
@@ -109,7 +113,7 @@ class Warmup:
             except OutOfTime:  # no samples could be read before the call's end
                 break
             if number == self.steps // 2:
-                self._plan_second_half()
+                self._plan_second_half(begun)
             looks = self.extra > 0 and number in self.moments
             if looks:
                 self._estimate()
@@ -157,7 +161,7 @@ class Warmup:
             Caveat("noise.smaller", why=str(reason), steps=self.record.steps, size=size)
         )
 
-    def _plan_second_half(self) -> None:
+    def _plan_second_half(self, begun: float) -> None:
         """How many of its steps to measure, and how many samples beside."""
         context, most = self.context, self._most()
         recent = self.record.since(self.steps / 4)
@@ -169,9 +173,12 @@ class Warmup:
         except NoiseNotMeasured:  # all zero so far: other samples may not be
             self.stride = 1
             return
-        wanted = min(most, round(WANTED * lately.value)) if lately.is_bounded else most
+        samples = max(most, context.estimator.samples)
+        wanted = min(samples, round(WANTED * lately.value)) if lately.is_bounded else samples
         each = context.base_batch * context.step.ranks.replicas
         coming = (self.steps - self.steps // 2) * each if context.splits else 0
+        if wanted > most and not self._has_time_for(wanted - coming, begun):
+            wanted = most
         self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
         self.extra = max(0, wanted - coming)
         of_one = FEWEST_GROUPS * context.estimate_size(self.extra // ESTIMATES)
@@ -182,8 +189,17 @@ class Warmup:
         self.looks, half = looks, self.steps / 2
         self.moments = {self.steps - round(index * half / looks) for index in range(looks)}
 
+    def _has_time_for(self, extra: int, begun: float) -> bool:
+        """Whether the rest of the steps and ``extra`` samples leave half of the time."""
+        context, taken = self.context, self.record.steps * self.context.base_batch
+        if context.deadline is None:  # nobody says how much there is
+            return False
+        now = context.now()
+        left = self.steps * context.base_batch - taken + extra
+        return (now - begun) / taken * left <= SPARE * (context.deadline[1] - now)
+
     def _most(self) -> int:
-        """Samples to measure beside the training: no more than it takes itself."""
+        """Samples that are measured at any rate, where wanted: as many as are trained on."""
         context = self.context
         if not context.estimator.along_training:  # nothing comes with the training
             return context.estimator.samples * ESTIMATES

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes import FakeClock
 from noise_cases import (
     Loss,
     PlainStep,
@@ -153,10 +154,29 @@ def test_dropout_is_said() -> None:
 
 
 @pytest.mark.slow
-def test_a_small_base_batch_gets_more_samples_than_it_trains_on() -> None:
-    found = look(training(), base_batch=2, micro_batch=2, warmup_steps=200)
+def test_a_small_base_batch_gets_more_samples_than_it_trains_on_where_there_is_time() -> None:
+    patient = {"budget_seconds": 60.0, "clock": FakeClock()}
+    found = look(training(), base_batch=2, micro_batch=2, warmup_steps=200, **patient)
     assert found.training.samples > 1000
     assert found.training.is_bounded
+
+
+@pytest.mark.parametrize("seconds", [None, 400.0])
+def test_a_small_base_batch_gets_as_many_where_there_is_not(seconds: float | None) -> None:
+    """A step takes a second, and as long again is left once half of them are taken."""
+    step, clock = training(), FakeClock()
+    update = step.update
+
+    def slow() -> None:
+        clock.pass_by(1.0)
+        update()
+
+    step.update = slow
+    found = look(
+        step, base_batch=2, micro_batch=2, warmup_steps=200, budget_seconds=seconds, clock=clock
+    )
+    assert 200 < found.training.samples <= 400
+    assert found.training.after_steps == 200
 
 
 @pytest.mark.parametrize("base", [1, 2, 3, 5, 33])
@@ -209,7 +229,7 @@ def test_the_time_being_up_ends_the_walk_and_is_said() -> None:
     ticks = iter(range(10_000))
     few = MicroBatchVariance(samples=16)
     found = look(training(), estimator=few, budget_seconds=60, clock=lambda: float(next(ticks)))
-    assert any("there was time for 59 of 100 warm-up steps" in said for said in found.caveats)
+    assert any("there was time for 58 of 100 warm-up steps" in said for said in found.caveats)
     assert found.training.after_steps == 58
 
 
