@@ -42,8 +42,8 @@ Loading: TypeAlias = Callable[..., dict[int, float]]
 
 IDLE_SECONDS = 0.5
 """For the draw without any work."""
-WAITING = 2.0
-"""Where the loader takes so many times as long as the step, no size trains faster."""
+WAITING = 1.25
+"""Where the loader takes so many times as long as the user's step, their size is kept."""
 AS_IT_WAITS = 0.35
 """Of the usual time for timing, since it decides nothing before the loader is mended."""
 SCATTER = 0.1
@@ -119,11 +119,16 @@ def measure(
         budget_seconds=effort.loader_budget_seconds,
         clock=clock,
     )
-    waits = loader_seconds.get(order[0], 0.0) > WAITING * (expected(order[0]) or math.inf)
+    loading_own = loader_seconds.get(order[0], 0.0)
+    waits = loading_own > WAITING * (expected(order[0]) or math.inf)
     seconds = effort.budget_seconds * (AS_IT_WAITS if waits else 1.0)
     started = clock()
     deadline = started + seconds / 2
     records = timer.warm_up(affordable, deadline, smallest=min(sizes))
+    own = next((record for record in records if record.batch_size == order[0]), None)
+    if own is not None:
+        waits = loading_own > WAITING * own.seconds()
+        seconds = effort.budget_seconds * (AS_IT_WAITS if waits else 1.0)
     records = timer.settle(records, started + 0.75 * seconds, effort.fewest_visits)
     if len(records) > 1:
         between = half_steps_around_knee(

@@ -14,6 +14,10 @@ from batchfinder.run.batches.workers import reading, workers_of
 
 __all__ = ["loading_seconds", "scaled", "time_loader"]
 
+LEAST_SECONDS, MOST_TIMES = 0.2, 32
+"""With workers bursts are counted for so long, at most so many times the batches wanted: within
+one burst the pause between two may not fall."""
+
 
 def time_loader(
     loader: Iterable[Any],
@@ -26,20 +30,24 @@ def time_loader(
 
     The first batch, which starts the workers, does not count, and neither do as many batches as
     the workers had made in the meantime. With workers batches come in bursts, one of each worker:
-    as many count as make whole bursts, at least ``batches``. Ends once ``budget_seconds`` have
-    passed; where no burst is whole by then, the mean over all that came stands in. Without workers
-    the first batch counts where it took that long by itself.
+    as many count as make whole bursts, at least ``batches``, and 0.2 s of them. Ends once
+    ``budget_seconds`` have passed; where no burst is whole by then, the mean over all that came
+    stands in. Without workers the first batch counts where it took that long by itself.
     """
     burst = max(1, workers_of(loader))
     ahead = 1 + workers_of(loader) * int(getattr(loader, "prefetch_factor", None) or 0)
     wanted = burst * math.ceil(batches / burst)
+    least = LEAST_SECONDS if workers_of(loader) else 0.0
     waits: list[float] = []
     with reading(loader) as stream:
         began = started = clock()
-        for _ in itertools.islice(stream, ahead + wanted):
+        for _ in itertools.islice(stream, ahead + MOST_TIMES * wanted):
             now = clock()
             waits.append(now - started)
             started = clock()
+            bursts_are_whole = len(waits) >= ahead + wanted and (len(waits) - ahead) % burst == 0
+            if bursts_are_whole and sum(waits[ahead:]) >= least:
+                break
             if started - began > budget_seconds and (len(waits) > 1 or not workers_of(loader)):
                 break
     if len(waits) < 2 and not (waits and waits[0] > budget_seconds):

@@ -182,6 +182,23 @@ def test_bursts_count_whole(batches: int, budget: float) -> None:
     assert found == pytest.approx(0.25)
 
 
+def test_bursts_that_drift_apart_are_counted_over_several() -> None:
+    """Eight workers, 20 ms a burst, the pause at another place each time: none in one window."""
+    clock = FakeClock()
+
+    class Drifting:
+        num_workers, prefetch_factor = 8, 1
+
+        def __iter__(self) -> Iterator[int]:
+            pauses = {0, 8, 17, 24, 33, 40, 48, 57, 64, 72, 80, 88, 96}
+            for turn in range(104):
+                clock.pass_by(0.02 if turn in pauses else 0.0)
+                yield turn
+
+    found = time_loader(Drifting(), batches=6, clock=clock)
+    assert found == pytest.approx(0.02 / 8, rel=0.15)
+
+
 def test_what_the_workers_hold_is_known() -> None:
     def copies(**options: Any) -> int:
         return source_from(DataLoader(cases.Rows(), batch_size=4, **options)).worker_copies
