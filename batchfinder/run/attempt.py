@@ -143,10 +143,11 @@ def attempt(
 
 
 def _forget_frames(error: BaseException, outer: BaseException | None) -> None:
-    """Drop the variables of the frames that failed; ``outer`` was there before.
+    """Drop the frames that failed, with their variables; ``outer`` was there before.
 
     The traceback keeps them, with the failed step's tensors, for as long as the error is alive,
-    which is until the caller's ``with`` has ended.
+    which is until the caller's ``with`` has ended. A frame without its variables still keeps what
+    its function closes over, such as the input of a part that is computed anew in the backward.
     """
     seen = set() if outer is None else {id(outer)}
     waiting: list[BaseException | None] = [error]
@@ -155,7 +156,10 @@ def _forget_frames(error: BaseException, outer: BaseException | None) -> None:
         if failed is None or id(failed) in seen:
             continue
         seen.add(id(failed))
-        traceback.clear_frames(failed.__traceback__)
+        trace = failed.__traceback__
+        traceback.clear_frames(trace)
+        while trace is not None:
+            trace.tb_next, trace = None, trace.tb_next
         waiting += [failed.__cause__, failed.__context__]
         if isinstance(failed, BaseExceptionGroup):
             waiting += failed.exceptions

@@ -219,7 +219,7 @@ def test_what_is_compiled_is_timed_as_compiled_and_counted_as_written(kind: str)
     )
     visits = sum(measured.repeats for measured in report.measurements)
     assert backend.ran >= visits
-    assert any("counted with them run uncompiled" in caveat for caveat in report.caveats)
+    assert any("counted on the uncompiled code" in caveat for caveat in report.caveats)
 
 
 def test_a_compiled_update_runs_and_is_left_as_it_is() -> None:
