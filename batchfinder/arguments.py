@@ -47,7 +47,7 @@ _WHOLE = "a whole number of at least 1"
 
 # name: (rule, what is expected, way out)
 _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "headroom": (_share, "a share from 0 to below 1", "write 0.05 for 5%"),
+    "headroom": (_share, "a fraction from 0 to below 1", "write 0.05 for 5%"),
     "at_most": (_at_least_one, _WHOLE, "leave it out for no ceiling of your own"),
     "at_least": (_at_least_one, _WHOLE, "leave it out for no floor of your own"),
     "multiple_of": (_at_least_one, _WHOLE, "leave it out to try every size"),
@@ -55,7 +55,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "micro_batch": (_at_least_one, _WHOLE, "leave it out for the loader's batch size"),
     "batch_size": (_at_least_one, _WHOLE, "pass the number of samples"),
     "steps": (_at_least_one, _WHOLE, "leave it out for two"),
-    "training_steps": (_at_least_one, _WHOLE, "leave it out where it is not known"),
+    "training_steps": (_at_least_one, _WHOLE, "leave it out if it is unknown"),
     "base_learning_rate": (
         _above_zero,
         "a rate above 0",
@@ -75,7 +75,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "memory_limit": (
         _amount_of_bytes,
         'bytes above 0, such as 536870912, "512MiB" or "8GB"',
-        "leave it out for what the device has free",
+        "leave it out for the free memory of the device",
     ),
 }
 

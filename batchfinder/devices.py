@@ -74,7 +74,8 @@ def find_device(name: str) -> Device:
     similar = [device.name for device in DEVICES if wanted and wanted in _plain(device.name)]
     known = ", ".join(similar or [device.name for device in DEVICES])
     raise InvalidArgument(
-        f'expected a device among {known}; found {name!r}. Any other: memory="24GB" instead'
+        f"expected a device among {known}; found {name!r}. For another device pass memory= "
+        'instead, such as memory="24GB"'
     )
 
 

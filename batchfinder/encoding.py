@@ -163,8 +163,8 @@ def read(kind: type[_Data], source: str | Path) -> _Data:
     except OSError as error:
         raise InvalidArgument(f"expected a file that can be read; {error}") from error
     except (InvalidArgument, ValueError) as error:
-        said = "it is no text" if isinstance(error, UnicodeDecodeError) else error
-        message = f"{path} is no {kind.__name__.lower()} that to_json wrote: {said}"
+        said = "it is not text" if isinstance(error, UnicodeDecodeError) else error
+        message = f"{path} is not a {kind.__name__.lower()} written by to_json: {said}"
         raise InvalidArgument(message) from error
 
 

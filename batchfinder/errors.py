@@ -153,7 +153,8 @@ class PeerFailed(BatchFinderError):
         self.rank, self.kind, self.message, self.where = rank, kind, message, where
         said = f": {message}" if message else ""
         super().__init__(
-            f"rank {rank} stopped: {kind} in {where}{said}; its own output has the traceback"
+            f"rank {rank} stopped: {kind} in {where}{said}; see the output of that rank for the "
+            "traceback"
         )
 
     def __reduce__(self) -> tuple[type[PeerFailed], tuple[int, str, str, str]]:

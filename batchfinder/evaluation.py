@@ -142,8 +142,8 @@ def eval_batch_size(
     )
     if search.isolate is not None or search.cache is not None:
         raise InvalidArgument(
-            "eval_batch_size: expected a Search without isolate= and cache=, which are for "
-            "training; found one"
+            "eval_batch_size: expected a Search without isolate= and cache=, which apply to "
+            "training; found one with them"
         )
     training = training_of(model, loader, autocast=autocast)
     met, wrapping = meet(

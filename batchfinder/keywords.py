@@ -107,7 +107,7 @@ def refuse_unknown(function: Callable[..., Any], unknown: Mapping[str, object]) 
 def _refusal(name: str, known: Iterable[str], unknown: Mapping[str, object]) -> UnknownArgument:
     found = ", ".join(f"{each}=" for each in unknown)
     return UnknownArgument(
-        f"{name}: expected arguments that it takes; found {found}: "
+        f"{name}: expected known arguments; found {found}: "
         + "; ".join(_way_out(each, list(known)) for each in unknown)
     )
 
@@ -122,5 +122,5 @@ def _way_out(name: str, known: list[str]) -> str:
             if each in members and taken_as in known:
                 return way_out.format(each)
     if name in ("device", "gpu") and "model" in known:
-        return "the work is done where the model is: call model.to(device) first"
+        return "the model's device is used: call model.to(device) first"
     return f"it takes {', '.join(known)}"

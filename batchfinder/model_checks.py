@@ -33,7 +33,7 @@ def check_model(modules: Sequence[Any]) -> None:
             if tensor.is_meta:
                 raise InvalidArgument(
                     f"expected parameters that hold data; {name!r} is on the meta device: "
-                    "materialise the model with .to_empty(device=...) and load its weights"
+                    "materialize the model with .to_empty(device=...) and load its weights"
                 )
 
 

@@ -34,8 +34,8 @@ __all__ = ["gradient_noise_scale"]
 
 _VARIANCE = MicroBatchVariance()
 _NEEDS_ALL = (
-    "batchfinder: a step of {own}, the loader's batch size, runs, and one of fewer samples does "
-    "not: pass micro_batch={own}, of which every batch is then a multiple"
+    "batchfinder: a step at the loader's batch size, {own}, runs, but one with fewer samples "
+    "does not: pass micro_batch={own}; every batch is then a multiple of it"
 )
 
 

@@ -55,7 +55,7 @@ class Why(Enum):
     OBJECTIVE = "objective"
     CONFIRMED = "confirmed"
     LAST_TRIED = "last tried"
-    YOURS_FOR_WANT_OF_BETTER = "yours, since nothing was confirmed"
+    YOURS_FOR_WANT_OF_BETTER = "yours, since no other was confirmed"
 
 
 class Role(Enum):
@@ -103,7 +103,7 @@ class Judgement(Enum):
 class Stage(Enum):
     """The stages of a call, in order."""
 
-    OPEN = "look at the samples"
+    OPEN = "inspect the samples"
     PROBE = "which micro-batches fit"
     MEASURE = "throughput and peak memory per size"
     NOISE = "gradient noise scale"

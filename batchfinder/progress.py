@@ -228,7 +228,7 @@ def _trial_started(event: TrialStarted) -> str:
 
 def _trial(trial: Trial) -> str:
     peak = "" if trial.peak_bytes is None else f"peak {format_bytes(trial.peak_bytes)}"
-    disturbed = "another process used memory meanwhile" if trial.disturbed else ""
+    disturbed = "another process also used memory" if trial.disturbed else ""
     taken = format_seconds(trial.seconds) if trial.seconds else ""
     said = (trial.outcome.words, peak, taken, trial.note, disturbed)
     return ", ".join(part for part in said if part)
@@ -245,7 +245,7 @@ def _measurement(found: Measurement) -> str:
 def _noise(noise: NoiseScale) -> str:
     spent = f"from {format_count(noise.samples)} {noise.unit}"
     if noise.whole_training:
-        spent = "of the training as a whole"
+        spent = "for the whole training"
     if not noise.is_bounded:
         return f"noise scale at least {format_count(noise.low)}, {spent}"
     interval = f"({format_count(noise.low)}-{format_count(noise.high)})"

@@ -36,8 +36,8 @@ _LOOKING = 0.1
 """Share of the budget in which samples are looked at before the first trial."""
 
 _UNSEEN = (
-    "the optimizer inside train_step, which was not passed (pass optimizer= so that its state is "
-    "put back)"
+    "the optimizer inside train_step, which was not passed (pass optimizer= to have its state "
+    "restored)"
 )
 
 
@@ -238,7 +238,7 @@ def stage(
     try:
         yield
     except Exception as error:
-        error.add_note(f"batchfinder: this came up at the stage {which.name}: {which.value}")
+        error.add_note(f"batchfinder: raised in stage {which.name}: {which.value}")
         raise
     finally:
         name = which.name.lower()
@@ -263,8 +263,8 @@ def not_restored(call: Call) -> tuple[Caveat, ...]:
         lost = tuple(f"{each} on rank {rank}" for rank, own in enumerate(every) for each in own)
     if lost:
         warnings.warn(
-            f"not shown to be as before the call: {', '.join(lost)}. If a step of yours keeps "
-            "state outside the model and the optimizer, name that object in "
+            f"could not verify that these were restored: {', '.join(lost)}. If your training "
+            "step keeps state outside the model and the optimizer, pass that object in "
             "Training(..., preserve=[...]).",
             StateNotRestoredWarning,
             stacklevel=3,

@@ -32,7 +32,7 @@ __all__ = ["assert_fits"]
 
 _WAY_OUT = {
     False: "Lower batch_size (accumulation steps keep the global batch), allow more memory=, or "
-    "save some in the model: activation checkpointing, lower precision (autocast=).",
+    "reduce the memory of the model: activation checkpointing, lower precision (autocast=).",
     True: "Lower batch_size (accumulation steps keep the global batch): more memory would not "
     "help.",
 }
@@ -102,7 +102,7 @@ def assert_fits(
 def _message(trial: Trial, limit: int) -> str:
     needed = ""
     if trial.peak_bytes is not None:
-        needed = f"; {format_bytes(trial.peak_bytes)} or more are needed"
+        needed = f"; it needs {format_bytes(trial.peak_bytes)} or more"
     found = f"it {trial.outcome.words}{needed}" + (f" ({trial.note})" if trial.note else "")
     size = format_size(trial.batch_size)
     return (

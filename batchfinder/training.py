@@ -164,7 +164,7 @@ class Training:
         refuse_inference(self.modules())
         if self.loader is None and self.make_loader is None:
             raise InvalidArgument(
-                "expected a loader beside the model; found none: pass a DataLoader, a dataset, or "
+                "expected a loader with the model; found none: pass a DataLoader, a dataset, or "
                 "Training(model, make_loader=lambda batch_size: ...)"
             )
         for name in ("loss_fn", "optimizer", "scheduler", "grad_scaler"):
@@ -193,8 +193,8 @@ class Training:
         is_norm = isinstance(clip, int | float) and not isinstance(clip, bool) and clip > 0
         if not (clip is None or callable(clip) or is_norm):
             raise InvalidArgument(
-                "expected clip to be the largest norm of the gradients, above 0, or a function "
-                f"(parameters) -> None that clips in place; found {clip!r}: leave it out for no "
+                "expected clip to be a maximum gradient norm above 0, or a function (parameters) "
+                f"-> None that clips in place; found {clip!r}: leave it out for no "
                 "clipping"
             )
 
@@ -229,7 +229,7 @@ class Search:
         given: Any = self.resolution
         if not (isinstance(given, Real) and 0 <= float(given) < 1):
             raise InvalidArgument(
-                "expected resolution to be a share from 0 (exact) to below 1; found "
+                "expected resolution to be a fraction from 0 (exact) to below 1; found "
                 f"{given!r}: write 0.02 for 2%"
             )
         propose: Any = self.propose

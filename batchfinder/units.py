@@ -39,7 +39,7 @@ def parse_bytes(amount: int | float | str) -> int:
         table = _BINARY if binary else _DECIMAL
         amount = float(number) * table.get(prefix.upper(), 1)
     if isinstance(amount, bool) or not math.isfinite(amount) or amount <= 0:
-        raise InvalidArgument(f"expected an amount of bytes above zero; found {amount!r}")
+        raise InvalidArgument(f"expected a number of bytes above zero; found {amount!r}")
     return int(amount)
 
 

@@ -128,7 +128,7 @@ def test_an_error_below_the_users_own_size_names_the_way_out(least: int) -> None
     with pytest.raises(ValueError, match="is not allowed") as caught:
         bf.max_batch_size(network(), loader(), train_step=step, memory_limit="1MiB", observe=quiet)
     assert any(
-        "a step of 32, your own batch size, runs, and one of" in note and "multiple_of=" in note
+        "a step at your batch size, 32, runs, but one at" in note and "multiple_of=" in note
         for note in caught.value.__notes__
     )
 
@@ -139,7 +139,7 @@ def test_an_error_above_the_users_own_size_names_the_way_out(most: int) -> None:
     with pytest.raises(ValueError, match="is not allowed") as caught:
         bf.max_batch_size(network(), loader(), train_step=step, memory_limit="1MiB", observe=quiet)
     assert any(
-        "a step of 32 runs, and one of" in note and "powers_of_two=" in note
+        "a step at 32 runs, but one at" in note and "powers_of_two=" in note
         for note in caught.value.__notes__
     )
 
@@ -163,7 +163,7 @@ def test_a_noise_scale_that_wants_more_samples_names_the_micro_batch() -> None:
                 observe=quiet,
             )
         notes = caught.value.__notes__
-        assert any("a step of 32, the loader's batch size, runs" in note for note in notes) is named
+        assert any("a step at the loader's batch size, 32, runs" in note for note in notes) is named
 
 
 def test_a_loss_without_a_graph_below_the_users_own_size_names_the_way_out() -> None:
@@ -173,4 +173,4 @@ def test_a_loss_without_a_graph_below_the_users_own_size_names_the_way_out() -> 
 
     with pytest.raises(bf.NothingToTrain) as caught:
         bf.max_batch_size(network(), loader(), train_step=pairs, memory_limit="1MiB", observe=quiet)
-    assert any("a step of 32, your own batch size, runs" in note for note in caught.value.__notes__)
+    assert any("a step at your batch size, 32, runs" in note for note in caught.value.__notes__)

@@ -189,7 +189,7 @@ def test_a_training_is_checked_and_takes_no_member_twice() -> None:
     training = bf.Training(classifier(), loader(), loss_fn=nn.CrossEntropyLoss())
     refused(bf.InvalidArgument, "loss_fn once", training, None, loss_fn=nn.MSELoss())
     refused(bf.InvalidArgument, "loader once", training, loader())
-    refused(bf.InvalidArgument, "a loader beside the model", classifier(), None)
+    refused(bf.InvalidArgument, "a loader with the model", classifier(), None)
     refused(bf.InvalidArgument, "clip", classifier(), loader(), clip=-1.0)
     with pytest.raises(bf.InvalidArgument, match="make_loader to be a function"):
         bf.max_batch_size(bf.Training(classifier(), make_loader=32))  # type: ignore[arg-type]

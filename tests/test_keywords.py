@@ -71,7 +71,7 @@ def said(function: Any, **named: Any) -> str:
 )
 def test_the_argument_that_was_meant_is_named(given: str, meant: str) -> None:
     text = said(bf.find_batch_size, **{given: 1})
-    assert text.startswith(f"find_batch_size: expected arguments that it takes; found {given}=: ")
+    assert text.startswith(f"find_batch_size: expected known arguments; found {given}=: ")
     assert meant in text
 
 

@@ -118,7 +118,7 @@ def test_a_size_that_runs_out_while_it_is_timed_is_left_out_and_said(at: int, af
     assert at not in left
     assert {4, 16, 64} - {at} <= left
     (sentence,) = said
-    assert sentence.startswith(f"batch size {at} ran out of memory while it was timed")
+    assert sentence.startswith(f"batch size {at} ran out of memory twice during timing")
 
 
 def test_a_size_that_ran_out_in_its_trial_is_said_too() -> None:
@@ -256,7 +256,7 @@ def test_sizes_that_cannot_win_are_not_timed_and_are_said_in_one_line() -> None:
     (line,) = said
     assert line.code == "measure.floor"
     assert line == (
-        "batches of 1, 2, 4, 8, 16 were left out: when first timed, the shortest step took 7 ms, "
+        "batch sizes 1, 2, 4, 8, 16 were skipped: in the first timing the shortest step took 7 ms, "
         "about as long as at 32"
     )
 
@@ -320,9 +320,8 @@ def test_a_hopeless_size_never_starves_a_likely_one() -> None:
     assert found[64].repeats >= 4
     assert max(found) == 256
     assert [each.code for each in said] == ["measure.slow"]
-    assert (
-        said[0]
-        == "there was too little time to measure batches of 512 and more: a step would take 1.54 s"
+    assert said[0] == (
+        "there was too little time to measure batch sizes of 512 and more: a step would take 1.54 s"
     )
     assert clock.now <= 20
 
@@ -336,7 +335,7 @@ def test_the_size_of_the_user_is_timed_however_slow_and_not_said_to_be_left_out(
     )  # fmt: skip
     assert max(each.batch_size for each in found) == 16
     assert said[0] == (
-        "there was too little time to measure batches of 8 and more (except your own 16): "
+        "there was too little time to measure batch sizes of 8 and more (except your own 16): "
         "a step would take 800 ms"
     )
 

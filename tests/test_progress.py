@@ -75,7 +75,7 @@ def test_rows_say_what_matters() -> None:
     said = "\n".join(rows())
     assert "which micro-batches fit: limit 48.0 MiB" in said
     assert "269  ran out of memory, peak 48.0 MiB, 20 ms" in said
-    assert "signal 9, another process used memory meanwhile" in said
+    assert "signal 9, another process also used memory" in said
     assert "(about 1 min 35 s)" in said
     assert "186-310" in said
     assert "unstable" in said

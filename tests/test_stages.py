@@ -71,7 +71,7 @@ def test_what_a_call_may_take_is_said_at_its_start_and_again_where_steps_are_slo
     training = bf.Training(network(), loader())
     with opened(training, observe=events.append, has_default_budget=True) as call:
         assert [each.text for each in events] == [
-            "this call takes up to about 60 s; budget_seconds= sets its time"
+            "this call takes up to about 60 s; set its time with budget_seconds="
         ]
         call.own_step_takes(0.1)
         assert len(events) == 1
@@ -79,7 +79,7 @@ def test_what_a_call_may_take_is_said_at_its_start_and_again_where_steps_are_slo
         assert events[-1].text.code == "session.longer"
         assert "takes about 3 s, so this call takes up to about 2 min 00 s" in events[-1].text
         cut = call.cut_short("session.search", largest=64)
-    assert cut.startswith("the default time of about 2 min 00 s ran out")
+    assert cut.startswith("the default budget of about 2 min 00 s ran out")
 
 
 def test_a_call_of_which_the_caller_sets_the_time_says_nothing_of_it() -> None:
@@ -141,7 +141,7 @@ def test_looking_at_a_slow_stream_is_part_of_the_budget_and_stops_in_time() -> N
     )
     assert events[0][0] < 10.0  # 4096 samples would take more than a minute; imports some seconds
     assert stream.read < 30
-    assert any("budget left time to look at" in caveat for caveat in found.caveats)
+    assert any("budget left time to read" in caveat for caveat in found.caveats)
 
 
 def test_the_budget_begins_before_the_samples_are_looked_at() -> None:
@@ -192,7 +192,7 @@ def test_a_base_larger_than_the_dataset_is_said() -> None:
         budget_seconds=5,
     )
     assert report.base_batch_size == ROWS
-    assert any("more than the 400" in caveat for caveat in report.caveats)
+    assert any("exceeds the 400" in caveat for caveat in report.caveats)
 
 
 def test_a_model_left_in_evaluation_mode_is_trained_in_training_mode() -> None:
@@ -266,7 +266,7 @@ def test_a_rate_of_zero_at_the_start_of_a_schedule_is_not_taken_for_the_rate() -
     assert report.learning_rate is not None
     assert report.learning_rate > 0
     assert any(
-        "learning rate is 0 now, under a schedule: 0.2, its peak" in caveat
+        "learning rate is now 0, under a schedule: its peak, 0.2" in caveat
         for caveat in report.caveats
     )
 
@@ -385,7 +385,7 @@ def test_memory_in_fragments_after_the_search_is_said_and_no_crash() -> None:
     assert report.max_batch_size == 64
     assert max(each.batch_size for each in report.measurements) <= 12
     assert report.batch_size <= 12
-    left_out = [c for c in report.caveats if "not among the sizes to choose from" in c]
+    left_out = [c for c in report.caveats if "excluded from the choice" in c]
     assert {int(c.split()[2]) for c in left_out} >= {16, 32, 64}
     assert report.state_restored
 

@@ -173,7 +173,7 @@ def test_a_trial_disturbed_twice_counts_and_is_said(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(runner, "run_trial", Disturbed(64, *outcomes, disturbed=2))
     found = bf.max_batch_size(network(), loader(), memory_limit="16MiB", at_most=64)
     assert found.max_batch_size < 64
-    assert any("while batch 64 was tried" in caveat for caveat in found.caveats)
+    assert any("during the trial of batch size 64" in caveat for caveat in found.caveats)
 
 
 @pytest.mark.slow

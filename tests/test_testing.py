@@ -43,14 +43,14 @@ def test_what_does_not_fit_fails_with_the_bytes() -> None:
         assert_fits(model, loader, batch_size=512, memory=100_000)
     said = str(raised.value)
     assert said.startswith("expected batch size 512 to fit in 97.7 KiB; found that it ran out of")
-    assert re.search(r"; \d+\.?\d* KiB or more are needed", said)
+    assert re.search(r"it needs \d+\.?\d* KiB or more", said)
     assert "Lower batch_size" in said and "activation checkpointing" in said
 
 
 def test_what_more_memory_would_not_help_says_so() -> None:
     trial = Trial(2048, Outcome.INDEX_LIMIT, note="grid too large")
     said = testing._message(trial, 2**30)
-    assert "expected batch size 2,048 to fit in 1.00 GiB; found that it met an index" in said
+    assert "expected batch size 2,048 to fit in 1.00 GiB; found that it exceeded an index" in said
     assert "(grid too large). Lower batch_size" in said
     assert "more memory would not help" in said and "checkpointing" not in said
 

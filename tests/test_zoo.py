@@ -30,7 +30,7 @@ def noise(kept: Kept) -> None:
     if kept.has_noise:
         bf.gradient_noise_scale(kept.training, noise=few, observe=silent)
         return
-    with pytest.raises(bf.BatchFinderError, match="runs backward and the update itself"):
+    with pytest.raises(bf.BatchFinderError, match="runs the backward pass and the update itself"):
         bf.gradient_noise_scale(kept.training, noise=few, observe=silent)
 
 

@@ -73,8 +73,8 @@ def check_files(asked: argparse.Namespace) -> None:
         path = Path(name).resolve()
         if not path.parent.is_dir():
             raise InvalidArgument(
-                f"expected a file in a folder that exists for --{option}; there is no folder "
-                f"{path.parent}: make it first, or name another file"
+                f"expected a file in an existing folder for --{option}; there is no folder "
+                f"{path.parent}: create it first, or name another file"
             )
         if path.is_dir():
             raise InvalidArgument(
@@ -187,7 +187,9 @@ def predict(asked: argparse.Namespace) -> None:
         _predict_one_size(asked)
         return
     if asked.savings:
-        raise InvalidArgument("expected --batch-size beside --savings: pass the size to save at")
+        raise InvalidArgument(
+            "expected --batch-size with --savings: pass the batch size to save memory at"
+        )
     made = made_by(asked.target, find_batch_size, predict_max_batch_size)
     if asked.device == "all":
         options = made.options_for(predict_for_devices)
@@ -209,7 +211,7 @@ def _predict_one_size(asked: argparse.Namespace) -> None:
     if asked.savings and asked.json:
         raise InvalidArgument("expected --savings without --json; found both: leave one out")
     if asked.device == "all":
-        raise InvalidArgument('expected one device or --memory beside --batch-size; found "all"')
+        raise InvalidArgument('expected one device or --memory with --batch-size; found "all"')
     made = made_by(asked.target, find_batch_size, estimate_memory)
     options = {**made.options_for(estimate_memory), "device": asked.device or "cuda"}
     found = estimate_memory(made.training(), batch_size=asked.batch_size, **options)
@@ -221,8 +223,9 @@ def _predict_one_size(asked: argparse.Namespace) -> None:
     needed = format_bytes(found.total_bytes)
     if not found.fits(where):
         raise NothingFits(
-            f"batch size {asked.batch_size} should not fit in {where}: it needs {needed}, what is "
-            "set aside included. Predicted, not run; --savings says what would lower it"
+            f"batch size {asked.batch_size} should not fit in {where}: it needs {needed}, "
+            "including the memory set aside. Predicted, not run; --savings lists what would "
+            "reduce it"
         )
     if not asked.json:
         say(f"batch size {asked.batch_size} should fit in {where}: it needs {needed}", asked.out)

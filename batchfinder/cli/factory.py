@@ -56,7 +56,7 @@ def made_by(target: str, *accepted_by: Callable[..., Any]) -> Made:
     known = set(_MEMBERS).union(*map(_arguments, accepted_by))
     if unknown := sorted(set(made.options) - known):
         raise InvalidArgument(
-            f"{target} returned keyword arguments that {accepted_by[0].__name__} does not know:"
+            f"{target} returned keyword arguments that {accepted_by[0].__name__} does not accept:"
             f" {', '.join(unknown)}"
         )
     return made
@@ -134,7 +134,7 @@ def _unpacked(target: str, returned: Any, name: str) -> Made:
     made = Made(*returned)
     if not isinstance(made.options, Mapping) or not all(isinstance(k, str) for k in made.options):
         raise InvalidArgument(
-            f"expected the third part of what {name}() returns to be a dict of keyword arguments;"
+            f"expected the third value returned by {name}() to be a dict of keyword arguments;"
             f" found {type(made.options).__name__}"
         )
     return made

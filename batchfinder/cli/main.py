@@ -38,7 +38,7 @@ It returns the model, the loader and, optionally, a dict of keyword arguments of
 and Training; or one Training.
 
 exit codes: 0 success; 1 no answer (the reason is on stderr); 2 usage error; 130 interrupted;
-141 the reader of the output closed it.
+141 output closed by its reader.
 Progress goes to stderr (BATCHFINDER_QUIET=1 or --quiet turns it off), the result to stdout.
 """
 
@@ -133,7 +133,7 @@ def _add_run(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_compare(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _new(subparsers, "compare", "train at several batch sizes, side by side")
+    parser = _new(subparsers, "compare", "train at several batch sizes and compare them")
     _add_target(parser)
     parser.add_argument(
         "--sizes", required=True, metavar="N,N,…", help="the batch sizes, such as 16,64,256"
@@ -147,7 +147,7 @@ def _add_predict(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     parser = _new(
         subparsers,
         "predict",
-        "predict the largest batch size, or whether one fits, without the device",
+        "predict the largest batch size that fits, or whether one fits, without the device",
         "Nothing is run on the device and nothing is allocated: shapes are traced with fake\n"
         "tensors. It is a prediction; on the device itself, `run` measures.\n\n"
         "With --batch-size the exit code says whether that size should fit (0) or not (1):\n"
@@ -163,7 +163,9 @@ def _add_predict(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "--batch-size", type=int, metavar="N", help="ask whether N fits instead of the largest size"
     )
     parser.add_argument(
-        "--savings", action="store_true", help="with --batch-size: what would lower peak memory"
+        "--savings",
+        action="store_true",
+        help="with --batch-size: list what would reduce peak memory",
     )
 
 

@@ -80,8 +80,8 @@ def run_peak(job: Job) -> Peak:
 def _in_a_worker(job: Job, work: Callable[[Job], T]) -> T:
     if job.caller == _here():
         raise InvalidArgument(
-            "compare_batch_sizes: expected an executor of other processes; found the caller's own "
-            "process: trainings side by side in one process share random numbers. Use "
+            "compare_batch_sizes: expected an executor that uses other processes; found the "
+            "caller's own process, where parallel trainings would share random generators. Use "
             "ProcessPoolExecutor, or no executor"
         )
     torch.set_num_threads(1)

@@ -79,7 +79,7 @@ def _draw_all(study: StudyData, axes: Any) -> None:
         (axes[0, 2], "training loss", lambda look: look.train_loss),
         (axes[1, 0], f"training {metric}", lambda look: look.train_metric),
         (axes[1, 1], f"validation {metric}", lambda look: look.metric),
-        (axes[1, 2], "gap (validation less training loss)", _gap),
+        (axes[1, 2], "gap (validation minus training loss)", _gap),
     ]
     for ax, label, reading in panels:
         _over_epochs(study, ax, label, reading)

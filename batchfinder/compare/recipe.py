@@ -155,7 +155,7 @@ def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
         if empty:
             raise InvalidArgument(
                 "expected make_loader(size) to yield at least one batch; found none: the dataset "
-                "is smaller than the batch, or the loader an iterator that was used up"
+                "is smaller than the batch, or the loader is an exhausted iterator"
             )
 
 
@@ -239,7 +239,7 @@ def facts_of(recipe: Recipe, size: int) -> Facts:
     if step.updates_itself:
         raise InvalidArgument(
             "compare_batch_sizes: expected a train_step that returns the loss of (model, batch) "
-            "and leaves backward and update to the study; found one that does its own: return the "
-            "loss before backward, and build Training(model, optimizer=...) in make_training"
+            "and leaves backward and update to the study; found one that runs them itself: return "
+            "the loss before backward, and build Training(model, optimizer=...) in make_training"
         )
     return found

@@ -19,10 +19,10 @@ _ABSENT = "-"
 _MEANINGS = {
     "to target": "training time (then steps, epochs) until the loss first met the target",
     "train loss": "at the end, the mean over the last stretch of batches",
-    "valid. loss": "at the end, ± its scatter over seeds",
-    "best valid.": "the lowest that was seen",
-    "gap": "validation loss less train loss, at the end",
-    "time": "of the whole training, validation not counted",
+    "valid. loss": "at the end, ± its spread over seeds",
+    "best valid.": "the lowest measured",
+    "gap": "validation loss minus training loss, at the end",
+    "time": "of the whole training, without validation",
 }
 
 
@@ -44,16 +44,16 @@ def title(study: StudyData) -> str:
 
 def headline(study: StudyData) -> str:
     """Which size met the target first, and how much earlier than the next."""
-    asked = f"{title(study)}; times to a loss of {number(study.target)}."
+    asked = f"{title(study)}; time to reach a loss of {number(study.target)}."
     times = {size: study.seconds_to_target(study.best_arm(size)) for size in study.sizes}
     met = sorted((each for each in times.items() if math.isfinite(each[1])), key=lambda p: p[1])
     if not met:
-        return f"No batch size met the loss of {number(study.target)} in every seed. {asked}"
+        return f"No batch size reached a loss of {number(study.target)} with every seed. {asked}"
     (size, least), *others = met
     if len(times) == 1:
         return asked
     if not others:
-        return f"Batch size {format_size(size)} alone met the loss in every seed. {asked}"
+        return f"Only batch size {format_size(size)} reached the loss with every seed. {asked}"
     next_size, seconds = others[0]
     lead = f", {seconds / least:.2f}x as fast as {format_size(next_size)}" if least else ""
     return f"Batch size {format_size(size)} was the fastest{lead}. {asked}"
@@ -134,7 +134,7 @@ def number(value: float, digits: int = 4) -> str:
 def _regret(role: str, size: int, value: float) -> str:
     name = f"{role} ({format_size(size)})" if role != str(size) else role
     if math.isnan(value):
-        return f"Regret of {name}: unknown, nothing met the target."
+        return f"Regret of {name}: unknown, since no training reached the target."
     if math.isinf(value):
-        return f"Regret of {name}: it never met the target."
+        return f"Regret of {name}: it never reached the target."
     return f"Regret of {name}: {100 * value:.0f}% more time to the target than the best."

@@ -50,25 +50,25 @@ def tables(study: StudyData) -> tuple[StudyTable, ...]:
     judged = "validation loss" if study.has_validation else "training loss"
     by_metric = "" if study.metric_name else " None: no metric= was given."
     by_validation = "" if study.has_validation else " None: no validation_loader= was given."
-    target = f"the loss first met {number(study.target)}"
+    target = f"the loss first reached {number(study.target)}"
     return (
         _by_seed(
             study,
             f"1. Loss: the {judged} at the end",
-            "Judged by it, lower is better.",
+            "Sizes are compared by it; lower is better.",
             lambda cell: cell.final(lambda look: look.loss),
         ),
         _by_seed(
             study,
             "2. Time: of the whole training",
-            "Seconds of training alone, validation not counted.",
+            "Seconds of training, without validation.",
             lambda cell: cell.seconds,
             _time,
         ),
         _by_seed(
             study,
             f"3. Training: {metric} at the end",
-            f"On the last batches trained on, in evaluation mode.{by_metric}",
+            f"On the last training batches, in evaluation mode.{by_metric}",
             lambda cell: cell.final(lambda look: look.train_metric),
         ),
         _parameters(study),
@@ -81,14 +81,14 @@ def tables(study: StudyData) -> tuple[StudyTable, ...]:
         _by_seed(
             study,
             "6. Iterations to converge",
-            f"Optimizer steps until {target}; {_ABSENT} where it never did.",
+            f"Optimizer steps until {target}; {_ABSENT} if it never did.",
             lambda cell: cell.reach(study.target, lambda look: look.step),
         ),
         _by_seed(
             study,
             "7. Epochs to converge",
-            f"Passes over the data until {target}; {_ABSENT} where it never did, or where the data "
-            "has no length.",
+            f"Passes over the data until {target}; {_ABSENT} if it never did, or if the length "
+            "of the data is unknown.",
             lambda cell: (
                 cell.reach(study.target, lambda look: look.samples) / cell.epoch_samples
                 if cell.epoch_samples
@@ -98,7 +98,7 @@ def tables(study: StudyData) -> tuple[StudyTable, ...]:
         _by_seed(
             study,
             "8. Memory: peak of two steps",
-            f"Weights, gradients, optimizer state and activations; {_ABSENT} where it was not "
+            f"Weights, gradients, optimizer state and activations; {_ABSENT} if it was not "
             "measured.",
             lambda cell: math.nan if cell.peak_bytes is None else cell.peak_bytes,
             lambda value: format_bytes(round(value)),
@@ -106,7 +106,7 @@ def tables(study: StudyData) -> tuple[StudyTable, ...]:
         _by_seed(
             study,
             "9. Generalization gap",
-            f"Validation loss less training loss, at the end.{by_validation}",
+            f"Validation loss minus training loss, at the end.{by_validation}",
             lambda cell: cell.gap,
         ),
     )
@@ -167,7 +167,7 @@ def _parameters(study: StudyData) -> StudyTable:
     header = ("batch", "rate", "parameters", "micro-batch", "peak memory", "per sample")
     return StudyTable(
         "4. Parameters and memory",
-        "Peak memory of two steps at the micro-batch; per sample, its share of the whole.",
+        "Peak memory of two steps at the micro-batch size; per sample, the peak divided by it.",
         Table(header, tuple(rows)),
     )
 

@@ -99,7 +99,7 @@ class BatchFinder(*_CALLBACKS):  # type: ignore[misc]  # of every package that i
     def _search(self, trainer: Any, module: Any) -> None:
         if trainer.fast_dev_run:
             warnings.warn(
-                "fast_dev_run is on: BatchFinder did not search, and nothing was set",
+                "fast_dev_run is on: BatchFinder did not search and changed nothing",
                 BatchFinderWarning,
                 stacklevel=2,
             )

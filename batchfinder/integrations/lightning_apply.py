@@ -100,8 +100,8 @@ def _apply_size(
     )
     if scheduled and steps != report.accumulation_steps:
         raise InvalidArgument(
-            "expected accumulate_grad_batches to be a number; found GradientAccumulationScheduler "
-            "beside the search: leave that callback out"
+            "expected accumulate_grad_batches to be a number; found a "
+            "GradientAccumulationScheduler: leave that callback out of the search"
         )
     trainer.accumulate_grad_batches = report.accumulation_steps
     applied.append(Applied("trainer.accumulate_grad_batches", steps, report.accumulation_steps))

@@ -57,8 +57,8 @@ def inside_fit(
     """
     if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
         raise InvalidArgument(
-            "expected fit to run in this process; found a strategy that starts others "
-            "(ddp_spawn, ddp_fork, ddp_notebook), in which the report would be lost: use "
+            "expected fit to run in this process; found a strategy that starts other processes "
+            "(ddp_spawn, ddp_fork, ddp_notebook), where the report would be lost: use "
             "Trainer(strategy='ddp') or torchrun, or the callback BatchFinder"
         )
     found: list[T] = []
@@ -88,8 +88,8 @@ def inside_fit(
         raise interrupted[0]
     if not found:
         raise InvalidArgument(
-            "expected fit to reach its first step; found that it ended before: is max_epochs or "
-            "limit_train_batches 0?"
+            "expected fit to reach its first step; it ended before that: check whether "
+            "max_epochs or limit_train_batches is 0"
         )
     return found[0]
 

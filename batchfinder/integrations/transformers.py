@@ -246,8 +246,8 @@ def _refuse(trainer: Trainer) -> None:
     owner = next(kind for kind in type(trainer).__mro__ if "_prepare_inputs" in vars(kind))
     if owner is not Trainer:
         raise InvalidArgument(
-            f"expected batches from the loader; found that {owner.__name__} makes its own from "
-            "each of them (rollouts, generation), so that their size is not what a step trains on: "
+            f"expected a step that trains on the loader's batches; found that {owner.__name__} "
+            "builds its own batches from them (rollouts, generation): "
             "call batchfinder.find_batch_size with a train_step over ready-made batches"
         )
 

@@ -35,7 +35,7 @@ MEMORY_GONE = (
     "{found}, although it fit during the search; another process probably took memory. Close other "
     "programs on the device, or set memory_limit below what they leave, and rerun"
 )
-NOTHING_TIMED = MEMORY_GONE.format(found="every size that was to be timed ran out of memory")
+NOTHING_TIMED = MEMORY_GONE.format(found="every size ran out of memory during timing")
 
 Loading: TypeAlias = Callable[..., dict[int, float]]
 """As ``loading_seconds``."""

@@ -156,8 +156,8 @@ class BatchSizeScheduler:
         if pieces > 1 and rows not in (None, samples):
             raise CannotBuildBatch(
                 f"expected a batch of {samples} samples along the first dimension of its tensors, "
-                f"to be cut into {pieces} micro-batches of at most {self._largest}; found {rows} "
-                "rows: cut it yourself from what the loader yields, or pass accumulate=False"
+                f"to be split into {pieces} micro-batches of at most {self._largest}; found "
+                f"{rows} rows: split it yourself, or pass accumulate=False"
             )
         return pieces
 
@@ -191,7 +191,7 @@ class BatchSizeScheduler:
         missing = _STATE if not isinstance(state_dict, dict) else _STATE - state_dict.keys()
         if missing:
             raise InvalidArgument(
-                "expected what BatchSizeScheduler.state_dict() gave; found none of "
+                "expected a state from BatchSizeScheduler.state_dict(); it lacks "
                 f"{', '.join(sorted(missing))} in it"
             )
         self.steps, self.samples = state_dict["steps"], state_dict["samples"]

@@ -100,7 +100,7 @@ class GrowingLoader:
             or type(loader.batch_sampler) is not BatchSampler
         ):
             raise CannotBuildBatch(
-                "expected a DataLoader over a dataset with indices, with batch_size and perhaps a "
+                "expected a DataLoader over an indexed dataset, with batch_size and optionally a "
                 f"sampler; found {_kind(loader)}: pass one without a batch_sampler of its own"
             )
         inner = loader.batch_sampler

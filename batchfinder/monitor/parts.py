@@ -70,8 +70,8 @@ def cut(batch: Batch, parts: int) -> list[tuple[Batch, int]]:
     """
     if why := why_whole(batch, parts):
         raise CannotBuildBatch(
-            f"expected a batch that can be cut into {parts} micro-batches; {why}: cut it yourself "
-            "from what the loader yields"
+            f"expected a batch that can be split into {parts} micro-batches; {why}: split it "
+            "yourself"
         )
     count = rows_in(batch)
     edges = [count * index // parts for index in range(parts + 1)]

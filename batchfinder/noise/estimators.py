@@ -118,7 +118,7 @@ class MicroBatchVariance:
         if steps is not None and (not isinstance(steps, int) or steps < 0):
             raise InvalidArgument(
                 f"expected warmup_steps to be a whole number, 0 or more; found {steps!r}: leave "
-                "it out for as many as usual"
+                "it out for the default"
             )
         if not 0 < self.confidence < 1:
             raise InvalidArgument(f"expected a confidence in (0, 1); found {self.confidence}")

@@ -78,7 +78,7 @@ class PerExample:
                 break
         if len(gathered.sizes) < FEWEST:
             raise TooFew(
-                f"expected at least {FEWEST} batches of single gradients that are finite; found "
+                f"expected at least {FEWEST} batches of finite per-sample gradients; found "
                 f"{len(gathered.sizes)} of {gathered.batches}"
             )
         point = gathered.moments()
@@ -109,8 +109,8 @@ class PerExample:
             if isinstance(module, BATCH_NORMS) and module.training:
                 raise InvalidArgument(
                     "expected a model whose samples are independent; found "
-                    f"{type(module).__name__} in training mode, under which no sample has a "
-                    "gradient of its own: use MicroBatchVariance()"
+                    f"{type(module).__name__} in training mode, where per-sample gradients are "
+                    "undefined: use MicroBatchVariance()"
                 )
 
 

@@ -66,8 +66,8 @@ class ReducedGradients(Backwards):
     def _see(self, index: int, gradient: torch.Tensor) -> None:
         if gradient.numel() != self._groups[index].whole_numel:
             raise NoiseNotMeasured(
-                "expected a gradient of every parameter under fully_shard; found some that get "
-                "none, so that the gradients of two micro-batches cannot be laid side by side"
+                "expected a gradient of every parameter under fully_shard; found some without "
+                "one, so the gradients of two micro-batches cannot be compared"
             )
         flat = gradient.detach()
         if self._metric is not EUCLIDEAN:

@@ -96,7 +96,8 @@ class TrainingLoop:
         if len(last) == _NOT_FINITE_IN_A_ROW and not any(map(math.isfinite, last)):
             raise LossIsNotFinite(
                 f"expected a finite loss at the user's own batch size and learning rate "
-                f"({self.step.learning_rate():.6g}); found none in {len(last)} steps in a row, up "
+                f"({self.step.learning_rate():.6g}); found none in {len(last)} consecutive "
+                "steps, up "
                 f"to step {len(self.losses)}: check the data and the learning rate"
             )
 

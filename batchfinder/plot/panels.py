@@ -40,9 +40,9 @@ def _memory(report: ReportData, ax: Any) -> None:
     failed = [(t.batch_size, _ABOVE * limit / scale) for t in report.trials if not t.fits]
     timed = [(m.batch_size, m.peak_bytes / scale) for m in report.measurements if m.peak_bytes]
     ax.plot(*marks.columns(timed), ".", color=marks.GREY, label="while timed", markersize=5)
-    ax.plot(*marks.columns(fitted), "o", color=marks.BLUE, label="ran and fitted", markersize=7)
+    ax.plot(*marks.columns(fitted), "o", color=marks.BLUE, label="fits", markersize=7)
     if failed:
-        ax.plot(*marks.columns(failed), "X", color=marks.ORANGE, label="did not fit", markersize=9)
+        ax.plot(*marks.columns(failed), "X", color=marks.ORANGE, label="does not fit", markersize=9)
     _memory_line(report, ax, scale, max((t.batch_size for t in seen), default=1))
     highest = max((height for _, height in [*fitted, *timed]), default=limit / scale)
     ax.axhline(limit / scale, color="black", linewidth=2)
@@ -101,7 +101,7 @@ def _noise(report: ReportData, ax: Any) -> None:
     if whole is not None:
         _noise_band(ax, whole)
     ends = [min(*sizes, report.global_batch_size), max(*sizes, report.global_batch_size)]
-    ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="above: a larger batch pays")
+    ax.plot(ends, ends, ":", color="black", linewidth=1.2, label="above: a larger batch helps")
     ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
     ax.set_ylim(top=1.8 * ax.get_ylim()[1])  # room for the word above the points
     marks.lines(ax, report.global_batch_size, _yours(report))
@@ -134,7 +134,7 @@ def _time(report: ReportData, ax: Any) -> None:
     priced = [each for each in report.candidates if math.isfinite(each.relative_time)]
     known = any(math.isfinite(each.relative_samples) for each in priced)
     time = "time to target" if known or not priced else f"time per {singular(report.unit)}"
-    marks.title(ax, "What to use", f"{time}, 1 = the choice")
+    marks.title(ax, "What to use", f"{time} relative to the choice")
     marks.batch_axis(ax, [each.plan.global_batch for each in priced], _axis(report, whole=True))
     if not priced:
         ax.text(0.5, 0.5, "no candidates", ha="center", transform=ax.transAxes)
@@ -161,8 +161,8 @@ def _time(report: ReportData, ax: Any) -> None:
     least = min(best, *(each for each in samples if math.isfinite(each)), *joules.values(), 1.0)
     ax.set_ylim((0.95 * least / top**_LEGEND) ** (1 / (1 - _LEGEND)), top)
     marks.ratio_axis(ax)
-    ax.plot([], [], "o-", color=marks.BLUE, label=f"time, within {near:.0%} of least")
-    ax.plot([], [], "o-", color=marks.BLUE, markerfacecolor="white", label="time, beyond that")
+    ax.plot([], [], "o-", color=marks.BLUE, label=f"time, within {near:.0%} of best")
+    ax.plot([], [], "o-", color=marks.BLUE, markerfacecolor="white", label="time, slower")
     marks.points(ax, times, report.global_batch_size, yours)
     narrow = {"handlelength": 1.4, "handletextpad": 0.5, "columnspacing": 0.8, "borderaxespad": 0.2}
     marks.legend(ax, loc="lower center", ncols=2, **narrow)

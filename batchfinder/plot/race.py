@@ -1,4 +1,4 @@
-"""The panel of the race: loss on samples left out against the learning rate."""
+"""The panel of the race: held-out loss against the learning rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOM_IN_OCTAVES = 0.7
 def race(report: ReportData, ax: Any) -> None:
     """Every arm, the rate of the rule and the one that was found."""
     found = report.race
-    marks.title(ax, "Which learning rate trains fastest", "loss on samples left out")
+    marks.title(ax, "Which learning rate trains fastest", "held-out loss")
     ax.set_xlabel("learning rate")
     if found is None or not found.arms:
         ax.annotate("no race was run", (0.5, 0.5), xycoords="axes fraction", ha="center")
@@ -28,7 +28,7 @@ def race(report: ReportData, ax: Any) -> None:
     again = [arm for arm in found.arms if arm.order > 1]
     ended = [arm.loss for arm in found.arms if not arm.ran_away]
     top = max(ended, default=1.0) + (_ABOVE - 1) * (max(ended, default=1.0) - min(ended, default=0))
-    ax.plot(*_places(first), "o-", color=marks.BLUE, markersize=7, label="first order of the data")
+    ax.plot(*_places(first), "o-", color=marks.BLUE, markersize=7, label="first data order")
     if any(not arm.ran_away for arm in again):
         style = {"color": "white", "markeredgecolor": marks.BLUE, "linestyle": "none"}
         ax.plot(*_places(again), "s", markersize=7, label="another order", **style)

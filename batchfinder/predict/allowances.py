@@ -52,8 +52,8 @@ def unseen_by(step: Footprint, *, is_gpu: bool) -> tuple[Allowance, ...]:
     if not is_gpu:
         return ()
     return (
-        Allowance("the device's context and the libraries' own memory", CONTEXT_BYTES),
-        Allowance("workspaces of matrix products and convolutions", WORKSPACE_BYTES),
+        Allowance("device context and library memory", CONTEXT_BYTES),
+        Allowance("workspaces for matrix products and convolutions", WORKSPACE_BYTES),
         Allowance("fragmentation", _fragmentation(step)),
     )
 
@@ -96,8 +96,9 @@ class _Peaks:
             unknown = UNSIZED.intersection(found.assumed)
             if unknown:
                 raise CannotPredict(
-                    "expected a step whose memory has a known size before it runs; found that "
-                    f"{next(iter(unknown))}. On the device itself max_batch_size measures it"
+                    "expected a step whose memory use is known before it runs; found that "
+                    f"{next(iter(unknown))}. On the device itself, use max_batch_size, which "
+                    "measures it"
                 )
             self.known[key] = found
         return self.known[key]

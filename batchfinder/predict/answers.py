@@ -137,15 +137,13 @@ class MemoryPrediction(Shown):
     def _largest(self) -> list[str]:
         size, low, high = map(format_size, (self.batch_size, self.low, self.high))
         if self.batch_size >= MOST:
-            said = f"{size} or more should fit on {self._where()}; no larger one was asked about."
+            said = f"{size} or more should fit on {self._where()}; no larger size was requested."
         else:
-            said = f"{size} should fit on {self._where()}; from {low} to {high} may."
+            said = f"{size} should fit on {self._where()}; the range is {low} to {high}."
         most = self.dataset_samples
         if most is None or self.batch_size <= most:
             return [f"{said} Predicted, not run."]
-        whole = (
-            f"The dataset fills no batch above {format_size(most)}: memory will not be the limit."
-        )
+        whole = f"The dataset has only {format_size(most)} samples, so memory is not the limit."
         return [f"{said} Predicted, not run.", whole]
 
     def _nothing(self) -> list[str]:

@@ -137,19 +137,19 @@ def _masked_index(tensor: torch.Tensor, indices: Any) -> torch.Tensor:
 
 
 _WHOLE = (
-    "whole numbers read from tensors (.item(), int()) are 1, so that a size made from one "
-    "(one_hot without num_classes, lengths.max()) is predicted too small"
+    "integers read from tensors (.item(), int()) are 1, so a size derived from one (one_hot "
+    "without num_classes, lengths.max()) is predicted too small"
 )
 """No upper bound can be given: the number may be anything."""
 
 _ANSWERS: dict[Any, tuple[str, Answer]] = {
     READ_A_NUMBER: (
-        "numbers read from tensors (.item(), float(), if) are 1, and yes-or-no answers are no",
+        "numbers read from tensors (.item(), float()) are 1, and conditions on tensors are false",
         _value,
     ),
     _aten.nonzero.default: ("nonzero() finds every element", _nonzero),
     _aten.masked_select.default: ("masked_select() keeps every element", _masked_select),
-    UNIQUE: ("unique() finds no two elements alike", _unique),
+    UNIQUE: ("unique() finds no duplicates", _unique),
 }
 
 _KEEP_THEIR_BUFFER = {
@@ -166,8 +166,8 @@ tensors run a decomposition that does not.
 
 _UNSIZED: dict[Any, str] = {
     _aten.mkldnn_rnn_layer.default: (
-        "the workspace of the CPU's recurrent layers is left out: its size is unknown before "
-        "it runs"
+        "the workspace of recurrent layers on the CPU is excluded: its size is unknown before it "
+        "runs"
     ),
 }
 """Operators of which a part of the memory has no known size."""

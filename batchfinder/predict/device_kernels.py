@@ -29,13 +29,13 @@ _LARGEST_FUSED_HEAD = 256
 """Flash and memory-efficient attention take heads up to this size."""
 
 OTHER_KERNELS = (
-    "attention, dropout and autocast take memory as on CUDA; all other kernels keep what the CPU's "
-    "keep"
+    "attention, dropout and autocast use memory as on CUDA; all other kernels save the same "
+    "tensors as on the CPU"
 )
 
 MATH_ATTENTION = (
-    "attention with a mask takes a fused kernel; where the device has none for it, the matrix of "
-    "attention weights is kept too, and the lower end of the range counts with that"
+    "attention with a mask uses a fused kernel; the lower end of the range assumes that the "
+    "device has none and that the attention matrix is saved too"
 )
 
 

@@ -100,7 +100,7 @@ def first_guess(
             budget = memory.limit_bytes() if is_exact else int(RESERVED * memory.limit_bytes())
             return _largest(rehearsal, source, budget, sizes)
     except Exception as reason:  # noqa: BLE001 - a guess must not fail for any reason at all
-        _log.debug("no first guess: %s: %s", type(reason).__name__, reason)
+        _log.debug("no initial guess: %s: %s", type(reason).__name__, reason)
         return None
 
 
@@ -109,7 +109,7 @@ def _deadline(seconds: float, clock: Clock) -> Callable[[], None]:
 
     def in_time() -> None:
         if clock() >= end:
-            raise OutOfTime(f"the rehearsal took longer than {seconds:.3g} s")
+            raise OutOfTime(f"tracing the step took longer than {seconds:.3g} s")
 
     return in_time
 

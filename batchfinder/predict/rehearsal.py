@@ -136,7 +136,7 @@ class Rehearsal:
             self.in_time()  # whatever became of its error on the way through the user's step
             first_line = (str(error).splitlines() or [""])[0][:300]
             raise CannotPredict(
-                f"the training step cannot be followed without real data: "
+                f"the training step cannot be traced without real data: "
                 f"{type(error).__name__}: {first_line}"
             ) from error
         finally:
@@ -216,7 +216,9 @@ def _batch_shape(source: BatchSource) -> BatchShape:
         raise CannotPredict(f"expected batches counted in samples; found {source.unit}")
     most = source.ceiling
     if most is not None and most < 2:
-        raise CannotPredict("expected a data set of at least two samples, to see a batch grow")
+        raise CannotPredict(
+            "expected a dataset of at least two samples, to compare two batch sizes"
+        )
     small, large = (2, 4) if most is None or most >= 4 else (1, 2)
     return BatchShape(source.take(small), source.take(large), small, large)
 

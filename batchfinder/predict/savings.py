@@ -54,7 +54,7 @@ class MemorySavings(Shown):
     def __str__(self) -> str:
         first = f"predicted peak at batch size {self.batch_size:,}: {format_bytes(self.peak_bytes)}"
         if not self.savings:
-            return f"{first}; none of the changes that were tried lowers it"
+            return f"{first}; none of the changes tried reduces it"
         width = max(len(each.name) for each in self.savings)
         rows = [
             f"{each.name:<{width}}  {format_bytes(each.peak_bytes):>10}  "

@@ -51,7 +51,8 @@ class _Growth:
             return self._made[pair]
         if type(small) is not type(large):
             raise CannotPredict(
-                f"expected batches of one structure; found {type(small).__name__} in a batch of "
+                f"expected batches of the same structure; found {type(small).__name__} in a "
+                "batch of "
                 f"{self.small_size} and {type(large).__name__} in one of {self.large_size}"
             )
         if isinstance(small, Mapping):
@@ -68,7 +69,8 @@ class _Growth:
     def _tensor(self, small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
         if small.dim() != large.dim() or small.layout is not torch.strided:
             raise CannotPredict(
-                f"expected dense tensors of one number of dimensions; found {tuple(small.shape)} "
+                "expected dense tensors with the same number of dimensions; found "
+                f"{tuple(small.shape)} "
                 f"({small.layout}) and {tuple(large.shape)} ({large.layout})"
             )
         pairs = zip(small.shape, large.shape, strict=True)

@@ -88,5 +88,5 @@ def _check(size: int, done: Sequence[Trial], space: SearchSpace) -> None:
         )
     if any(trial.batch_size == size for trial in done):
         raise InvalidArgument(
-            f"the search proposed {size} again; expected a size that was not run yet"
+            f"the search proposed {size} again; expected a size that has not been run"
         )

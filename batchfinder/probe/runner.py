@@ -15,14 +15,14 @@ from batchfinder.run.trial import run_trial
 __all__ = ["as_slow_as_any", "runs_at", "steps_of_trial", "trial_runner"]
 
 _NEEDS_MORE = (
-    "batchfinder: a step of {own}, your own batch size, runs, and one of {size} does not. If the "
-    "model or the loss needs a smallest size or multiples of one, pass at_least= or multiple_of=: "
-    "no other size is then tried"
+    "batchfinder: a step at your batch size, {own}, runs, but one at {size} does not. If the "
+    "model or the loss needs a minimum size or a multiple, pass at_least= or multiple_of=; no "
+    "other size is then tried"
 )
 _NEEDS_FEWER = (
-    "batchfinder: a step of {own} runs, and one of {size} does not. If the model or the loss takes "
-    "only some sizes, say which: at_most=, multiple_of= or powers_of_two=; no other size is then "
-    "tried"
+    "batchfinder: a step at {own} runs, but one at {size} does not. If the model or the loss "
+    "accepts only some sizes, pass at_most=, multiple_of= or powers_of_two=; no other size is "
+    "then tried"
 )
 _OF_THE_LOSS = (UnknownLoss, NothingToTrain)
 _STEPS = 2

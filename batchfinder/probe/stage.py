@@ -83,8 +83,8 @@ def probe_sizes(call: Call, search: Search, *, step_seconds: float | None = None
         if search.isolate is not None:
             if not bench.step.ranks.alone:
                 raise InvalidArgument(
-                    "expected a search without isolate= on several ranks; found one: a trial in a "
-                    "process of its own cannot join their collectives. Leave isolate= out"
+                    "expected a search without isolate= on several ranks; found one with it: a "
+                    "trial in a separate process cannot join their collectives. Leave isolate= out"
                 )
             run = IsolatedTrials(search.isolate, memory_limit=bench.memory_limit, space=bench.space)
         conduct = _conduct(call, search, step_seconds)
@@ -245,7 +245,8 @@ def _check_holdings(memory: MemoryBreakdown) -> None:
     held = held_bytes(memory)
     if held > memory.limit_bytes:
         raise NothingFits(
-            f"expected a limit above what the model holds without any batch; found a limit of "
+            "expected a limit above the memory that the model needs without a batch; found a "
+            "limit of "
             f"{format_bytes(memory.limit_bytes)} and a need of {format_bytes(held)} (parameters "
             f"{format_bytes(memory.parameter_bytes)}, buffers {format_bytes(memory.buffer_bytes)},"
             f" gradients {format_bytes(memory.gradient_bytes)}, optimizer state "

@@ -44,12 +44,12 @@ class Race:
         if self.steps is not None and self.steps < FEWEST_STEPS:
             raise InvalidArgument(
                 f"expected Race(steps=) of at least {FEWEST_STEPS}; found {self.steps}: shorter "
-                "trainings favour rates that fail later"
+                "trainings favor rates that fail later"
             )
         if self.arms < 3:
             raise InvalidArgument(
-                f"expected Race(arms=) of at least 3; found {self.arms}: a best rate is one with "
-                "worse rates on either side"
+                f"expected Race(arms=) of at least 3; found {self.arms}: the best rate needs a "
+                "worse one on either side"
             )
         if self.ramp < 0:
             raise InvalidArgument(f"expected Race(ramp=) of 0 or more; found {self.ramp}")

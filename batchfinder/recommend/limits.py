@@ -27,7 +27,7 @@ def choose(situation: Situation, objective: Objective) -> Candidate:
         return picked
     found = f"a candidate of {picked.plan}" if isinstance(picked, Candidate) else repr(picked)
     raise InvalidArgument(
-        "expected the objective to return one of the candidates that it was given; "
+        "expected the objective to return one of the given candidates; "
         f"{getattr(objective, '__name__', type(objective).__name__)} returned {found:.200}. "
         "Pick among them, such as min(candidates, key=...)"
     )

@@ -77,8 +77,8 @@ def least_energy(candidates: Sequence[Candidate]) -> Candidate:
     known = [each for each in joules if each is not None]
     if len(known) < len(joules):
         raise InvalidArgument(
-            "expected a device that reports its energy for the objective least_energy (an NVIDIA "
-            "GPU since Volta, as a whole); this one does not: choose another objective"
+            "expected a device that reports its energy for the objective least_energy (a whole "
+            "NVIDIA GPU, Volta or newer); this one does not: choose another objective"
         )
     near = zip(candidates, known, strict=True)
     return min((c for c, each in near if each <= (1 + SAME) * min(known)), key=_size)

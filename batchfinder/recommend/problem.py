@@ -205,7 +205,7 @@ def _refuse_untimed(measurements: Sequence[Measurement]) -> None:
         positive = (each.step_seconds, each.samples_per_second, each.samples_per_second_high)
         if not all(map(math.isfinite, (each.step_seconds, *speeds))) or min(positive) <= 0:
             raise InvalidArgument(
-                f"expected measured times and speeds that are positive numbers; found a step of "
+                f"expected positive times and speeds; found a step of "
                 f"{each.step_seconds} s and {each.samples_per_second} samples/s "
                 f"({speeds[0]} to {speeds[2]}) at batch size {each.batch_size}"
             )

@@ -40,8 +40,8 @@ __all__ = ["alternatives", "explain", "other_changes", "sections"]
 
 _HOW_TO_READ = (
     "Below, {what}, as multiples of the choice's; a batch written as a x b x c is batch size x"
-    " accumulation steps x devices. Times come from the curve fitted to all timings, so their order"
-    " may differ from that of the throughputs as measured."
+    " accumulation steps x devices. Times come from a curve fitted to all timings, so their "
+    "order may differ from that of the measured throughputs."
 )
 
 
@@ -67,15 +67,15 @@ def sections(report: ReportData) -> Iterator[tuple[str, list[str]]]:
     yield "The choice", [answer(report), f"Batch size {chosen}. {why}."]
     limit = report.limited_by
     yield "What limits it", [f"{capitalized(limit_sentence(limit))}. {RELAXED[limit]}"]
-    what = f"time is that per {singular(report.unit)}"
+    what = f"time is per {singular(report.unit)}"
     if any(math.isfinite(each.relative_samples) for each in report.candidates):
-        what = f"time and {report.unit} are what it takes to reach the same loss"
+        what = f"time and {report.unit} are those needed to reach the same loss"
     if others := [alternatives(report, each) for each in interesting(report)]:
         yield "Alternatives", [*others, _HOW_TO_READ.format(what=what)]
     yield "The learning rate", list(_learning_rate(report))
     if report.race is not None:
         yield "The race of learning rates", list(race_sentences(report.race))
-    yield "Where the memory goes", list(memory_sentences(report))
+    yield "Memory", list(memory_sentences(report))
     yield "What was measured", list(_measured(report))
 
 
@@ -120,7 +120,7 @@ def _energy_words(report: ReportData, candidate: Candidate) -> str:
 def time_words(ratio: float) -> str:
     """``0.97`` as "3% sooner", ``1.4`` as "40% later", ``3`` as "in 3x the time"."""
     if not math.isfinite(ratio):
-        return "in a time that was not predicted"
+        return "in an unknown time"
     if abs(ratio - 1) < 0.005:
         return "in the same time"
     if ratio >= 2:
@@ -167,7 +167,7 @@ def _measured(report: ReportData) -> Iterator[str]:
     fitted = sum(trial.fits for trial in report.trials)
     yield (
         f"Memory: {memory_sentence(report)}. Every trial ran whole training steps; {fitted}"
-        f" of {len(report.trials)} fitted."
+        f" of {len(report.trials)} fit."
     )
     if report.measurements:
         yield f"Throughput: {len(report.measurements)} sizes, medians with 90% intervals."

@@ -27,7 +27,7 @@ def memory_sentences(report: ReportData) -> Iterator[str]:
         share = memory.headroom_bytes / memory.limit_bytes
         yield (
             f"At the recommended size {format_bytes(memory.headroom_bytes)} of "
-            f"{format_bytes(memory.limit_bytes)} stay free ({100 * share:.0f}%)."
+            f"{format_bytes(memory.limit_bytes)} remain free ({100 * share:.0f}%)."
         )
     with_ddp = report.probe.max_batch_size_with_ddp
     if with_ddp is not None and report.environment.device.partition(":")[0] in ("cuda", "xpu"):
@@ -50,7 +50,7 @@ def _held(memory: MemoryBreakdown) -> str:
         ("gradients", memory.gradient_bytes),
         ("optimizer state", memory.optimizer_bytes),
         ("workspace and other", memory.other_bytes),
-        ("this process outside of torch", memory.non_torch_bytes),
+        ("this process outside torch", memory.non_torch_bytes),
         ("other processes on the device", memory.other_processes_bytes),
     )
     return ", ".join(f"{name} {format_bytes(count)}" for name, count in parts if count)
@@ -63,5 +63,5 @@ def _line(memory: MemoryBreakdown) -> str:
     )
     if memory.fit_residual > _LOOSE:
         missed = f"{100 * memory.fit_residual:.0f}%"
-        return f"{said}, but misses a trial by {missed}: memory does not grow linearly here."
+        return f"{said}, but is off by {missed} at one trial: memory does not grow linearly here."
     return f"{said}, within {100 * max(memory.fit_residual, 0.001):.1f}% of every trial."

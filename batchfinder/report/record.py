@@ -68,8 +68,8 @@ class Report(ReportData, AsJson, Shown):
         factor = self.rate_factor
         if factor is None:
             raise InvalidArgument(
-                "expected a recommended learning rate; found none: the caveats say why, and "
-                "base_learning_rate= names the rate that goes with the base batch size"
+                "expected a recommended learning rate; found none: see the caveats for the "
+                "reason, and pass base_learning_rate=, the rate of the base batch size"
             )
         change = self.recommendation.change
         if self.learning_rate and change is not None and not change.base_rate_is_yours:

@@ -34,9 +34,9 @@ __all__ = ["answer", "caveat_list", "choice", "findings", "screen_width", "text"
 NARROW, WIDE = 80, 120
 LABEL = 14
 _ENDED_BY = {
-    Limit.DATASET: "the dataset fills no larger batch",
+    Limit.DATASET: "the dataset has no more samples",
     Limit.USER: "your ceiling ended the search",
-    Limit.INDEX: "a kernel's index limit ended the search",
+    Limit.INDEX: "an index limit of a kernel ended the search",
     Limit.TIME: "time ended the search",
     Limit.DATA_LOADING: "the time to load samples ended the search",
 }
@@ -184,7 +184,7 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
     if confirmation.at_double_rate is None:
         return said
     if confirmation.at_double_rate is Judgement.HELD:
-        return f"{said}; twice the rate held too"
+        return f"{said}; twice the rate passed too"
     twice = judgement_words(
         confirmation.at_double_rate, confirmation.first_loss, confirmation.double_rate_last_loss
     )

@@ -82,7 +82,9 @@ class Shortage(BatchFinderError):
     """
 
     def __init__(self, verdict: Verdict, size: int, doing: str, message: str) -> None:
-        what = "memory ran out" if verdict is Verdict.OUT_OF_MEMORY else "an index limit was met"
+        what = (
+            "memory ran out" if verdict is Verdict.OUT_OF_MEMORY else "an index limit was exceeded"
+        )
         where = "" if doing == A_STEP else f", in {doing}"
         super().__init__(f"{what} with a micro-batch of {size}{where}")
         self.verdict = verdict

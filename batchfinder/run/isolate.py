@@ -86,12 +86,12 @@ class IsolatedTrials:
         except EOFError:
             child.join()
             raise BatchFinderError(
-                f"the child process of a trial ended with code {child.exitcode} before it began: "
-                "its messages above say why. A script must guard its start with "
+                f"the child process of a trial exited with code {child.exitcode} before it "
+                "started: see its messages above. A script must guard its start with "
                 'if __name__ == "__main__":'
             ) from None
         if not messages.poll(self.patience_seconds):
-            note = f"gave no result within {self.patience_seconds} seconds"
+            note = f"returned no result within {self.patience_seconds} seconds"
             return Trial(size, Outcome.KILLED, note=note)
         try:
             result = messages.recv()
@@ -153,6 +153,6 @@ def _check(make: Factory) -> None:
 def _death(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        cause = ": the kernel does so where memory ends" if name == "SIGKILL" else ""
+        cause = ": usually the kernel, out of memory" if name == "SIGKILL" else ""
         return f"killed by {name}{cause}"
     return f"ended with code {code} and no result"

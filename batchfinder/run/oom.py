@@ -23,8 +23,8 @@ class Verdict(Enum):
     """What an exception says about the size that was tried."""
 
     OUT_OF_MEMORY = "out of memory"
-    INDEX_LIMIT = "a kernel cannot address this many elements, whatever the memory"
-    DEVICE_LOST = "the device is in an error state that this process cannot leave"
+    INDEX_LIMIT = "a kernel cannot address this many elements, regardless of memory"
+    DEVICE_LOST = "the device is in an unrecoverable error state"
     OTHER = "an error that is not about memory"
 
 

@@ -205,7 +205,7 @@ def _unless_spilled(ending: _Ending, memory: MemoryBackend, used: int) -> _Endin
         return ending
     return _Ending(
         Outcome.OUT_OF_MEMORY,
-        f"ran, but with {format_bytes(used)}, more than the {format_bytes(limit)} there are",
+        f"ran, but used {format_bytes(used)}, more than the limit of {format_bytes(limit)}",
     )
 
 
@@ -220,7 +220,7 @@ def _crowded_host(source: BatchSource, memory: MemoryBackend, batch: Batch) -> _
         return None
     return _Ending(
         Outcome.OUT_OF_MEMORY,
-        f"host memory: the loader's workers would hold {copies} batches, "
+        f"host memory: the loader's workers would hold {copies} batches, which need "
         f"{format_bytes(needed)} of the available {format_bytes(budget)}; fewer workers or a "
         "smaller prefetch_factor would allow more",
         has_peak=False,

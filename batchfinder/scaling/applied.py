@@ -87,9 +87,9 @@ def apply_once(
     before = any(getattr(each, _MARK, None) == mark for each in optimizers)
     if before or _are_recommended(optimizers, rates):
         raise InvalidArgument(
-            "expected an optimizer with the rates of the search; found the recommended ones: they "
-            "were applied before, and would be multiplied once more. Call apply_rate once, with "
-            "the schedulers, on a newly built optimizer"
+            "expected an optimizer with the rates of the search; found the recommended ones: "
+            "apply_rate was already called, and a second call would multiply them again. Call "
+            "apply_rate once, with the schedulers, on a newly built optimizer"
         )
     multiply_rates(optimizer, factor, scheduler)
     for each in optimizers:

@@ -184,7 +184,7 @@ _BY_ANALOGY = FamilyRule(
     "rate_by_analogy",
 )
 _PARAMETER_FREE = FamilyRule(
-    fixed, "the optimizer finds its own rate (arXiv:2306.06101)", "rate_is_found"
+    fixed, "the optimizer adapts its own rate (arXiv:2306.06101)", "rate_is_found"
 )
 
 

@@ -25,16 +25,16 @@ def advice(change: Change | None, plan: BatchPlan, unit: str = "samples") -> Ite
     yield from _steps(change, unit)
     yield from _adam(change)
     yield (
-        "EMA of the weights: to average over as many samples, raise its decay to the power "
-        f"{change.factor:.3g} (0.999 becomes {0.999**change.factor:.4g}; arXiv:2307.13813)."
+        "EMA of the weights: to average over the same number of samples, raise its decay to the "
+        f"power {change.factor:.3g} (0.999 becomes {0.999**change.factor:.4g}; arXiv:2307.13813)."
     )
     yield (
-        "Gradient clipping: a larger batch has a smaller gradient norm, since its noise shrinks "
-        "with the batch, so the same threshold clips less often (arXiv:1812.06162)."
+        "Gradient clipping: a larger batch has less gradient noise, and so a smaller gradient "
+        "norm: the same threshold clips less often (arXiv:1812.06162)."
     )
     yield (
-        "BatchNorm, if the model has it, takes its statistics over one micro-batch of "
-        f"{format_size(plan.micro_batch)}, whatever the accumulation (arXiv:1502.03167)"
+        "BatchNorm, if the model uses it, computes its statistics over one micro-batch of "
+        f"{format_size(plan.micro_batch)}, regardless of accumulation (arXiv:1502.03167)"
         + ("; below 32 they are noisy (arXiv:1803.08494)." if plan.micro_batch < 32 else ".")
     )
 
@@ -42,26 +42,26 @@ def advice(change: Change | None, plan: BatchPlan, unit: str = "samples") -> Ite
 def _steps(change: Change, unit: str) -> Iterator[str]:
     share = 1 / change.factor
     yield (
-        f"Steps and epochs: an optimizer step now sees {format_factor(change.factor)} the {unit}. "
+        f"Steps and epochs: an optimizer step now uses {format_factor(change.factor)} the {unit}. "
         f"The same number of epochs has {format_factor(share)} the optimizer steps; the same "
-        f"number of steps sees {format_factor(change.factor)} the {unit}."
+        f"number of steps uses {format_factor(change.factor)} the {unit}."
     )
     if change.steps_factor is not None:
         yield (
-            "Length of the training: the same loss takes about "
-            f"{format_factor(change.steps_factor)} the optimizer steps, which is "
+            "Training length: reaching the same loss takes about "
+            f"{format_factor(change.steps_factor)} the optimizer steps, or "
             f"{format_factor(change.steps_factor * change.factor)} the {unit} (arXiv:1812.06162)."
         )
     yield (
-        f"Schedule: multiply every length counted in steps by {format_count(share)}, for "
-        "evaluation and checkpoints too, or count in samples or epochs (arXiv:1811.03600)."
+        f"Schedule: multiply every interval counted in steps by {format_count(share)}, including "
+        "evaluation and checkpoints, or count in samples or epochs (arXiv:1811.03600)."
     )
     if change.schedule is not None and change.schedule.counted:
         yield _counts(change, change.schedule)
     if change.factor > 1:
         yield (
-            f"Warm-up: multiply its steps by {format_count(share)}, with at least "
-            f"{FEWEST_WARM_UP_STEPS}, rising linearly to the new rate (arXiv:1706.02677)."
+            f"Warm-up: multiply its steps by {format_count(share)}, but keep at least "
+            f"{FEWEST_WARM_UP_STEPS}, and increase the rate linearly (arXiv:1706.02677)."
         )
 
 
@@ -95,11 +95,11 @@ def _adam(change: Change) -> Iterator[str]:
     scaled = (
         f"beta1 0.9 would become {first:.3g} and beta2 0.999 {second:.4g}"
         if first > 0
-        else "which is undefined for a change this large"
+        else "undefined for a change this large"
     )
     yield (
-        "Betas: leave them. Theory would scale 1 - beta with the batch size "
-        f"(arXiv:2205.10287): {scaled}. Keeping beta2's half-life in samples is another proposal: "
+        "Betas: leave them unchanged. Theory suggests scaling 1 - beta with the batch size "
+        f"(arXiv:2205.10287): {scaled}. Another proposal keeps beta2's half-life in samples: "
         f"0.999 becomes {0.999**factor:.4g} (arXiv:2507.07101)."
     )
     if change.rate and change.base_rate:

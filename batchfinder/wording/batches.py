@@ -1,4 +1,4 @@
-"""What is said of how samples are read and batches built."""
+"""Sentences about reading samples and building batches."""
 
 from __future__ import annotations
 
@@ -11,55 +11,56 @@ def _left(names: tuple[str, ...]) -> str:
     listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return (
         f"reading samples changed {listed}, which was not undone. Training(..., "
-        "preserve=[dataset]) puts a data set back with its counters"
+        "preserve=[dataset]) restores a dataset with its counters"
     )
 
 
 def _lengths(scanned: int, share: float | None) -> str:
-    among = "of a stream" if share is None else f"({share:.1%} of the samples)"
+    of = "of the stream" if share is None else f"({share:.1%} of the dataset)"
     return (
-        f"samples vary in length. The longest were found among {scanned} {among}; a longer one "
-        "elsewhere would need more memory"
+        f"samples vary in length. The longest of {scanned:,} samples {of} were used; longer ones "
+        "would need more memory"
     )
 
 
 def _stream(is_length_known: bool) -> str:
     unknown = "" if is_length_known else ", and its length is unknown"
-    return f"the dataset is a stream: samples were buffered from its start{unknown}"
+    return f"the dataset is a stream: samples were buffered from its beginning{unknown}"
 
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "batches.by_dataset": (
-        "the loader yields batches that its dataset makes (batch_size=None); other sizes were "
-        "cut and joined from those"
+        "the dataset yields whole batches (batch_size=None); other sizes were built by splitting "
+        "and joining them"
     ),
     "batches.of_dataset": (
-        "a dataset was given in place of a loader: batches are collated by default and shuffled"
+        "a dataset was given instead of a loader: it is shuffled, with default collation"
     ),
     "batches.none_at_all": (
-        "the loader as it is yields no batch at all: drop_last=True, {base} samples per batch, "
-        "{count} samples"
+        "the loader yields no batch: drop_last=True, with a batch size of {base} and {count} "
+        "samples"
     ),
     "batches.lengths": _lengths,
     "batches.lengths_cut": (
-        "the budget left time to look at the lengths of {scanned} samples only; a longer one "
-        "elsewhere would need more memory"
+        "the budget left time to read the lengths of only {scanned} samples; a longer sample "
+        "would need more memory"
     ),
     "batches.made_vary": (
-        "batches of make_loader vary in length. The largest of its first {looked_at} was used; a "
-        "longer one later would need more memory"
+        "batches from make_loader vary in length. The largest of the first {looked_at} was used; "
+        "a larger one would need more memory"
     ),
     "batches.stream": _stream,
     "batches.cut": (
-        "the loader is an iterable of batches: other sizes were cut and joined from those"
+        "the loader is an iterable of batches: other sizes were built by splitting and joining them"
     ),
     "batches.left": _left,
     "batches.no_workers": (
         "the loader's worker processes could not be started ({reason}): samples were read in this "
-        "process, one after the other"
+        "process, one at a time"
     ),
     "batches.repeating_workers": (
-        "each of the loader's {workers} worker processes yields the whole stream, so that an epoch "
-        "holds every sample {workers} times: split it with torch.utils.data.get_worker_info()"
+        "each of the loader's {workers} worker processes yields the whole stream, so an epoch "
+        "contains every sample {workers} times: split the stream with "
+        "torch.utils.data.get_worker_info()"
     ),
 }

@@ -29,31 +29,31 @@ __all__ = [
 LIMITS = {
     Limit.MEMORY: "memory: a larger batch would not fit",
     Limit.NOISE: "gradient noise: a larger batch costs more samples than it saves steps",
-    Limit.THROUGHPUT: "throughput: a larger batch is hardly processed faster per sample",
-    Limit.DATASET: "the dataset: it has no more samples than this",
+    Limit.THROUGHPUT: "throughput: a larger batch is hardly faster per sample",
+    Limit.DATASET: "the dataset: it has no more samples",
     Limit.USER: "your ceiling on the batch size",
-    Limit.INDEX: "an index limit: a kernel cannot address a larger batch, whatever the memory",
+    Limit.INDEX: "an index limit: a kernel cannot address a larger batch, regardless of memory",
     Limit.TIME: "time: larger batches were not tried",
     Limit.DATA_LOADING: "data loading: the loader delivers samples more slowly than the model "
-    "takes them",
+    "processes them",
     Limit.UPDATES: "the length of the training: a larger batch leaves it too few optimizer steps",
     Limit.EVIDENCE: "measurement uncertainty: no other size is reliably faster",
-    Limit.CONFIRMATION: "the confirmation: a batch size that is predicted to be faster was not "
-    "confirmed by training",
+    Limit.CONFIRMATION: "the confirmation: a batch size predicted to be faster was not confirmed "
+    "by training",
 }
 RELAXED = {
     Limit.MEMORY: "More memory would allow a larger batch that reaches the same loss sooner.",
-    Limit.NOISE: "More memory would not change the choice. Beyond the noise scale every sample "
+    Limit.NOISE: "More memory would not change the choice. Beyond the noise scale, each sample "
     "added to a batch contributes less than the one before.",
     Limit.THROUGHPUT: "More memory would not change the choice. The device is fully used, so a "
     "larger batch takes proportionally longer.",
     Limit.DATASET: "A larger batch cannot be filled.",
-    Limit.USER: "Raise it to look further.",
+    Limit.USER: "Raise it to search further.",
     Limit.INDEX: "Accumulation can go beyond it.",
-    Limit.TIME: "With a larger budget_seconds the search goes further.",
+    Limit.TIME: "A larger budget_seconds extends the search.",
     Limit.DATA_LOADING: "A larger batch would only wait longer for its samples.",
     Limit.UPDATES: "A longer training could use a larger batch.",
-    Limit.EVIDENCE: "A narrower interval of the noise scale, or steadier timings, may show one.",
+    Limit.EVIDENCE: "A narrower noise-scale interval or more stable timings may reveal one.",
     Limit.CONFIRMATION: "More memory would not change the choice. A warm-up, gradient clipping or "
     "another optimizer may let a larger batch train.",
 }
@@ -90,7 +90,7 @@ def limit_sentence(limit: Limit) -> str:
 
 
 def says_why(recommendation: Recommendation) -> bool:
-    """Whether the headline has said why already."""
+    """Whether the headline already gives the reason."""
     kept = _is_kept(recommendation)
     return recommendation.loading is not None or (kept and recommendation.why is Why.FASTEST)
 
@@ -121,13 +121,13 @@ _KEEP = {
     Why.YOURS_IS_AS_GOOD: "nothing measured is reliably faster",
     Why.YOURS_WAITS_FOR_DATA: "training waits for its data",
     Why.YOURS_WITHOUT_NOISE: (
-        "the noise scale is unknown, so no other size can be said to train faster"
+        "the noise scale is unknown, so no other size can be shown to train faster"
     ),
-    Why.THROUGHPUT_KNEE: "larger batches are hardly processed faster",
+    Why.THROUGHPUT_KNEE: "larger batches are hardly faster per sample",
     Why.OBJECTIVE: "your objective chose it",
-    Why.CONFIRMED: "it is what training confirmed",
-    Why.LAST_TRIED: "nothing that was tried was confirmed by training",
-    Why.YOURS_FOR_WANT_OF_BETTER: "nothing that was tried was confirmed by training",
+    Why.CONFIRMED: "it was confirmed by training",
+    Why.LAST_TRIED: "no candidate was confirmed by training",
+    Why.YOURS_FOR_WANT_OF_BETTER: "no candidate was confirmed by training",
 }
 
 
@@ -176,7 +176,7 @@ def speedup_words(recommendation: Recommendation) -> str:
 
 
 def loading_sentence(loading: Loading) -> str:
-    """Both figures, what helps, and the size for the day when it is mended."""
+    """Both rates, what helps, and the size to use once the loader keeps up."""
     helps = "use workers" if loading.workers == 0 else f"use more workers ({loading.workers} now)"
     said = (
         f"training waits for data. The loader delivers "
@@ -199,18 +199,18 @@ def why_sentence(recommendation: Recommendation) -> str:
         Why.NEAR_FASTEST: f"{size} is the smallest round batch size within 3% of the shortest "
         "predicted time to the same loss",
         Why.SURELY_FASTER: f"{size} is the fastest of the sizes that are reliably faster than "
-        "yours; others may be faster still, but what was measured leaves that open",
-        Why.YOURS_IS_AS_GOOD: f"{size} is yours; no other size is at least 5% faster throughout "
-        "the range that noise scale, step times and learning-rate rule leave open",
+        "yours; others may be faster still, but the measurements do not settle this",
+        Why.YOURS_IS_AS_GOOD: f"{size} is yours; no other size is at least 5% faster over the "
+        "whole uncertainty of noise scale, step times and learning-rate rule",
         Why.YOURS_WAITS_FOR_DATA: f"{size} is yours; no batch size makes the loader faster",
-        Why.YOURS_WITHOUT_NOISE: f"{size} is yours; the noise scale is unknown, and without it "
-        "nothing tells what a larger batch would gain",
+        Why.YOURS_WITHOUT_NOISE: f"{size} is yours; without a noise scale, the gain from a larger "
+        "batch is unknown",
         Why.THROUGHPUT_KNEE: f"{size} is the throughput knee: the smallest batch size within 10% "
         "of the most samples per second",
         Why.OBJECTIVE: f"{size} is the choice of the objective {recommendation.objective}",
-        Why.CONFIRMED: f"{size} is the size that remained after the confirmation by training",
-        Why.LAST_TRIED: f"{size} was tried last, and not confirmed either",
-        Why.YOURS_FOR_WANT_OF_BETTER: f"{size} is yours; nothing else was confirmed either",
+        Why.CONFIRMED: f"{size} is the candidate that passed the confirmation by training",
+        Why.LAST_TRIED: f"{size} was tried last, and was not confirmed either",
+        Why.YOURS_FOR_WANT_OF_BETTER: f"{size} is yours; no other candidate was confirmed",
     }[why]
     if kept and why is Why.NEAR_FASTEST:
         return f"{size} is yours, and within 10% of the shortest predicted time to the same loss"
@@ -221,7 +221,7 @@ def learning_rate_sentence(recommendation: Recommendation) -> str:
     """``"0.0038: 3.8x your 0.001 (1.9x by the square-root rule, doubled because ...)"``."""
     rate, change = recommendation.learning_rate, recommendation.change
     if rate is None:
-        return "none is known, so none is recommended: pass optimizer= or base_learning_rate="
+        return "none: no base rate is known; pass optimizer= or base_learning_rate="
     if change is None or not change.base_rate:
         return format_rate(rate)
     base = f"{'your' if change.base_rate_is_yours else 'the base rate'} "
@@ -273,20 +273,20 @@ def _price(candidate: Candidate, unit: str) -> str:
 
 
 def steps_sentence(change: Change | None) -> str:
-    """How many optimizer steps and epochs reach the same loss; empty where that is not known."""
+    """How many optimizer steps and epochs reach the same loss; empty where this is unknown."""
     if change is None or change.batch == change.base_batch:
         return ""
     steps = change.steps_factor
     if steps is None:
         return _per_epoch(change)
     said = (
-        f"the same loss takes about {format_factor(steps)} your optimizer steps, which is "
+        f"the same loss takes about {format_factor(steps)} your optimizer steps, or "
         f"{format_factor(steps * change.factor)} your epochs"
     )
     if change.training_steps is not None:
         count, before = format_count(steps * change.training_steps), change.training_steps
         same = format_size(round(before / change.factor))
-        return f"{said}: {count} steps instead of {format_size(before)} ({same} in as many epochs)"
+        return f"{said}: {count} steps instead of {format_size(before)} ({same} for equal epochs)"
     each = _per_epoch(change)
     return f"{said} ({each})" if each else said
 

@@ -1,4 +1,4 @@
-"""What is said of an empirical study and its trainings."""
+"""Sentences about an empirical study and its trainings."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def _trained(batch: int, rate: float, seed: int, loss: float, ending: str) -> st
 
 def _machines(hosts: Sequence[str]) -> str:
     return (
-        f"trained on {len(hosts)} machines ({', '.join(hosts)}): times of different machines are "
-        "not comparable"
+        f"trained on {len(hosts)} machines ({', '.join(hosts)}): times from different machines "
+        "are not comparable"
     )
 
 
 def _few_seeds(count: int) -> str:
     seeds = "one seed" if count == 1 else f"{count} seeds"
-    return f"{seeds}: differences between sizes may be chance"
+    return f"{seeds}: differences between sizes may be due to chance"
 
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "compare.trained": _trained,
-    "compare.no_time": "{count} of {of} trainings had no time left",
+    "compare.no_time": "{count} of {of} trainings were not run: no time was left",
     "compare.lost": "{count} of {of} trainings were lost with their workers",
     "compare.machines": _machines,
     "compare.side_by_side": (
-        "trainings ran side by side: which ones were stopped early depends on the order in which "
-        "others ended"
+        "trainings ran in parallel: which ones stopped early depends on the order in which others "
+        "ended"
     ),
-    "compare.no_validation": "no validation loader: sizes are compared by their training loss",
+    "compare.no_validation": "no validation loader was given: sizes are compared by training loss",
     "compare.no_schedule": (
-        "no training followed your scheduler: the rate stays where it is after the warm-up; pass "
-        "schedule= for one that falls"
+        "no training followed your scheduler: the rate is constant after the warm-up; pass "
+        "schedule= for one that decays"
     ),
     "compare.few_seeds": _few_seeds,
 }

@@ -1,4 +1,4 @@
-"""What is said of a confirmation."""
+"""Sentences about a confirmation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def judgement_words(judgement: Judgement, first: float, last: float, detail: str
         Judgement.NO_LOSS: "it ran within memory; the step returns no loss to judge by",
         Judgement.NOT_FINITE: "the loss became NaN or infinite",
         Judgement.ROSE: f"the loss rose from {first:.4g} to {last:.4g}",
-        Judgement.OSCILLATED: "the loss oscillated more and more",
+        Judgement.OSCILLATED: "the loss oscillated with growing amplitude",
         Judgement.OUT_OF_MEMORY: "it ran out of memory",
-        Judgement.AT_THE_EDGE: "the allocator kept flushing its cache, too close to the limit",
+        Judgement.AT_THE_EDGE: "the allocator kept flushing its cache: too close to the limit",
         Judgement.INDEX_LIMIT: "it exceeded an index limit of a kernel",
         Judgement.NO_UPDATE: "no parameter changed, or not in every update",
-        Judgement.RATE_NOT_KEPT: "the rate that was set is not the one that was trained with",
+        Judgement.RATE_NOT_KEPT: "training did not use the rate that was set",
     }[judgement]
     return f"{said} ({detail})" if detail else said
 
@@ -55,8 +55,7 @@ def _failed(
 
 def _nothing(batch: int, rate: float | None) -> str:
     return (
-        f"nothing that was tried was confirmed; {_pair(batch, rate)} came last: watch the first "
-        "epochs with it"
+        f"no candidate was confirmed; {_pair(batch, rate)} was tried last: watch its first epochs"
     )
 
 
@@ -70,7 +69,7 @@ def _led(rate: float, lead: float, steps: int) -> str:
 def _lead(rate: float, lead: float, steps: int) -> str:
     return (
         f"{_led(rate, lead, steps)}: try {format_rate(2 * rate)}. A lead over so few steps may "
-        "not last a long training, for which lower rates are better"
+        "not persist in a long training, where lower rates do better"
     )
 
 
@@ -94,23 +93,23 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "confirm.failed": _failed,
     "confirm.nothing_held": _nothing,
     "confirm.nothing_no_update": (
-        "{name} made {made} of {updates} updates of the confirmation, so that no learning rate is "
+        "{name} made {made} of the confirmation's {updates} updates, so no learning rate is "
         "recommended: pass the optimizer that it wraps, or let it update at every step"
     ),
     "confirm.nothing_moved": (
-        "no parameter changed in {updates} updates of the confirmation, so that no learning rate "
-        "is recommended: look for gradients of zero, frozen parameters or a rate of zero"
+        "no parameter changed in the confirmation's {updates} updates, so no learning rate is "
+        "recommended: check for zero gradients, frozen parameters or a rate of zero"
     ),
     "confirm.nothing_not_kept": (
-        "in {updates} updates of the confirmation the learning rate that was set is not the one "
-        "that was trained with: a schedule inside the step writes its own, or another optimizer "
-        "updates. So none is recommended; pass the schedule as scheduler= in place of stepping it, "
-        "and the optimizer that is used as optimizer="
+        "in the confirmation's {updates} updates training did not use the learning rate that was "
+        "set, so none is recommended: a schedule inside the step overwrites it, or another "
+        "optimizer updates. Pass the schedule as scheduler= instead of stepping it, and the "
+        "optimizer in use as optimizer="
     ),
     "confirm.clipped": (
-        "gradients were clipped in {clipped} of {updates} updates: their length is then the "
-        "threshold's, whatever the gradient, and the rule for the learning rate was not tested on "
-        "such trainings; Race() measures the rate with clipping"
+        "gradients were clipped in {clipped} of {updates} updates, which fixes their norm at the "
+        "threshold; the learning-rate rule was not tested on such trainings. Race() measures the "
+        "rate with clipping"
     ),
     "confirm.no_time": "no time was left to confirm another plan",
     "confirm.lead": _lead,

@@ -1,4 +1,4 @@
-"""What the adapters add to a report."""
+"""Sentences that the adapters add to a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ __all__ = ["SENTENCES"]
 def _counted(names: tuple[str, ...], factor: float) -> str:
     return (
         f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} counted in optimizer steps, each "
-        f"of which now covers {factor:.3g}x the samples; divide by that to keep the same training"
+        f"of which now covers {factor:.3g}x the samples; divide by that to keep the training "
+        "unchanged"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is said of the timings."""
+"""Sentences about timings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["SENTENCES"]
 
 def _floor(sizes: Sequence[int], like: int, seconds: float) -> str:
     which = ", ".join(map(format_size, sizes))
-    several, were = ("batches of", "were") if len(sizes) > 1 else ("a batch of", "was")
+    several, were = ("batch sizes", "were") if len(sizes) > 1 else ("batch size", "was")
     return (
-        f"{several} {which} {were} left out: when first timed, the shortest step took "
+        f"{several} {which} {were} skipped: in the first timing the shortest step took "
         f"{format_seconds(seconds)}, about as long as at {format_size(like)}"
     )
 
@@ -22,14 +22,14 @@ def _floor(sizes: Sequence[int], like: int, seconds: float) -> str:
 def _slow(size: int, seconds: float, own: int) -> str:
     but = f" (except your own {format_size(own)})" if own > size else ""
     return (
-        f"there was too little time to measure batches of {format_size(size)} and more{but}: a "
-        f"step would take {format_seconds(seconds)}"
+        f"there was too little time to measure batch sizes of {format_size(size)} and more{but}: "
+        f"a step would take {format_seconds(seconds)}"
     )
 
 
 def _late(sizes: Sequence[int]) -> str:
     said = ", ".join(map(format_size, sizes))
-    return f"there was no time to time these batches: {said}"
+    return f"there was no time to measure these batch sizes: {said}"
 
 
 def _settled(seconds: float, of: int) -> str:
@@ -38,22 +38,22 @@ def _settled(seconds: float, of: int) -> str:
 
 def _stopped(seconds: float, left: int, of: int) -> str:
     return (
-        f"timed {of} sizes for {format_seconds(seconds)}, all the time there was: {left} of them "
+        f"timed {of} sizes for {format_seconds(seconds)}, the time available: {left} of them "
         "still vary"
     )
 
 
 def _waits(seconds: float, of: int) -> str:
     return (
-        f"timed {of} sizes for {format_seconds(seconds)} and no longer: at your batch size "
+        f"timed {of} sizes for {format_seconds(seconds)}, then stopped: at your batch size "
         "training waits for the loader"
     )
 
 
 def _ran_out(size: int, outcome: str) -> str:
     return (
-        f"batch size {size:,} {ENDED[outcome]} while it was timed, twice, though the search had "
-        "found that it fits: it is not among the sizes to choose from"
+        f"batch size {size:,} {ENDED[outcome]} twice during timing, although it fit during the "
+        "search: it is excluded from the choice"
     )
 
 
@@ -61,7 +61,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "measure.unreliable": (
         "timings at {count} of {of} sizes varied by more than 20% or have a single sample, so the "
         "ranking among them is unreliable; close other programs, or train with fewer threads, and "
-        "run this again"
+        "rerun"
     ),
     "measure.floor": _floor,
     "measure.slow": _slow,

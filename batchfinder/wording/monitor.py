@@ -1,4 +1,4 @@
-"""What is said of a training that is watched: what was seen, and what people do about it."""
+"""Sentences of the training monitor: what it observed, and common remedies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TOO_HIGH = "lower the learning rate, warm up longer, clip the gradient, or use 
 
 def _not_finite_gradient(finite: int, of: int) -> str:
     return (
-        f"the gradient is not finite ({of - finite} of {of} micro-batches) while the loss still "
-        "may be; clip the gradient, lower the learning rate, and look for a division or a "
-        "logarithm near zero; in float16 use a gradient scaler, or bfloat16"
+        f"the gradient is not finite ({of - finite} of {of} micro-batches), although the loss may "
+        "be; clip the gradient, lower the learning rate, and look for a division or a logarithm "
+        "near zero; in float16 use a gradient scaler, or bfloat16"
     )
 
 
@@ -29,40 +29,40 @@ def _diverging(loss: float, level: float, scatter: float, steps: int) -> str:
 
 def _drifting(loss: float, best: float, error: float, steps: int) -> str:
     return (
-        f"the loss is rising: {loss:.4g} on average over {steps:,} steps, after {best:.4g} "
+        f"the loss is rising: its mean over {steps:,} steps is {loss:.4g}, up from {best:.4g} "
         f"(standard error {error:.2g}); {_TOO_HIGH}"
     )
 
 
 def _spike(loss: float, level: float, scatter: float, steps: int) -> str:
     return (
-        f"the loss jumped to {loss:.4g} from {level:.4g} (scatter {scatter:.2g}) and came back "
-        f"after {steps:,} {'step' if steps == 1 else 'steps'}; clip the gradient, look at the "
-        "batches around it, and with Adam lower beta2"
+        f"the loss jumped from {level:.4g} to {loss:.4g} (scatter {scatter:.2g}) and recovered "
+        f"after {counted(steps, 'step')}; clip the gradient, inspect the batches around it, and "
+        "with Adam lower beta2"
     )
 
 
 def _oscillating(cosine: float, ratio: float) -> str:
     return (
         f"consecutive updates undo each other (mean cosine {cosine:.2f}, each {ratio:.1e} of the "
-        "weights' norm): the learning rate is at the edge of what the curvature allows; lower it "
-        "by half, or warm up longer. A larger batch does not help"
+        "weights' norm): the learning rate is at the edge of what the curvature allows; halve it, "
+        "or warm up longer. A larger batch does not help"
     )
 
 
 def _erratic(ratio: float, usual: float) -> str:
     return (
-        f"an update changed the weights by {ratio:.1e} of their norm, {ratio / usual:.1f}x what is "
-        f"usual at this learning rate ({usual:.1e}); clip the gradient, raise Adam's epsilon or "
-        "lower its beta2, or use a larger batch"
+        f"an update changed the weights by {ratio:.1e} of their norm, {ratio / usual:.1f}x the "
+        f"usual change at this learning rate ({usual:.1e}); clip the gradient, raise Adam's "
+        "epsilon or lower its beta2, or use a larger batch"
     )
 
 
 def _stalled_level(loss: float, first: float, steps: int) -> str:
     return (
-        f"the loss has not fallen in {steps:,} steps: {first:.4g} at first, {loss:.4g} now; check "
-        "that the labels belong to the inputs, that the optimizer holds the model's parameters, "
-        "and try a learning rate 10x higher and 10x lower"
+        f"the loss has not decreased in {steps:,} steps: {first:.4g} at first, {loss:.4g} now; "
+        "check that the labels match the inputs and that the optimizer holds the model's "
+        "parameters, and try a learning rate 10x higher and 10x lower"
     )
 
 
@@ -79,15 +79,15 @@ def _suggestion(
 ) -> str:
     upper = format_count(high) if math.isfinite(high) else "no upper end"
     return (
-        f"the noise scale is now {format_count(noise)} ({format_count(low)} to {upper}): at batch "
-        f"{batch:,} and learning rate {rate:.2g} the rest takes {time:.2g} of the time "
-        f"({time_low:.2g} to {time_high:.2g})"
+        f"the noise scale is now {format_count(noise)} ({format_count(low)} to {upper}): with "
+        f"batch size {batch:,} and learning rate {rate:.2g} the rest of the training takes "
+        f"{time:.2g}x the time ({time_low:.2g} to {time_high:.2g})"
     )
 
 
 def _not_divisible(found: str) -> str:
     return (
-        f"the noise scale is not measured: the batch cannot be cut in two ({found}); accumulate "
+        f"the noise scale is not measured: the batch cannot be split in two ({found}); accumulate "
         "two or more micro-batches per step"
     )
 
@@ -98,15 +98,15 @@ def _not_counted(step: int, found: int, expected: int) -> str:
     else:
         seen = (
             f"gradients of {found:,} backward {'pass' if found == 1 else 'passes'} were seen for "
-            f"{counted(expected, 'part')} handed out"
+            f"{counted(expected, 'part')} of the batch"
         )
-    return f"the noise scale was not measured at step {step:,}, and maybe later: {seen}"
+    return f"the noise scale was not measured at step {step:,}, and possibly later: {seen}"
 
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "monitor.not_finite_loss": (
         "the loss is {loss}; go back to a checkpoint before step {step}, lower the learning rate, "
-        "clip the gradient, and leave out the batches around it; in float16 use bfloat16"
+        "clip the gradient, and skip the batches around it; use bfloat16 instead of float16"
     ),
     "monitor.not_finite_gradient": _not_finite_gradient,
     "monitor.diverging": _diverging,
@@ -115,7 +115,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "monitor.oscillating": _oscillating,
     "monitor.erratic": _erratic,
     "monitor.stalled_still": (
-        "not one weight changed in {updates} updates at learning rate {rate:.2g}; check that the "
+        "no weight changed in {updates} updates at learning rate {rate:.2g}; check that the "
         "optimizer holds the parameters of this model, that the loss depends on them, and that a "
         "gradient scaler does not skip every step"
     ),
@@ -124,26 +124,26 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "monitor.not_divisible": _not_divisible,
     "monitor.batch_norm": (
         "the noise scale is not measured: with BatchNorm the two halves of a batch would be "
-        "normalised apart, which changes the training; accumulate two or more micro-batches per "
-        "step, or pass split_batch_norm=True where half a batch holds 32 samples or more"
+        "normalized separately, which changes the training; accumulate two or more micro-batches "
+        "per step, or pass split_batch_norm=True if half a batch has 32 samples or more"
     ),
     "monitor.sharded": (
-        "neither the noise scale nor updates are measured: the parameters are sharded, and no rank "
-        "sees a whole gradient"
+        "neither the noise scale nor updates are measured: the parameters are sharded, so no rank "
+        "has the whole gradient"
     ),
     "monitor.one_backward": (
-        "the noise scale is not measured: one backward pass per step, and the batch was not handed "
-        "out by parts(); take the batch from monitor.parts(batch), or accumulate"
+        "the noise scale is not measured: there is one backward pass per step, and the batch did "
+        "not come from parts(); iterate over monitor.parts(batch), or accumulate"
     ),
     "monitor.rows": (
         "the noise scale is not measured: the batch has {rows:,} rows where batch_size says "
-        "{samples:,} samples, so that nobody knows where to cut it; give the batch_size of the "
-        "loader, or accumulate two or more micro-batches per step"
+        "{samples:,} samples, so it is unclear where to split it; pass the loader's batch_size, or "
+        "accumulate two or more micro-batches per step"
     ),
     "monitor.taken_anew": (
         "the noise scale is not measured: within one optimizer step the gradient is zeroed and "
-        "taken anew (a closure that is called again, two passes over one batch), and what is left "
-        "is one backward pass"
+        "recomputed (a closure that is called again, two passes over one batch), which leaves a "
+        "single backward pass"
     ),
     "monitor.not_counted": _not_counted,
 }

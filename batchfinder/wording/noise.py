@@ -1,4 +1,4 @@
-"""What is said of the gradient noise scale, and of the warm-up along which it is measured."""
+"""Sentences about the gradient noise scale and the warm-up in which it is measured."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["SENTENCES"]
 
 def _wide(ended: str, samples: int, unit: str) -> str:
     if ended:
-        return f"the noise scale's interval is wide: {ended} ended after {samples:,} {unit}"
-    return f"the noise scale's interval is wide even after {samples:,} {unit}, all it may spend"
+        return f"the noise-scale interval is wide: {ended} ended after {samples:,} {unit}"
+    return f"the noise-scale interval is wide even after {samples:,} {unit}, the most allowed"
 
 
 def _at_start(of: int) -> str:
     if of:
         return (
-            f"there was time for none of {of:,} warm-up steps, so the noise scale is that of the "
-            "current weights; this usually underestimates the noise scale of the full run"
+            f"there was no time for any of {of:,} warm-up steps, so the noise scale was measured "
+            "at the current weights; this usually underestimates the noise scale of the full run"
         )
     return (
         "the noise scale was measured at the current weights; early in training this usually "
@@ -33,7 +33,7 @@ def _short(taken: int, of: int) -> str:
         if taken < of
         else f"the warm-up of {counted(taken, 'step')} is short"
     )
-    return f"{stopped}; the noise scale is still growing then, so it is more likely too low"
+    return f"{stopped}; the noise scale is still growing at that point, so it is probably too low"
 
 
 def _unbounded(samples: int, unit: str, low: float) -> str:
@@ -45,18 +45,17 @@ def _unbounded(samples: int, unit: str, low: float) -> str:
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "noise.updates_itself": (
-        "train_step runs backward and the update itself, so gradients of single batches are not "
-        "visible, nor whether they are clipped: the noise scale cannot be measured. Have it return "
-        "the loss instead"
+        "train_step runs the backward pass and the update itself, so neither the gradients of "
+        "single batches nor clipping can be observed, and the noise scale cannot be measured. "
+        "Return the loss from it instead"
     ),
     "noise.shared_samples": (
-        "ranks that share a model's layers or sequences see the same samples, and each holds a "
-        "part of their gradient: the noise scale is not measured under tensor or context "
-        "parallelism"
+        "the noise scale is not measured under tensor or context parallelism: ranks that share "
+        "layers or sequences see the same samples, and each holds only part of the gradient"
     ),
     "noise.one_process": (
-        "expected one process for the gradients of single samples; found several: the default "
-        "estimator compares the ranks' own gradients"
+        "expected one process for per-sample gradients; found several. Use the default estimator, "
+        "which compares the gradients of the ranks"
     ),
     "noise.coupled": (
         "the loss of a batch is {ratio:.2f} times the mean loss of its halves: the loss couples "
@@ -64,8 +63,8 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "noise scale, are undefined"
     ),
     "noise.sum_reduced": (
-        "the loss is a sum over the batch, not a mean: the noise scale is that of its mean, and "
-        "with this loss the size of an update already grows with the batch"
+        "the loss is summed over the batch, not averaged: the noise scale is that of the mean, and "
+        "the size of an update already grows with the batch"
     ),
     "noise.batch_norm": (
         "the model uses BatchNorm, so the noise scale depends on the micro-batch size; this value "
@@ -76,19 +75,19 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "of its own and makes the noise scale too large"
     ),
     "noise.dropout": (
-        "dropout was active, as in training; the noise of its masks is part of the noise scale"
+        "dropout was active, as in training; the noise scale includes the noise of its masks"
     ),
     "noise.alike": (
         "the gradients of all samples are equal up to rounding, so the noise scale is 0 and a "
         "larger batch adds nothing; check that the loader's samples differ"
     ),
     "noise.not_finite": (
-        "{count} of {of} micro-batches had gradients that are not finite; the noise scale leaves "
-        "them out"
+        "{count} of {of} micro-batches had gradients that are not finite; the noise scale excludes "
+        "them"
     ),
     "noise.steps_not_finite": lambda count: (
         f"{counted(count, 'warm-up step')} had gradients that are not finite; the noise scale "
-        f"leaves {'it' if count == 1 else 'them'} out"
+        f"excludes {'it' if count == 1 else 'them'}"
     ),
     "noise.wide": _wide,
     "noise.unbounded": _unbounded,
@@ -110,7 +109,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         f"no noise scale after {counted(steps, 'warm-up step')}: {why}"
     ),
     "noise.size_absent": "no noise scale at micro-batch size {size}: {why}",
-    "noise.sizes_left_out": "the time ran out before the noise scale of each size was measured",
+    "noise.sizes_left_out": "time ran out before the noise scale was measured at every size",
     "noise.absent": "no noise scale: {why}",
     "noise.no_time": (
         "there was time for {taken} of {of} warm-up steps, too few for a noise scale; "
@@ -119,8 +118,8 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "noise.at_start": _at_start,
     "noise.short": _short,
     "noise.enough": (
-        "the warm-up ended after {taken} of {of} steps: the recommended batch size is the same at "
-        "every noise scale that the rest of it is likely to show"
+        "the warm-up ended early, after {taken} of {of} steps: the remaining steps are unlikely to "
+        "change the recommended batch size"
     ),
     "noise.cut": "there was time for {taken} of {of} warm-up steps",
 }

@@ -1,4 +1,4 @@
-"""What a report says that was written before caveats had codes: as it stands there."""
+"""Caveats of reports that were saved before caveats had codes: their text, unchanged."""
 
 from __future__ import annotations
 

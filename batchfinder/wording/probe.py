@@ -1,4 +1,4 @@
-"""What is said of the search."""
+"""Sentences about the search."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from batchfinder.units import format_bytes, format_seconds, format_size
 __all__ = ["ENDED", "SENTENCES"]
 
 ENDED: Mapping[str, str] = {
-    "FITS": "ran and fitted",
+    "FITS": "fits",
     "OUT_OF_MEMORY": "ran out of memory",
-    "AT_THE_EDGE": "ran, but the allocator went on flushing its cache: too close to the limit",
-    "INDEX_LIMIT": "met an index or grid limit of a kernel, which more memory would not move",
+    "AT_THE_EDGE": "ran, but the allocator kept flushing its cache: too close to the limit",
+    "INDEX_LIMIT": "exceeded an index or grid limit of a kernel, regardless of memory",
     "KILLED": "its process was killed by the operating system",
 }
 """How a trial ended, by the name of its ``Outcome``."""
@@ -49,9 +49,9 @@ def _lengths(size: int, longest_bytes: int, ordinary_bytes: int) -> str:
 
 def _disturbed(sizes: Sequence[int]) -> str:
     return (
-        "another process took or freed memory on the device while batch "
-        f"{', '.join(map(format_size, sizes))} was tried, so the true maximum may differ; rerun "
-        "with exclusive use of the device"
+        "another process allocated or freed memory on the device during the trial of batch size "
+        f"{', '.join(map(format_size, sizes))}, so the true maximum may differ; rerun with "
+        "exclusive use of the device"
     )
 
 

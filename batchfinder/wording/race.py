@@ -1,4 +1,4 @@
-"""What is said of a race of learning rates."""
+"""Sentences about a race of learning rates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def _moved(*, factor: float, batch: int, rule_rate: float, rate: float, at_least
     times = f"{'at least ' if at_least else ''}{max(factor, 1 / factor):.2g}x"
     place = "below" if factor > 1 else "above"
     return (
-        f"your learning rate is {times} {place} what trains fastest here: at a batch of {batch:,} "
-        f"the rule makes {rule_rate:.3g} of it, and a race of learning rates {rate:.3g}"
+        f"your learning rate is {times} {place} what trains fastest here: at batch size {batch:,} "
+        f"the rule gives {rule_rate:.3g}, and a race of learning rates gives {rate:.3g}"
     )
 
 
@@ -33,29 +33,29 @@ def _result(
     rate: float,
     rule_rate: float,
 ) -> str:
-    judged = "the average of the weights" if averaged else "the weights"
+    judged = " with averaged weights" if averaged else ""
     said = (
-        f"of {rates} learning rates tried at a batch of {batch:,} for {steps:,} optimizer steps "
-        f"each ({taken:,} in all), {best:.3g} had the lowest loss, that of {judged} on {held:,} "
-        "samples left out"
+        f"of {rates} learning rates tried at batch size {batch:,} for {steps:,} optimizer steps "
+        f"each ({taken:,} in total), {best:.3g} had the lowest loss on {held:,} held-out "
+        f"samples{judged}"
     )
     if run_steps is None or open_rates is None:
-        return f"{said}; {rate:.3g} allows for a run that is longer"
+        return f"{said}; {rate:.3g} allows for a longer run"
     low, high = open_rates
     kept = f"{rate:.3g} is kept" if rate == rule_rate else f"{rate:.3g} instead of {rule_rate:.3g}"
     run = f"for a run of {run_steps:,.0f} steps"
-    return f"{said}; {run} that leaves {low:.2g} to {high:.2g} open: {kept}"
+    return f"{said}; {run} this leaves {low:.2g} to {high:.2g} possible: {kept}"
 
 
 def _arm(*, rate: float, loss: float, steps: int, again: bool, ran_away: bool) -> str:
     outcome = f"diverged after {steps:,} steps" if ran_away else f"{loss:.4g}"
-    return f"{rate:.3g}: {outcome}{' (another order of the data)' if again else ''}"
+    return f"{rate:.3g}: {outcome}{' (another data order)' if again else ''}"
 
 
 def _passes(*, passes: float, steps: int) -> str:
     return (
-        f"the {steps:,} steps of each rate in the race went {passes:.2g} times over the data that "
-        "were trained on; the batches that judged them were still left out"
+        f"the {steps:,} steps at each rate of the race made {passes:.2g} passes over the training "
+        "data; the batches that rank the rates were still held out"
     )
 
 
@@ -67,7 +67,7 @@ def _longer(exponent: float) -> str:
     }
     divisor = roots.get(exponent, f"k^{exponent:.2g}")
     return (
-        f"Should the training become k times as long, divide the learning rate by {divisor}: by "
+        f"If the training becomes k times as long, divide the learning rate by {divisor}: by "
         f"{8**exponent:.2g} for 8 times the steps (found on small networks; arXiv:2409.19913)."
     )
 
@@ -77,60 +77,59 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "race.passes": _passes,
     "race.result": _result,
     "race.arm": _arm,
-    "race.arms": "Loss on samples left out, by learning rate: {arms}.",
+    "race.arms": "Held-out loss by learning rate: {arms}.",
     "race.longer": _longer,
     "race.remeasured": (
-        "the learning rate moved by {factor:.2g}x in the race: the noise scale was measured and "
-        "the batch size chosen again at the rate that was found"
+        "the race changed the learning rate by {factor:.2g}x, so the noise scale was measured and "
+        "the batch size chosen again at the new rate"
     ),
     "race.at_edge": (
-        "the best learning rate of the race, {rate:.3g}, was the last one tried: a better one may "
-        "lie beyond it"
+        "the best learning rate of the race, {rate:.3g}, was the last one tried: a better rate "
+        "may lie beyond it"
     ),
     "race.not_repeated": (
-        "the best learning rate of the race, {rate:.3g}, was not repeated on another order of the "
-        "data: the race had used up its share of the training"
+        "the best learning rate of the race, {rate:.3g}, was not repeated with another data "
+        "order: the race had used its share of the training"
     ),
     "race.length_unknown": (
-        "{rate:.3g} trains fastest over about {steps:,} steps, and longer runs want a lower rate: "
+        "{rate:.3g} trains fastest over about {steps:,} steps, and longer runs need a lower rate: "
         "pass training_steps= for a rate that fits the length of the run"
     ),
     "race.extrapolated": (
-        "the run is {ratio:,}x as long as the trainings in the race: beyond {trusted}x its "
-        "learning rate is an extrapolation; pass Race(steps=) for longer ones"
+        "the run is {ratio:,}x as long as the trainings of the race; beyond {trusted}x the "
+        "learning rate is an extrapolation. Pass Race(steps=) for longer trainings"
     ),
     "race.updates_itself": (
-        f"{_KEPT}: train_step does its own backward and update, so that no batch can be judged "
-        "without training on it"
+        f"{_KEPT}: train_step runs its own backward pass and update, so no batch can be "
+        "evaluated without training on it"
     ),
     "race.coupled": (
         f"{_KEPT}: the loss couples the samples of a batch (contrastive, in-batch negatives), "
-        "so that a lower loss on batches left out does not say which rate trains better"
+        "so a lower held-out loss does not show which rate trains better"
     ),
     "race.several_optimizers": (
         f"{_KEPT}: {{count}} optimizers train different modules, whose losses may work against "
-        "each other (as a generator's and a discriminator's do): no single loss says which rate "
+        "each other (as a generator's and a discriminator's do): no single loss shows which rate "
         "is better"
     ),
     "race.too_little_data": (
-        f"{_KEPT}: {{samples:,}} samples are too few to leave out a batch of {{batch:,}} and train "
+        f"{_KEPT}: {{samples:,}} samples are too few to hold out a batch of {{batch:,}} and train "
         "on the rest"
     ),
     "race.all_ran_away": (
-        f"{_KEPT}: the loss diverged at each of {{count}} rates from {{low:.3g}} to {{high:.3g}}"
+        f"{_KEPT}: the loss diverged at all {{count}} rates from {{low:.3g}} to {{high:.3g}}"
     ),
     "race.no_progress": (
-        f"{_KEPT}: after {{steps:,}} steps the loss on batches left out was {{loss:.4g}} at best, "
-        "no lower than the {start:.4g} at the start by more than it scatters, so that the rates "
-        "cannot be told apart"
+        f"{_KEPT}: after {{steps:,}} steps the lowest held-out loss, {{loss:.4g}}, was within its "
+        "scatter of the initial {start:.4g}, so the rates are indistinguishable"
     ),
     "race.alike": (
         f"{_KEPT}: after {{steps:,}} steps the losses at {{low:.3g}} to {{high:.3g}} differ by "
-        "{difference:.2g}, and those of one rate on two orders of the data by {scatter:.2g}: the "
-        "rates cannot be told apart; pass Race(steps=) for longer trainings"
+        "{difference:.2g}, and those of one rate with two data orders by {scatter:.2g}, so the "
+        "rates are indistinguishable; pass Race(steps=) for longer trainings"
     ),
-    "race.out_of_memory": f"{_KEPT}: memory ran out in it at a micro-batch of {{micro_batch:,}}",
-    "race.ranks": f"{_KEPT}: it does not run across processes",
-    "race.no_rate": f"{_KEPT}: no base learning rate is known to start from",
+    "race.out_of_memory": f"{_KEPT}: it ran out of memory at micro-batch size {{micro_batch:,}}",
+    "race.ranks": f"{_KEPT}: races do not run across processes",
+    "race.no_rate": f"{_KEPT}: no base learning rate is known",
     "race.no_time": f"{_KEPT}: budget_seconds left no time for {{steps:,}} optimizer steps",
 }

@@ -1,4 +1,4 @@
-"""What is said of several processes."""
+"""Sentences about several processes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ def _begin(size: int, wrapper: str) -> str:
 
 
 def _decides(rank: int, limit: int) -> str:
-    return f"rank {rank} decides the largest batch size: of its {format_bytes(limit)} least is left"
+    return (
+        f"rank {rank} determines the largest batch size: it has the least memory left, of a limit "
+        f"of {format_bytes(limit)}"
+    )
 
 
 def _memory(rank: int, least: int, most: int) -> str:
     return (
-        f"rank {rank} has the least memory, {format_bytes(least)} where another has "
-        f"{format_bytes(most)}: that is the limit of all"
+        f"rank {rank} has the least memory, {format_bytes(least)}, while another has "
+        f"{format_bytes(most)}: its limit applies to all ranks"
     )
 
 
 def _waited(rank: int, share: float) -> str:
     return (
         f"rank {rank} is the slowest: others waited for it for up to {100 * share:.0f}% of the "
-        "call, and step times are its"
+        "call, and the step times are those of this rank"
     )
 
 
@@ -45,15 +48,15 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "ranks.alike": "{size} train together, with equal memory and equal speed",
     "ranks.devices": "the ranks' devices differ ({names}): the slowest sets the step time",
     "ranks.bare": (
-        "the model is not wrapped for {size} ranks: the exchange of gradients is neither timed nor "
-        "in the peak memory. Pass the wrapped model"
+        "the model is not wrapped for {size} ranks: timings and peak memory exclude gradient "
+        "communication. Pass the wrapped model"
     ),
     "ranks.replicas": (
-        "{size} ranks are {replicas} replicas: a global batch counts the samples of each replica "
-        "once"
+        "{size} ranks form {replicas} replicas: the global batch counts the samples of each "
+        "replica once"
     ),
     "ranks.no_group": (
-        "WORLD_SIZE={size}, but there is no process group: this process counted as the only one. "
-        "Call torch.distributed.init_process_group() first, on every rank"
+        "WORLD_SIZE={size}, but there is no process group: this process was treated as the only "
+        "one. Call torch.distributed.init_process_group() first, on every rank"
     ),
 }

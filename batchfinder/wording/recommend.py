@@ -1,4 +1,4 @@
-"""What is said of a recommendation."""
+"""Sentences about a recommendation."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def _unknown(optimizer: str) -> str:
 
 def _noise_open(low: float) -> str:
     return (
-        f"the noise scale is only bounded from below (at least {format_count(low)}): a larger "
-        "batch than the recommended one may train faster"
+        f"the noise scale is only bounded from below (at least {format_count(low)}): a batch "
+        "larger than the recommended one may train faster"
     )
 
 
 def _noise_wide(smallest: int, largest: int) -> str:
     return (
-        f"within the interval of the noise scale the fastest batch size ranges from "
-        f"{format_size(smallest)} to {format_size(largest)}; estimating it from more samples "
-        "would narrow this"
+        f"within the noise-scale interval the fastest batch size ranges from "
+        f"{format_size(smallest)} to {format_size(largest)}; estimating the noise scale from more "
+        "samples would narrow this range"
     )
 
 
 def _short_epoch(steps: int, batch: int, length: int) -> str:
     return (
         f"an epoch has only {counted(steps, 'step')} at batch size {format_size(batch)} "
-        f"({format_size(length)} samples): schedules and statistics per epoch become coarse"
+        f"({format_size(length)} samples): per-epoch schedules and statistics become coarse"
     )
 
 
@@ -62,18 +62,18 @@ def _decays(steps: int | None, same_loss: float, same_epochs: float) -> str:
     if steps is None:
         loss, epochs = (f"{each:.2g}x its steps" for each in (same_loss, same_epochs))
     else:
-        loss = f"{format_size(round(same_loss * steps))} of its {format_size(steps)} steps"
+        loss = f"{format_size(round(same_loss * steps))} steps instead of {format_size(steps)}"
         epochs = format_size(round(same_epochs * steps))
     return (
-        f"your learning rate decays: for the same loss give its schedule {loss}. The same epochs "
-        f"have {epochs}, after which the rate has decayed and the loss is higher"
+        f"your learning rate decays: to reach the same loss, give its schedule {loss}. The same "
+        f"number of epochs has {epochs}, which end with a decayed rate and a higher loss"
     )
 
 
 def _few_updates(steps: int, fewest: int, largest: int, told: str) -> str:
     said = (
-        f"of {format_size(steps)} optimizer steps a batch size above {format_size(largest)} would "
-        f"leave fewer than {fewest} in the same epochs: none was considered"
+        f"batch sizes above {format_size(largest)} were not considered: in the same number of "
+        f"epochs they would leave fewer than {fewest} of {format_size(steps)} optimizer steps"
     )
     if not told:
         return said
@@ -95,8 +95,8 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "recommend.few_updates": _few_updates,
     "recommend.decays": _decays,
     "recommend.no_headroom": (
-        "no measured size leaves the requested headroom: the recommended one uses all of the "
-        "memory; lower headroom, or free memory"
+        "no measured size leaves the requested headroom, so the recommended one uses all of the "
+        "memory: lower headroom=, or free memory"
     ),
     "recommend.nothing_allowed": (
         "no measured size satisfies your limits and the length of the dataset"
@@ -104,7 +104,7 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
     "recommend.rate_by_analogy": _by_analogy,
     "recommend.rate_unknown": _unknown,
     "recommend.rate_is_found": (
-        "the optimizer finds its own learning rate: yours only multiplies it, and is kept at "
+        "the optimizer adapts its own learning rate: yours only multiplies it, and is kept at "
         "every batch size"
     ),
     "recommend.far_from_base": (

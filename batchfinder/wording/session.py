@@ -1,4 +1,4 @@
-"""What is said of a call's time."""
+"""Sentences about the time of a call."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def _about(seconds: float) -> str:
 def _ended(seconds: float, given: bool) -> str:
     if given:
         return f"budget_seconds={seconds:g} ran out"
-    return f"the default time of about {_about(seconds)} ran out (budget_seconds= sets it)"
+    return f"the default budget of about {_about(seconds)} ran out (set it with budget_seconds=)"
 
 
 def _limit(seconds: float, given: bool) -> str:
     if given:
         return f"budget_seconds={seconds:g}"
-    return f"the default time of about {_about(seconds)} (budget_seconds= sets it)"
+    return f"the default budget of about {_about(seconds)} (set it with budget_seconds=)"
 
 
 def _plan(seconds: float) -> str:
-    return f"this call takes up to about {_about(seconds)}; budget_seconds= sets its time"
+    return f"this call takes up to about {_about(seconds)}; set its time with budget_seconds="
 
 
 def _longer(seconds: float, step_seconds: float) -> str:
@@ -47,8 +47,7 @@ def _timing(spent: float, seconds: float, given: bool) -> str:
 
 def _not_confirmed(seconds: float, given: bool) -> str:
     return (
-        f"{_limit(seconds, given)} left too little time for a confirmation: the recommendation was "
-        "not confirmed by training"
+        f"{_limit(seconds, given)} left too little time to confirm the recommendation by training"
     )
 
 
@@ -58,7 +57,7 @@ def _confirmed_short(steps: int, of: int, seconds: float, given: bool) -> str:
 
 def _left(error: str, seconds: float) -> str:
     return (
-        f"ended by {error} after {format_seconds(seconds)}; what the call had changed is put back"
+        f"ended by {error} after {format_seconds(seconds)}; all changes made by the call are undone"
     )
 
 

@@ -150,7 +150,7 @@ def hard(name: str) -> str:
     try:
         found = estimate_memory(model, loader, 64, train_step=stepping(HARD[name]))
     except CannotPredict as reason:
-        said = str(reason).removeprefix("the training step cannot be followed without real data: ")
+        said = str(reason).removeprefix("the training step cannot be traced without real data: ")
         return f"| `{name}` | no | {said[:140].replace('|', '/')} |"
     assumed = "; ".join(found.assumed)
     return f"| `{name}` | {'assumed' if assumed else 'yes'} | {assumed} |"

@@ -125,7 +125,7 @@ def test_good_targets() -> None:
         ("factories:nothing", r"nothing\(\) to return .* returned nothing"),
         ("factories:one", "a tuple of 1"),
         ("factories:a_list", "returned a list"),
-        ("factories:unknown_options", "accepts does not know: colour, sed"),
+        ("factories:unknown_options", "accepts does not accept: colour, sed"),
         ("factories:options_of_another_kind", "dict of keyword arguments; found list"),
     ],
 )
@@ -188,7 +188,11 @@ def test_what_a_factory_prints_is_not_in_the_json(
     ("arguments", "code", "words"),
     [
         (["show", "none.json"], 2, "there is no file"),
-        (["show", "factories.py"], 2, "factories.py is no report that to_json wrote: expected the"),
+        (
+            ["show", "factories.py"],
+            2,
+            "factories.py is not a report written by to_json: expected the",
+        ),
         (["show", "."], 2, "expected a file that can be read"),
         (["show", "report.json", "--figure", "figure.jpeg2000"], 2, "figure file"),
         (["show", "report.json", "--html", "no/such/folder.html"], 2, "no folder"),
@@ -235,7 +239,7 @@ def test_a_folder_that_is_not_there_is_named_before_anything_runs(
     assert main(["run", "factories:broken", option, "none/file.svg"]) == 2
     said = capsys.readouterr().err
     assert str(folder / "none") in said
-    assert "make it first" in said
+    assert "create it first" in said
 
 
 FORKED = """

@@ -40,7 +40,7 @@ def test_regret_is_against_the_best_at_the_best_rate_of_each():
         ("recommended", 8), ("32", 32), ("largest that fits", 64)
     ]  # fmt: skip
     assert "recommended (8): 50% more time" in str(found)
-    assert "largest that fits (64): it never met" in str(found)
+    assert "largest that fits (64): it never reached" in str(found)
     assert found.with_target(4.0).regret(64) == 0
     with pytest.raises(InvalidArgument, match="one of the sizes"):
         found.regret(16)
@@ -63,7 +63,7 @@ def test_the_table_says_what_was_found():
     text = str(replace(study((8, 32), seeds=2), recommended=32))
     assert "2 batch sizes, 2 seeds" in text
     assert "Regret of recommended (32)" in text
-    assert "2 seeds: differences between sizes may be chance" in text
+    assert "2 seeds: differences between sizes may be due to chance" in text
     assert text.count("→") == 1
 
 
@@ -91,14 +91,14 @@ def test_numbers_are_written_out(value, digits, shown):
 def test_no_figure_of_the_table_is_a_power_of_ten():
     large = (cell(1024, [2e5, 12345.6]), cell(1024, [2e5, 12545.6], seed=1))
     text = str(Comparison(large, 1.5e5, 1024))
-    assert "12,450 ±140" in text and "1,024" in text and "times to a loss of 150,000" in text
+    assert "12,450 ±140" in text and "1,024" in text and "time to reach a loss of 150,000" in text
     assert "e+" not in text
 
 
 def test_the_columns_are_explained_below_the_table():
     text = " ".join(str(study((8,), seeds=1)).split())
     assert "train loss: at the end, the mean over the last stretch of batches; valid." in text
-    assert "gap: validation loss less train loss" in text
+    assert "gap: validation loss minus training loss" in text
     alone = " ".join(str(study((8,), seeds=1, validation_loader=None)).split())
     assert alone.startswith("1 batch size, 1 seed;")
     assert "gap:" not in alone and "train loss:" in alone
@@ -114,7 +114,9 @@ def test_json_there_and_back(tmp_path):
 def test_what_is_no_comparison_says_so(tmp_path):
     path = tmp_path / "other.json"
     path.write_text("{}")
-    with pytest.raises(InvalidArgument, match=r"other\.json is no comparison that to_json wrote"):
+    with pytest.raises(
+        InvalidArgument, match=r"other\.json is not a comparison written by to_json"
+    ):
         Comparison.from_json(path)
     with pytest.raises(InvalidArgument, match="there is no file"):
         Comparison.from_json(tmp_path / "none.json")
@@ -218,8 +220,8 @@ def test_the_page_has_everything_and_needs_nothing(tmp_path):
     ("losses", "words"),
     [
         ({8: [2.0, 1.0], 32: [2.0, 2.0, 1.0]}, "Batch size 8 was the fastest, 1.50x as fast as 32"),
-        ({8: [2.0, 1.0], 32: [2.0, 2.0]}, "Batch size 8 alone met the loss in every seed"),
-        ({8: [2.0], 32: [2.0]}, "No batch size met the loss of 1 in every seed"),
+        ({8: [2.0, 1.0], 32: [2.0, 2.0]}, "Only batch size 8 reached the loss with every seed"),
+        ({8: [2.0], 32: [2.0]}, "No batch size reached a loss of 1 with every seed"),
         ({8: [2.0, 1.0]}, "1 batch size, 1 seed"),
     ],
 )

@@ -139,4 +139,4 @@ def test_a_dead_worker_is_a_lost_training_and_not_a_lost_study(tmp_path) -> None
 def test_what_the_budget_left_out_is_not_handed_in(pool) -> None:
     found = study(pool, budget_seconds=1e-9)
     assert found.cells == ()
-    assert any("had no time left" in caveat for caveat in found.caveats)
+    assert any("no time was left" in caveat for caveat in found.caveats)

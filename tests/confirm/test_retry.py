@@ -151,7 +151,7 @@ def test_a_move_out_of_memory_is_limited_by_it_and_everything_is_said_of_the_new
     assert settled.rule_factor == 1
     assert codes(settled)[-2:] == ["confirm.failed"] * 2
     said = " ".join(advice(settled.change, settled.plan))
-    assert "an optimizer step now sees 2x the samples" in said
+    assert "an optimizer step now uses 2x the samples" in said
     assert "Warm-up: multiply its steps by 0.5" in said
 
 
@@ -246,9 +246,17 @@ def test_where_only_a_higher_rate_is_not_finite_a_lower_one_is_tried():
 @pytest.mark.parametrize(
     ("judgement", "effect", "words"),
     [
-        (Judgement.RATE_NOT_KEPT, {"rate_kept": False}, "is not the one that was trained with"),
-        (Judgement.NO_UPDATE, {"made": 10}, "Wrapper made 10 of 40 updates"),
-        (Judgement.NO_UPDATE, {"parameters_moved": False}, "no parameter changed in 40 updates"),
+        (
+            Judgement.RATE_NOT_KEPT,
+            {"rate_kept": False},
+            "training did not use the learning rate that was set",
+        ),
+        (Judgement.NO_UPDATE, {"made": 10}, "Wrapper made 10 of the confirmation's 40 updates"),
+        (
+            Judgement.NO_UPDATE,
+            {"parameters_moved": False},
+            "no parameter changed in the confirmation's 40 updates",
+        ),
     ],
 )
 def test_no_rate_is_recommended_that_updates_did_not_use(judgement, effect, words):

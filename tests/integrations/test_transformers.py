@@ -118,7 +118,7 @@ def test_a_trainer_that_makes_its_own_batches_is_refused(tmp_path) -> None:
         def _prepare_inputs(self, inputs):
             return super()._prepare_inputs(inputs)
 
-    with pytest.raises(InvalidArgument, match="Rollouts makes its own"):
+    with pytest.raises(InvalidArgument, match="Rollouts builds its own"):
         adapter.find_batch_size(trainer_of(tmp_path, Rollouts))
 
 

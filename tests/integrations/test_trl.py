@@ -97,5 +97,5 @@ def test_a_trainer_of_rollouts_is_refused_with_the_way_out(tmp_path) -> None:
         train_dataset=datasets.Dataset.from_dict({"prompt": ["a"] * 16}),
         processing_class=tokenizer(),
     )
-    with pytest.raises(InvalidArgument, match=r"GRPOTrainer makes its own.*train_step over ready"):
+    with pytest.raises(InvalidArgument, match=r"GRPOTrainer builds its own.*train_step over ready"):
         adapter.find_batch_size(trainer, **SHORT)

@@ -174,7 +174,7 @@ def test_an_update_far_above_its_own_history_is_erratic() -> None:
     assert watch.see(moved(ratio=1.9e-3), 0.2) == [], "at twice the rate it is the usual"
     (finding,) = watch.see(moved(ratio=1e-2), 0.1)
     assert finding.kind is Kind.ERRATIC
-    assert "x what is usual" in finding.said
+    assert "x the usual change" in finding.said
 
 
 def test_no_change_at_all_is_told_unless_the_rate_is_zero() -> None:

@@ -317,7 +317,7 @@ def test_arguments_that_cannot_be_meant_are_refused(wrong: dict[str, Any], messa
 @pytest.mark.parametrize("state", [None, {}, {"steps": 1}])
 def test_a_state_of_something_else_is_refused(state: Any) -> None:
     growth = BatchSizeScheduler(DataLoader(Numbers(64), 8), sgd(), Doubling(10, 8))
-    with pytest.raises(InvalidArgument, match=r"what BatchSizeScheduler.state_dict\(\) gave"):
+    with pytest.raises(InvalidArgument, match=r"a state from BatchSizeScheduler.state_dict\(\)"):
         growth.load_state_dict(state)
 
 
@@ -373,7 +373,7 @@ def test_beyond_what_fits_batches_are_accumulated() -> None:
     assert parts == [[16], [13, 13, 14], [8]]
     shares = [share for _, share in growth.parts(samples(40))]
     assert sum(shares) == pytest.approx(1)
-    with pytest.raises(CannotBuildBatch, match="cut it yourself"):
+    with pytest.raises(CannotBuildBatch, match="split it yourself"):
         list(growth.parts((torch.zeros(40, 6), torch.zeros(39))))
 
 

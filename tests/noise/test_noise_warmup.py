@@ -97,7 +97,7 @@ def test_a_loss_that_is_a_sum_trains_and_measures_as_its_mean_at_a_smaller_rate(
     assert mean.training is not None
     assert total.training is not None
     assert total.training.value == pytest.approx(mean.training.value, rel=0.02)
-    assert any("a sum over the batch" in caveat for caveat in total.caveats)
+    assert any("summed over the batch" in caveat for caveat in total.caveats)
 
 
 def test_a_loss_scale_changes_neither_training_nor_measurement() -> None:
@@ -256,7 +256,7 @@ def test_a_step_that_updates_itself_has_no_noise_scale() -> None:
     step.updates_itself = True
     found = look(step)
     assert (found.training, step.updates) == (None, 0)
-    assert "clipped" in found.caveats[0]
+    assert "clipping" in found.caveats[0]
 
 
 def test_a_coupled_loss_has_no_noise_scale() -> None:
@@ -401,8 +401,8 @@ def test_a_warm_up_ends_once_nothing_that_it_may_still_show_matters() -> None:
     assert (step.updates, found.training.after_steps) == (50, 49)
     assert [each.after_steps for each in asked] == [0, 33, 45, 49]  # the last that was measured
     assert found.training == replace(asked[-1], whole_training=True)
-    (said,) = [each for each in found.caveats if "ended after" in each]
-    assert said.startswith("the warm-up ended after 50 of 100 steps: the recommended batch size")
+    (said,) = [each for each in found.caveats if "ended early, after" in each]
+    assert said.startswith("the warm-up ended early, after 50 of 100 steps")
     assert not any("is short" in each or "there was time" in each for each in found.caveats)
 
 
@@ -428,14 +428,14 @@ def test_one_moment_may_be_enough() -> None:
         step, warmup_steps=200, is_enough=lambda outcomes: outcomes[-1].estimator != "none"
     )
     assert (step.updates, found.training.after_steps) == (36, 36)
-    assert any("ended after 36 of 200 steps" in each for each in found.caveats)
+    assert any("ended early, after 36 of 200 steps" in each for each in found.caveats)
 
 
 def test_a_warm_up_whose_interval_never_decides_is_taken_whole() -> None:
     step = training()
     found = look(step, warmup_steps=40, is_enough=lambda found: False)
     assert step.updates == 40
-    assert not any("ended after" in each for each in found.caveats)
+    assert not any("ended early, after" in each for each in found.caveats)
 
 
 @pytest.mark.parametrize(("taken", "room"), [(0, 40_000), (20, 100), (150, (200 / 150) ** 2)])

@@ -72,10 +72,10 @@ def test_memory_shows_the_limit_the_trials_and_the_choice() -> None:
     ax = plot.figure(plain()).axes[0]
     assert "limit 48.0 MiB" in words(ax)
     assert "chosen: 128" in words(ax)
-    assert "did not fit" in words(ax)
-    fitted = next(line for line in ax.lines if line.get_label() == "ran and fitted")
+    assert "does not fit" in words(ax)
+    fitted = next(line for line in ax.lines if line.get_label() == "fits")
     assert len(fitted.get_xdata()) == 6
-    failed = next(line for line in ax.lines if line.get_label() == "did not fit")
+    failed = next(line for line in ax.lines if line.get_label() == "does not fit")
     assert sorted(failed.get_xdata()) == [269]
 
 
@@ -89,7 +89,7 @@ def test_throughput_has_intervals() -> None:
 def test_noise_shows_the_whole_and_each_size() -> None:
     ax = plot.figure(plain()).axes[2]
     assert "critical size: 212 (whole training)" in words(ax)
-    assert "above: a larger batch pays" in words(ax)
+    assert "above: a larger batch helps" in words(ax)
     assert ax.containers[0].has_yerr
 
 
@@ -116,7 +116,7 @@ def test_time_fills_exactly_the_candidates_as_good_as_the_fastest() -> None:
     best = min(times.values())
     assert filled == {size for size, time in times.items() if time <= (1 + SAME) * best}
     assert 0 < len(filled) < len(times)
-    assert "time, within 3% of least" in words(ax)  # as the choice is made
+    assert "time, within 3% of best" in words(ax)  # as the choice is made
 
 
 @pytest.mark.parametrize(("panel", "size"), [(0, 32), (1, 32), (2, 64), (3, 64)])
@@ -266,7 +266,7 @@ def test_every_arm_is_drawn_and_one_that_ran_away_above_the_others() -> None:
     ax = mpl.figure.Figure().subplots()
     assert raced().plot(ax, panel="race") is ax
     lines = {line.get_label(): line for line in ax.get_lines()}
-    assert list(lines["first order of the data"].get_xdata()) == [0.01, 0.02]
+    assert list(lines["first data order"].get_xdata()) == [0.01, 0.02]
     assert list(lines["another order"].get_ydata()) == [1.25]
     assert lines["diverged"].get_ydata()[0] > 1.5
     assert lines["for this run"].get_xdata()[0] == 0.015

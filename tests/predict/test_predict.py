@@ -197,7 +197,7 @@ def masked(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("train_step", "sentence"),
     [
-        (counting, "numbers read from tensors (.item(), float(), if) are 1"),
+        (counting, "numbers read from tensors (.item(), float()) are 1"),
         (masked, "indexing with a mask keeps every element"),
     ],
 )
@@ -295,10 +295,12 @@ def test_what_the_dataset_cannot_fill_is_said() -> None:
     found = predict_max_batch_size(model, loader, memory="80GB", optimizer=optimizer)
     assert found.dataset_samples == 500
     assert found.batch_size > 500
-    assert "The dataset fills no batch above 500" in str(found)
+    assert "The dataset has only 500 samples" in str(found)
     small = replace(found, batch_size=400, low=390, high=1400)
     assert "dataset" not in str(small)
-    assert str(small).startswith("400 should fit on a device of 74.5 GiB; from 390 to 1,400 may.")
+    assert str(small).startswith(
+        "400 should fit on a device of 74.5 GiB; the range is 390 to 1,400."
+    )
     assert "16,777,216 or more should fit" in str(replace(found, batch_size=1 << 24))
 
 

@@ -372,8 +372,8 @@ def test_rates_whose_losses_differ_by_no_more_than_two_orders_of_the_data_say_no
     assert numbers["difference"] == pytest.approx(0.009, rel=1e-4)
     assert numbers["scatter"] == pytest.approx(0.01, rel=1e-4)
     assert (
-        "after 100 steps the losses at 0.1 to 0.4 differ by 0.009, and those of one rate on two "
-        "orders of the data by 0.01" in found.refusal
+        "after 100 steps the losses at 0.1 to 0.4 differ by 0.009, and those of one rate with "
+        "two data orders by 0.01" in found.refusal
     )
     told[0.2] = (0.437, 0.43)
     assert raced(Told(told), run_steps=1000).best_rate == pytest.approx(0.2, rel=0.2)

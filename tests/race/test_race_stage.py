@@ -236,12 +236,12 @@ def test_the_report_tells_of_the_race():
         64, arms, 100, 0.2, 0.1, 0.05, 800.0, open_rates=(0.02, 0.1), held_out_samples=512
     )
     said = " ".join(replace(plain(), race=race).text().split())
-    assert "of 2 learning rates tried at a batch of 64 for 100 optimizer steps each" in said
-    assert "for a run of 800 steps that leaves 0.02 to 0.1 open: 0.05 instead of 0.2" in said
+    assert "of 2 learning rates tried at batch size 64 for 100 optimizer steps each" in said
+    assert "for a run of 800 steps this leaves 0.02 to 0.1 possible: 0.05 instead of 0.2" in said
     kept = " ".join(replace(plain(), race=replace(race, rule_rate=0.05)).text().split())
-    assert "for a run of 800 steps that leaves 0.02 to 0.1 open: 0.05 is kept" in kept
+    assert "for a run of 800 steps this leaves 0.02 to 0.1 possible: 0.05 is kept" in kept
     explained = " ".join(replace(plain(), race=race).explain().split())
-    assert "0.1: 0.5; 0.2: diverged after 31 steps; 0.1: 0.6 (another order" in explained
+    assert "0.1: 0.5; 0.2: diverged after 31 steps; 0.1: 0.6 (another data order" in explained
     assert "divide the learning rate by the cube root of k" in explained
 
 

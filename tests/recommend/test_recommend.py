@@ -330,7 +330,7 @@ def test_sizes_above_the_maximum_are_no_candidates():
     ],
 )
 def test_an_objective_must_pick_among_what_it_is_given(returned, words):
-    with pytest.raises(InvalidArgument, match="return one of the candidates") as refused:
+    with pytest.raises(InvalidArgument, match="return one of the given candidates") as refused:
         recommended(affine(half_speed=100), 100, objective=returned)
     assert words in str(refused.value)
 
@@ -425,5 +425,7 @@ def test_without_the_noise_scale_that_was_wanted_yours_is_kept():
 )
 def test_a_time_that_is_no_positive_number_is_refused_by_name(wrong: dict[str, float]) -> None:
     first, *others = affine((8, 16, 32, 64))
-    with pytest.raises(InvalidArgument, match=r"positive numbers; found .* at batch size 8"):
+    with pytest.raises(
+        InvalidArgument, match=r"positive times and speeds; found .* at batch size 8"
+    ):
         recommended([replace(first, **wrong), *others])

@@ -65,7 +65,7 @@ def test_a_decayed_run_is_told_how_long_its_schedule_must_be() -> None:
     (said,) = (c for c in found.caveats if c.code == "recommend.decays")
     change = found.change
     assert change is not None and change.steps_factor is not None
-    assert f"{round(change.steps_factor * 10_000):,} of its 10,000 steps" in said
-    assert f"epochs have {round(10_000 / change.factor):,}" in said
+    assert f"{round(change.steps_factor * 10_000):,} steps instead of 10,000" in said
+    assert f"epochs has {round(10_000 / change.factor):,}" in said
     plain = recommend(long_enough(training_steps=10_000))
     assert not any(c.code == "recommend.decays" for c in plain.caveats)

@@ -90,8 +90,8 @@ def test_the_chosen_row_is_marked_by_glyph_and_word() -> None:
         (1.002, "in the same time"),
         (1.4, "40% later"),
         (3.0, "in 3.0x the time"),
-        (float("nan"), "in a time that was not predicted"),
-        (float("inf"), "in a time that was not predicted"),
+        (float("nan"), "in an unknown time"),
+        (float("inf"), "in an unknown time"),
     ],
 )
 def test_prices_in_words(ratio: float, words: str) -> None:
@@ -121,7 +121,7 @@ def test_without_a_noise_scale_no_time_to_a_target_is_claimed() -> None:
     said = " ".join(without_noise().explain(80).split())
     ratio = candidate(32).relative_time
     assert f"32 (yours) takes {ratio:.2f}x the time per sample, with" in said
-    assert "Below, time is that per sample, as multiples" in said
+    assert "Below, time is per sample, as multiples" in said
     assert "reach the" not in said
     assert "reach the same loss" in plain().explain(120)
 
@@ -169,7 +169,7 @@ def test_the_first_sentence_says_what_to_do() -> None:
     assert first["waiting"].startswith("Keep batch size 32 at learning rate 0.001: training waits")
     assert "delivers 200 samples/s, the model takes 6,440" in first["waiting"]
     assert "once the loader keeps up, batch size 128 is recommended" in first["waiting"]
-    assert "nothing that was tried was confirmed by training" in first["unconfirmed"]
+    assert "no candidate was confirmed by training" in first["unconfirmed"]
     assert "faster" not in first["unconfirmed"]
 
 
@@ -352,9 +352,9 @@ def test_the_highest_throughput_is_one_thing_in_every_table() -> None:
     ("limit", "words"),
     [
         (Limit.MEMORY, "268 is the largest batch size that fits in 48.0 MiB"),
-        (Limit.DATASET, "268 fits in 48.0 MiB; the dataset fills no larger batch"),
+        (Limit.DATASET, "268 fits in 48.0 MiB; the dataset has no more samples"),
         (Limit.USER, "268 fits in 48.0 MiB; your ceiling ended the search"),
-        (Limit.INDEX, "268 fits in 48.0 MiB; a kernel's index limit ended the search"),
+        (Limit.INDEX, "268 fits in 48.0 MiB; an index limit of a kernel ended the search"),
     ],
 )
 def test_what_ended_the_search_is_said(limit: Limit, words: str) -> None:
@@ -368,7 +368,7 @@ def test_what_ended_the_search_is_said(limit: Limit, words: str) -> None:
 @pytest.mark.parametrize(
     ("twice", "words"),
     [
-        (Judgement.HELD, "; twice the rate held too State"),
+        (Judgement.HELD, "; twice the rate passed too State"),
         (Judgement.ROSE, "; at twice the rate the loss rose from 2.31 to 9.418 State"),
         (Judgement.NOT_FINITE, "; at twice the rate the loss became NaN or infinite State"),
         (None, " State"),

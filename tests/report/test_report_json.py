@@ -139,10 +139,10 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"no JSON", "is no report that to_json wrote: expected the JSON text of a report"),
-        (b"[1, 2]", "is no report that to_json wrote: expected a report of schema 1"),
-        (b'{"schema": 1, "cells": []}', "is no report that to_json wrote: Report has no field"),
-        (b"\x89PNG\xff", "is no report that to_json wrote: it is no text"),
+        (b"no JSON", "is not a report written by to_json: expected the JSON text of a report"),
+        (b"[1, 2]", "is not a report written by to_json: expected a report of schema 1"),
+        (b'{"schema": 1, "cells": []}', "is not a report written by to_json: Report has no field"),
+        (b"\x89PNG\xff", "is not a report written by to_json: it is not text"),
     ],
 )
 def test_a_file_that_is_no_report_is_named(content: bytes, words: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_killed_child_is_a_trial_and_the_next_one_runs(monkeypatch: pytest.Mon
     trials = IsolatedTrials(isolate_cases.fatal, "100KB")
     killed, fits = trials(16), trials(8)
     assert killed.outcome is Outcome.KILLED
-    assert killed.note == "killed by SIGKILL: the kernel does so where memory ends"
+    assert killed.note == "killed by SIGKILL: usually the kernel, out of memory"
     assert fits.fits and fits.peak_bytes is not None and 0 < fits.peak_bytes < 100_000
     assert not multiprocessing.active_children()
 
@@ -100,7 +100,7 @@ def parents_result(messages: list[Any], code: int, **options: Any) -> Trial:
 @pytest.mark.parametrize(
     ("code", "note"),
     [
-        (-9, "killed by SIGKILL: the kernel does so where memory ends"),
+        (-9, "killed by SIGKILL: usually the kernel, out of memory"),
         (-6, "killed by SIGABRT"),
         (3, "ended with code 3 and no result"),
     ],

@@ -138,7 +138,7 @@ def test_advice_keeps_what_theory_keeps():
     said = advised(Change("adam", 64, 256, 16, base_rate=1e-3, rate=2e-3, critical=64))
     assert "The same number of epochs has 0.25x the optimizer steps" in said
     # (1 + 64/256) / (1 + 64/64) = 0.625 steps, times 4 = 2.5 samples
-    assert "takes about 0.62x the optimizer steps, which is 2.5x the samples" in said
+    assert "takes about 0.62x the optimizer steps, or 2.5x the samples" in said
     # 1 - 4 · 0.1 and 1 - 4 · 0.001; 0.999⁴
     assert "beta1 0.9 would become 0.6 and beta2 0.999 0.996" in said
     assert "0.999 becomes 0.996" in said

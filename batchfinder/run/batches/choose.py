@@ -166,8 +166,8 @@ def _from_stream(described: Described, options: _Options) -> SampleSource:
     loader, dataset = described.loader, described.dataset
     if hasattr(dataset, "__next__") or iter(dataset) is iter(dataset):
         raise CannotBuildBatch(
-            f"expected a dataset that can be read more than once; {type(dataset).__name__} gives "
-            f"the same iterator every time, which reading would use up: {MAKE_LOADER}"
+            f"expected a dataset that can be read more than once; {type(dataset).__name__} "
+            f"returns the same iterator every time, which reading would exhaust: {MAKE_LOADER}"
         )
     by_workers = StreamedByWorkers(loader)
 

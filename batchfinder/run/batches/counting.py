@@ -25,8 +25,8 @@ Key = tuple[Any, ...]
 """A path to a part of the batch and what of it counts: an axis, ``"len"`` or an attribute."""
 
 COUNT = (
-    "pass Training(..., count=lambda batch: ...), which says how many samples a batch holds, or "
-    "batch_dim=, the dimension that grows with it"
+    "pass Training(..., count=lambda batch: ...), which returns the number of samples in a "
+    "batch, or batch_dim=, the dimension that grows with it"
 )
 _STATED = ("num_graphs", "batch_size")
 _DEEPEST = 6
@@ -90,6 +90,6 @@ def count_of(batch: Batch, key: Key | None, batch_dim: int | None = None) -> int
         return rows_in(batch, batch_dim or 0)
     except CannotBuildBatch:
         raise CannotBuildBatch(
-            f"expected a batch in which something counts samples; found {describe(batch)}: "
+            f"expected a batch whose samples can be counted; found {describe(batch)}: "
             f"{COUNT}; or {MAKE_LOADER}"
         ) from None

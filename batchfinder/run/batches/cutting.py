@@ -187,7 +187,7 @@ def _same_children(first: Any, row: Any) -> list[tuple[Any, Any]]:
     expected, found = children(first), children(row)
     if found is None or expected is None or [k for k, _ in found] != [k for k, _ in expected]:
         raise CannotBuildBatch(
-            f"expected batches of one structure; found {describe(first)} and {describe(row)}: "
+            f"expected batches of the same structure; found {describe(first)} and {describe(row)}: "
             f"{MAKE_LOADER}"
         )
     return found

@@ -168,13 +168,13 @@ def _refuse_unreadable(loader: Any) -> None:
     if hasattr(loader, "__next__"):
         raise CannotBuildBatch(
             f"expected a loader that can be read more than once; found a "
-            f"{type(loader).__name__}, which reading would use up: {MAKE_LOADER}"
+            f"{type(loader).__name__}, which reading would exhaust: {MAKE_LOADER}"
         )
     if isinstance(loader, Mapping) or hasattr(loader, "iterables"):
         raise CannotBuildBatch(
             f"expected one loader; found several in one {type(loader).__name__}, whose batches "
-            "belong together in a way that cannot be seen: pass make_loader=lambda batch_size: "
-            "..., which builds them all, and count=lambda batch: ..., which counts the samples"
+            "belong together in an unknown way: pass make_loader=lambda batch_size: "
+            "..., which builds all of them, and count=lambda batch: ..., which counts the samples"
         )
     if not hasattr(loader, "__iter__") or isinstance(loader, (str, bytes)):
         raise CannotBuildBatch(

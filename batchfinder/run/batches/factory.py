@@ -173,7 +173,7 @@ class FactorySource:
         made = self._make(size)
         if not hasattr(made, "__iter__"):
             raise CannotBuildBatch(
-                f"expected make_loader({size}) to give an iterable of batches; found "
+                f"expected make_loader({size}) to return an iterable of batches; found "
                 f"{type(made).__name__}"
             )
         return made
@@ -182,8 +182,9 @@ class FactorySource:
         found = 0 if batch is None else self.count(batch)
         if found != size:
             raise CannotBuildBatch(
-                f"expected make_loader({size}) to give batches of {size} samples; its first held "
-                f"{found}: check that make_loader=lambda batch_size: ... uses its argument, and "
+                f"expected make_loader({size}) to return batches of {size} samples; the first "
+                f"has {found}: check that make_loader=lambda batch_size: ... uses its argument, "
+                "and "
                 "that there are as many samples"
             )
         return batch

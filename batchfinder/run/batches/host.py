@@ -29,6 +29,6 @@ def check_host(needed: int, size: int) -> None:
     budget = host_budget()
     if needed > budget:
         raise MemoryError(
-            f"a batch of {size} samples needs {format_bytes(needed)} of the host's memory, of "
-            f"which {format_bytes(budget)} may be taken"
+            f"a batch of {size} samples needs {format_bytes(needed)} of host memory, of which "
+            f"{format_bytes(budget)} may be used"
         )

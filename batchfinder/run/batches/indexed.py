@@ -170,8 +170,8 @@ class Indexed:
             if batch is not None:
                 return batch
         raise CannotBuildBatch(
-            f"expected samples; {_EMPTY_IN_A_ROW} batches of {size} in a row held only broken "
-            f"ones (None): check the dataset, or {MAKE_LOADER}"
+            f"expected samples; {_EMPTY_IN_A_ROW} batches of {size} in a row contained only "
+            f"missing samples (None): check the dataset, or {MAKE_LOADER}"
         )
 
     def _drawn(self, size: int) -> Batch | None:

@@ -128,8 +128,8 @@ class Order:
         """
         if count > self.count:
             raise CannotBuildBatch(
-                f"expected at most {self.count} distinct samples, which is all there are; "
-                f"{count} were asked for"
+                f"expected at most {self.count} samples, the size of the dataset; found a "
+                f"request for {count}"
             )
         self.drawn += count
         if self._weights is not None:

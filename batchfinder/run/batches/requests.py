@@ -110,8 +110,8 @@ class noted:  # noqa: N801  # a context manager, cheaper than a generator for ev
         if isinstance(error, Exception):
             which = self.indices[0] if len(self.indices) == 1 else f"{self.indices[0]}, …"
             error.add_note(
-                f"while sample {which} of {type(self.dataset).__name__} was read for a batch; "
-                f"to build batches in another way, {MAKE_LOADER}"
+                f"while reading sample {which} of {type(self.dataset).__name__} for a batch; to "
+                f"build batches in another way, {MAKE_LOADER}"
             )
 
 

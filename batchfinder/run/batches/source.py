@@ -219,7 +219,7 @@ class SampleSource:
                     found.append(sample)
                     used += self._sizes.get(place) or bytes_in(sample)
         if not found:
-            raise CannotBuildBatch(f"expected samples; the loader gave none: {MAKE_LOADER}")
+            raise CannotBuildBatch(f"expected samples; the loader yields none: {MAKE_LOADER}")
         return found, used
 
     def _next_block(self, places: Iterator[int], wanted: int) -> list[int]:
@@ -270,7 +270,7 @@ class SampleSource:
                 return self._collate([fresh(sample) for sample in samples])
         except (RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or not _differ(samples):
-                error.add_note(f"while {len(samples)} samples were collated into a batch")
+                error.add_note(f"while collating {len(samples)} samples into a batch")
                 raise
             raise CannotBuildBatch(
                 f"expected the loader's collate function to join {len(samples)} samples; they "
@@ -286,8 +286,8 @@ class SampleSource:
             )
         if self.ceiling is not None and size > self.ceiling:
             raise CannotBuildBatch(
-                f"expected at most {self.ceiling} samples, which is all that the loader yields; "
-                f"{size} were asked for"
+                f"expected at most {self.ceiling} samples, all that the loader yields; found a "
+                f"request for {size}"
             )
 
 

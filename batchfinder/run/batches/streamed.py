@@ -131,8 +131,8 @@ class Streamed:
                 return
             except Exception as error:
                 error.add_note(
-                    f"while sample {count} of the stream was read for a batch; to build "
-                    f"batches in another way, {MAKE_LOADER}"
+                    f"while reading sample {count} of the stream for a batch; to build batches "
+                    f"in another way, {MAKE_LOADER}"
                 )
                 raise
             self._took_one(self.patience.clock() - started)

@@ -108,6 +108,6 @@ def _refuse_different(told: Sequence[_Known], rank: int) -> None:
             if mine != theirs:
                 raise RanksNotTogether(
                     f"expected loaders with the same {name.replace('_', ' ')} on every rank; found "
-                    f"{mine} on rank {rank} and {theirs} on rank {other}: ranks that train on "
-                    "batches of different sizes are not searched"
+                    f"{mine} on rank {rank} and {theirs} on rank {other}: ranks with different "
+                    "batch sizes are not supported"
                 )

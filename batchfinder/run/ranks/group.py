@@ -23,8 +23,8 @@ FEWEST_SECONDS = 600.0
 """How long a later answer is waited for at the least; else as long as the process group would."""
 _TIMEOUT = "BATCHFINDER_RANKS_TIMEOUT"
 _WAY_OUT = (
-    "call it on every rank, or pass Training(model, loader, ranks=batchfinder.ALONE) to search on "
-    "this one by itself, on the bare module"
+    "call it on every rank, or pass Training(model, loader, ranks=batchfinder.ALONE) to search "
+    "on this rank alone, with the bare module"
 )
 
 
@@ -59,8 +59,8 @@ class TorchRanks:
         count = self.replicas or replicas or size
         if count < 1 or size % count:
             raise InvalidArgument(
-                f"expected replicas to divide the {size} ranks; found {count}: pass how many "
-                "groups of ranks train on samples of their own"
+                f"expected replicas to divide the {size} ranks; found {count}: pass the number "
+                "of groups of ranks that train on different samples"
             )
         answer = self.answer_seconds or max(FEWEST_SECONDS, store.timeout.total_seconds())
         return met(
@@ -103,7 +103,7 @@ def met(
             names = ", ".join(str(each) for each in absent if each != rank)
             raise RanksNotTogether(
                 f"expected this call on every rank; found that rank {names} did not make it within "
-                f"{meeting_seconds:g} s ({_TIMEOUT} sets how long is waited): {_WAY_OUT}"
+                f"{meeting_seconds:g} s (set {_TIMEOUT} to wait longer): {_WAY_OUT}"
             ) from None
         answers = board.exchange(message, meeting_seconds)
     store.add(counter, 1)

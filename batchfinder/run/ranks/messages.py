@@ -162,9 +162,9 @@ class Board:
         if absent:
             names = f"rank{'s' if len(absent) > 1 else ''} {', '.join(map(str, absent))}"
             raise RanksNotTogether(
-                f"expected an answer of every rank at {where!r}; found none from "
-                f"{names} for {timeout:g} s: it stalled, died or went another way. All "
-                "processes must be ended"
+                f"expected an answer from every rank at {where!r}; found none from "
+                f"{names} for {timeout:g} s: it stalled, died or diverged. Restart "
+                "all processes"
             )
 
     def _key(self, number: int, rank: int) -> str:

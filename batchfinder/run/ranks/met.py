@@ -81,7 +81,7 @@ class MetRanks:
 
     def tell(self, where: str, value: T) -> list[T]:
         if self._over:
-            raise RanksNotTogether(f"the ranks have parted before {where!r}: {self._over}")
+            raise RanksNotTogether(f"the ranks diverged before {where!r}: {self._over}")
         answers = self._exchanged(Message(State.WELL, where, value=value))
         self._raise_for(answers, where)
         return [each.value for each in answers]
@@ -153,9 +153,9 @@ class MetRanks:
         except RuntimeError as error:  # the store's own: the process that keeps it is gone
             self._over = str(error)
             raise RanksNotTogether(
-                f"expected an answer of the process group's store at {message.where!r}; found "
-                f"{' '.join(str(error).split())[:_LONGEST]!r}: the process that keeps it (as a "
-                "rule rank 0) has ended. All processes must be ended"
+                f"expected an answer from the process group's store at {message.where!r}; found "
+                f"{' '.join(str(error).split())[:_LONGEST]!r}: the process that hosts it "
+                "(usually rank 0) has exited. Restart all processes"
             ) from None
 
     def _raise_for(
@@ -188,9 +188,9 @@ class MetRanks:
     def _refuse_apart(self, places: Sequence[str]) -> None:
         other = next(r for r, place in enumerate(places) if place != places[self.rank])
         error = RanksNotTogether(
-            f"expected every rank to go the same way; found rank {self.rank} at "
-            f"{places[self.rank]!r} and rank {other} at {places[other]!r}: functions that are "
-            "passed in must do the same on every rank"
+            f"expected every rank to take the same steps; found rank {self.rank} at "
+            f"{places[self.rank]!r} and rank {other} at {places[other]!r}: functions that you "
+            "pass must behave the same on every rank"
         )
         self._over = str(error)
         raise error

@@ -53,8 +53,9 @@ def wrapping_of(models: Iterable[Any]) -> Wrapping:
     if sharded:
         if not resets_sharded_iteration(sharded[0]):
             raise InvalidArgument(
-                "expected a torch whose fully_shard can be reset after a step that was cut "
-                f"(FSDPModule.reset_iter_state); found {torch.__version__}: install a newer torch"
+                "expected a torch version whose fully_shard can be reset after an interrupted "
+                f"step (FSDPModule.reset_iter_state); found {torch.__version__}: install a newer "
+                "torch"
             )
         # a root whose children hold all parameters has no group of its own
         size = max(sharded_mesh_size(each) for each in sharded)
@@ -77,7 +78,7 @@ def refuse_alone(wrapping: Wrapping) -> None:
     """
     if wrapping.group_size > 1:
         raise InvalidArgument(
-            f"expected the bare module where a rank searches by itself; found {wrapping.name} over "
+            f"expected the bare module if a rank searches alone; found {wrapping.name} over "
             f"{wrapping.group_size} ranks, which would wait for the others: pass model.module, or "
             "leave ranks=ALONE out and make the call on every rank"
         )
@@ -126,6 +127,6 @@ def _refuse(parts: Sequence[torch.nn.Module]) -> None:
     if any(_of(parts, "torch.distributed.fsdp", "FullyShardedDataParallel")):
         raise InvalidArgument(
             "expected a bare module, DistributedDataParallel or fully_shard; found "
-            "FullyShardedDataParallel, which cannot be put right after a step that ran out of "
+            "FullyShardedDataParallel, which cannot be reset after a step that ran out of "
             "memory: wrap the model with torch.distributed.fsdp.fully_shard instead"
         )

@@ -145,7 +145,7 @@ class ModuleState(Part):
 def _save_parameter(parameter: torch.nn.Parameter) -> _SavedParameter:
     if torch.nn.parameter.is_lazy(parameter):
         raise InvalidArgument(
-            "expected a model whose parameters have a shape; found an uninitialised lazy module. "
+            "expected a model whose parameters have a shape; found an uninitialized lazy module. "
             "Run one batch through the model before the call."
         )
     grad = parameter.grad

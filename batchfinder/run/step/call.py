@@ -44,7 +44,7 @@ class Call:
             inner.forward,
             self.positional,
             self.named,
-            expected="a model that can be called with what the batch holds",
+            expected="a model that can be called with the contents of the batch",
             found=f"{type(inner).__name__}.forward",
             beside=f" and a batch of {describe(batch)}",
             step=step,
@@ -67,9 +67,7 @@ class Call:
         said = f"forward was called with ({', '.join(map(describe, parts))})"
         said += f" of a batch of {describe(batch)}"
         if is_plain and isinstance(batch, (tuple, list)) and len(batch) > 1:
-            said += (
-                f"; where it takes the whole batch, pass {step}=lambda model, batch: model(batch)"
-            )
+            said += f"; if it takes the whole batch, pass {step}=lambda model, batch: model(batch)"
         elif other := _other_types(model, parts):
             said += other
         error.add_note(f"batchfinder: {said}")

@@ -32,7 +32,7 @@ def compute_of(model: Any, loss_fn: Any, train_step: Any) -> UserStep | ModelLos
         return UserStep(model, train_step)
     if not isinstance(model, torch.nn.Module):
         raise InvalidArgument(
-            "expected train_step=(models, batch -> loss) beside several models; found none"
+            "expected train_step=(models, batch -> loss) with several models; found none"
         )
     return ModelLoss(model, loss_fn)
 
@@ -127,8 +127,9 @@ def _said_of_scalar(batch: Batch, call: Call) -> Caveat | None:
     if any(part is call.target for part in given):
         return None
     raise UnknownLoss(
-        "expected a model that returns its loss, or an output to compare with the target; found an "
-        f"output and a scalar that was made without the target ({describe(batch)}): pass loss_fn= "
+        "expected a model that returns its loss, or an output to compare with the target; found "
+        f"an output and a scalar that does not depend on the target ({describe(batch)}): pass "
+        "loss_fn= "
         "(output, target -> scalar), or train_step=(model, batch -> scalar) that adds them up"
     )
 
@@ -137,5 +138,5 @@ def _no_target(batch: Batch) -> UnknownLoss:
     return UnknownLoss(
         "expected a model that returns its loss, or a batch with a target (the last of a tuple, "
         f"or a key such as 'labels'); found {describe(batch)}: pass train_step=(model, batch -> "
-        "scalar), or loss_fn= beside a batch with a target"
+        "scalar), or loss_fn= with a batch that has a target"
     )

@@ -40,8 +40,8 @@ def forward_named() -> Iterator[None]:
             ) from error
         if "is not attached to a `Trainer`" in text:
             raise InvalidArgument(
-                "expected a step that runs without a Trainer; found one that asks for its own: "
-                "use batchfinder.integrations.lightning, find_batch_size(trainer, model, ...)"
+                "expected a step that runs without a Trainer; found one that needs it: use "
+                "batchfinder.integrations.lightning, find_batch_size(trainer, model, ...)"
             ) from error
         raise
     except ValueError as error:
@@ -64,7 +64,8 @@ def second_backward_named() -> Iterator[None]:
             raise
         raise UnknownLoss(
             "expected a loss on which backward has not run; found one on which it has. Let "
-            "train_step return the loss before backward and leave backward and update to us, or "
-            "let it do all of it and return None or loss.detach(). Under Accelerate and Fabric "
-            "return the loss in place of accelerator.backward(loss) or fabric.backward(loss)"
+            "train_step return the loss before backward and leave backward and update to "
+            "batchfinder, or let it do all of it and return None or loss.detach(). Under "
+            "Accelerate and Fabric return the loss instead of calling accelerator.backward(loss) "
+            "or fabric.backward(loss)"
         ) from error

@@ -171,7 +171,7 @@ def _if_classes(output: Any, target: Any) -> str:
     is_class_shaped = output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]
     if not (target.is_floating_point() and is_class_shaped):
         return ""
-    return ". Where the targets are classes, let the data set give them as int64"
+    return ". If the targets are classes, let the dataset return them as int64"
 
 
 _KINDS = (RuntimeError, TypeError, ValueError, LookupError)
@@ -197,8 +197,8 @@ def refuse_mismatch(loss_fn: Any, output: Any, target: Any, error: Exception) ->
             name = getattr(loss_fn, "__name__", name)
             raise InvalidArgument(
                 f"expected an output and a target that {name} takes; found {what} ({_told(error)}):"
-                f" pass loss_fn=lambda output, target: your_loss({change}), or let the data set "
-                "give such targets"
+                f" pass loss_fn=lambda output, target: your_loss({change}), or let the dataset "
+                "return such targets"
             ) from error
         what += _range_of(target)
     error.add_note(f"batchfinder: the loss was called with {what}")

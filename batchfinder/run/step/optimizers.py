@@ -77,9 +77,9 @@ def refuse_sparse(optimizers: Iterable[Any], sparse: Iterable[int]) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if held & left and not isinstance(optimizer, torch.optim.SparseAdam):
             raise InvalidArgument(
-                "expected optimizer= for a model with sparse gradients; found none, and AdamW, "
-                "which is assumed then, takes none of them: pass the optimizer of your training, "
-                "such as torch.optim.SparseAdam or torch.optim.SGD"
+                "expected optimizer= for a model with sparse gradients; found none, and AdamW, the "
+                "default, does not support them: pass the optimizer of your training, such as "
+                "torch.optim.SparseAdam or torch.optim.SGD"
             )
 
 

@@ -116,8 +116,8 @@ def _refuse_accumulation(count: int, is_known: bool) -> None:
         "batchfinder; found one that accumulates gradients over "
         f"{'' if is_known else 'at least '}{count} calls: return the loss of one "
         "micro-batch before backward, and pass optimizer=. "
-        "Accumulation is then part of the search, and base_batch_size= says how many samples one "
-        f"of your updates takes now ({count} times the loader's batch size)"
+        "Accumulation is then part of the search, and base_batch_size= is the number of samples "
+        f"per update that you use now ({count} times the loader's batch size)"
     )
 
 
@@ -133,5 +133,5 @@ def _refuse_no_update(calls: Sequence[Did]) -> None:
     raise NothingToTrain(
         "expected a loss that depends on a trained parameter, or a step that updates; found one "
         f"that returned a loss without a graph and changed no parameter in {count}: look for "
-        "detach(), no_grad() or .item() on the way, or for frozen parameters"
+        "detach(), no_grad() or .item() in the computation, or for frozen parameters"
     )

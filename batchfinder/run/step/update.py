@@ -17,7 +17,7 @@ Clip: TypeAlias = float | Callable[[list[torch.nn.Parameter]], Any] | None
 """The largest norm that gradients may have together, or what changes them in place."""
 
 _CLOSURE = (
-    "batchfinder: the step of {name} was called without a closure; where it needs one, pass "
+    "batchfinder: the step of {name} was called without a closure; if it needs one, pass "
     "train_step= that calls optimizer.step(closure) itself and returns None"
 )
 
@@ -106,8 +106,8 @@ def split_weight(returned: Any) -> tuple[Any, float | None]:
     loss, weight = returned[0], float(returned[1])
     if not (math.isfinite(weight) and weight >= 0):
         raise UnknownLoss(
-            f"expected train_step to give (loss, weight) with a weight of at least 0; found "
-            f"{weight}: the weight is what its micro-batch counts for, such as its tokens"
+            "expected train_step to return (loss, weight) with a weight of at least 0; found "
+            f"{weight}: the weight of a micro-batch is for example its number of tokens"
         )
     return loss, weight
 

@@ -59,9 +59,12 @@ def test_a_batch_that_the_caller_changes_is_whole_again_the_next_time() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda size: shuffled(4), r"make_loader\(6\) to give batches of 6 samples; .* held 4"),
-        (lambda size: [], r"its first held 0"),
-        (lambda size: size, r"expected make_loader\(1\) to give an iterable of batches; found int"),
+        (lambda size: shuffled(4), r"make_loader\(6\) to return batches of 6 samples; .* has 4"),
+        (lambda size: [], r"the first has 0"),
+        (
+            lambda size: size,
+            r"expected make_loader\(1\) to return an iterable of batches; found int",
+        ),
     ],
 )
 def test_one_that_does_not_do_what_it_should_is_named(make: Any, message: str) -> None:

@@ -100,7 +100,7 @@ def test_a_dataset_of_nothing_but_broken_samples_is_named() -> None:
             return None
 
     source = source_from(DataLoader(Files(20), batch_size=4, collate_fn=cases.as_tensor))
-    with pytest.raises(CannotBuildBatch, match="held only broken ones"):
+    with pytest.raises(CannotBuildBatch, match="contained only missing samples"):
         source.draw(2)
 
 

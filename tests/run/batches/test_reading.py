@@ -241,7 +241,7 @@ def test_a_stream_is_read_by_workers_where_they_share_it_out(is_split: bool) -> 
     drawn = [source.draw(20) for _ in range(3)]
     assert sorted(value for batch in drawn for value in values(batch)) == list(range(60))
     assert (os.getpid() in set().union(*map(pids, drawn))) is not is_split
-    assert any("holds every sample 2 times" in note for note in source.notes) is not is_split
+    assert any("contains every sample 2 times" in note for note in source.notes) is not is_split
     source.close()
     assert not workers()
 

@@ -98,7 +98,9 @@ def test_who_decides_and_whom_the_others_wait_for_is_said() -> None:
         "ranks.waited",
         "ranks.replicas",
     ]
-    assert "rank 1 decides the largest batch size: of its 5.00 MiB least is left" in said[0]
+    assert said[0].startswith(
+        "rank 1 determines the largest batch size: it has the least memory left, of a limit of 5.00"
+    )
     assert "devices differ (one and other)" in said[1]
     assert "rank 1 is the slowest: others waited for it for up to 50% of the call" in said[2]
 
@@ -106,7 +108,7 @@ def test_who_decides_and_whom_the_others_wait_for_is_said() -> None:
 def test_no_rank_decides_a_size_that_memory_does_not_limit() -> None:
     said = about(FACTS, Limit.DATASET)
     assert said[0].code == "ranks.memory"
-    assert "rank 1 has the least memory, 5.00 MiB where another has 8.00 MiB" in said[0]
+    assert "rank 1 has the least memory, 5.00 MiB, while another has 8.00 MiB" in said[0]
 
 
 def test_a_rank_on_which_alone_memory_ran_out_decides_whatever_it_had_left() -> None:

@@ -89,7 +89,7 @@ def test_out_of_memory_is_left_alone() -> None:
 
 
 def test_floating_classes_without_a_loss() -> None:
-    with pytest.raises(UnknownLoss, match="let the data set give them as int64"):
+    with pytest.raises(UnknownLoss, match="let the dataset return them as int64"):
         step(None).forward_backward((ROWS, CLASSES.float()))
 
 

@@ -88,7 +88,7 @@ def test_the_recompile_limit_is_noticed_and_said(monkeypatch: pytest.MonkeyPatch
             step.forward_backward(batch(size))
         assert not any("recompile limit" in said for said in step.assumptions)
         step.forward_backward(batch(5))
-    assert any("met torch's recompile limit" in said for said in step.assumptions)
+    assert any("reached torch's recompile limit" in said for said in step.assumptions)
 
 
 def test_without_regions_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_without_regions_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("batchfinder.run.torch_internals.compiler._REGION", "_no_such_attribute")
     step = step_from(wrapped())
     step.forward_backward(batch(3))
-    assert any("count towards its recompile limit" in said for said in step.assumptions)
+    assert any("count toward its recompile limit" in said for said in step.assumptions)
 
 
 def test_a_plain_model_is_not_compiled() -> None:

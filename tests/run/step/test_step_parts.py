@@ -291,14 +291,14 @@ class WithPenalty(nn.Module):
 
 def test_a_penalty_beside_an_output_is_not_taken_for_the_loss() -> None:
     step = step_from(WithPenalty())
-    with pytest.raises(UnknownLoss, match="a scalar that was made without the target"):
+    with pytest.raises(UnknownLoss, match="a scalar that does not depend on the target"):
         step.forward_backward((torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])))
 
 
 def test_the_only_scalar_without_a_target_is_said_to_be_the_whole_loss() -> None:
     step = step_from(WithPenalty())
     step.forward_backward((torch.randn(5, 4),))
-    assert any("taken as the whole loss" in said for said in step.assumptions)
+    assert any("used as the loss" in said for said in step.assumptions)
 
 
 def test_classes_are_last_where_they_might_be_second_too() -> None:
@@ -306,13 +306,13 @@ def test_classes_are_last_where_they_might_be_second_too() -> None:
     inferred = LossInference()
     truth = nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
     assert torch.equal(inferred(output, target), truth)
-    assert "the second would do as well" in (inferred.assumption or "")
+    assert "it could also be the second" in (inferred.assumption or "")
 
 
 def test_targets_of_zeros_and_ones_are_said_to_look_like_labels() -> None:
     inferred = LossInference()
     inferred(torch.randn(4, 5), torch.tensor([[0.0, 1, 0, 0, 1]] * 4))
-    assert "where they are labels" in (inferred.assumption or "")
+    assert "if they are labels" in (inferred.assumption or "")
 
 
 def test_a_single_class_is_refused_whatever_the_labels() -> None:

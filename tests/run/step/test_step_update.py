@@ -74,7 +74,7 @@ def test_gradients_as_they_are_read_are_not_clipped() -> None:
 
 @pytest.mark.parametrize("clip", [0, -1.0, "1.0", True])
 def test_what_is_no_clip_is_refused(clip: Any) -> None:
-    with pytest.raises(InvalidArgument, match="expected clip to be the largest norm"):
+    with pytest.raises(InvalidArgument, match="expected clip to be a maximum gradient norm"):
         Training(linear(), [], loss_fn=LOSS, clip=clip).check()
 
 
