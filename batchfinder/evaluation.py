@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Never
 
-from batchfinder.about_ranks import alone_by_mistake
 from batchfinder.arguments import check
+from batchfinder.caveats import alone_by_mistake
 from batchfinder.errors import InvalidArgument, NothingFits
 from batchfinder.html import Shown
 from batchfinder.keywords import keywords_named, refuse_unknown
@@ -21,11 +21,11 @@ from batchfinder.progress import default_observer
 from batchfinder.protocols import Batch, Observer, Ranks, Setup, TrainStep
 from batchfinder.results import Measurement, Trial
 from batchfinder.run.batches import Source, source_from
-from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.ranks import OwnPart, Wrapping, joined_for_evaluation, meet
 from batchfinder.run.state import preserved
 from batchfinder.run.step import EvaluationStep
+from batchfinder.run.switches import gradients_on
 from batchfinder.run.trial import run_trial
 from batchfinder.timing import sizes_worth_measuring
 from batchfinder.training import Autocast, Loader, Model, Search, Training, as_list, training_of

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Never
 
-from batchfinder.about_ranks import about_ranks, facts_of_ranks
 from batchfinder.arguments import check, objective_named, rule_named
 from batchfinder.base_pair import base_of, own_pair
-from batchfinder.caveats import caveats_of
+from batchfinder.caveats import about_ranks, caveats_of, facts_of_ranks
 from batchfinder.confirm.stage import confirm_choice, with_headroom
 from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.measure.stage import measure_sizes

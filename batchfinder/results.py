@@ -31,10 +31,10 @@ from batchfinder.plans import Loading as Loading
 from batchfinder.plans import Recommendation as Recommendation
 from batchfinder.plans import Schedule as Schedule
 from batchfinder.plans import Speedup as Speedup
-from batchfinder.races import RaceArm as RaceArm
-from batchfinder.races import RaceResult as RaceResult
 from batchfinder.rank_facts import RankFacts as RankFacts
 from batchfinder.rates import GroupRate as GroupRate
+from batchfinder.rates import RaceArm as RaceArm
+from batchfinder.rates import RaceResult as RaceResult
 from batchfinder.trials import MemoryBreakdown as MemoryBreakdown
 from batchfinder.trials import ProbeResult as ProbeResult
 from batchfinder.trials import Trial as Trial

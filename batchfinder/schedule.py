@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import lr_scheduler, swa_utils
 
 from batchfinder.results import Counted, Schedule
-from batchfinder.run.torch_internals.training import milestones_of, schedulers_inside
+from batchfinder.run.torch_internals.objects import milestones_of, schedulers_inside
 
 __all__ = ["decays", "schedule_of"]
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from batchfinder.errors import StateNotRestoredWarning
+from batchfinder.meter import Waiting
 from batchfinder.probe import SearchSpace
 from batchfinder.progress import default_observer, is_quiet, silent
 from batchfinder.protocols import Clock, Observer
 from batchfinder.results import Note, Stage, StageStarted
 from batchfinder.run.bench import Bench, open_bench
-from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.ranks import Wrapping, launched_without_group, meet
+from batchfinder.run.switches import gradients_on
 from batchfinder.training import Training, as_list
-from batchfinder.waiting import Waiting
 from batchfinder.wording import Caveat
 
 __all__ = ["Budget", "Call", "not_restored", "opened", "shared", "stage"]

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from batchfinder.errors import InvalidArgument
-from batchfinder.frameworks import refuse_frameworks
 from batchfinder.keywords import options_named
-from batchfinder.model_checks import check_model, refuse_inference
+from batchfinder.model_checks import check_model, refuse_frameworks, refuse_inference
 from batchfinder.probe import Propose, guided
 from batchfinder.protocols import Batch, RankGroup
 

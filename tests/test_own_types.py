@@ -17,7 +17,7 @@ ASKED = {
     "cli.factory._unpacked": "what a user's function returned",
     "training.training_of": "what a caller passed: a module or a Training",
     "training.built_by": "what a user's function returned",
-    "recommend.limits.choose": "what a user's objective returned",
+    "recommend.decision.choose": "what a user's objective returned",
     "noise.estimators.warmup_estimator": "what a caller passed: an estimator with `estimate` alone",
     "monitor.batch_size_scheduler.BatchSizeScheduler.__init__": "any callable is a schedule",
     "monitor.batch_size_scheduler.BatchSizeScheduler._next": "what a user's schedule returned",

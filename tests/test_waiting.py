@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from batchfinder import max_batch_size, session
+from batchfinder.meter import QUIET_SECONDS, Waiting
 from batchfinder.outcomes import Stage
 from batchfinder.progress import StreamRows
 from batchfinder.results import Event, Note, Progress, StageStarted
-from batchfinder.waiting import QUIET_SECONDS, Waiting
 
 
 def waiting() -> tuple[Waiting, FakeClock, list[Any]]:

@@ -1,8 +1,9 @@
-"""The trainings of a study, carried out and kept."""
+"""The trainings of a study: at which rate each size is trained, carried out and kept."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -25,11 +26,12 @@ from batchfinder.compare.jobs import (
 )
 from batchfinder.compare.recipe import Recipe
 from batchfinder.compare.training import Rules
-from batchfinder.protocols import Clock, Observer
-from batchfinder.results import Note
+from batchfinder.protocols import Clock, LearningRateRule, Observer
+from batchfinder.report import Report
+from batchfinder.results import NoiseScale, Note
 from batchfinder.wording import Caveat
 
-__all__ = ["Record", "Study", "unheard"]
+__all__ = ["Pairs", "Record", "Study", "unheard"]
 
 
 class Record:
@@ -158,3 +160,37 @@ class Study:
 
 def unheard(event: object) -> None:
     """The observer of those who pass none."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The rate and the accumulation steps of every size: a report's own, else the rule's."""
+
+    rule: LearningRateRule
+    base_rate: float
+    base: int
+    noise: NoiseScale | None
+    report: Report | None
+
+    def rate_at(self, size: int) -> float:
+        """The report's rate at its own size, else the rule's."""
+        noise = self.noise
+        if self.report is not None:
+            if size == self.report.global_batch_size and self.report.learning_rate is not None:
+                return self.report.learning_rate
+            noise = noise or self.report.noise_scale
+        return self.rule(self.base_rate, self.base, size, noise)
+
+    def rates_at(self, size: int, factors: Sequence[float]) -> list[float]:
+        """The grid around the rate of a size; beside a report's rate at the user's size, theirs."""
+        rates = [self.rate_at(size) * factor for factor in factors]
+        own = self.report is not None and size == self.base
+        if own and not any(math.isclose(each, self.base_rate, rel_tol=1e-6) for each in rates):
+            rates.append(self.base_rate)
+        return rates
+
+    def accumulation_at(self, size: int) -> int:
+        """Into how many micro-batches a step is cut."""
+        if self.report is None or size != self.report.global_batch_size:
+            return 1
+        return self.report.accumulation_steps * self.report.world_size

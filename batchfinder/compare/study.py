@@ -11,9 +11,8 @@ from typing import Any, Never
 
 from batchfinder.arguments import rule_named
 from batchfinder.compare.comparison import Comparison, reached_by_all
-from batchfinder.compare.conduct import Record, Study, unheard
+from batchfinder.compare.conduct import Pairs, Record, Study, unheard
 from batchfinder.compare.data import Cell, Ending
-from batchfinder.compare.pairs import Pairs
 from batchfinder.compare.recipe import MakeTraining, Recipe, facts_of
 from batchfinder.compare.training import Rules, Stopping
 from batchfinder.errors import InvalidArgument
@@ -21,8 +20,8 @@ from batchfinder.keywords import keywords_named, refuse_unknown
 from batchfinder.protocols import Batch, LearningRateRule, Observer
 from batchfinder.report import Report
 from batchfinder.results import NoiseScale
-from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state import preserved
+from batchfinder.run.switches import gradients_on
 from batchfinder.scaling import rule_for
 from batchfinder.training import LossFunction, StepFunction
 from batchfinder.wording import Caveat

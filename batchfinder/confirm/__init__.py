@@ -10,9 +10,8 @@
 """
 
 from batchfinder.confirm.confirming import confirm
-from batchfinder.confirm.constants import STEPS
 from batchfinder.confirm.higher_rate import HigherRate, higher_rate, leads, try_higher_rate
-from batchfinder.confirm.judging import Trace, judge, lead
+from batchfinder.confirm.judging import STEPS, Trace, judge, lead
 from batchfinder.confirm.procedure import confirm_recommendation
 from batchfinder.confirm.retry import (
     Attempt,

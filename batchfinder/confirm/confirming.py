@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from batchfinder.confirm.branch import run_branch
-from batchfinder.confirm.constants import ALLOWANCE_AT_TWICE, STEPS
-from batchfinder.confirm.judging import Trace, judge, judge_updates, lead
+from batchfinder.confirm.judging import ALLOWANCE_AT_TWICE, STEPS, Trace, judge, judge_updates, lead
 from batchfinder.meter import unmetered
 from batchfinder.protocols import (
     Advance,

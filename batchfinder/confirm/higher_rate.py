@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from batchfinder.confirm.constants import SMALLEST_RAISE, STEPS, WORTHWHILE_LEAD
+from batchfinder.confirm.judging import SMALLEST_RAISE, STEPS, WORTHWHILE_LEAD
 from batchfinder.confirm.retry import Run, failure, is_confirmed, never
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import BatchPlan, Confirmation, Recommendation, Why

@@ -1,4 +1,4 @@
-"""What a trace of losses says: numbers in, a judgement out."""
+"""How real training steps are judged: what a confirmation forgives, and what it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from statistics import fmean, median, stdev
 from batchfinder.rates import UpdateEffect
 from batchfinder.results import Judgement
 
-__all__ = ["Trace", "judge", "judge_updates", "lead"]
+__all__ = [
+    "ALLOWANCE_AT_TWICE",
+    "FEWEST_STEPS",
+    "HALVINGS",
+    "MOSTLY",
+    "MOST_ATTEMPTS",
+    "SMALLEST_RAISE",
+    "STEPS",
+    "WORTHWHILE_LEAD",
+    "Trace",
+    "judge",
+    "judge_updates",
+    "lead",
+]
+
 
 _RISE, _SPREADS = 3.0, 2.0
 _ROUNDING = 2.0**-23
@@ -124,3 +138,20 @@ def _swing(losses: Sequence[float]) -> float:
 
 def _last(losses: Sequence[float], parts: int) -> Sequence[float]:
     return losses[-max(1, len(losses) // parts) :]
+
+
+STEPS = 40
+"""Steps of one branch; over fewer, a lead is not looked at."""
+FEWEST_STEPS = 10
+"""With time for fewer, nothing is confirmed."""
+ALLOWANCE_AT_TWICE = 0.05
+"""At twice the rate the loss may end this share above its start (tests/benchmarks/regret.py)."""
+HALVINGS = 3
+"""How often a rate is halved before another size is tried."""
+MOST_ATTEMPTS = 8
+MOSTLY = 0.9
+"""From this share of clipped updates on, the threshold decides how far they go."""
+WORTHWHILE_LEAD = 0.1
+"""A rate is raised where twice the rate led by this share (tests/benchmarks/regret.py)."""
+SMALLEST_RAISE = 1.05
+"""A rate that could be raised by less is left as it is."""

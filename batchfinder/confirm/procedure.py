@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from batchfinder.confirm.constants import MOSTLY
 from batchfinder.confirm.higher_rate import try_higher_rate
+from batchfinder.confirm.judging import MOSTLY
 from batchfinder.confirm.retry import OwnPair, Run, confirm_with_retries, never
 from batchfinder.recommend import Problem
 from batchfinder.results import Confirmation, Recommendation

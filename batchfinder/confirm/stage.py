@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from batchfinder.confirm.branch import OPENING
 from batchfinder.confirm.confirming import confirm, goes_on_at_twice
-from batchfinder.confirm.constants import FEWEST_STEPS, STEPS
+from batchfinder.confirm.judging import FEWEST_STEPS, STEPS
 from batchfinder.confirm.procedure import confirm_recommendation
 from batchfinder.confirm.retry import OwnPair
 from batchfinder.meter import Meter

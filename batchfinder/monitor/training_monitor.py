@@ -23,7 +23,7 @@ from batchfinder.monitor.updates import Weights
 from batchfinder.protocols import Batch
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.run.step import family_of
-from batchfinder.run.torch_internals.modules import BATCH_NORMS
+from batchfinder.run.torch_internals.objects import BATCH_NORMS
 from batchfinder.scaling import rule_for
 from batchfinder.wording import Caveat
 

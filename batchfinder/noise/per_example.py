@@ -19,7 +19,7 @@ from batchfinder.noise.estimators import FEWEST, TooFew
 from batchfinder.noise.gradient_hooks import Sketch
 from batchfinder.protocols import Batch, MicroBatches, TrainStep
 from batchfinder.results import BatchPlan, NoiseScale
-from batchfinder.run.torch_internals.modules import BATCH_NORMS
+from batchfinder.run.torch_internals.objects import BATCH_NORMS
 from batchfinder.run.torch_internals.tensors import tree_leaves, tree_map
 from batchfinder.wording import Caveat
 

@@ -20,7 +20,7 @@ from batchfinder.noise.sampling import Allowed, any_size, never
 from batchfinder.protocols import Advance, BatchSource, TrainStep
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.randomness import kept_with
-from batchfinder.run.torch_internals.modules import BATCH_NORMS, DROPOUTS
+from batchfinder.run.torch_internals.objects import BATCH_NORMS, DROPOUTS
 from batchfinder.wording import Caveat
 
 NORM_BATCH = 32

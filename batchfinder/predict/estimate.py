@@ -22,9 +22,9 @@ from batchfinder.predict.answers import (
 )
 from batchfinder.predict.rehearsal import Footprint, Rehearsal, rehearsing
 from batchfinder.run.batches import source_from
-from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.state import GeneratorState, RandomState, generators_of
 from batchfinder.run.step import step_from
+from batchfinder.run.switches import gradients_on
 from batchfinder.training import (
     Autocast,
     Clip,

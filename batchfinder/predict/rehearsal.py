@@ -1,4 +1,7 @@
-"""A training step rehearsed without its bytes: the peak of its memory, at any size.
+"""One training step rehearsed on fake tensors.
+
+A ``train_step`` often closes over a gradient scaler or an optimizer. Left real, they would be
+given fake state.
 
 The user's own step runs on fake tensors, under the same ledger that keeps simulated limits, so
 that forward, backward and update are all followed. No kernel runs.
@@ -18,16 +21,49 @@ import torch
 from batchfinder.errors import CannotPredict
 from batchfinder.predict.assumed import Assumed
 from batchfinder.predict.device_kernels import OTHER_KERNELS, CudaKernels
-from batchfinder.predict.reachable import Reachable, reachable_from
-from batchfinder.predict.shapes import BatchShape
-from batchfinder.predict.twins import kept_as_they_are, swapped
+from batchfinder.predict.fakes import BatchShape, kept_as_they_are, swapped
 from batchfinder.protocols import Batch, BatchSource
 from batchfinder.run.memory import Ledger
+from batchfinder.run.reachable import reached_from
 from batchfinder.run.state import RandomState
-from batchfinder.run.torch_internals.fakes import FakeTensorMode, unlogged
+from batchfinder.run.torch_internals.objects import switch_off
 from batchfinder.run.torch_internals.storages import storage_key
-from batchfinder.run.torch_internals.training import switch_off
+from batchfinder.run.torch_internals.tensors import FakeTensorMode, unlogged
 from batchfinder.run.trial import tensors_in
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """Modules and optimizers to swap for fakes, scalers to rest, other objects to put back."""
+
+    modules: list[torch.nn.Module]
+    optimizers: list[Any]
+    scalers: list[Any]
+    others: list[Any]
+
+
+def reachable_from(step: Any) -> Reachable:
+    """What ``step`` holds: handed over, or held by the functions that it calls.
+
+    ``others`` are objects of this library: the step, and those that it is made of.
+    """
+    others: dict[int, Any] = {}
+    held: list[Any] = [*step.modules(), *step.optimizers()]
+    queue = [step]
+    while queue:
+        thing = queue.pop()
+        if id(thing) in others:
+            continue
+        if type(thing).__module__.startswith("batchfinder.") and hasattr(thing, "__dict__"):
+            others[id(thing)] = thing
+            queue.extend(vars(thing).values())
+        else:
+            held.append(thing)
+    reached = reached_from(held)
+    optimizers = {id(each): each for each in [*step.optimizers(), *reached.optimizers]}
+    return Reachable(
+        reached.modules, list(optimizers.values()), reached.scalers, list(others.values())
+    )
 
 
 class OutOfTime(Exception):

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from batchfinder.probe.conclusions import held_bytes
 from batchfinder.probe.guided import guided
-from batchfinder.probe.history import latest
-from batchfinder.probe.line import MemoryLine, memory_line
+from batchfinder.probe.history import MemoryLine, latest, memory_line
 from batchfinder.probe.loop import Propose, has_ended, probe
 from batchfinder.probe.patience import not_tried_for_time, step_seconds_at, within_time
 from batchfinder.probe.space import SearchSpace

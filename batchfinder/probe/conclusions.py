@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from batchfinder.probe.line import memory_line
+from batchfinder.probe.history import memory_line
 from batchfinder.probe.space import SearchSpace
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, Trial
 from batchfinder.wording import Caveat

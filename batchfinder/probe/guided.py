@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from batchfinder.probe.history import History, history
-from batchfinder.probe.line import Forecast, forecast
+from batchfinder.probe.history import Forecast, History, forecast, history
 from batchfinder.probe.space import SearchSpace
 from batchfinder.results import Trial
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from batchfinder.protocols.device import DeviceProcess, MemoryBackend
 from batchfinder.protocols.ranks import RankGroup, Ranks
-from batchfinder.protocols.setup import Setup
 from batchfinder.protocols.source import Batch, BatchSource, MicroBatches, Unit
-from batchfinder.protocols.step import TrainStep, UpdateWatch, WholeStep
+from batchfinder.protocols.step import Setup, TrainStep, UpdateWatch, WholeStep
 from batchfinder.protocols.strategies import (
     Advance,
     Clock,

@@ -1,21 +1,22 @@
-"""One training step of the user's."""
+"""One training step of the user's, and what it is run with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from batchfinder.protocols.device import MemoryBackend
 from batchfinder.protocols.ranks import Ranks
-from batchfinder.protocols.source import Batch
+from batchfinder.protocols.source import Batch, BatchSource
 from batchfinder.rates import GroupRate, OptimizerFamily, UpdateEffect
 from batchfinder.wording import Caveat
 
 if TYPE_CHECKING:
     import torch
 
-
-__all__ = ["TrainStep", "UpdateWatch", "WholeStep"]
+__all__ = ["Setup", "TrainStep", "UpdateWatch", "WholeStep"]
 
 
 class TrainStep(Protocol):
@@ -185,3 +186,15 @@ class WholeStep(TrainStep, Protocol):
     def watched(self) -> AbstractContextManager[UpdateWatch]:
         """What the updates inside do is looked at."""
         ...
+
+
+S_co = TypeVar("S_co", bound=TrainStep, covariant=True)
+
+
+@dataclass(frozen=True)
+class Setup(Generic[S_co]):
+    """A training step, where its batches come from, and the memory that it runs in."""
+
+    step: S_co
+    source: BatchSource
+    memory: MemoryBackend

@@ -6,9 +6,8 @@ the tried ones say, ``running`` walks along them, ``arms`` trains, and ``racing`
 
 from batchfinder.race.arithmetic import carried, clipped, race_steps, steps_at
 from batchfinder.race.arms import Course
-from batchfinder.race.racing import length_of, race_rates
+from batchfinder.race.racing import Finish, length_of, race_rates, run_arms
 from batchfinder.race.rule import Race, Raced
-from batchfinder.race.running import Finish, run_arms
 
 __all__ = [
     "Course",

@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 from batchfinder.recommend.candidates import Option, options, priced, with_roles
 from batchfinder.recommend.caveats import caveats_of
-from batchfinder.recommend.decision import Decision, decide, loading_of
-from batchfinder.recommend.limits import limit_of
+from batchfinder.recommend.decision import Decision, decide, limit_of, loading_of
 from batchfinder.recommend.problem import Problem
 from batchfinder.recommend.situation import Situation
 from batchfinder.recommend.uncertainty import Draws, Spread, drawn, within_noise

@@ -1,4 +1,4 @@
-"""A report for a terminal: the answer, the table, the evidence. Nothing needs colour."""
+"""A report as text, and a race of learning rates in sentences."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchfinder.report.race import race_sentence
 from batchfinder.report.ranks import rank_table, ranks_sentence
 from batchfinder.report.rows import format_noise, legend, measurement_table
-from batchfinder.results import Confirmation, Environment, Judgement, Limit
+from batchfinder.results import Confirmation, Environment, Judgement, Limit, RaceArm, RaceResult
 from batchfinder.table import render, wrap
 from batchfinder.units import format_bytes, format_count, format_rate, format_size
-from batchfinder.wording import capitalized
+from batchfinder.wording import capitalized, sentence
 from batchfinder.wording.choice import (
     alternatives,
     headline,
@@ -29,7 +28,53 @@ from batchfinder.wording.rates import groups_sentence
 if TYPE_CHECKING:
     from batchfinder.report.data import ReportData
 
-__all__ = ["answer", "caveat_list", "choice", "findings", "screen_width", "text"]
+__all__ = [
+    "answer",
+    "caveat_list",
+    "choice",
+    "findings",
+    "race_sentence",
+    "race_sentences",
+    "screen_width",
+    "text",
+]
+
+
+def race_sentence(race: RaceResult) -> str:
+    """What came of it, in one sentence."""
+    if race.best_rate is None:
+        return race.refusal or ""
+    return sentence(
+        "race.result",
+        {
+            "rates": len({arm.learning_rate for arm in race.arms}),
+            "taken": race.steps_taken,
+            "batch": race.batch,
+            "best": race.best_rate,
+            "steps": race.steps,
+            "held": race.held_out_samples,
+            "averaged": race.averaged,
+            "run_steps": race.run_steps,
+            "open_rates": race.open_rates,
+            "rate": race.learning_rate,
+            "rule_rate": race.rule_rate,
+        },
+    )
+
+
+def race_sentences(race: RaceResult) -> Iterator[str]:
+    """Everything: what came of it, every arm, and what to do where the run's length changes."""
+    yield race_sentence(race)
+    if race.arms:
+        yield sentence("race.arms", {"arms": "; ".join(map(_arm, race.arms))})
+    if race.best_rate is not None:
+        yield sentence("race.longer", {"exponent": race.exponent})
+
+
+def _arm(arm: RaceArm) -> str:
+    numbers = {"rate": arm.learning_rate, "loss": arm.loss, "steps": arm.steps}
+    return sentence("race.arm", {**numbers, "again": arm.order > 1, "ran_away": arm.ran_away})
+
 
 NARROW, WIDE = 80, 120
 LABEL = 14

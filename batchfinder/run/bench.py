@@ -20,13 +20,13 @@ from batchfinder.protocols import BatchSource, MemoryBackend, Ranks, Setup, Whol
 from batchfinder.results import Environment, MemoryBreakdown
 from batchfinder.run.attempt import YOUNG, recover
 from batchfinder.run.batches import source_from
-from batchfinder.run.grad_mode import gradients_on
 from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.randomness import seed_everything
 from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
 from batchfinder.run.state import Snapshot, preserved
 from batchfinder.run.step import state_tensors, step_from
-from batchfinder.run.torch_internals.modules import BATCH_NORMS
+from batchfinder.run.switches import gradients_on
+from batchfinder.run.torch_internals.objects import BATCH_NORMS
 from batchfinder.run.torch_internals.tensors import dense_parts
 from batchfinder.training import Training, as_list
 from batchfinder.wording import Caveat

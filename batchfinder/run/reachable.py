@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from batchfinder.run.torch_internals.compiler import compiled_from, is_compiled_function
-from batchfinder.run.torch_internals.modules import OWN_ATTRIBUTES, hooks_of, parameters_of
+from batchfinder.run.torch_internals.objects import OWN_ATTRIBUTES, hooks_of, parameters_of
 
 __all__ = ["Reached", "reached_from"]
 

@@ -1,4 +1,4 @@
-"""A batch taken apart and put together again, whatever its shape.
+"""Batches of any structure.
 
 Containers are mappings, tuples, named tuples, lists and dataclasses, nested; everything else is
 a leaf. A list of plain values (strings, numbers) is one leaf with a row per entry.
@@ -17,6 +17,10 @@ import numpy as np
 import torch
 
 from batchfinder.errors import CannotBuildBatch
+from batchfinder.protocols import Batch
+
+__all__ = ["moved"]
+
 
 Path: TypeAlias = tuple[Any, ...]
 """Keys, positions and field names from the batch down to a leaf."""
@@ -205,3 +209,17 @@ def describe(value: Any) -> str:
     )
     more = ", …" if len(parts) > 6 else ""
     return f"{type(value).__name__}({inner}{more})"
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """``batch`` with every tensor on ``device``; what has a ``.to`` of its own moves itself.
+
+    Containers are new ones, so that a step may pop keys from its batch and be run on it again.
+    """
+    parts = children(batch)
+    to = getattr(batch, "to", None)
+    if parts is None:
+        return to(device) if callable(to) else batch
+    if callable(to):
+        return rebuilt(batch, [part for _, part in parts]).to(device)
+    return rebuilt(batch, [moved(part, device) for _, part in parts])

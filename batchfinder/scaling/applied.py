@@ -13,7 +13,7 @@ from typing import Any
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.rates import GroupRate
-from batchfinder.run.torch_internals.training import LAST_RATES, schedulers_inside
+from batchfinder.run.torch_internals.objects import LAST_RATES, schedulers_inside
 
 __all__ = ["apply_once", "multiply_rates", "set_rates"]
 

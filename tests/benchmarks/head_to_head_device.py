@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory.ledger import Ledger
-from batchfinder.run.state.digest import digest
+from batchfinder.run.state.part import digest
 from batchfinder.run.step import step_from
 
 

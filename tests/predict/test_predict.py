@@ -19,7 +19,7 @@ from batchfinder.predict.rehearsal import rehearsing
 from batchfinder.protocols import Setup
 from batchfinder.run.batches import source_from
 from batchfinder.run.memory import backend_for
-from batchfinder.run.state.digest import digest
+from batchfinder.run.state.part import digest
 from batchfinder.run.step import step_from
 from batchfinder.run.trial import run_trial
 from batchfinder.units import format_bytes

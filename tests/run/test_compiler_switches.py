@@ -13,7 +13,7 @@ import torch._dynamo
 from torch._dynamo import eval_frame
 
 from batchfinder import memory_limit
-from batchfinder.run.compiler_switches import compiled_again, uncompiled, wider_recompile_limit
+from batchfinder.run.switches import compiled_again, uncompiled, wider_recompile_limit
 
 
 def stance() -> str:

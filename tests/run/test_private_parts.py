@@ -9,7 +9,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, RandomSampler
 
-from batchfinder.run.torch_internals import compiler, loaders, modules, storages, tensors, training
+from batchfinder.run.torch_internals import compiler, objects, storages, tensors
 
 
 def test_a_tensor_counts_what_is_written_to_it() -> None:
@@ -45,12 +45,12 @@ def test_views_share_a_storage_and_copies_do_not() -> None:
 
 def test_the_tables_of_a_module_are_its_own() -> None:
     module = torch.nn.BatchNorm1d(2, affine=False)
-    assert set(modules.parameters_of(module)) == {"weight", "bias"}
-    modules.buffers_of(module)["running_mean"] = torch.ones(2)
+    assert set(objects.parameters_of(module)) == {"weight", "bias"}
+    objects.buffers_of(module)["running_mean"] = torch.ones(2)
     assert module.running_mean is not None
     assert module.running_mean.tolist() == [1, 1]
-    tables = {*modules.TENSOR_TABLES, modules.SUBMODULES}
-    assert tables <= modules.OWN_ATTRIBUTES
+    tables = {*objects.TENSOR_TABLES, objects.SUBMODULES}
+    assert tables <= objects.OWN_ATTRIBUTES
 
 
 def test_every_kind_of_hook_is_found() -> None:
@@ -67,53 +67,53 @@ def test_every_kind_of_hook_is_found() -> None:
     module.weight.register_post_accumulate_grad_hook(hook)
     optimizer.register_step_pre_hook(hook)
     optimizer.register_step_post_hook(hook)
-    found = [len(list(modules.hooks_of(each))) for each in (module, module.weight, optimizer)]
+    found = [len(list(objects.hooks_of(each))) for each in (module, module.weight, optimizer)]
     assert found == [4, 2, 2]
-    assert list(modules.hooks_of(object())) == []
+    assert list(objects.hooks_of(object())) == []
 
 
 def test_schedulers_show_what_they_are_made_of() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     first, second = (lr_scheduler.ConstantLR(optimizer) for _ in range(2))
     both = lr_scheduler.SequentialLR(optimizer, [first, second], [7])
-    assert training.schedulers_inside(both) == [first, second]
-    assert training.milestones_of(both) == [7]
-    assert training.schedulers_inside(first) == training.milestones_of(first) == []
-    assert vars(both)[training.LAST_RATES] == both.get_last_lr()
+    assert objects.schedulers_inside(both) == [first, second]
+    assert objects.milestones_of(both) == [7]
+    assert objects.schedulers_inside(first) == objects.milestones_of(first) == []
+    assert vars(both)[objects.LAST_RATES] == both.get_last_lr()
 
 
 def test_a_scaler_s_own_attributes_are_copied_and_it_is_switch_off() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    copies = training.scaler_attributes(scaler)
+    copies = objects.scaler_attributes(scaler)
     assert len(copies) == 3
     assert all(hasattr(scaler, name) for name in copies)
-    training.switch_off(scaler)
+    objects.switch_off(scaler)
     assert not scaler.is_enabled()
-    assert training.scaler_attributes(object()) == {}
+    assert objects.scaler_attributes(object()) == {}
 
 
 def test_a_loader_without_workers_has_nothing_to_stop() -> None:
     loader = DataLoader([0, 1])
     batches = iter(loader)
-    assert loaders.worker_processes(batches) == []
-    assert loaders.stops_of(loader, batches) == []
-    assert loaders.kept_iterator(loader) is None
-    loaders.forget_iterator(loader)
+    assert objects.worker_processes(batches) == []
+    assert objects.stops_of(loader, batches) == []
+    assert objects.kept_iterator(loader) is None
+    objects.forget_iterator(loader)
 
 
 def test_a_kept_iterator_is_forgotten() -> None:
     stopped: list[str] = []
     kept = SimpleNamespace(_shutdown_workers=lambda: stopped.append("kept"))
     loader = SimpleNamespace(_iterator=kept)
-    for stop in loaders.stops_of(loader, iter(())):
+    for stop in objects.stops_of(loader, iter(())):
         stop()
-    loaders.forget_iterator(loader)
+    objects.forget_iterator(loader)
     assert (stopped, loader._iterator) == (["kept"], None)
 
 
 def test_a_sampler_says_whether_it_was_told_a_number() -> None:
-    assert loaders.draws_all(RandomSampler([0, 1]))
-    assert not loaders.draws_all(RandomSampler([0, 1], num_samples=1))
+    assert objects.draws_all(RandomSampler([0, 1]))
+    assert not objects.draws_all(RandomSampler([0, 1], num_samples=1))
 
 
 def test_a_compiler_that_was_not_loaded_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from batchfinder.run.torch_internals.loaders import draws_all
+from batchfinder.run.torch_internals.objects import draws_all
 
 __all__ = ["loader_arguments"]
 

@@ -29,7 +29,7 @@ from batchfinder.run.batches.requests import (
     packed,
 )
 from batchfinder.run.batches.workers import died, has_died, reading, stopped
-from batchfinder.run.torch_internals.loaders import replace_worker_info
+from batchfinder.run.torch_internals.objects import replace_worker_info
 from batchfinder.run.tree import MAKE_LOADER
 
 __all__ = ["StreamedByWorkers", "Workers", "reader_for"]

@@ -8,7 +8,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from batchfinder.errors import CannotBuildBatch
-from batchfinder.run.torch_internals.loaders import forget_iterator, stops_of, worker_processes
+from batchfinder.run.torch_internals.objects import forget_iterator, stops_of, worker_processes
 from batchfinder.run.tree import MAKE_LOADER
 
 __all__ = ["died", "has_died", "reading", "stopped", "workers_of"]

@@ -15,11 +15,10 @@ To add a device, write a class with ``MemoryBackend``'s methods and give it a ro
 
 from __future__ import annotations
 
-from batchfinder.run.memory.choice import BACKENDS, backend_for
+from batchfinder.run.memory.choice import BACKENDS, backend_for, memory_limit
 from batchfinder.run.memory.device import is_fragmented, may_expand
 from batchfinder.run.memory.host import host_budget
 from batchfinder.run.memory.ledger import Ledger
-from batchfinder.run.memory.limits import memory_limit
 from batchfinder.run.memory.nvml import handle_of, nvml_and_uuid
 from batchfinder.run.memory.simulated import active_limit
 

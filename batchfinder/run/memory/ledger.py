@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from batchfinder.run.compiler_switches import uncompiled
+from batchfinder.run.switches import uncompiled
 from batchfinder.run.torch_internals.storages import resizes_followed, storage_key
 from batchfinder.run.torch_internals.tensors import (
     TorchDispatchMode,

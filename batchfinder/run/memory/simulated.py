@@ -8,9 +8,9 @@ from contextvars import ContextVar
 
 import torch
 
-from batchfinder.run.compiler_switches import compiled_again, uncompiled
 from batchfinder.run.memory.defaults import Defaults
 from batchfinder.run.memory.ledger import Ledger
+from batchfinder.run.switches import compiled_again, uncompiled
 from batchfinder.units import format_bytes
 
 __all__ = ["SimulatedMemory", "active_limit"]

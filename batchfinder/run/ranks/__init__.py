@@ -12,19 +12,19 @@
 
 from __future__ import annotations
 
+from batchfinder.run.ranks.agreed import joined, joined_for_evaluation
 from batchfinder.run.ranks.alone import ALONE, Alone
-from batchfinder.run.ranks.calls import meet
-from batchfinder.run.ranks.group import TorchRanks, launched_without_group, ranks_here
-from batchfinder.run.ranks.joined import joined, joined_for_evaluation
-from batchfinder.run.ranks.met import MetRanks
-from batchfinder.run.ranks.parts import WHOLE, OwnPart
-from batchfinder.run.ranks.wrappers import (
+from batchfinder.run.ranks.calls import (
     Wrapping,
     described_model,
+    meet,
     mend,
     refuse_alone,
     wrapping_of,
 )
+from batchfinder.run.ranks.group import TorchRanks, launched_without_group, ranks_here
+from batchfinder.run.ranks.met import MetRanks
+from batchfinder.run.ranks.parts import WHOLE, OwnPart
 
 __all__ = [
     "ALONE",

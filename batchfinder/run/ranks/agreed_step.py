@@ -13,7 +13,7 @@ import torch
 
 from batchfinder.protocols import Batch, Ranks, TrainStep, UpdateWatch, WholeStep
 from batchfinder.rates import GroupRate, OptimizerFamily, UpdateEffect
-from batchfinder.run.ranks.wrappers import Wrapping, mend
+from batchfinder.run.ranks.calls import Wrapping, mend
 from batchfinder.wording import Caveat
 
 __all__ = ["AgreedStep", "AgreedTrainStep"]

@@ -13,13 +13,10 @@ from typing import Any
 import torch
 
 from batchfinder.run.reachable import Reached, reached_from
-from batchfinder.run.state.datasets import ReadData
-from batchfinder.run.state.digest import digest
 from batchfinder.run.state.found import FoundState
-from batchfinder.run.state.modules import ModuleState
-from batchfinder.run.state.objects import PlainObject, StatefulObject, says_its_state
-from batchfinder.run.state.optimizers import OptimizerState, is_optimizer
-from batchfinder.run.state.part import Part
+from batchfinder.run.state.modules import ModuleState, OptimizerState, is_optimizer
+from batchfinder.run.state.objects import PlainObject, ReadData, StatefulObject, says_its_state
+from batchfinder.run.state.part import Part, digest
 from batchfinder.run.state.process import BackendFlags, GeneratorState, RandomState, generators_of
 
 __all__ = ["GeneratorState", "RandomState", "Snapshot", "generators_of", "preserved"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from batchfinder.run.step.build import step_from
 from batchfinder.run.step.compute import compute_of
 from batchfinder.run.step.evaluation import EvaluationStep
-from batchfinder.run.step.move import moved
 from batchfinder.run.step.optimizers import family_of, state_tensors
 from batchfinder.run.step.precision import context_for
 from batchfinder.run.step.training import Step
+from batchfinder.run.tree import moved
 
 __all__ = [
     "EvaluationStep",

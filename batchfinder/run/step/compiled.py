@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from batchfinder.run.compiler_switches import wider_recompile_limit
+from batchfinder.run.switches import wider_recompile_limit
 from batchfinder.run.torch_internals.compiler import (
     compile_contexts,
     compile_region,

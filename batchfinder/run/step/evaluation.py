@@ -14,8 +14,8 @@ from batchfinder.run.ranks import ALONE
 from batchfinder.run.step.build import device_of
 from batchfinder.run.step.call import call_for
 from batchfinder.run.step.compiled import Compilation
-from batchfinder.run.step.move import moved
 from batchfinder.run.step.precision import context_for
+from batchfinder.run.tree import moved
 from batchfinder.training import as_list
 
 __all__ = ["EvaluationStep"]

@@ -1,4 +1,4 @@
-"""The user's optimizers: their family, what they train, and their rates."""
+"""The user's optimizers: their family, what they train, and their state laid out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "group_rates",
     "held_by",
     "inner_optimizer",
+    "lay_out",
     "name_of",
     "refuse_sparse",
     "set_rate",
@@ -26,6 +27,7 @@ __all__ = [
     "still",
     "trained_by",
 ]
+
 
 ASSUMED_RATE = 1e-3
 _FAMILIES = (
@@ -250,3 +252,34 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _tensors(part)
+
+
+def _zero_gradient(parameter: torch.Tensor, sparse_dims: int) -> torch.Tensor:
+    """A gradient of zeros; an empty one with ``sparse_dims`` where the true ones are sparse."""
+    if not sparse_dims:
+        return torch.zeros_like(parameter)
+    shape = parameter.shape
+    where = torch.empty(sparse_dims, 0, dtype=torch.long, device=parameter.device)
+    values = parameter.new_empty((0, *shape[sparse_dims:]))
+    return torch.sparse_coo_tensor(where, values, shape, check_invariants=True)
+
+
+def lay_out(
+    optimizers: Sequence[Any],
+    parameters: Iterable[torch.nn.Parameter],
+    sparse_dims: Mapping[int, int],
+) -> None:
+    """One step of zero gradients at rate zero, so that each has the state that it has in training.
+
+    ``sparse_dims`` are of those parameters, by their ids, whose gradients are sparse. An optimizer
+    that wants more than gradients, such as a closure or gradients per sample, is left without
+    state: the first trial lays it out.
+    """
+    for parameter in parameters:
+        parameter.grad = _zero_gradient(parameter, sparse_dims.get(id(parameter), 0))
+    with still(optimizers):
+        for optimizer in optimizers:
+            try:
+                optimizer.step()
+            except Exception:  # noqa: BLE001  # the trial's own step shows whether it is a mistake
+                optimizer.state.clear()

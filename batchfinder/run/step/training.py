@@ -15,16 +15,18 @@ from batchfinder.rates import GroupRate, OptimizerFamily
 from batchfinder.run.ranks import ALONE, mend
 from batchfinder.run.step import faults
 from batchfinder.run.step.compiled import Compilation
-from batchfinder.run.step.layout import lay_out, zero_gradient
-from batchfinder.run.step.move import moved
-from batchfinder.run.step.optimizers import family_of, held_by, name_of, refuse_sparse
-from batchfinder.run.step.own_update import Did, Sight, check_every_call
-from batchfinder.run.step.precision import Context, precision_of, scaler_caveat
-from batchfinder.run.step.rates import Rates
-from batchfinder.run.step.seen import SeenPrecision, settings_of
-from batchfinder.run.step.update import Clip, Updates, Weights
-from batchfinder.run.step.watch import Watch
+from batchfinder.run.step.optimizers import family_of, held_by, lay_out, name_of, refuse_sparse
+from batchfinder.run.step.own_update import Did, Sight, Watch, check_every_call
+from batchfinder.run.step.precision import (
+    Context,
+    SeenPrecision,
+    precision_of,
+    scaler_caveat,
+    settings_of,
+)
+from batchfinder.run.step.update import Clip, Rates, Updates, Weights
 from batchfinder.run.torch_internals.tensors import under_fake_tensors
+from batchfinder.run.tree import moved
 from batchfinder.training import Backward
 from batchfinder.wording import Caveat
 
@@ -253,12 +255,9 @@ class Step:
         no gradient reaches, as far as is known, gets no state, as it gets none in training.
         """
         bare = [optimizer for optimizer in self._optimizers if not optimizer.state]
-        if not bare:
-            return
-        for parameter in self.reached():
-            parameter.grad = zero_gradient(parameter, self._sparse_dims.get(id(parameter), 0))
-        lay_out(bare)
-        self.zero_grad()
+        if bare:
+            lay_out(bare, self.reached(), self._sparse_dims)
+            self.zero_grad()
 
     def look(self, batch: Batch, *, forward_backward: Callable[[Batch], Any] | None = None) -> None:
         """See which parameters the gradients of ``batch`` reach; state is the caller's to put back.

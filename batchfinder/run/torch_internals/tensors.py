@@ -1,7 +1,11 @@
-"""Operators as they are dispatched, and what tensors are made of."""
+"""Operators as they are dispatched, and what tensors, fake ones too, are made of.
+
+Without them nothing can be predicted; everything else works.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _get_current_dispatch_mode_stack,
@@ -21,6 +26,8 @@ __all__ = [
     "INDEX_PUTS",
     "READ_A_NUMBER",
     "UNIQUE",
+    "FakeTensor",
+    "FakeTensorMode",
     "TorchDispatchMode",
     "dense_parts",
     "enter_below_later_modes",
@@ -34,8 +41,10 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "under_fake_tensors",
+    "unlogged",
     "version_of",
 ]
+
 
 _aten = torch.ops.aten
 _MODE: Any = TorchDispatchMode  # whose methods torch leaves untyped
@@ -164,3 +173,18 @@ def under_fake_tensors() -> bool:
     return fake is not None and any(
         isinstance(mode, fake.FakeTensorMode) for mode in _get_current_dispatch_mode_stack()
     )
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Torch logs what fails under fake tensors, traceback and all; the caller gets it raised."""
+    logger = logging.getLogger(FakeTensorMode.__module__)
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)

@@ -13,7 +13,7 @@ from memory_cases import CPU, FLOAT, linear_training
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import MemoryBackend, Setup
 from batchfinder.run.memory import active_limit, backend_for, memory_limit
-from batchfinder.run.memory import limits as limits_module
+from batchfinder.run.memory import choice as limits_module
 from batchfinder.run.memory.cpu import HostMemory
 from batchfinder.run.memory.device import DeviceMemory
 from batchfinder.run.memory.mps import MpsMemory

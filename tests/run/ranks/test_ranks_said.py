@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder as bf
-from batchfinder.about_ranks import about_ranks, alone_by_mistake
-from batchfinder.caveats import caveats_of
+from batchfinder.caveats import about_ranks, alone_by_mistake, caveats_of
 from batchfinder.rank_facts import deciding_rank
 from batchfinder.report.ranks import rank_table
 from batchfinder.results import Limit, ProbeResult, RankFacts

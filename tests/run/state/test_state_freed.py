@@ -6,7 +6,7 @@ import torch
 
 from batchfinder.run.reachable import reached_from
 from batchfinder.run.state import preserved
-from batchfinder.run.state.digest import digest
+from batchfinder.run.state.part import digest
 from batchfinder.run.state.plain import copied, put_back
 
 

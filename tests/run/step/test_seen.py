@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from batchfinder.run.step import step_from
-from batchfinder.run.step.seen import settings_of
+from batchfinder.run.step.precision import settings_of
 
 
 class Inside(nn.Linear):

@@ -11,8 +11,8 @@ from torch import nn
 
 from batchfinder.errors import InvalidArgument, UnknownLoss
 from batchfinder.rates import GroupRate
-from batchfinder.run.fingerprint import fingerprint
 from batchfinder.run.step import Step, step_from
+from batchfinder.run.step.own_update import fingerprint
 from batchfinder.training import Training
 
 X, Y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])

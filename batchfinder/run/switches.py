@@ -1,4 +1,4 @@
-"""What the compiler keeps once per process, switched for a while by any number of threads.
+"""What torch keeps once per process or thread, switched for a while.
 
 Each switch is set when the first comes and put back when the last has gone, in whatever order
 they go: putting back what one thread found would leave behind what another had set.
@@ -16,7 +16,7 @@ import torch
 from batchfinder.run.torch_internals.compiler import is_loaded, recompile_config
 from batchfinder.run.torch_internals.tensors import TorchDispatchMode
 
-__all__ = ["compiled_again", "uncompiled", "wider_recompile_limit"]
+__all__ = ["compiled_again", "gradients_on", "uncompiled", "wider_recompile_limit"]
 
 
 class _Stance:
@@ -122,4 +122,11 @@ def wider_recompile_limit(most: int) -> Iterator[None]:
         yield
         return
     with _RECOMPILE_LIMIT.widened(config, most):
+        yield
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """``no_grad`` and ``inference_mode`` of the caller's are off inside, and back on after."""
+    with torch.inference_mode(False), torch.enable_grad():
         yield
