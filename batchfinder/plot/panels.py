@@ -35,7 +35,7 @@ def race(report: ReportData, ax: Any) -> None:
     top = max(ended, default=1.0) + (_RACE_ABOVE - 1) * (
         max(ended, default=1.0) - min(ended, default=0)
     )
-    ax.plot(*_places(first), "o-", color=marks.BLUE, markersize=7, label="first order of the data")
+    ax.plot(*_places(first), "o-", color=marks.BLUE, markersize=7, label="first data order")
     if any(not arm.ran_away for arm in again):
         style = {"color": "white", "markeredgecolor": marks.BLUE, "linestyle": "none"}
         ax.plot(*_places(again), "s", markersize=7, label="another order", **style)
