@@ -128,14 +128,13 @@ def fitted(
 
 def _averaged(sizes: Vector, logs: Vector, noise: Vector) -> tuple[Vector, Vector]:
     """The curve, (n,), and its covariance, (n, n), averaged over p."""
-    fits = [_fit(sizes, logs, noise, p) for p in SHARPNESS]
-    costs = np.array([fit.cost for fit in fits])
-    weights = np.exp(-(costs - costs.min()) / 2)
+    fits = _fits(sizes, logs, noise, np.array(SHARPNESS))
+    weights = np.exp(-(fits.costs - fits.costs.min()) / 2)
     weights = weights / weights.sum()
-    curves = np.stack([fit.curve for fit in fits])
-    curve = weights @ curves
-    between = np.einsum("k,ki,kj->ij", weights, curves - curve, curves - curve)
-    within = np.einsum("k,kij->ij", weights, np.stack([fit.covariance for fit in fits]))
+    curve = weights @ fits.curves
+    off = fits.curves - curve
+    between = off.T @ (weights[:, None] * off)
+    within = np.tensordot(weights, fits.covariances, axes=1)
     return curve, within + between
 
 
@@ -151,37 +150,51 @@ def _misfit(residual: Vector, noise: Vector, *, chance: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Fit:
-    curve: Vector
-    covariance: Vector
-    cost: float
+class _Fits:
+    """One for each p: curves (k, n), covariances (k, n, n), costs (k,)."""
+
+    curves: Vector
+    covariances: Vector
+    costs: Vector
 
 
-def _fit(sizes: Vector, logs: Vector, noise: Vector, p: float) -> _Fit:
-    """Floor and slope of least relative error, outliers counting less, at one p."""
+def _fits(sizes: Vector, logs: Vector, noise: Vector, sharpness: Vector) -> _Fits:
+    """Floor and slope of least relative error, outliers counting less, at every p."""
     variance = noise + LEAST_MISFIT**2
-    top = len(sizes) - 1
-    parameters = np.array([float(logs.min()), float(logs[top] - math.log(sizes[top]))])
-    curve, jacobian, weights = logs, np.zeros((len(sizes), 2)), 1 / variance
+    far = OUTLIER * np.sqrt(variance)
+    places = np.log(sizes)
+    parameters = np.tile([logs.min(), logs[-1] - places[-1]], (len(sharpness), 1))
+    weights = np.zeros((len(sharpness), len(sizes)))
+    going = np.arange(len(sharpness))
     for _ in range(ITERATIONS):
-        curve, jacobian = _curve(sizes, parameters, p)
-        residual = logs - curve
-        weights = np.minimum(1, OUTLIER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12))
-        weights = weights / variance
-        normal = jacobian.T @ (weights[:, None] * jacobian) + 1e-3 * np.eye(2)
-        change = np.linalg.solve(normal, jacobian.T @ (weights * residual))
-        parameters = parameters + np.clip(change, -1, 1)
-        if float(np.abs(change).max()) < 1e-6:
+        curves, jacobians = _curves(places, parameters[going], sharpness[going])
+        residuals = logs - curves
+        weights[going] = np.minimum(1, far / np.maximum(np.abs(residuals), 1e-12)) / variance
+        weighted = weights[going, None] * jacobians
+        slopes = weighted @ residuals[:, :, None]
+        changes = np.linalg.solve(_normal(weighted, jacobians), slopes)[:, :, 0]
+        parameters[going] += np.clip(changes, -1, 1)
+        going = going[np.abs(changes).max(axis=1) >= 1e-6]
+        if not len(going):
             break
-    curve, jacobian = _curve(sizes, parameters, p)
-    normal = jacobian.T @ (weights[:, None] * jacobian) + 1e-3 * np.eye(2)
-    covariance = jacobian @ np.linalg.inv(normal) @ jacobian.T
-    return _Fit(curve, covariance, float(weights @ (logs - curve) ** 2))
+    curves, jacobians = _curves(places, parameters, sharpness)
+    inverse = np.linalg.inv(_normal(weights[:, None] * jacobians, jacobians))
+    return _Fits(
+        curves,
+        jacobians.transpose(0, 2, 1) @ inverse @ jacobians,
+        np.sum(weights * (logs - curves) ** 2, axis=1),
+    )
 
 
-def _curve(sizes: Vector, parameters: Vector, p: float) -> tuple[Vector, Vector]:
-    """Logarithms of the times, (n,), and their derivatives by log floor and log slope, (n, 2)."""
-    floor, rise = p * parameters[0], p * (parameters[1] + np.log(sizes))
+def _normal(weighted: Vector, jacobians: Vector) -> Vector:
+    """The normal matrices, (k, 2, 2), with a small ridge."""
+    return np.asarray(weighted @ jacobians.transpose(0, 2, 1) + 1e-3 * np.eye(2))
+
+
+def _curves(places: Vector, parameters: Vector, sharpness: Vector) -> tuple[Vector, Vector]:
+    """Logarithms of the times, (k, n), and their derivatives by log floor and slope, (k, 2, n)."""
+    p = sharpness[:, None]
+    floor, rise = p * parameters[:, :1], p * (parameters[:, 1:] + places)
     total = np.logaddexp(floor, rise)
     share = np.exp(floor - total)
     return np.asarray(total / p), np.stack([share, 1 - share], axis=1)
