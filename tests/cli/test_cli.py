@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -248,58 +249,21 @@ import batchfinder, batchfinder.cli, batchfinder.report
 
 loaded = [getattr(batchfinder, name) for name in dir(batchfinder)]
 codes = []
-for arguments in json.loads(sys.argv[1]):
+for arguments, out in json.loads(sys.argv[1]):
     pid = os.fork()
     if not pid:
+        if out:
+            os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+            sys.stdout.reconfigure(encoding="ascii", errors="strict")
         sys.argv[1:] = arguments
         runpy.run_module("batchfinder", run_name="__main__")
     codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 print(json.dumps(codes), file=sys.stderr)
 """
-"""``python -m batchfinder`` for several commands; what they import is imported once."""
+"""``python -m batchfinder`` for several commands; what they import is imported once.
 
-
-def in_a_shell(folder: Path, commands: list[list[str]], **how: Any) -> tuple[list[int], str]:
-    """The exit codes of the commands, and all that they said on the standard error stream."""
-    plain().to_json(folder / "report.json")
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED, json.dumps(commands)],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([*sys.path, str(folder)]),
-            **how.pop("env", {}),
-        },
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=True,
-        **how,
-    )
-    *said, codes = done.stderr.splitlines()
-    return json.loads(codes), "\n".join(said)
-
-
-def test_a_console_of_another_encoding(tmp_path: Path) -> None:
-    commands = [["--help"], ["compare", "--help"], ["show", "report.json"]]
-    with (tmp_path / "out").open("w") as out:
-        env = {"PYTHONIOENCODING": "ascii"}
-        assert in_a_shell(tmp_path, commands, env=env, stdout=out) == ([0, 0, 0], "")
-    text = (tmp_path / "out").read_text(encoding="ascii")
-    assert text.count("usage: batchfinder") == 2
-    assert text.rstrip().endswith(str(plain()).encode("ascii", "replace").decode()[-1])
-
-
-@pytest.fixture(scope="module")
-def without_a_reader(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int], str]:
-    """As in ``batchfinder show report.json | head -1``."""
-    folder = tmp_path_factory.mktemp("gone")
-    (folder / "training.py").write_text(TRAINING)
-    reading, writing = os.pipe()
-    os.close(reading)
-    codes, said = in_a_shell(folder, UNREAD, stdout=writing)
-    os.close(writing)
-    return folder, codes, said
-
+With a file, standard output goes there, as on a console whose encoding is ASCII.
+"""
 
 UNREAD = [
     ["--help"],
@@ -308,17 +272,57 @@ UNREAD = [
     ["show", "report.json", "--html", "page.html"],
     ["predict", "training:make", "--memory", "80GB", "--json"],
 ]
+IN_ASCII = [["--help"], ["compare", "--help"], ["show", "report.json"]]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """What ran in a folder: the exit codes, and all that was said on the standard error stream."""
+
+    folder: Path
+    unread: list[int]
+    in_ascii: list[int]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """``UNREAD`` as in ``batchfinder show report.json | head -1``, and ``IN_ASCII``."""
+    folder = tmp_path_factory.mktemp("shell")
+    (folder / "training.py").write_text(TRAINING)
+    plain().to_json(folder / "report.json")
+    commands = [(each, None) for each in UNREAD] + [(each, "out") for each in IN_ASCII]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, json.dumps(commands)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(folder)])},
+        cwd=folder,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    os.close(writing)
+    *said, last = done.stderr.splitlines()
+    codes = json.loads(last)
+    return Shell(folder, codes[: len(UNREAD)], codes[len(UNREAD) :], "\n".join(said))
+
+
+def test_a_console_of_another_encoding(shell: Shell) -> None:
+    assert shell.in_ascii == [0, 0, 0]
+    assert shell.said == f"page written to {shell.folder / 'page.html'}"
+    text = (shell.folder / "out").read_text(encoding="ascii")
+    assert text.count("usage: batchfinder") == 2
+    assert text.rstrip().endswith(str(plain()).encode("ascii", "replace").decode()[-1])
 
 
 @pytest.mark.parametrize("place", range(len(UNREAD)), ids=lambda place: " ".join(UNREAD[place]))
-def test_a_reader_that_has_gone_ends_it_quietly(
-    place: int, without_a_reader: tuple[Path, list[int], str]
-) -> None:
-    folder, codes, said = without_a_reader
+def test_a_reader_that_has_gone_ends_it_quietly(place: int, shell: Shell) -> None:
     # Some versions of argparse notice a closed pipe by themselves, and call it success.
-    assert codes[place] == 141 or UNREAD[place] == ["--help"]
-    assert "Traceback" not in said and "BrokenPipe" not in said
-    assert (folder / "page.html").read_text() == page_of(plain())
+    assert shell.unread[place] == 141 or UNREAD[place] == ["--help"]
+    assert "Traceback" not in shell.said and "BrokenPipe" not in shell.said
+    assert (shell.folder / "page.html").read_text() == page_of(plain())
 
 
 def test_a_broken_pipe_of_the_users_own_passes_through(folder: Path) -> None:
