@@ -35,15 +35,18 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def frozen() -> list[int]:
     """How many modules were loaded when the garbage collector was last told to leave them alone."""
-    return [len(sys.modules)]
+    return [0]
 
 
 @pytest.fixture(autouse=True)
-def imports_are_no_garbage(frozen: list[int]) -> None:
-    """A clean-up collects garbage; torch's own objects alone keep it a quarter of a second."""
+def what_stays_is_no_garbage(frozen: list[int]) -> None:
+    """A clean-up collects garbage; torch's own objects alone keep it a quarter of a second.
+
+    At the beginning of a file, and wherever modules have been loaded since.
+    """
     if len(sys.modules) > frozen[0] + 100:
         gc.collect()
         gc.freeze()

@@ -86,11 +86,12 @@ def priced(situation: Situation, found: Iterable[Option]) -> list[Candidate]:
     times = [option.time_to_target(critical) for option in found]
     samples = [samples_factor(option.plan.global_batch, critical) for option in found]
     peaks = [situation.peak_bytes(each.timing, each.plan.accumulation_steps) for each in found]
+    least_time, fewest = min(times, default=1.0), min(samples, default=1.0)
     return [
         Candidate(
             plan=option.plan,
-            relative_time=time / min(times),
-            relative_samples=used / min(samples),
+            relative_time=time / least_time,
+            relative_samples=used / fewest,
             step_seconds=option.step_seconds,
             peak_bytes=None if peak is None else round(peak),
             roles=(Role.YOURS,) if situation.is_yours(option.plan) else (),

@@ -52,16 +52,16 @@ def limit_of(situation: Situation, objective: Objective, chosen: BatchPlan) -> L
     larger = extrapolated([each for each in situation.timings if each.was_run])
     wide = replace(situation, timings=(*situation.timings, *larger))
     stopped_by = situation.bounds.stopped_by
-    for limit in sorted(_HARD, key=lambda limit: limit is not stopped_by):
-        if _moves_up(choose(wide.without(limit), objective).plan, chosen):
-            return limit
-    without_loader = situation.without(Limit.DATA_LOADING)
-    if _moves_up(choose(without_loader, objective).plan, chosen):
-        return Limit.DATA_LOADING
-    if situation.critical is not None and _moves_up(
-        choose(situation.without(Limit.NOISE), objective).plan, chosen
-    ):
-        return Limit.NOISE
+    relaxed = [
+        *((limit, wide) for limit in sorted(_HARD, key=lambda limit: limit is not stopped_by)),
+        (Limit.DATA_LOADING, situation),
+        (Limit.NOISE, situation),
+    ]
+    for limit, before in relaxed:
+        if before.is_bound_by(limit):
+            freed = choose(before.without(limit), objective).plan
+            if _moves_up(freed, chosen):
+                return limit
     return Limit.THROUGHPUT
 
 

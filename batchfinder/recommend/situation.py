@@ -94,6 +94,20 @@ class Situation:
         }.get(limit, self.bounds)
         return replace(self, bounds=bounds, run_only=limit is not bounds.stopped_by)
 
+    def is_bound_by(self, limit: Limit) -> bool:
+        """Whether lifting this constraint changes anything that is asked of the situation."""
+        if limit is Limit.NOISE:
+            return self.critical is not None
+        if limit is Limit.DATA_LOADING:
+            return any(timing.loader for timing in self.timings)
+        binding = {
+            Limit.MEMORY: self.bounds.usable_bytes,
+            Limit.USER: self.bounds.ceiling,
+            Limit.DATASET: self.bounds.dataset_length,
+            Limit.UPDATES: self.bounds.most_for_updates,
+        }.get(limit)
+        return binding is not None or limit is self.bounds.stopped_by
+
     def is_yours(self, plan: BatchPlan) -> bool:
         """Whether this is the batch that the user trains with now, and not an assumed one."""
         return self.base_is_yours and plan.global_batch == self.base_batch

@@ -83,9 +83,7 @@ def drawn(
     random = np.random.default_rng(seed)
     critical = _critical_draws(noise, random)
     micro = [timing.micro_batch for timing in situation.timings]
-    slowness = np.exp(
-        random.multivariate_normal(np.zeros(len(micro)), situation.covariance, DRAWS, method="eigh")
-    )
+    slowness = np.exp(random.standard_normal((DRAWS, len(micro))) @ _root(situation.covariance))
     size_of = {size: index for index, size in enumerate(micro)}
     cost = np.abs(random.standard_normal(DRAWS))
     times, penalties = [], []
@@ -97,6 +95,16 @@ def drawn(
         doublings = abs(math.log2(batch / situation.base_batch))
         penalties.append(np.exp(RATE_SCATTER * doublings * cost))
     return Draws(np.stack(times), np.stack(penalties))
+
+
+def _root(covariance: Vector) -> Vector:
+    """The symmetric square root of a covariance, (n, n).
+
+    Of all roots the one that depends continuously on it: eigenvectors do not, where eigenvalues
+    meet, so that draws made of those would differ between linear algebra libraries.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def _critical_draws(

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recommend_cases import POWERS, affine, measured, recommended
+from recommend_cases import POWERS, affine, measured, noise, problem, recommended
 
+from batchfinder.recommend.candidates import options
 from batchfinder.recommend.step_time import fitted, variances
+from batchfinder.recommend.uncertainty import drawn
 from batchfinder.timing import median_interval
 
 SIZES = np.array(POWERS, dtype=float)
@@ -111,6 +113,21 @@ def test_on_a_busy_machine_calls_agree_or_keep_the_users_size(spread, visits):
             shares.append((max(sizes.values(), default=0) + own) / 12)
     assert np.mean(shares) >= 0.9, shares
     assert min(shares) >= 0.5, shares
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_of_the_covariance_moves_no_draw(seed):
+    """Its eigenvalues meet where sizes are equally well known: no eigenvectors are theirs alone."""
+    situation = problem(affine(spread=0.2)).situation()
+    values = np.random.default_rng(seed).standard_normal(situation.covariance.shape)
+    rounded = situation.covariance * (1 + 1e-15 * (values + values.T))
+    assert (rounded != situation.covariance).any()
+    found = options(situation)
+    one, other = (
+        drawn(found, replace(situation, covariance=each), noise(100))
+        for each in (situation.covariance, rounded)
+    )
+    assert other.times == pytest.approx(one.times, rel=1e-6)
 
 
 @pytest.mark.parametrize(("spread", "visits"), [(0.1, 1), (0.3, 1), (0.3, 3), (0.2, 8)])
