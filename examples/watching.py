@@ -30,7 +30,7 @@ def diffusion() -> TrainingMonitor:
             optimizer.zero_grad()
             for part, share in growth.parts(batch):
                 loss = loss_of(model, part)
-                (loss * share).backward()
+                (share * loss).backward()
             optimizer.step()
             growth.step()
             monitor.step(loss)
@@ -49,7 +49,7 @@ def language(rate_grows_after: int | None = None) -> TrainingMonitor:
         optimizer.zero_grad()
         for part, share in monitor.parts(batch):
             loss = next_character(model(part[0]), part[1])
-            (loss * share).backward()
+            (share * loss).backward()
         optimizer.step()
         monitor.step(loss)
     return monitor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from batchfinder.monitor.device_losses import DeviceLosses, transfer_from
 from batchfinder.monitor.gradients import Look
 from batchfinder.monitor.history import Instability, Kind
 from batchfinder.monitor.losses import PATIENCE, Finding, LossWatch
+from batchfinder.monitor.ordinary import Ordinary
 from batchfinder.monitor.pace import Pace
 from batchfinder.monitor.updates import Episodes, Movement, UpdateWatch
 from batchfinder.wording import Caveat
@@ -23,6 +25,7 @@ TOGETHER = 32
 _CALM = 200
 """Steps without a kind of instability after which one is new; four looks, where that is longer, for
 kinds that are seen at looks."""
+_AT_LOOKS = {Kind.NOT_FINITE, Kind.OSCILLATING, Kind.ERRATIC}
 _NEVER = -math.inf
 _HIGHER = 1.5
 """A learning rate raised by this factor may well raise the loss for a while."""
@@ -31,27 +34,16 @@ _HIGHER = 1.5
 class Alarms:
     """Takes losses and movements; tells each instability when an episode of it begins."""
 
-    def __init__(self, tell: Callable[[Instability], None], pace: Pace) -> None:
+    def __init__(self, tell: Callable[[Instability], None], pace: Pace, usual: Ordinary) -> None:
         self.told: list[Instability] = []
         """What was told so far."""
         self._tell = tell
         self._pace = pace
         self._losses = LossWatch()
         self._updates = UpdateWatch()
-        seldom = max(_CALM, 4 * pace.longest)
-        self._episodes = Episodes(
-            calm={
-                Kind.SPIKE: _CALM,
-                Kind.DIVERGING: _CALM,
-                Kind.NOT_FINITE: seldom,
-                Kind.OSCILLATING: seldom,
-                Kind.ERRATIC: seldom,
-                Kind.STALLED: max(seldom, 2 * PATIENCE),
-            }
-        )
-        self._waiting: list[tuple[int, float, bool]] = []
+        self._episodes = Episodes(self._calm)
+        self._usual = usual
         self._on_device = DeviceLosses(transfer_from)
-        self._ordinary_up_to = _NEVER
         self._is_suspicious = False
         self._recent: list[float] = []
         self._lowest_rate = math.inf
@@ -63,20 +55,15 @@ class Alarms:
         Ordinary ones are judged ``TOGETHER``, one that is high or not finite at once; those on a
         device when they have come from there.
         """
-        waiting = self._waiting
         if isinstance(loss, torch.Tensor):
             if not loss.is_cpu:
                 return self._take_from_device(step, loss, part)
             loss = loss.item() if loss.ndim == 0 else float(loss.detach().float().mean())
-        try:
-            loss = float(loss)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(
-                "expected the loss of the step as a tensor, a number or None; found "
-                f"{type(loss).__name__}: pass monitor.step the loss alone"
-            ) from error
-        waiting.append((step, loss, part))
-        if _NEVER < loss <= self._ordinary_up_to and len(waiting) < TOGETHER:
+        if type(loss) is not float:
+            loss = _number(loss)
+        usual = self._usual
+        usual.losses.append((step, loss, part))
+        if _NEVER < loss <= usual.up_to and len(usual.losses) < TOGETHER:
             return False
         self._judge()
         return True
@@ -84,25 +71,26 @@ class Alarms:
     def _take_from_device(self, step: int, loss: torch.Tensor, part: bool) -> bool:
         self._on_device.take(step, loss, part)
         arrived = self._on_device.arrived()
-        self._waiting += arrived
-        most = self._ordinary_up_to
-        if len(self._waiting) < TOGETHER and all(_NEVER < each.loss <= most for each in arrived):
+        usual = self._usual
+        usual.losses += arrived
+        most = usual.up_to
+        if len(usual.losses) < TOGETHER and all(_NEVER < each.loss <= most for each in arrived):
             return False
         self._judge()
         return True
 
     def read_losses(self) -> None:
         """Judge all losses that were taken and not judged yet."""
-        self._waiting += self._on_device.all()
-        if self._waiting:
+        self._usual.losses += self._on_device.all()
+        if self._usual.losses:
             self._judge()
 
     def _judge(self) -> None:
-        losses, self._waiting = self._waiting, []
+        losses, self._usual.losses = self._usual.losses, []
         self._recent += [loss for _, loss, _ in losses]
         for step, finding in self._losses.see_all(losses):
             self._say(finding, step)
-        self._ordinary_up_to = self._losses.ordinary_up_to
+        self._usual.up_to = self._losses.ordinary_up_to
         self._is_suspicious = self._losses.suspicious or self._updates.suspicious
 
     def mean_loss(self) -> float:
@@ -138,9 +126,30 @@ class Alarms:
         self._closer_until = step + max(4, self._pace.usual // 4)
         return True
 
+    def _calm(self, kind: Kind) -> int:
+        seldom = max(_CALM, 4 * self._pace.longest)
+        if kind is Kind.STALLED:
+            return max(seldom, 2 * PATIENCE)
+        return seldom if kind in _AT_LOOKS else _CALM
+
     def _say(self, finding: Finding, step: int) -> None:
         if finding.kind is Kind.SPIKE and self._episodes.lasts(Kind.DIVERGING, step):
             return
         if self._episodes.begins(finding.kind, step):
             self.told.append(Instability(finding.kind, step, finding.said))
             self._tell(self.told[-1])
+
+
+def _number(loss: Any) -> float:
+    """``loss`` as a number.
+
+    Raises:
+        InvalidArgument: where it is none.
+    """
+    try:
+        return float(loss)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            "expected the loss of the step as a tensor, a number or None; found "
+            f"{type(loss).__name__}: pass monitor.step the loss alone"
+        ) from error

@@ -12,7 +12,7 @@ from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.keywords import options_named
 from batchfinder.monitor.checks import check_callable, check_count, optimizers_of
 from batchfinder.monitor.growing import Drawn, GrowingLoader, devices_of
-from batchfinder.monitor.parts import count_of, cut
+from batchfinder.monitor.parts import WHOLE, count_of, cut
 from batchfinder.monitor.rate import RateFactor
 from batchfinder.monitor.schedules import FollowMonitor, Progress, Schedule, Target
 from batchfinder.monitor.training_monitor import TrainingMonitor
@@ -37,7 +37,7 @@ class BatchSizeScheduler:
             for batch in growth.loader:
                 optimizer.zero_grad()
                 for part, share in growth.parts(batch):      # micro-batches that fit
-                    (loss_fn(model(part[0]), part[1]) * share).backward()
+                    (share * loss_fn(model(part[0]), part[1])).backward()
                 optimizer.step()
                 growth.step()
 
@@ -135,13 +135,12 @@ class BatchSizeScheduler:
         """
         pieces = self._pieces(batch)
         if self._monitor is not None:
-            yield from self._monitor.parts(batch, at_least=pieces)
-        elif pieces == 1:
-            yield batch, 1.0
-        else:
-            parts = cut(batch, pieces)
-            total = sum(count for _, count in parts)
-            yield from ((part, count / total) for part, count in parts)
+            return self._monitor.parts(batch, at_least=pieces)
+        if pieces == 1:
+            return iter(((batch, WHOLE),))
+        parts = cut(batch, pieces)
+        total = sum(count for _, count in parts)
+        return iter([(part, count / total) for part, count in parts])
 
     def _pieces(self, batch: Batch) -> int:
         """Micro-batches that ``batch`` must be cut into."""

@@ -10,7 +10,7 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 
-__all__ = ["check_callable", "check_count", "optimizers_of"]
+__all__ = ["check_callable", "check_count", "optimizers_of", "trained_by"]
 
 
 def check_count(name: str, found: Any, least: int) -> None:
@@ -48,3 +48,15 @@ def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
             f"{type(optimizer).__name__}: pass the model first and its optimizer second"
         )
     return list(found)
+
+
+def trained_by(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    """The parameters that these optimizers hold and that are not frozen, each once."""
+    held = {
+        id(parameter): parameter
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad
+    }
+    return list(held.values())

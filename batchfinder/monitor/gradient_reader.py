@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchfinder.monitor.joined import SIZE, SMALL, Numbered, add_joined, in_groups
 from batchfinder.noise import EUCLIDEAN, Metric, Sketch
 
-__all__ = ["SIZE", "GradientReader", "Seen", "one"]
-
-SIZE = 1024
-"""Numbers of one sketch."""
+__all__ = ["GradientReader", "Seen", "one"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,12 @@ class GradientReader:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._measured_rows: list[np.ndarray] = []
         self._plain_rows: list[np.ndarray] = []
+        self._small: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Small gradients of the micro-batch under way, as they are and in the metric, by index.
+
+        They are sketched together. The very tensors are held, not views of them: while somebody
+        holds them, autograd copies them to ``.grad`` and nothing changes them in place."""
+        self._small_numbers = 0
         self._divisor = 0.0
         self.taken_anew = False
         """Whether a gradient was zeroed since ``start``, and another one taken."""
@@ -67,6 +71,7 @@ class GradientReader:
         """End the micro-batch, if any gradient was seen since the last one ended."""
         if not self._divisor or self._sketch is None or self._plain is None:
             return
+        self._add_small()
         plain = self._plain.finish() / self._divisor
         self._plain_rows.append(plain)
         other = self._metric is not EUCLIDEAN
@@ -101,10 +106,31 @@ class GradientReader:
         if not self._divisor:
             self.forget_if_zeroed()
             self._divisor = self._scale()
-        gradient = gradient.detach()
-        self._plain.add(index, gradient)
+        # scaled at once: an update may come before the micro-batch ends, and changes the metric
+        measured = gradient
         if self._metric is not EUCLIDEAN:
-            self._sketch.add(index, self._metric(index, gradient))
+            measured = self._metric(index, gradient.detach())
+        count = gradient.numel()
+        if index in self._small or self._small_numbers + count > SMALL:
+            self._add_small()
+        if count > SMALL or gradient.layout != torch.strided:
+            self._add([(index, gradient)], [(index, measured)])
+        else:
+            self._small[index] = gradient, measured
+            self._small_numbers += count
+
+    def _add_small(self) -> None:
+        small, self._small, self._small_numbers = sorted(self._small.items()), {}, 0
+        plain = [(index, gradient) for index, (gradient, _) in small]
+        self._add(plain, [(index, measured) for index, (_, measured) in small])
+
+    def _add(self, plain: Sequence[Numbered], measured: Sequence[Numbered]) -> None:
+        if self._sketch is None or self._plain is None:
+            return
+        with torch.no_grad():
+            add_joined(self._plain, in_groups(plain))
+            if self._metric is not EUCLIDEAN:
+                add_joined(self._sketch, in_groups(measured))
 
 
 class _Begins:

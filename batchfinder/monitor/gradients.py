@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from batchfinder.formulas import Moments
-from batchfinder.monitor.gradient_reader import SIZE, GradientReader, Seen, one
+from batchfinder.monitor.gradient_reader import GradientReader, Seen, one
+from batchfinder.monitor.joined import SIZE
 from batchfinder.monitor.noise import NoiseWindow
-from batchfinder.monitor.parts import count_of, cut, has_list_of, why_whole
+from batchfinder.monitor.ordinary import Ordinary
+from batchfinder.monitor.parts import WHOLE, count_of, cut, has_list_of, why_whole
 from batchfinder.noise import EUCLIDEAN, Metric, metric_for
 from batchfinder.protocols import Batch
 from batchfinder.results import NoiseScale
@@ -50,6 +52,7 @@ class GradientLook:
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         window: NoiseWindow,
+        usual: Ordinary,
         *,
         scaler: Scaler | None,
         split: bool,
@@ -61,28 +64,24 @@ class GradientLook:
         self._parameters: list[torch.Tensor] = []
         self._reader: GradientReader | None = None
         self._metric: Metric = EUCLIDEAN
-        self._looking = False
+        self._usual = usual
         self._batches: list[list[int]] = []
         """Of a step looked at: the sizes of the parts of each batch."""
-        self._samples = self._passes = 0
-        self._passes_before = 1
-        self._rows_are_samples = False
-        """Whether some batch had as many rows as it has samples, so that rows count them."""
         self.cut = False
         """Whether the batch was cut for the look alone, so that its last loss is that of a half."""
 
     def parts(self, batch: Batch, at_least: int, batch_size: int) -> Iterator[tuple[Batch, float]]:
         """``batch`` as (part, share) pairs, in two at a look if nothing else divides the step."""
-        if at_least == 1 and not self._looking:
-            self._samples += self._count(batch, batch_size)
-            self._passes += 1
-            return iter(((batch, 1.0),))
-        return self._pieces(batch, at_least, batch_size)
+        if at_least != 1 or self._usual.looking:
+            return self._pieces(batch, at_least, batch_size)
+        self._usual.samples += self._count(batch, batch_size)
+        self._usual.passes += 1
+        return iter(((batch, WHOLE),))
 
     def _pieces(self, batch: Batch, pieces: int, batch_size: int) -> Iterator[tuple[Batch, float]]:
-        if self._looking and self._reader is not None and self._reader.forget_if_zeroed():
-            self._batches, self._samples, self._passes = [], 0, 0
-        if pieces == 1 and self._looking and self._divides(batch, batch_size):
+        if self._usual.looking and self._reader is not None and self._reader.forget_if_zeroed():
+            self._batches, self._usual.samples, self._usual.passes = [], 0, 0
+        if pieces == 1 and self._usual.looking and self._divides(batch, batch_size):
             pieces, self.cut = 2, True
         whole = [(batch, self._count(batch, batch_size))]
         parts = whole if pieces == 1 else cut(batch, pieces)
@@ -90,23 +89,23 @@ class GradientLook:
         self._handed_out([size for _, size in parts])
         for part, size in parts:
             yield part, size / total
-            if self._looking and self._reader is not None:
+            if self._usual.looking and self._reader is not None:
                 self._reader.mark()
 
     def _count(self, batch: Batch, batch_size: int) -> int:
         """Samples in ``batch``: its rows, unless it is known to be otherwise."""
         rows = count_of(batch)
         if rows == batch_size:
-            self._rows_are_samples = True
+            self._usual.rows_are_samples = True
             return batch_size
-        is_known = self._rows_are_samples or not has_list_of(batch, batch_size)
+        is_known = self._usual.rows_are_samples or not has_list_of(batch, batch_size)
         return rows if rows and is_known else batch_size
 
     def took(self, samples: int) -> None:
         """A backward pass over so many samples has ended, of a batch that ``parts`` never saw."""
-        self._rows_are_samples = True  # the caller has counted them
+        self._usual.rows_are_samples = True  # the caller has counted them
         self._handed_out([samples])
-        if self._looking and self._reader is not None:
+        if self._usual.looking and self._reader is not None:
             self._reader.mark()
 
     def start(self, parameters: Sequence[torch.Tensor]) -> None:
@@ -116,37 +115,30 @@ class GradientLook:
             self._reader = GradientReader(self._model, self._parameters)
         self._metric = metric_for(self._parameters, self._optimizers)
         self._reader.start(self._metric, self._scale)
-        self._looking = True
+        self._usual.looking = True
 
     def stop(self) -> None:
         """Remove every hook."""
         if self._reader is not None:
             self._reader.stop()
-        self._looking = False
-
-    def step_ended(self, batch_size: int) -> int:
-        """Samples of the step that ended; ``look`` follows, where it was looked at."""
-        samples = self._samples or batch_size
-        self._passes_before = self._passes
-        self._samples = self._passes = 0
-        return samples
+        self._usual.looking = False
 
     def look(self, step: int, samples: int) -> Look | None:
         """What was seen of the step that ended; ``None`` where it was not looked at."""
         batches, self._batches, self.cut = self._batches, [], False
-        if not self._looking or self._reader is None:
+        if not self._usual.looking or self._reader is None:
             return None
-        self._looking = False
+        self._usual.looking = False
         return self._conclude(step, self._reader.stop(), batches, samples)
 
     def _handed_out(self, sizes: list[int]) -> None:
-        self._samples += sum(sizes)
-        self._passes += 1
-        if self._looking:
+        self._usual.samples += sum(sizes)
+        self._usual.passes += 1
+        if self._usual.looking:
             self._batches.append(sizes)
 
     def _divides(self, batch: Batch, batch_size: int) -> bool:
-        if self._passes_before > 1 or self._passes or not self._window.alone:
+        if self._usual.passes_before > 1 or self._usual.passes or not self._window.alone:
             return False
         if not self._split:
             self._say(Caveat("monitor.batch_norm"))
@@ -155,7 +147,7 @@ class GradientLook:
             self._say(Caveat("monitor.not_divisible", found=why))
             return False
         rows = count_of(batch)
-        if rows != batch_size and not self._rows_are_samples:
+        if rows != batch_size and not self._usual.rows_are_samples:
             self._say(Caveat("monitor.rows", rows=rows, samples=batch_size))
             return False
         return True

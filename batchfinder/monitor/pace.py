@@ -10,32 +10,39 @@ __all__ = ["AT_FIRST", "LATER", "UPDATES", "Pace"]
 
 UPDATES = 3
 """Consecutive updates of one look."""
-AT_FIRST, LATER = 47, 251
+AT_FIRST, LATER, MOST = 47, 251, 1009
 """Steps from one look to the next by default: for the first ``FEWEST_LOOKS``, so that there is a
-noise scale soon, and from there on. Both are primes, so that what a training does at every
+noise scale soon, from there on, and at most. All are primes, so that what a training does at every
 hundredth step (validation, a checkpoint) does not keep falling into looks."""
+SHARE = 32
+"""From one look to the next at least this part of the steps made so far: a noise scale changes over
+a logarithmic scale of steps, and looks may become rarer as slowly."""
 
 
 @dataclass
 class Pace:
-    """Says when the next look is due: by default after ``AT_FIRST``, and later ``LATER``, steps.
+    """Says when the next look is due.
+
+    By default that is after ``AT_FIRST`` and later ``LATER`` steps, and after 1/``SHARE`` of all
+    steps, up to ``MOST``, where that is more.
 
     Nothing goes by the time that steps take: a look that cuts its batch in two changes the
     rounding of that step, and two runs from one seed are to be the same.
     """
 
     every: int | None
+    longest: int = LATER
+    """The most steps from one look to the next so far."""
     _looks: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            self.longest = self.every
 
     @property
     def usual(self) -> int:
         """Steps to the first look."""
         return AT_FIRST if self.every is None else self.every
-
-    @property
-    def longest(self) -> int:
-        """The most steps from one look to the next."""
-        return LATER if self.every is None else self.every
 
     @property
     def updates(self) -> int:
@@ -45,4 +52,7 @@ class Pace:
     def after(self, look: int) -> int:
         """The step of the look after the one at step ``look``; 0 stands for the first updates."""
         self._looks += look > 0
-        return look + (self.usual if self._looks < FEWEST_LOOKS else self.longest)
+        if self.every is None and self._looks >= FEWEST_LOOKS:
+            self.longest = min(max(LATER, look // SHARE), MOST)
+            return look + self.longest
+        return look + self.usual

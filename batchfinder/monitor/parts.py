@@ -13,9 +13,28 @@ from batchfinder.protocols import Batch
 from batchfinder.run.batches import leaves, map_leaves, rows_in, size_along
 from batchfinder.units import counted
 
-__all__ = ["count_of", "cut", "has_list_of", "why_whole"]
+__all__ = ["WHOLE", "count_of", "cut", "has_list_of", "why_whole"]
 
 _PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+class _Whole(float):
+    """The share of a whole batch, 1.0: a loss times it is the loss itself.
+
+    Only in the order ``share * loss``, which asks the number first. The multiplication would take
+    some 40 µs of a step, forward and backward.
+    """
+
+    __slots__ = ()
+
+    def __mul__(self, loss: Any) -> Any:
+        if isinstance(loss, torch.Tensor) and loss.requires_grad:
+            return loss
+        return float.__mul__(self, loss)
+
+
+WHOLE = _Whole(1.0)
+"""The share of a batch that is not cut."""
 
 
 def count_of(batch: Batch) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from batchfinder.monitor.history import Suggestion
 from batchfinder.protocols import LearningRateRule
 from batchfinder.results import Candidate, NoiseScale
+from batchfinder.scaling import rule_for
 from batchfinder.wording import Caveat
 
-__all__ = ["Now", "seconds_at", "steps_to_target", "suggestion"]
+__all__ = ["Now", "Suggestions", "seconds_at", "steps_to_target", "suggestion"]
 
 WORTH = 0.9
 """A change is suggested where the rest takes at most this share of the time, at both ends of the
@@ -65,6 +67,27 @@ def suggestion(
         time_high=max(times[1:]),
     )
     return Suggestion(now.step, batch, rate, times[0], min(times[1:]), max(times[1:]), said)
+
+
+class Suggestions:
+    """What was suggested along a training, each change of the batch size once."""
+
+    def __init__(self, candidates: Sequence[Candidate], family: str) -> None:
+        self.made: list[Suggestion] = []
+        self._candidates = tuple(candidates)
+        self._rule = rule_for(family).rule
+        self._devices = self._candidates[0].plan.world_size if self._candidates else 1
+
+    def at(self, now: Now) -> Suggestion | None:
+        """What is suggested now, if that is new; ``now.batch_size`` counts one device's samples."""
+        if not self._candidates:
+            return None
+        now = dataclasses.replace(now, batch_size=now.batch_size * self._devices)
+        found = suggestion(self._candidates, now, self._rule)
+        if found is None or (self.made and self.made[-1].batch_size == found.batch_size):
+            return None
+        self.made.append(found)
+        return found
 
 
 def steps_to_target(batch: float, critical: float) -> float:

@@ -11,26 +11,29 @@ import torch
 from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import options_named
 from batchfinder.model_checks import check_model
-from batchfinder.monitor.alarms import Alarms
-from batchfinder.monitor.checks import check_callable, check_count, optimizers_of
+from batchfinder.monitor.alarms import TOGETHER, Alarms
+from batchfinder.monitor.checks import check_callable, check_count, optimizers_of, trained_by
 from batchfinder.monitor.gradients import GradientLook, Look, Scaler
 from batchfinder.monitor.history import History, Instability, Reading, Suggestion
 from batchfinder.monitor.noise import FEWEST_LOOKS, NoiseWindow
+from batchfinder.monitor.ordinary import Ordinary
 from batchfinder.monitor.pace import UPDATES, Pace
-from batchfinder.monitor.pricing import Now, suggestion
+from batchfinder.monitor.parts import WHOLE
+from batchfinder.monitor.pricing import Now, Suggestions
 from batchfinder.monitor.ranks import ALONE, AllGather, Exchange, is_sharded
 from batchfinder.monitor.updates import Weights
 from batchfinder.protocols import Batch
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.run.step import family_of
 from batchfinder.run.torch_internals.objects import BATCH_NORMS
-from batchfinder.scaling import rule_for
 from batchfinder.wording import Caveat
 
 __all__ = ["Told", "TrainingMonitor"]
 
 Told: TypeAlias = Instability | Suggestion
 """What an observer is called with."""
+
+_ROWS = (list, tuple)
 
 
 @options_named
@@ -44,7 +47,7 @@ class TrainingMonitor:
             optimizer.zero_grad()
             for part, share in monitor.parts(batch):     # the batch; its halves at a look
                 loss = loss_fn(model(part[0]), part[1])
-                (loss * share).backward()
+                (share * loss).backward()
             optimizer.step()
             monitor.step(loss)
 
@@ -61,7 +64,7 @@ class TrainingMonitor:
             batches that come through ``parts`` are counted. They are cut along their rows once one
             had so many: else rows may well be time.
         every: optimizer steps from one look to the next. By default the first eight come 47
-            steps apart, later ones 251.
+            steps apart, later ones 251, and after step 8,032 a 32nd of all steps, at most 1,009.
         observe: called with every :class:`Instability` and :class:`Suggestion` as they come.
         grad_scaler: the ``GradScaler``, where one is used.
         window: looks that one noise scale is pooled over at most: the last ones over which the
@@ -105,42 +108,39 @@ class TrainingMonitor:
             check_callable("observe", observe)
         self.batch_size = batch_size
         self.every = every
-        """Steps from one look to the next; ``None`` for the default."""
         self.rate_factor = 1.0
         """What updates multiply the optimizer's learning rate by, beyond its own knowledge."""
         self.noise_scale: NoiseScale | None = None
         """The noise scale over the last looks; ``None`` before there are eight."""
-        self.steps = 0
-        self.samples = 0
+        self.steps = self.samples = 0
         self.observe = observe
-        """Called with every event and suggestion as it comes."""
         self._overflows = grad_scaler is not None
-        self._candidates = tuple(candidates)
+        self._suggestions = Suggestions(candidates, family_of(self._optimizers))
         if ranks is None:
             wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
             ranks = AllGather() if wrapped else ALONE
+        self._usual = Ordinary()
         self._gradients = GradientLook(
             model,
             self._optimizers,
             NoiseWindow(window, dataset_size, ranks),
+            self._usual,
             scaler=grad_scaler,
             split=split_batch_norm
             or not any(isinstance(part, BATCH_NORMS) for part in model.modules()),
         )
         self._pace = Pace(every)
-        self._alarms = Alarms(self._tell, self._pace)
+        self._alarms = Alarms(self._tell, self._pace, self._usual)
         self._weights = Weights()
         self._readings: list[Reading] = []
-        self._suggestions: list[Suggestion] = []
         self._look = Look()
-        self._closer_until = 0
-        self._ordinary_until = 0
-        """Until this step only losses are taken, unless one of them gives reason for more."""
+        self._closer_until = self._ordinary_until = 0
+        """Until the second, only losses are taken, unless one of them gives reason for more."""
         self._look_at = 0 if self._pace.updates > 1 else self._pace.usual
         """The step of the look under way or next; the one at 0 sees the first updates alone."""
-        if not self._trained():
+        if not trained_by(self._optimizers):
             raise InvalidArgument("expected an optimizer with parameters to train; found none")
-        self._sharded = is_sharded(self._trained())
+        self._sharded = is_sharded(trained_by(self._optimizers))
         if self._sharded:
             self._look_at = self._pace.usual
             self._gradients.caveats["monitor.sharded"] = Caveat("monitor.sharded")
@@ -149,10 +149,19 @@ class TrainingMonitor:
     def parts(self, batch: Batch, *, at_least: int = 1) -> Iterator[tuple[Batch, float]]:
         """The batch as (part, share) pairs: itself with 1.0, or at a look its two halves.
 
-        Do forward and backward with the loss times ``share``, for a loss that is a mean over
-        samples. A batch is cut along the first dimension of its tensors, and only where every one
-        of them has the samples there. ``at_least`` cuts it into so many at every step.
+        Do forward and backward with ``share * loss``, for a loss that is a mean over samples. In
+        this order nothing is multiplied where the batch is whole: ``share`` is then a 1.0 that
+        gives the loss itself. ``at_least`` cuts the batch into so many at every step, along the
+        first dimension of its tensors and only where every one of them has the samples there.
         """
+        usual = self._usual
+        first = batch[0] if type(batch) in _ROWS and batch else None
+        rows = first.shape[0] if type(first) is torch.Tensor and first.ndim else None
+        if rows == self.batch_size and at_least == 1 and not usual.looking:
+            usual.rows_are_samples = True
+            usual.samples += rows
+            usual.passes += 1
+            return iter(((batch, WHOLE),))
         return self._gradients.parts(batch, at_least, self.batch_size)
 
     def took(self, samples: int) -> None:
@@ -166,14 +175,26 @@ class TrainingMonitor:
     def step(self, loss: torch.Tensor | float | None) -> None:
         """Call once after every optimizer step, with its loss (that of the last part will do).
 
-        ``None`` where the loss cannot be had: gradients and updates are watched all the same.
+        ``None`` where the loss cannot be had: the rest is watched all the same.
         """
+        usual = self._usual
         self.steps = step = self.steps + 1
-        judged = loss is not None and self._alarms.take_loss(step, loss, self._gradients.cut)
-        samples = self._gradients.step_ended(self.batch_size)
-        self.samples += samples
-        if step < self._ordinary_until and not judged:
+        plain = type(loss) is torch.Tensor and loss.is_cpu and not loss.ndim
+        number = loss.tolist() if plain else loss
+        if step < usual.until and type(number) is float and -math.inf < number <= usual.up_to:
+            usual.losses.append((step, number, False))
+            self.samples += usual.samples or self.batch_size
+            usual.passes_before, usual.samples, usual.passes = usual.passes, 0, 0
             return
+        judged = loss is not None and self._alarms.take_loss(step, number, self._gradients.cut)
+        samples = usual.step_ended(self.batch_size)
+        self.samples += samples
+        if judged or step >= self._ordinary_until:
+            self._look_closer(step, samples)
+        usual.until = min(self._ordinary_until, step + TOGETHER - len(usual.losses))
+
+    def _look_closer(self, step: int, samples: int) -> None:
+        """What is due after a step that is not ordinary."""
         look = self._gradients.look(step, samples)
         if look is not None:
             self._look = look
@@ -185,7 +206,7 @@ class TrainingMonitor:
                 self._conclude(samples)
             return
         if step >= self._look_at or step <= self._closer_until:
-            self._weights.note(step, self._trained())
+            self._weights.note(step, trained_by(self._optimizers))
         if step == self._look_at + self._pace.updates - 1:
             self._conclude(samples)
             self._look_at = self._pace.after(self._look_at)
@@ -203,7 +224,7 @@ class TrainingMonitor:
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
         """The suggestions so far."""
-        return tuple(self._suggestions)
+        return tuple(self._suggestions.made)
 
     @property
     def last_reading(self) -> Reading | None:
@@ -251,18 +272,10 @@ class TrainingMonitor:
                 noise_scale=look.noise_scale,
             )
         )
-        self._suggest(samples)
-
-    def _suggest(self, samples: int) -> None:
-        if self.noise_scale is None or not self._candidates:
-            return
-        devices = self._candidates[0].plan.world_size
-        now = Now(self.steps, samples * devices, self._rate(), self.noise_scale)
-        found = suggestion(self._candidates, now, rule_for(family_of(self._optimizers)).rule)
-        before = self.suggestions[-1].batch_size if self.suggestions else None
-        if found is not None and found.batch_size != before:
-            self._suggestions.append(found)
-            self._tell(found)
+        if self.noise_scale is not None:
+            now = Now(self.steps, samples, self._rate(), self.noise_scale)
+            if (found := self._suggestions.at(now)) is not None:
+                self._tell(found)
 
     def _prepare_next(self) -> None:
         """Before the next step: hooks where it is looked at, and a closer look where it is due."""
@@ -271,23 +284,13 @@ class TrainingMonitor:
             return
         is_due = step + 1 == self._look_at
         if is_due:
-            self._gradients.start(self._trained())
+            self._gradients.start(trained_by(self._optimizers))
         elif step < self._look_at and step > self._closer_until:
             if not self._alarms.wants_closer_look(step):
                 return
             self._closer_until = step + UPDATES
         if not self._weights.noted(step):
-            self._weights.note(step, self._trained())
-
-    def _trained(self) -> list[torch.Tensor]:
-        held = {
-            id(parameter): parameter
-            for optimizer in self._optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.requires_grad
-        }
-        return list(held.values())
+            self._weights.note(step, trained_by(self._optimizers))
 
     def _rate(self) -> float:
         return float(self._optimizers[0].param_groups[0]["lr"]) * self.rate_factor

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
 import torch
 
-from batchfinder.monitor.gradient_reader import SIZE
 from batchfinder.monitor.history import Kind
+from batchfinder.monitor.joined import SIZE, add_joined, in_groups
 from batchfinder.monitor.losses import Finding
 from batchfinder.noise import Sketch
 from batchfinder.wording import Caveat
@@ -83,8 +83,7 @@ class Weights:
         if step != self._last + 1:
             self._places = []
         with torch.no_grad():
-            for index, tensor in neighbours_joined(parameters):
-                self._sketch.add(index, tensor)
+            add_joined(self._sketch, in_groups(enumerate(parameters)))
         self._places = [*self._places[-_UPDATES:], self._sketch.finish()]
         self._last = step
 
@@ -98,26 +97,6 @@ class Weights:
 
 
 _UPDATES = 3
-_SMALL = 2**16
-
-
-def neighbours_joined(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-    """The tensors with their indices, small neighbours of one dtype and device as one of them.
-
-    A sketch takes them as the numbers of the first one and of those that follow it.
-    """
-    held: list[torch.Tensor] = []
-    for index, tensor in enumerate([*tensors, None]):
-        if held and (
-            tensor is None
-            or (tensor.dtype, tensor.device) != (held[0].dtype, held[0].device)
-            or sum(each.numel() for each in held) + tensor.numel() > _SMALL
-        ):
-            yield index - len(held), held[0] if len(held) == 1 else torch.cat(held)
-            held = []
-        if tensor is not None:
-            held.append(tensor.reshape(-1))
-
 
 ALTERNATES, EACH_ALTERNATES = -0.5, -0.2
 """Updates alternate where their cosines are below the first on average, the second each."""
@@ -179,7 +158,7 @@ class UpdateWatch:
 class Episodes:
     """Tells one episode from the next: a kind is new after so many ``calm`` steps without it."""
 
-    calm: Mapping[Kind, int]
+    calm: Callable[[Kind], int]
     _last: dict[Kind, int] = field(default_factory=dict)
 
     def begins(self, kind: Kind, step: int) -> bool:
@@ -191,4 +170,4 @@ class Episodes:
     def lasts(self, kind: Kind, step: int) -> bool:
         """Whether an episode of ``kind`` is not over yet."""
         before = self._last.get(kind)
-        return before is not None and step - before <= self.calm[kind]
+        return before is not None and step - before <= self.calm(kind)

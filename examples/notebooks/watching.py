@@ -38,7 +38,7 @@ while growth.steps < 500:
         optimizer.zero_grad()
         for part, share in growth.parts(batch):
             loss = loss_of(model, part)
-            (loss * share).backward()
+            (share * loss).backward()
         optimizer.step()
         growth.step()
         monitor.step(loss)
@@ -69,7 +69,7 @@ for batch in DataLoader(text, batch_size=16, shuffle=True):
     optimizer.zero_grad()
     for part, share in monitor.parts(batch):
         loss = next_character(model(part[0]), part[1])
-        (loss * share).backward()
+        (share * loss).backward()
     optimizer.step()
     monitor.step(loss)
 

@@ -90,7 +90,7 @@ def to_target(
             optimizer.zero_grad()
             for part, share in growth.parts(batch):
                 loss = task.loss(model, list(part))
-                (loss * share).backward()
+                (share * loss).backward()
             optimizer.step()
             growth.step()
             monitor.step(loss)

@@ -184,7 +184,7 @@ def test_no_change_at_all_is_told_unless_the_rate_is_zero() -> None:
 
 
 def test_an_episode_ends_after_a_calm() -> None:
-    episodes = Episodes({Kind.SPIKE: 10})
+    episodes = Episodes({Kind.SPIKE: 10}.__getitem__)
     told = [step for step in (1, 2, 9, 19, 30) if episodes.begins(Kind.SPIKE, step)]
     assert told == [1, 30]
 

@@ -11,7 +11,7 @@ from monitor_cases import batches, loss_of, mlp, train
 
 from batchfinder import TrainingMonitor
 from batchfinder.monitor.noise import FEWEST_LOOKS
-from batchfinder.monitor.pace import AT_FIRST, LATER
+from batchfinder.monitor.pace import AT_FIRST, LATER, MOST, Pace
 
 
 def looked_at(monitor: TrainingMonitor, steps: int) -> list[int]:
@@ -42,6 +42,18 @@ def test_the_first_looks_come_soon_and_later_ones_seldom() -> None:
     assert found[:FEWEST_LOOKS] == [AT_FIRST * number for number in range(1, FEWEST_LOOKS + 1)]
     assert set(np.diff(found[FEWEST_LOOKS - 1 :]).tolist()) == {LATER}
     assert len(found) == FEWEST_LOOKS + (1200 - found[FEWEST_LOOKS - 1]) // LATER
+
+
+def test_looks_become_rarer_with_the_steps_made_but_not_without_end() -> None:
+    pace, looks = Pace(None), [0]
+    while looks[-1] < 100_000:
+        looks.append(pace.after(looks[-1]))
+    apart = np.diff(looks)
+    late = [gap for look, gap in zip(looks, apart, strict=False) if look > 8 * AT_FIRST]
+    expected = [min(max(LATER, look // 32), MOST) for look in looks[FEWEST_LOOKS + 1 : -1]]
+    assert late == expected
+    assert pace.longest == MOST
+    assert Pace(50).longest == 50
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 50])
