@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from batchfinder.monitor.history import Suggestion
 from batchfinder.protocols import LearningRateRule
+from batchfinder.rates import OptimizerFamily
 from batchfinder.results import Candidate, NoiseScale
 from batchfinder.scaling import rule_for
 from batchfinder.wording import Caveat
@@ -72,7 +73,7 @@ def suggestion(
 class Suggestions:
     """What was suggested along a training, each change of the batch size once."""
 
-    def __init__(self, candidates: Sequence[Candidate], family: str) -> None:
+    def __init__(self, candidates: Sequence[Candidate], family: OptimizerFamily) -> None:
         self.made: list[Suggestion] = []
         self._candidates = tuple(candidates)
         self._rule = rule_for(family).rule

@@ -133,11 +133,10 @@ class TrainingMonitor:
         self._alarms = Alarms(self._tell, self._pace, self._usual)
         self._weights = Weights()
         self._readings: list[Reading] = []
-        self._look = Look()
-        self._closer_until = self._ordinary_until = 0
-        """Until the second, only losses are taken, unless one of them gives reason for more."""
+        self._look, self._closer_until, self._ordinary_until = Look(), 0, 0
+        """Until here only losses are taken, unless one of them gives reason for more."""
         self._look_at = 0 if self._pace.updates > 1 else self._pace.usual
-        """The step of the look under way or next; the one at 0 sees the first updates alone."""
+        """The step of the look under way or next; 0 stands for the first updates alone."""
         if not trained_by(self._optimizers):
             raise InvalidArgument("expected an optimizer with parameters to train; found none")
         self._sharded = is_sharded(trained_by(self._optimizers))
@@ -179,8 +178,9 @@ class TrainingMonitor:
         """
         usual = self._usual
         self.steps = step = self.steps + 1
-        plain = type(loss) is torch.Tensor and loss.is_cpu and not loss.ndim
-        number = loss.tolist() if plain else loss
+        number: Any = loss
+        if type(loss) is torch.Tensor and loss.is_cpu and not loss.ndim:
+            number = loss.tolist()
         if step < usual.until and type(number) is float and -math.inf < number <= usual.up_to:
             usual.losses.append((step, number, False))
             self.samples += usual.samples or self.batch_size

@@ -219,6 +219,67 @@ def test_no_ordinary_step_waits_for_a_gpu() -> None:
     assert next(step for step, kind in told if kind is Kind.NOT_FINITE) <= 200 + TOGETHER
 
 
+def test_the_share_of_a_whole_batch_leaves_the_loss_as_it_is() -> None:
+    monitor, _ = watched()
+    ((batch, share),) = monitor.parts(samples(8))
+    loss = torch.tensor(0.5, requires_grad=True) * 2
+    assert share * loss is loss
+    assert torch.equal(loss * share, loss)
+    assert share == 1.0 and share * 3 == 3.0 and f"{share:.2f} {share}" == "1.00 1.0"
+    counts = torch.tensor([1, 2])
+    assert torch.equal(share * counts, 1.0 * counts) and (share * counts).is_floating_point()
+    assert len(batch[0]) == 8
+
+
+@pytest.mark.parametrize("share_first", [True, False])
+def test_both_orders_of_the_loop_train_alike(share_first: bool) -> None:
+    def end(watch: bool) -> list[torch.Tensor]:
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        monitor = TrainingMonitor(model, optimizer, batch_size=8, every=50)
+        for batch in batches(8, count=49):
+            optimizer.zero_grad()
+            for part, share in monitor.parts(batch) if watch else [(batch, 1.0)]:
+                loss = torch.nn.functional.cross_entropy(model(part[0]), part[1])
+                (share * loss if share_first else loss * share).backward()
+            optimizer.step()
+            monitor.step(loss)
+        return [parameter.detach().clone() for parameter in model.parameters()]
+
+    assert all(map(torch.equal, end(True), end(False)))
+
+
+@pytest.mark.parametrize("optimizer_type", [torch.optim.SGD, torch.optim.Adam])
+def test_small_gradients_held_together_are_those_of_their_backward(
+    monkeypatch: pytest.MonkeyPatch, optimizer_type: type[torch.optim.Optimizer]
+) -> None:
+    """Accumulation by hand ends its last micro-batch after clipping and the update."""
+
+    def readings(small: int) -> list[list[float]]:
+        monkeypatch.setattr("batchfinder.monitor.joined.SMALL", small)
+        monkeypatch.setattr("batchfinder.monitor.gradient_reader.SMALL", small)
+        model = mlp()
+        optimizer = optimizer_type(model.parameters(), lr=0.05)
+        monitor = TrainingMonitor(model, optimizer, batch_size=16, every=3)
+        stream = batches(8, count=120)
+        for first, second in zip(stream, stream, strict=True):
+            optimizer.zero_grad()
+            for part in (first, second):
+                loss = torch.nn.functional.cross_entropy(model(part[0]), part[1])
+                (loss / 2).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            optimizer.step()
+            monitor.step(loss)
+        return [
+            [each.gradient_norm, each.gradient_squared, each.noise_trace]
+            for each in monitor.history.readings
+        ]
+
+    together = readings(2**16)
+    assert len(together) == 19
+    assert np.allclose(together, readings(0), rtol=1e-4)
+
+
 def test_a_mapping_of_tensors_is_counted() -> None:
     assert count_of({"x": torch.zeros(5, 3), "y": torch.zeros(5)}) == 5
     assert count_of({"x": torch.zeros(5, 3), "y": torch.zeros(5), "scale": torch.tensor(1.0)}) == 5

@@ -87,5 +87,5 @@ def test_a_report_makes_its_monitor() -> None:
     monitor = report.monitor(model, optimizer, every=7)
     assert monitor.every == 7
     assert monitor.batch_size == report.batch_size * report.accumulation_steps
-    assert monitor._candidates == report.candidates
+    assert monitor._suggestions._candidates == report.candidates
     assert report.monitor(model, optimizer, batch_size=5).batch_size == 5
