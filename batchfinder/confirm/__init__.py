@@ -9,10 +9,15 @@
 ``stage``        the same within a call
 """
 
+from batchfinder.confirm.branch import STEPS, Trace, judge, lead
 from batchfinder.confirm.confirming import confirm
-from batchfinder.confirm.higher_rate import HigherRate, higher_rate, leads, try_higher_rate
-from batchfinder.confirm.judging import STEPS, Trace, judge, lead
-from batchfinder.confirm.procedure import confirm_recommendation
+from batchfinder.confirm.procedure import (
+    HigherRate,
+    confirm_recommendation,
+    higher_rate,
+    leads,
+    try_higher_rate,
+)
 from batchfinder.confirm.retry import (
     Attempt,
     OwnPair,

@@ -1,23 +1,171 @@
-"""Real training steps of one plan at one rate, watched."""
+"""Real training steps of one plan at one rate, watched, and how they are judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
+from statistics import fmean, median, stdev
 
 import torch
 
-from batchfinder.confirm.judging import Trace
 from batchfinder.meter import unmetered
 from batchfinder.protocols import Advance, Batch, MemoryBackend, Setup, TrainStep
+from batchfinder.rates import UpdateEffect
 from batchfinder.results import BatchPlan, Judgement
 from batchfinder.run.attempt import Shortage, attempt
 from batchfinder.run.oom import Verdict
 from batchfinder.run.trial import tensors_in
 
-__all__ = ["run_branch"]
+__all__ = [
+    "ALLOWANCE_AT_TWICE",
+    "FEWEST_STEPS",
+    "HALVINGS",
+    "MOSTLY",
+    "MOST_ATTEMPTS",
+    "SMALLEST_RAISE",
+    "STEPS",
+    "WORTHWHILE_LEAD",
+    "Trace",
+    "judge",
+    "judge_updates",
+    "lead",
+    "run_branch",
+]
+
+
+_RISE, _SPREADS = 3.0, 2.0
+_ROUNDING = 2.0**-23
+"""Of single precision: a loss of exactly 0 may become as much."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """``opening``: losses of some batches before any update; ``losses``: one per step after.
+
+    ``failure`` is what ended it early, ``detail`` what the device said then.
+    """
+
+    opening: tuple[float, ...]
+    losses: tuple[float, ...]
+    failure: Judgement | None = None
+    detail: str = ""
+    peak_bytes: int | None = None
+
+    @property
+    def first(self) -> float:
+        return fmean(self.opening) if self.opening else math.nan
+
+    @property
+    def last(self) -> float:
+        """The mean of the last quarter."""
+        return fmean(_last(self.losses, 4)) if self.losses else math.nan
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no loss was ever seen: a step that returns none."""
+        return all(map(math.isnan, (*self.opening, *self.losses)))
+
+
+def judge(trace: Trace, allowance: float = 0.0) -> Judgement:
+    """Whether a trace ran out of memory, is not finite, ran away, or swings ever wider.
+
+    The mean of the last quarter may lie ``allowance`` · |start| above the start, plus twice its
+    standard error as the batches of the opening scatter.
+    """
+    if trace.failure is not None:
+        return trace.failure
+    if trace.says_nothing or not trace.losses:
+        return Judgement.NO_LOSS
+    if not all(map(math.isfinite, (*trace.opening, *trace.losses))):
+        return Judgement.NOT_FINITE
+    start, end = trace.first, trace.last
+    allowed = start + allowance * abs(start) + _SPREADS * _standard_error(trace)
+    if end > allowed + _ROUNDING:
+        return Judgement.ROSE
+    return Judgement.OSCILLATED if _swings_wider(trace.losses) else Judgement.HELD
+
+
+def judge_updates(
+    judgement: Judgement, effect: UpdateEffect, *, rate: float | None, by_itself: bool
+) -> Judgement:
+    """``judgement``; a loss that went well says nothing of updates that were not made.
+
+    Args:
+        judgement: of the losses.
+        effect: what the updates did.
+        rate: that was set; ``None`` where none was.
+        by_itself: whether the step updates by itself: as often as it likes then.
+    """
+    if not judgement.is_good:
+        return judgement
+    half_missing = not by_itself and 2 * effect.left_out > effect.updates
+    if effect.updates and (half_missing or not effect.parameters_moved):
+        return Judgement.NO_UPDATE
+    return judgement if rate is None or effect.rate_was_used else Judgement.RATE_NOT_KEPT
+
+
+def lead(once: Trace, twice: Trace) -> float | None:
+    """How much further ``twice`` fell than ``once``, as a share of the fall of ``once``.
+
+    Two standard errors below the mean over the last quarter, where both saw the same batches, so
+    that their difference scatters less than either; as a share of the fall and two standard
+    errors of it. ``None`` where nothing fell.
+    """
+    fall = max(0.0, once.first - once.last) + _SPREADS * _standard_error(once)
+    pairs = zip(_last(once.losses, 4), _last(twice.losses, 4), strict=True)
+    ahead = [a - b for a, b in pairs]
+    if not fall > 0 or len(ahead) < 2:
+        return None
+    return (fmean(ahead) - _SPREADS * stdev(ahead) / math.sqrt(len(ahead))) / fall
+
+
+def _standard_error(trace: Trace) -> float:
+    if len(trace.opening) < 2:
+        return 0.0
+    counts = 1 / len(trace.opening) + 1 / len(_last(trace.losses, 4))
+    return stdev(trace.opening) * math.sqrt(counts)
+
+
+def _swings_wider(losses: Sequence[float]) -> bool:
+    """Whether steps between losses have grown threefold from the middle third to the last.
+
+    Medians, so that one odd batch is no swing; and only where the level does not fall.
+    """
+    if len(losses) < 12:
+        return False
+    third = len(losses) // 3
+    middle, last = losses[third : 2 * third], losses[2 * third :]
+    return _swing(last) > _RISE * _swing(middle) and fmean(last) > fmean(middle)
+
+
+def _swing(losses: Sequence[float]) -> float:
+    return median(abs(b - a) for a, b in pairwise(losses))
+
+
+def _last(losses: Sequence[float], parts: int) -> Sequence[float]:
+    return losses[-max(1, len(losses) // parts) :]
+
+
+STEPS = 40
+"""Steps of one branch; over fewer, a lead is not looked at."""
+FEWEST_STEPS = 10
+"""With time for fewer, nothing is confirmed."""
+ALLOWANCE_AT_TWICE = 0.05
+"""At twice the rate the loss may end this share above its start (tests/benchmarks/regret.py)."""
+HALVINGS = 3
+"""How often a rate is halved before another size is tried."""
+MOST_ATTEMPTS = 8
+MOSTLY = 0.9
+"""From this share of clipped updates on, the threshold decides how far they go."""
+WORTHWHILE_LEAD = 0.1
+"""A rate is raised where twice the rate led by this share (tests/benchmarks/regret.py)."""
+SMALLEST_RAISE = 1.05
+"""A rate that could be raised by less is left as it is."""
+
 
 OPENING = 8
 """Batches whose loss is read before the first update."""

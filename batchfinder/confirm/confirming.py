@@ -12,8 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from batchfinder.confirm.branch import run_branch
-from batchfinder.confirm.judging import ALLOWANCE_AT_TWICE, STEPS, Trace, judge, judge_updates, lead
+from batchfinder.confirm.branch import (
+    ALLOWANCE_AT_TWICE,
+    STEPS,
+    Trace,
+    judge,
+    judge_updates,
+    lead,
+    run_branch,
+)
 from batchfinder.meter import unmetered
 from batchfinder.protocols import (
     Advance,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from batchfinder.confirm.judging import HALVINGS, MOST_ATTEMPTS
+from batchfinder.confirm.branch import HALVINGS, MOST_ATTEMPTS
 from batchfinder.errors import LossIsNotFinite
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import (

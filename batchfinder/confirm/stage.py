@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchfinder.confirm.branch import OPENING
+from batchfinder.confirm.branch import FEWEST_STEPS, OPENING, STEPS
 from batchfinder.confirm.confirming import confirm, goes_on_at_twice
-from batchfinder.confirm.judging import FEWEST_STEPS, STEPS
 from batchfinder.confirm.procedure import confirm_recommendation
 from batchfinder.confirm.retry import OwnPair
 from batchfinder.meter import Meter

@@ -14,10 +14,9 @@ trials share its answer. ``probe`` is the loop around it.
 
 from __future__ import annotations
 
-from batchfinder.probe.conclusions import held_bytes
 from batchfinder.probe.guided import guided
 from batchfinder.probe.history import MemoryLine, latest, memory_line
-from batchfinder.probe.loop import Propose, has_ended, probe
+from batchfinder.probe.loop import Propose, has_ended, held_bytes, probe
 from batchfinder.probe.patience import not_tried_for_time, step_seconds_at, within_time
 from batchfinder.probe.space import SearchSpace
 

@@ -23,7 +23,7 @@ from batchfinder.probe import (
     step_seconds_at,
     within_time,
 )
-from batchfinder.probe.conclusions import (
+from batchfinder.probe.loop import (
     about_fragmentation,
     about_lengths,
     about_others,

@@ -6,12 +6,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
-from batchfinder.recommend.candidates import Option, options, priced, with_roles
+from batchfinder.recommend.candidates import (
+    Draws,
+    Option,
+    Spread,
+    drawn,
+    options,
+    priced,
+    with_roles,
+    within_noise,
+)
 from batchfinder.recommend.caveats import caveats_of
 from batchfinder.recommend.decision import Decision, decide, limit_of, loading_of
 from batchfinder.recommend.problem import Problem
 from batchfinder.recommend.situation import Situation
-from batchfinder.recommend.uncertainty import Draws, Spread, drawn, within_noise
 from batchfinder.results import (
     BatchPlan,
     Candidate,

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from batchfinder.errors import InvalidArgument
 from batchfinder.protocols import Objective
-from batchfinder.recommend.candidates import Option, options, priced
+from batchfinder.recommend.candidates import Option, drawn, options, priced
 from batchfinder.recommend.objectives import is_round, shortest_time
 from batchfinder.recommend.situation import Situation, extrapolated
-from batchfinder.recommend.uncertainty import drawn
 from batchfinder.results import SAME, BatchPlan, Candidate, Limit, Loading, NoiseScale, Why
 
 __all__ = ["WORTHWHILE", "Decision", "choose", "decide", "limit_of", "loading_of"]

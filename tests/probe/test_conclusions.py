@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from replayed_gpu import EXPANDABLE, LIMIT, MACHINE, ReplayedGpu
 
-from batchfinder.probe.conclusions import about_fragmentation, about_time, with_line
+from batchfinder.probe.loop import about_fragmentation, about_time, with_line
 from batchfinder.results import Limit, MemoryBreakdown, Outcome, ProbeResult, Trial
 
 MIB = 2**20

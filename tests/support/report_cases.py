@@ -20,7 +20,7 @@ from batchfinder.confirm import OwnPair, confirm, confirm_recommendation
 from batchfinder.confirm.stage import with_headroom
 from batchfinder.measure import about_timings
 from batchfinder.probe import SearchSpace, probe
-from batchfinder.probe.conclusions import limit_met, with_line
+from batchfinder.probe.loop import limit_met, with_line
 from batchfinder.protocols import Setup
 from batchfinder.rates import OptimizerFamily
 from batchfinder.recommend import Problem
