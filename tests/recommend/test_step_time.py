@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from recommend_cases import POWERS, affine, measured, noise, problem, recommended
 
-from batchfinder.recommend.candidates import options
+from batchfinder.recommend.candidates import drawn, options
 from batchfinder.recommend.step_time import fitted, variances
-from batchfinder.recommend.uncertainty import drawn
 from batchfinder.timing import median_interval
 
 SIZES = np.array(POWERS, dtype=float)
