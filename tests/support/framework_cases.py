@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -57,6 +56,8 @@ class Noted:
 
 @functools.cache
 def digits() -> TensorDataset:
+    from sklearn.datasets import load_digits  # two seconds, for those who ask for it
+
     found = load_digits()
     images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
     return TensorDataset(images, torch.tensor(found.target))
