@@ -125,21 +125,17 @@ def _conclude(
     context: WarmupContext, record: WarmupRecord, steps: int, usual: int
 ) -> NoiseScale | None:
     try:
-        return may_grow(_concluded(context, record, steps), growth(record.steps, usual))
+        found = context.predict(record)
+        if found is None and record.middle_estimate is not None:
+            found = record.factor(record.middle_estimate)
+        if found is None:
+            found = _at_last_weights(context, record)
+            found = record.factor(found) if steps else found
+        return may_grow(found, growth(record.steps, usual))
     except NoiseNotMeasured as error:
         if not (isinstance(error, TooFew) and record.steps < steps):
             record.caveats.append(Caveat("noise.absent", why=str(error)))
         return None  # where the time was up, that is said by itself
-
-
-def _concluded(context: WarmupContext, record: WarmupRecord, steps: int) -> NoiseScale:
-    predicted = context.predict(record)
-    if predicted is not None:
-        return predicted
-    if record.middle_estimate is not None:
-        return record.factor(record.middle_estimate)
-    found = _at_last_weights(context, record)
-    return record.factor(found) if steps else found
 
 
 def _at_last_weights(context: WarmupContext, record: WarmupRecord) -> NoiseScale:

@@ -92,9 +92,11 @@ def guided(trials: Sequence[Trial], space: SearchSpace) -> int | None:
         return _descend(seen, space)
     if _is_settled(seen, space):
         return None
-    guess = _untried_guess(seen, space)
-    if guess is not None:
-        return guess
+    if space.first_guess is not None and len(seen.in_order) == 1:
+        # one small size has shown that anything fits
+        guess = _just_inside(space.first_guess, space)
+        if guess > seen.low:
+            return guess
     return _climb(seen, space) if seen.high is None else _close(seen, seen.high, space)
 
 
@@ -106,14 +108,6 @@ def _descend(seen: History, space: SearchSpace) -> int | None:
     if smallest_failure <= space.smallest:
         return None
     return space.at_most(smallest_failure // 4)
-
-
-def _untried_guess(seen: History, space: SearchSpace) -> int | None:
-    """The predicted maximum, once one small size has shown that anything fits."""
-    if space.first_guess is None or len(seen.in_order) != 1:
-        return None
-    guess = _just_inside(space.first_guess, space)
-    return guess if guess > seen.low else None
 
 
 def _just_inside(largest: float, space: SearchSpace) -> int:

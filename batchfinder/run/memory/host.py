@@ -60,17 +60,13 @@ def ranks_on_host() -> int:
 
 def host_free(root: Path = Path("/")) -> int:
     """Bytes free to this process: of the machine, and within every enclosing control group."""
-    return max(min([psutil.virtual_memory().available, *_group_headrooms(root)]), 0)
-
-
-def _group_headrooms(root: Path) -> Iterator[int]:
+    free: list[int | None] = [psutil.virtual_memory().available]
     for version, own, top in _groups(root):
         for folder in (own, *own.parents):
-            headroom = _headroom(folder, version)
-            if headroom is not None:
-                yield headroom
+            free.append(_headroom(folder, version))
             if folder == top:
                 break
+    return max(min(each for each in free if each is not None), 0)
 
 
 def _groups(root: Path) -> Iterator[tuple[_Version, Path, Path]]:
@@ -118,16 +114,9 @@ def _headroom(folder: Path, version: _Version) -> int | None:
     used = _number(folder / version.usage)
     if limit is None or used is None or limit >= _UNLIMITED:
         return None
-    return limit - used + _reclaimable(folder, version)
-
-
-def _reclaimable(folder: Path, version: _Version) -> int:
-    """File pages that the kernel drops before it kills: counted as used, but free to take."""
-    for line in _lines(folder / "memory.stat"):
-        name, _, value = line.partition(" ")
-        if name == version.reclaimable:
-            return int(value)
-    return 0
+    # file pages that the kernel drops before it kills: counted as used, but free to take
+    pages = dict(line.split(" ", 1) for line in _lines(folder / "memory.stat") if " " in line)
+    return limit - used + int(pages.get(version.reclaimable, 0))
 
 
 def _number(path: Path) -> int | None:

@@ -137,18 +137,15 @@ def _slices(nvml: Any) -> Iterator[Any]:
     """Every MIG slice of every GPU."""
     for index in range(nvml.nvmlDeviceGetCount()):
         gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-        for position in range(_slice_count(nvml, gpu)):
+        try:
+            count = int(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
+        except nvml.NVMLError:
+            continue
+        for position in range(count):
             try:
                 yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, position)
             except nvml.NVMLError:
                 continue  # an empty place
-
-
-def _slice_count(nvml: Any, gpu: Any) -> int:
-    try:
-        return int(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
-    except nvml.NVMLError:
-        return 0
 
 
 def neighbours_on(device: torch.device) -> Neighbours:

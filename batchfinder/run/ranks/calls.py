@@ -52,7 +52,12 @@ def wrapping_of(models: Iterable[Any]) -> Wrapping:
     """
     modules = [each for each in models if isinstance(each, torch.nn.Module)]
     parts = [part for module in modules for part in module.modules()]
-    _refuse(parts)
+    if any(_of(parts, "torch.distributed.fsdp", "FullyShardedDataParallel")):
+        raise InvalidArgument(
+            "expected a bare module, DistributedDataParallel or fully_shard; found "
+            "FullyShardedDataParallel, which cannot be reset after a step that ran out of "
+            "memory: wrap the model with torch.distributed.fsdp.fully_shard instead"
+        )
     sharded = list(_of(parts, "torch.distributed.fsdp", "FSDPModule"))
     if sharded:
         if not resets_sharded_iteration(sharded[0]):
@@ -125,15 +130,6 @@ def _ranks_of_one_parameter(parts: Sequence[torch.nn.Module]) -> int:
         return 1
     every = (p for part in parts for p in part.parameters(recurse=False))
     return max((int(p.device_mesh.size()) for p in every if isinstance(p, kind)), default=1)
-
-
-def _refuse(parts: Sequence[torch.nn.Module]) -> None:
-    if any(_of(parts, "torch.distributed.fsdp", "FullyShardedDataParallel")):
-        raise InvalidArgument(
-            "expected a bare module, DistributedDataParallel or fully_shard; found "
-            "FullyShardedDataParallel, which cannot be reset after a step that ran out of "
-            "memory: wrap the model with torch.distributed.fsdp.fully_shard instead"
-        )
 
 
 _PIPELINING = "torch.distributed.pipelining"

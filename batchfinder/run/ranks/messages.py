@@ -144,18 +144,15 @@ class Board:
             now = self._clock()
             if now - looked > _LOOK_FOR_LEFT:
                 looked = now
-                self._refuse_left()
+                for rank in range(self._size):
+                    if rank != self._rank and self._store.check([self._left(rank)]):
+                        left = Message.unpacked(self._store.get(self._left(rank)))
+                        raise PeerFailed(rank, left.kind, left.text, left.where)
             if now - started > timeout:
                 self._refuse_missing(keys, where, timeout)
             self._sleep(pause)
             pause = min(1.5 * pause, _SLOWEST)
         self.waited_seconds += self._clock() - started
-
-    def _refuse_left(self) -> None:
-        for rank in range(self._size):
-            if rank != self._rank and self._store.check([self._left(rank)]):
-                left = Message.unpacked(self._store.get(self._left(rank)))
-                raise PeerFailed(rank, left.kind, left.text, left.where)
 
     def _refuse_missing(self, keys: list[str], where: str, timeout: float) -> None:
         absent = [rank for rank, key in enumerate(keys) if not self._store.check([key])]

@@ -208,7 +208,7 @@ def test_nothing_is_told_once_the_ranks_have_parted() -> None:
         except RanksNotTogether:
             return ranks.tell("afterwards", None)
 
-    assert all("parted" in str(each) for each in on_ranks(work))
+    assert all("diverged" in str(each) for each in on_ranks(work))
 
 
 def test_a_rank_alone_gets_an_error_in_time_and_the_next_call_meets() -> None:
