@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from batchfinder.errors import NoiseNotMeasured, OutOfTime
@@ -46,6 +47,9 @@ WANTED = 8.0
 """Samples wanted in the second half, as a multiple of the noise scale in the first: three times
 the noise scale gives ±40%, and it may have more than doubled by then."""
 
+LEAST = 3.0
+"""Samples that will do, likewise."""
+
 SPARE = 0.5
 """Of the time left, for the second half where more samples are measured in it than trained on."""
 
@@ -65,6 +69,8 @@ class Warmup:
     stride: int = STRIDE
     extra: int = 0
     """Samples to measure in the second half beside those trained on."""
+    reserve: int = 0
+    """As many more, where the first of them show that they do not do."""
 
     def __post_init__(self) -> None:
         context = self.context
@@ -117,6 +123,7 @@ class Warmup:
             looks = self.extra > 0 and number in self.moments
             if looks:
                 self._estimate()
+                self._ask_for_more()
             if (looks or number in self.checks) and self._is_enough(number):
                 self.record.enough = number < self.steps
                 break
@@ -174,15 +181,31 @@ class Warmup:
             self.stride = 1
             return
         samples = max(most, context.estimator.samples)
-        wanted = min(samples, round(WANTED * lately.value)) if lately.is_bounded else samples
+        wanted = round(WANTED * lately.value) if lately.is_bounded else samples
+        if self.record.estimates:  # whose interval is one moment's: few points have none
+            lately = self.record.estimates[-1]
+            wanted = samples if not lately.is_bounded else round(WANTED * lately.high)
+            wanted = max(wanted, samples // 4)
+        wanted = min(wanted, samples)
         each = context.base_batch * context.step.ranks.replicas
         coming = (self.steps - self.steps // 2) * each if context.splits else 0
         if wanted > most and not self._has_time_for(wanted - coming, begun):
-            wanted = most
+            wanted = samples = most
+        self.reserve = samples - wanted if self.record.estimates else 0
         self.stride = min(STRIDE, max(1, coming // max(wanted, 1)))
         self.extra = max(0, wanted - coming)
         of_one = FEWEST_GROUPS * context.estimate_size(self.extra // ESTIMATES)
         self._spread(min(ESTIMATES, max(FEWEST_GROUPS, self.extra // of_one)))
+
+    def _ask_for_more(self) -> None:
+        """Where few samples were planned and the first of them do not do: as many as usual."""
+        late = self.record.since(self.steps / 2)
+        if self.reserve <= 0 or len(late) != FEWEST_GROUPS:
+            return
+        with suppress(NoiseNotMeasured):
+            found = self.context.pooling(self.record)(late, self.context.micro_batch)
+            if not found.is_bounded or LEAST * found.value > self.extra:
+                self.extra += self.reserve
 
     def _spread(self, looks: int) -> None:
         """So many moments over the second half, the last of them at its end."""

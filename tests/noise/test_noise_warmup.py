@@ -140,6 +140,27 @@ def test_batch_norm_is_looked_at_with_whole_batches_only() -> None:
     assert "is for micro-batches of 64" in found.caveats[0]
 
 
+def test_looks_before_the_second_half_say_how_many_samples_it_needs() -> None:
+    def noise_of(rate: float) -> NoiseScale:
+        step = training(model=with_batch_norm(), rate=rate)
+        given = {"base_batch": 32, "micro_batch": 32, "is_enough": lambda outcomes: False}
+        return look(step, warmup_steps=200, **given).training
+
+    small, large = noise_of(1e-6), noise_of(0.03)
+    assert 10 * small.value < large.value
+    assert (small.samples, large.samples) == (1024, 4096)
+    assert small.high / small.value < 1.1 * EUCLIDEAN_FACTOR.spread
+
+
+def test_where_few_samples_were_planned_and_do_not_do_more_are_measured() -> None:
+    """The noise scale grows threefold in the second half."""
+    given = {"base_batch": 32, "micro_batch": 32, "is_enough": lambda outcomes: False}
+    step = training(model=with_batch_norm(), rate=0.1)
+    found = look(step, warmup_steps=200, seed=2, **given).training
+    assert 1024 < found.samples < 4096
+    assert found.is_bounded
+
+
 def test_batch_norm_with_small_batches_is_said() -> None:
     found = look(training(model=with_batch_norm()), base_batch=8, micro_batch=8)
     assert any("with micro-batches of 8 (below" in said for said in found.caveats)
