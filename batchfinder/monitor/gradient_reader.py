@@ -31,7 +31,8 @@ class GradientReader:
     A hook sees the gradient of one backward before it is added to ``.grad``: before clipping, and
     under data-parallel wrappers before ranks are averaged. Only linear sketches are kept, so that
     a gradient that comes in parts (several losses, re-entrant checkpointing) adds up.
-    ``mark`` ends a micro-batch; a forward pass of the model begins another one.
+    ``mark`` ends a micro-batch; a forward pass of the model begins another one, unless ``in_part``
+    says that all passes belong to one part of a batch that was handed out.
     """
 
     def __init__(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor]) -> None:
@@ -51,6 +52,7 @@ class GradientReader:
         holds them, autograd copies them to ``.grad`` and nothing changes them in place."""
         self._small_numbers = 0
         self._divisor = 0.0
+        self.in_part = False
         self.taken_anew = False
         """Whether a gradient was zeroed since ``start``, and another one taken."""
 
@@ -65,7 +67,7 @@ class GradientReader:
             parameter.register_hook(partial(self._see, index))  # type: ignore[no-untyped-call]  # torch's
             for index, parameter in enumerate(self._parameters)
         ]
-        self._handles.append(self._model.register_forward_pre_hook(_Begins(self.mark)))
+        self._handles.append(self._model.register_forward_pre_hook(_Begins(self._begin)))
 
     def mark(self) -> None:
         """End the micro-batch, if any gradient was seen since the last one ended."""
@@ -78,8 +80,14 @@ class GradientReader:
         self._measured_rows.append(self._sketch.finish() / self._divisor if other else plain)
         self._divisor = 0.0
 
+    def _begin(self) -> None:
+        """Before a forward pass: within a part only a zeroed gradient ends what was seen."""
+        if not self.in_part or not any(map(_has_some, self._parameters)):
+            self.mark()
+
     def stop(self) -> Seen | None:
         """Remove the hooks; what was seen since ``start``, ``None`` where that is nothing."""
+        self.in_part = False
         self.mark()
         for handle in self._handles:
             handle.remove()

@@ -65,6 +65,8 @@ class GradientLook:
         self._reader: GradientReader | None = None
         self._metric: Metric = EUCLIDEAN
         self._usual = usual
+        self._whole_after = 0
+        """Of a batch left whole at a look: backward passes of the step before."""
         self._batches: list[list[int]] = []
         """Of a step looked at: the sizes of the parts of each batch."""
         self.cut = False
@@ -88,8 +90,11 @@ class GradientLook:
         total = sum(size for _, size in parts)
         self._handed_out([size for _, size in parts])
         for part, size in parts:
+            if self._usual.looking and self._reader is not None:
+                self._reader.in_part = True
             yield part, size / total
             if self._usual.looking and self._reader is not None:
+                self._reader.in_part = False
                 self._reader.mark()
 
     def _count(self, batch: Batch, batch_size: int) -> int:
@@ -115,7 +120,7 @@ class GradientLook:
             self._reader = GradientReader(self._model, self._parameters)
         self._metric = metric_for(self._parameters, self._optimizers)
         self._reader.start(self._metric, self._scale)
-        self._usual.looking = True
+        self._usual.looking, self._whole_after = True, 0
 
     def stop(self) -> None:
         """Remove every hook."""
@@ -138,6 +143,7 @@ class GradientLook:
             self._batches.append(sizes)
 
     def _divides(self, batch: Batch, batch_size: int) -> bool:
+        self._whole_after = 0 if self._usual.passes else self._usual.passes_before
         if self._usual.passes_before > 1 or self._usual.passes or not self._window.alone:
             return False
         if not self._split:
@@ -162,8 +168,12 @@ class GradientLook:
             self._window.add(step, [], np.empty((0, SIZE)), self._metric.name)
             return None
         if found < 2 and self._window.alone and not _WHY_WHOLE & self.caveats.keys():
-            anew = self._reader is not None and self._reader.taken_anew
-            self._say(Caveat("monitor.taken_anew" if anew else "monitor.one_backward"))
+            if self._reader is not None and self._reader.taken_anew:
+                self._say(Caveat("monitor.taken_anew"))
+            elif self._whole_after > 1:
+                self._say(Caveat("monitor.irregular", step=step, before=self._whole_after))
+            else:
+                self._say(Caveat("monitor.one_backward"))
         rows = seen.measured * factors[:, None]
         moments = self._window.add(step, sizes, rows, self._metric.name)
         mean = np.average(seen.plain * factors[:, None], axis=0, weights=sizes)

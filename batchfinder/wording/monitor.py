@@ -145,5 +145,10 @@ SENTENCES: Mapping[str, str | Callable[..., str]] = {
         "recomputed (a closure that is called again, two passes over one batch), which leaves a "
         "single backward pass"
     ),
+    "monitor.irregular": (
+        "the noise scale was not measured at step {step:,}, and possibly at later ones: the step "
+        "before had {before:,} backward passes, this one had one, and its batch was not cut; give "
+        "every optimizer step the same number of micro-batches"
+    ),
     "monitor.not_counted": _not_counted,
 }

@@ -60,6 +60,90 @@ def test_one_batch_taken_several_times_is_no_accumulation(handed_out: bool, to_n
     assert [each.code for each in monitor.caveats] == ["monitor.taken_anew"]
 
 
+def nested(every: int, other: int | None, optimizers: int = 1) -> list[TrainingMonitor]:
+    """A training with one monitor, or with a second one whose ``parts`` cut those of the first."""
+    torch.manual_seed(0)
+    model = mlp()
+    held = list(model.parameters())
+    groups = [held] if optimizers == 1 else [held[:2], held[2:]]
+    updates = [torch.optim.SGD(group, lr=0.05) for group in groups]
+    first = TrainingMonitor(model, updates[0], batch_size=8, every=every)
+    monitors = [first]
+    if other is not None:
+        monitors.append(TrainingMonitor(model, updates[-1], batch_size=8, every=other))
+    for batch in batches(8, count=90):
+        model.zero_grad()
+        for part, share in first.parts(batch):
+            for piece, fraction in monitors[1].parts(part) if other else [(part, 1.0)]:
+                loss = loss_of(model, piece)
+                (share * (fraction * loss)).backward()
+        for optimizer in updates:
+            optimizer.step()
+        for monitor in monitors:
+            monitor.step(loss)
+    return monitors
+
+
+@pytest.mark.parametrize("other", [5, 6, 7, 10])
+def test_a_monitor_within_the_parts_of_another_changes_nothing_for_it(other: int) -> None:
+    (alone,) = nested(5, None)
+    first, second = nested(5, other)
+    assert first.caveats == ()
+    assert first.noise_scale is not None and alone.noise_scale is not None
+    assert first.noise_scale.value == pytest.approx(alone.noise_scale.value, rel=1e-3)
+    assert second.noise_scale is not None
+    assert {each.code for each in second.caveats} <= {"monitor.irregular"}
+    assert first.samples == second.samples == 90 * 8
+
+
+def test_two_optimizers_of_one_model_have_a_monitor_each() -> None:
+    for monitor in nested(5, 5, optimizers=2):
+        assert monitor.noise_scale is not None
+        assert monitor.caveats == ()
+
+
+def test_a_part_with_two_backward_passes_is_one_micro_batch() -> None:
+    def watched(apart: bool) -> TrainingMonitor:
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        monitor = TrainingMonitor(model, optimizer, batch_size=8, every=5)
+        for batch in batches(8, count=60):
+            optimizer.zero_grad()
+            for part, share in monitor.parts(batch):
+                losses = [loss_of(model, part), model(part[0]).square().mean()]
+                for loss in losses if apart else [losses[0] + losses[1]]:
+                    if apart:
+                        model(part[0])  # a forward pass between the two
+                    (share * loss).backward()
+            optimizer.step()
+            monitor.step(loss)
+        return monitor
+
+    one, two = watched(False), watched(True)
+    assert two.caveats == ()
+    assert one.noise_scale is not None and two.noise_scale is not None
+    assert two.noise_scale.value == pytest.approx(one.noise_scale.value, rel=1e-3)
+
+
+def test_a_step_of_one_batch_amid_accumulation_is_named_as_that() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = TrainingMonitor(model, optimizer, batch_size=8, every=2)
+    stream = batches(8, count=60)
+    for step in range(1, 41):
+        optimizer.zero_grad()
+        for _ in range(1 + step % 2):
+            for part, share in monitor.parts(next(stream)):
+                loss = loss_of(model, part)
+                (share * loss).backward()
+        optimizer.step()
+        monitor.step(loss)
+    assert monitor.noise_scale is None
+    (said,) = monitor.caveats
+    assert said.code == "monitor.irregular"
+    assert "step before had 2 backward passes, this one had one" in str(said)
+
+
 def test_accumulation_that_begins_with_a_gradient_of_zero_is_counted() -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
