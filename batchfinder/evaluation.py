@@ -40,9 +40,9 @@ _CLOSE = 0.95  # of the highest throughput: beyond that a larger batch only cost
 
 @dataclass(frozen=True)
 class Evaluation(Shown):
-    """Which batch size to evaluate with: forward passes alone, no gradients.
+    """The recommended batch size for evaluation, with its measurements.
 
-    ``batch_size`` is the smallest one that was timed and is within 5% of the highest throughput.
+    ``batch_size`` is the smallest measured size within 5% of the highest throughput.
     """
 
     batch_size: int
@@ -96,39 +96,40 @@ def eval_batch_size(
     observe: Observer | None = None,
     **unknown: Never,
 ) -> Evaluation:
-    """Which batch size should this model be evaluated with?
+    """Recommend a batch size for evaluating a model.
 
-    Forward passes without gradients, in evaluation mode. It knows nothing of the training batch
-    and changes nothing of it: model, random numbers and loader are afterwards what they were.
+    Runs forward passes without gradients, in evaluation mode. The result is independent of the
+    training batch size. The model, random generators and loader are restored.
 
     What you evaluate:
         model: the module to evaluate; a list or dict of modules with ``eval_step``; or a
-            ``Training``, of which the model, the loader and how they are read are used.
-        loader: the ``DataLoader`` of the evaluation (never touched), or a dataset.
-        eval_step: ``(model, batch) -> anything``. Left out: the model is called with the batch,
-            its target left out.
-        autocast: as in the real evaluation: a dtype, ``True``, or a function that makes a context.
+            ``Training``, whose model, loader and data options are used.
+        loader: the ``DataLoader`` of the evaluation (never modified), or a dataset.
+        eval_step: ``(model, batch) -> anything``. Default: the model is called with the batch
+            without its target.
+        autocast: as in the real evaluation: a dtype, ``True``, or a function that returns a
+            context.
 
     Your limits:
-        memory_limit: bytes, or ``"512MiB"``. Left out: what the device has free.
-        headroom: share of the limit that the recommended size leaves free.
-        at_most: upper bound, never exceeded, in trials either.
+        memory_limit: bytes, or text such as ``"512MiB"``. Default: the free memory of the device.
+        headroom: fraction of the limit that the recommended size leaves free.
+        at_most: upper bound on the batch size, not exceeded in trials either.
         at_least: lower bound; no smaller size is tried.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
 
     How it runs:
-        search: how the largest size is searched; of ``Search``, ``isolate`` and ``cache`` are for
-            training alone.
-        budget_seconds: how long sizes are timed, softly; the search comes before.
-        seed: makes two calls draw the same samples.
-        observe: gets every event. Left out: rows on stderr.
+        search: options for finding the largest size; ``isolate`` and ``cache`` of ``Search`` apply
+            to training only.
+        budget_seconds: soft limit on the timing, not including the search.
+        seed: seed of the samples drawn.
+        observe: called with every event. Default: prints progress to stderr.
 
     Raises:
-        InvalidArgument: an invalid value.
-        RanksNotTogether, PeerFailed: where other ranks do otherwise.
-        NothingFits: not even the smallest batch fits.
-        CannotBuildBatch: where the loader gives no batch of another size.
+        InvalidArgument: if a value is invalid.
+        RanksNotTogether, PeerFailed: if ranks diverge or another rank fails.
+        NothingFits: if not even the smallest batch fits.
+        CannotBuildBatch: if no batch of another size can be built from the loader.
     """
     refuse_unknown(eval_batch_size, unknown)
     check(

@@ -79,67 +79,67 @@ def find_batch_size(
     observe: Observer | None = None,
     **unknown: Never,
 ) -> Report:
-    """Which batch size should this model train with, and at which learning rate?
+    """Recommend a batch size and a learning rate for a training.
 
-    Probes which micro-batches fit, measures throughput and gradient noise, recommends a batch size
-    and a learning rate, and confirms them by training on the real loader. Model, optimizer, random
-    numbers and loader are afterwards bit for bit what they were, after an exception and Ctrl-C too.
+    Finds which micro-batches fit, measures throughput and gradient noise, recommends a batch size
+    and a learning rate, and confirms them by training with the real loader. Restores the model,
+    optimizer, random generators and loader bit for bit, also after an exception or Ctrl-C.
 
     What you train:
-        model: the module to train, where it is to be trained; a list or dict of modules with
-            ``train_step``; or a ``Training``, which holds all of this group and more.
-        loader: the ``DataLoader`` of the real training (never touched), or a dataset.
-        loss_fn: ``(output, target) -> scalar``. Left out: the model's own loss, else inferred
-            from an ``(input, target)`` batch and said so in the report.
-        train_step: ``(model, batch) -> loss``, or ``(loss, weight)``, in place of model and loss.
-            One that returns ``None`` does its own backward and update; the noise scale is then
-            absent.
-        optimizer: the optimizer of the real training, as it is. Left out: AdamW is assumed.
+        model: the module to train, on its training device; a list or dict of modules with
+            ``train_step``; or a ``Training``, which holds everything in this group and more.
+        loader: the ``DataLoader`` of the real training (never modified), or a dataset.
+        loss_fn: ``(output, target) -> scalar``. Default: the model's own loss, otherwise inferred
+            from an ``(input, target)`` batch and stated in the report.
+        train_step: ``(model, batch) -> loss``, or ``(loss, weight)``, instead of ``loss_fn``. If it
+            returns ``None``, it must run the backward pass and the update itself; there is then no
+            noise scale.
+        optimizer: the optimizer of the real training. Default: AdamW is assumed.
         scheduler: its learning-rate scheduler, or several.
-        clip: a maximal gradient norm, or ``(parameters) -> None``, as in the real training.
+        clip: a maximum gradient norm, or ``(parameters) -> None``, as in the real training.
         autocast: mixed precision as in the real training: a dtype, ``True``, or a function that
             returns a context.
         grad_scaler: the ``GradScaler`` of the real training.
-        base_batch_size: samples per optimizer step of the training as it is, accumulation
-            included. Left out: the loader's.
-        base_learning_rate: the rate that goes with it. Left out: the optimizer's (under a
-            scheduler its peak), else one from a learning-rate range test.
-        training_steps: how many optimizer steps the training will take at its base batch size.
-            Given, the learning rate may be measured (see ``learning_rate_rule``). No batch size is
-            recommended that leaves too few of them (200; 500 where ``scheduler`` decays). Left
-            out: what the scheduler tells, if it does.
+        base_batch_size: samples per optimizer step of the current training, including accumulation.
+            Default: that of the loader.
+        base_learning_rate: the learning rate at that batch size. Default: that of the optimizer
+            (with a scheduler, its peak), otherwise from a learning-rate range test.
+        training_steps: number of optimizer steps of the training at its base batch size. If given,
+            the learning rate may be measured (see ``learning_rate_rule``). Batch sizes that leave
+            too few steps are not recommended (200; 500 if ``scheduler`` decays). Default: from the
+            scheduler, if it defines one.
 
     Your limits:
-        memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
-            device has free.
-        headroom: share of the limit that the recommended size leaves free.
-        at_most: upper bound on the micro-batch, never exceeded, in trials either.
+        memory_limit: bytes, or text such as ``"512MiB"`` or ``"8GB"``. Simulated on a CPU. Default:
+            the free memory of the device.
+        headroom: fraction of the limit that the recommended size leaves free.
+        at_most: upper bound on the micro-batch size, not exceeded in trials either.
         at_least: lower bound; no smaller size is tried.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
 
     How it decides:
-        objective: what is best: a name ("shortest_time", "highest_throughput", "fewest_samples",
-            "least_energy", "largest"), a value of ``batchfinder.recommend`` or a function over
-            candidates. Left out: the shortest predicted time.
-        learning_rate_rule: how the rate follows the batch size: a name ("linear", "square_root",
-            …), a value of ``batchfinder.scaling`` or a function; or ``Race()`` ("race"), which
-            measures it. Left out: chosen by the optimizer's family, and raced for where
-            ``training_steps`` is given and that costs at most a tenth of the training.
-        noise: how the gradient noise scale is estimated; ``None`` leaves it out.
+        objective: the criterion: a name ("shortest_time", "highest_throughput", "fewest_samples",
+            "least_energy", "largest"), a function from ``batchfinder.recommend``, or a function of
+            the candidates. Default: the shortest predicted time.
+        learning_rate_rule: how the rate scales with the batch size: a name ("linear",
+            "square_root", …), a function from ``batchfinder.scaling`` or your own; or ``Race()``
+            ("race"), which measures it. Default: the rule of the optimizer's family, and a race if
+            ``training_steps`` is given and the race costs at most a tenth of the training.
+        noise: the estimator of the gradient noise scale; ``None`` omits it.
 
     How it runs:
-        search: how the largest size is searched (``Search``).
-        budget_seconds: soft limit on the whole call; what it cut is a caveat. Left out: what about
-            300 of your own steps take, at most a minute and 20 of them; a race comes on top.
-        seed: makes two calls draw the same samples.
-        observe: gets every event. Left out: rows on stderr, by rank 0 alone.
+        search: options for finding the largest size (``Search``).
+        budget_seconds: soft limit on the whole call; caveats report what was cut short. Default:
+            the time of about 300 of your steps, at most a minute plus 20 of them; a race is added.
+        seed: seed of the samples drawn.
+        observe: called with every event. Default: prints progress to stderr, on rank 0 only.
 
     Raises:
-        InvalidArgument: an invalid value.
-        NothingFits: not even the smallest batch fits.
+        InvalidArgument: if a value is invalid.
+        NothingFits: if not even the smallest batch fits.
         CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch, LossIsNotFinite: see each.
-        RanksNotTogether, PeerFailed: where other ranks do otherwise.
+        RanksNotTogether, PeerFailed: if ranks diverge or another rank fails.
     """
     refuse_unknown(find_batch_size, unknown)
     check(

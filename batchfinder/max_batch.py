@@ -56,34 +56,34 @@ def max_batch_size(
     observe: Observer | None = None,
     **unknown: Never,
 ) -> ProbeResult:
-    """The largest micro-batch that trains without running out of memory.
+    """Find the largest micro-batch that trains without running out of memory.
 
-    Its ``max_batch_size`` was run, as whole training steps; ``trials`` are the evidence, and
-    ``memory`` says where the bytes go. Everything is put back afterwards.
+    The ``max_batch_size`` of the result has run whole training steps; ``trials`` lists all trials,
+    and ``memory`` breaks down the peak. Everything is restored afterwards.
 
     What you train:
         As for ``find_batch_size``: ``model`` and ``loader``, or a ``Training``; ``loss_fn``,
         ``train_step``, ``optimizer``, ``scheduler``, ``clip``, ``autocast``, ``grad_scaler``.
 
     Your limits:
-        memory_limit: bytes, or ``"512MiB"``, ``"8GB"``. Simulated on a CPU. Left out: what the
-            device has free.
-        at_most: upper bound, never exceeded, in trials either.
+        memory_limit: bytes, or text such as ``"512MiB"`` or ``"8GB"``. Simulated on a CPU. Default:
+            the free memory of the device.
+        at_most: upper bound on the micro-batch size, not exceeded in trials either.
         at_least: lower bound; no smaller size is tried.
         multiple_of: only multiples of this are tried.
         powers_of_two: only powers of two are tried.
 
     How it runs:
-        search: how the largest size is searched (``Search``).
-        budget_seconds: soft limit on the whole call; what it cut is a caveat.
-        seed: makes two calls draw the same samples.
-        observe: gets every event. Left out: rows on stderr, by rank 0 alone.
+        search: options for finding the largest size (``Search``).
+        budget_seconds: soft limit on the whole call; caveats report what was cut short.
+        seed: seed of the samples drawn.
+        observe: called with every event. Default: prints progress to stderr, on rank 0 only.
 
     Raises:
-        InvalidArgument: an invalid value.
-        NothingFits: not even the smallest batch fits.
+        InvalidArgument: if a value is invalid.
+        NothingFits: if not even the smallest batch fits.
         CannotBuildBatch, UnknownLoss, NothingToTrain, DeviceMismatch: see each.
-        RanksNotTogether, PeerFailed: where other ranks do otherwise.
+        RanksNotTogether, PeerFailed: if ranks diverge or another rank fails.
     """
     refuse_unknown(max_batch_size, unknown)
     check(

@@ -57,11 +57,12 @@ def gradient_noise_scale(
     observe: Observer | None = None,
     **unknown: Never,
 ) -> NoiseScale:
-    """The gradient noise scale tr(Σ)/|G|² at the weights as they are, with a 90% interval.
+    """Estimate the gradient noise scale tr(Σ)/|G|² at the current weights, with a 90% interval.
 
-    Weights at initialisation say almost nothing about a training run: call it in the middle of
-    one, or take a warm-up, ``noise=MicroBatchVariance(warmup_steps=200)``, which runs at the
-    loader's batch size and the optimizer's learning rate and is then undone.
+    The noise scale at initialization says almost nothing about a training run: call this function
+        during a training, or use a warm-up, ``noise=MicroBatchVariance(warmup_steps=200)``, which
+        runs at the batch size of the loader and the learning rate of the optimizer and is undone
+        afterwards.
     Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.
 
     What you train:
@@ -70,16 +71,16 @@ def gradient_noise_scale(
         ``clip`` (in the warm-up), ``autocast``, ``grad_scaler``.
 
     How it runs:
-        micro_batch: samples per backward pass; no batch that is not a multiple of it reaches the
-            step. Left out: the loader's batch size.
-        noise: how it is estimated, with its ``samples`` and ``warmup_steps``.
-        seed: which samples are drawn.
-        observe: gets every event. Left out: rows on stderr, by rank 0 alone.
+        micro_batch: samples per backward pass; the step receives only multiples of it. Default: the
+            batch size of the loader.
+        noise: the estimator, with its ``samples`` and ``warmup_steps``.
+        seed: seed of the samples drawn.
+        observe: called with every event. Default: prints progress to stderr, on rank 0 only.
 
     Raises:
-        InvalidArgument: an invalid value.
-        BatchFinderError: where no noise scale exists (the step updates by itself, the loss couples
-            the samples of a batch), saying why.
+        InvalidArgument: if a value is invalid.
+        BatchFinderError: if there is no noise scale (the step runs its own update, or the loss
+            couples the samples of a batch); the message gives the reason.
     """
     refuse_unknown(gradient_noise_scale, unknown)
     check("gradient_noise_scale", micro_batch=micro_batch, noise=noise)

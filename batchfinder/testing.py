@@ -55,7 +55,7 @@ def assert_fits(
     steps: int = 2,
     **unknown: Never,
 ) -> Trial:
-    """Assert that whole training steps at ``batch_size`` fit in ``memory``; leave no trace.
+    """Assert that whole training steps at ``batch_size`` fit in ``memory``.
 
     What you train:
         As for ``find_batch_size``: ``model`` and ``loader`` (a batch of ``batch_size`` is built
@@ -67,15 +67,15 @@ def assert_fits(
         memory: bytes, or text such as ``"8GiB"``. On a CPU simulated, on a GPU a cap.
 
     How it runs:
-        steps: whole steps taken, then undone; two, because an optimizer's state is made in the
-            first.
+        steps: number of whole steps, which are undone afterwards. Default: two, because the first
+            allocates the optimizer state.
 
     Returns:
-        The trial, whose ``peak_bytes`` says what was needed.
+        The trial, whose ``peak_bytes`` is the memory needed.
 
     Raises:
-        AssertionError: where it does not fit, with the bytes and what to do.
-        InvalidArgument: where ``batch_size`` or ``steps`` is below 1.
+        AssertionError: if it does not fit; the message has the bytes and the way out.
+        InvalidArgument: if ``batch_size`` or ``steps`` is below 1.
     """
     refuse_unknown(assert_fits, unknown)
     check("assert_fits", batch_size=batch_size, steps=steps)

@@ -81,37 +81,38 @@ Autocast: TypeAlias = (
 @options_named
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A training as it is: the model, its data, and how one optimizer step is taken.
+    """A training: the model, its data, and one optimizer step.
 
-    Every function of the package takes one in place of model and loader. The everyday members are
-    keyword arguments of the functions too; the rest live here alone.
+    Every function of the package accepts a ``Training`` instead of model and loader. Common members
+    are keyword arguments of the functions too; the others are available only here.
 
     Attributes:
-        model: the module to train, where it is to be trained; or a list or dict of modules with
+        model: the module to train, on its training device; or a list or dict of modules with
             ``train_step``.
-        loader: the ``DataLoader`` of the training (never touched), a dataset, or an iterable of
-            batches that can be read again. May be left out beside ``make_loader``.
-        loss_fn: ``(output, target) -> scalar``. Left out: the model's own loss, else inferred from
-            an ``(input, target)`` batch.
-        train_step: ``(model, batch) -> loss`` in place of model and loss; or ``(loss, weight)``,
-            the weight of this micro-batch in the mean over an accumulated step (its tokens, say).
-            One that returns ``None`` or a float does its own backward and update; the noise scale
-            is then absent.
-        optimizer: the optimizer, or several in a list or dict. Left out: AdamW is assumed.
-        scheduler: the learning-rate scheduler, or several. Its state is put back; the base
-            learning rate is its peak.
-        clip: a gradient norm, or ``(parameters) -> None``: applied before every update, never
-            where the noise scale is measured.
-        backward: ``(loss) -> None`` in place of ``loss.backward()``.
+        loader: the ``DataLoader`` of the training (never modified), a dataset, or a re-iterable of
+            batches. Optional with ``make_loader``.
+        loss_fn: ``(output, target) -> scalar``. Default: the model's own loss, otherwise inferred
+            from an ``(input, target)`` batch.
+        train_step: ``(model, batch) -> loss`` instead of ``loss_fn``; or ``(loss, weight)``, with
+            the weight of the micro-batch in the mean over an accumulated step, such as its number
+            of tokens. If it returns ``None`` or a float, it must run the backward pass and the
+            update itself; there is then no noise scale.
+        optimizer: the optimizer, or several in a list or dict. Default: AdamW is assumed.
+        scheduler: the learning-rate scheduler, or several. Its state is restored; its peak is the
+            base learning rate.
+        clip: a maximum gradient norm, or ``(parameters) -> None``. Applied before every update, but
+            not when the noise scale is measured.
+        backward: ``(loss) -> None`` instead of ``loss.backward()``.
         autocast: mixed precision: a dtype, ``True``, or a function that returns a context.
         grad_scaler: the ``GradScaler``.
-        make_loader: ``batch_size -> loader``, where the loader cannot be rebuilt at another size.
-        count: ``batch -> int``, how many samples a batch holds, where that cannot be seen.
-        batch_dim: the dimension along which a batch counts samples, where it is not the first.
-        preserve: further objects to put back after the call.
-        ranks: which processes train, and search, together. Left out: all of the process group,
-            where there is one; each must make the call. ``ALONE``: this one by itself, on the bare
-            module; ``TorchRanks(...)`` where the model does not show how the ranks share the work.
+        make_loader: ``batch_size -> loader``, if the loader cannot be rebuilt at another size.
+        count: ``batch -> int``, the number of samples in a batch, if it cannot be inferred.
+        batch_dim: the dimension of the samples in a batch, if it is not the first.
+        preserve: further objects to restore after the call.
+        ranks: the processes that train, and search, together. Default: all ranks of the process
+            group, if there is one; each must make the call. ``ALONE``: only this process, with the
+            bare module. ``TorchRanks(...)``: if the model does not show how the ranks share the
+            work.
     """
 
     model: Model
@@ -205,15 +206,15 @@ Factory: TypeAlias = Callable[[], Training | Mapping[str, Any]]
 @options_named
 @dataclass(frozen=True)
 class Search:
-    """How the largest batch that fits is searched.
+    """Options for finding the largest batch that fits.
 
     Attributes:
-        resolution: the search stops once the largest size that fits and the smallest that does not
-            are within this relative distance; 0 is exact.
-        propose: which size is tried next, as a function of the trials so far.
-        isolate: builds what is trained, in a child process of its own for every trial; a function
-            at the top level of an importable module.
-        cache: a file that remembers the largest sizes found; each is verified by one trial.
+        resolution: relative distance between the largest size that fits and the smallest that does
+            not at which the search stops; 0 is exact.
+        propose: function of the trials so far that returns the next size.
+        isolate: function at the top level of an importable module that builds the training; every
+            trial then runs in its own child process.
+        cache: file for the largest sizes found; each is verified by one trial.
 
     Raises:
         InvalidArgument: an invalid value.

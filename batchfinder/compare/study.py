@@ -64,66 +64,66 @@ def compare_batch_sizes(
     observe: Observer | None = None,
     **unknown: Never,
 ) -> Comparison:
-    """Which batch size trains fastest, found by training at each.
+    """Compare batch sizes by training at each of them.
 
-    Every training is of a fresh model over the same samples' worth of steps, seed by seed through
-    all sizes, so that what has been done so far can be compared at any moment. Random generators
-    are afterwards what they were.
+    Every training uses a new model and the same number of samples. Seeds are run one after the
+    other over all sizes, so partial results can always be compared. Random generators are restored.
 
     What you train:
         make_training: builds the model, or a ``Training`` of it with loss, optimizer, precision,
-            clipping and loader; called once per training, after seeding. Without an optimizer
-            AdamW is assumed. A scheduler says the base rate by its peak and is not followed
-            (``schedule``).
-        make_loader: ``batch_size -> training loader``, shuffled anew at every pass. Left out: the
+            clipping and loader; called once per training, after seeding. Without an optimizer AdamW
+            is assumed. The peak of a scheduler is the base rate; the scheduler itself is not used
+            (see ``schedule``).
+        make_loader: ``batch_size -> training loader``, reshuffled at every epoch. Default: the
             loader of the ``Training``, rebuilt at each size.
-        loss_fn: ``(output, target) -> scalar``; left out, as in ``find_batch_size``. Also as a
+        loss_fn: ``(output, target) -> scalar``, or a member of the ``Training``. Default: as in
+            ``find_batch_size``.
+        train_step: ``(model, batch) -> loss``, or ``(loss, weight)``, instead of ``loss_fn``; or a
             member of the ``Training``.
-        train_step: ``(model, batch) -> loss``, or ``(loss, weight)``, in place of model and loss;
-            likewise.
-        validation_loader: batches to judge by, read as it is. Left out: the training loss judges.
+        validation_loader: validation batches. Default: sizes are compared by training loss.
         metric: ``(model, batch) -> number``, such as an accuracy; its mean over the validation
-            loader is shown.
+            loader is reported.
 
     What is compared:
-        sizes: the batch sizes to train at. May be left out beside ``report``: the user's own and
-            the recommended one.
-        report: what ``find_batch_size`` gave. Its recommended pair is trained exactly,
-            accumulation steps and learning rate included, beside the user's own pair; other
-            ``sizes`` take the rule's rate at its noise scale.
-        base_batch_size: the size that the base rate belongs to. Left out: the report's, else 32 if
-            it is among the sizes, else the smallest.
-        base_learning_rate: left out: the optimizer's.
-        learning_rate_rule: or its name, such as "linear"; left out: by the optimizer's family.
-        noise: the noise scale at which the rule saturates. Left out: the report's.
+        sizes: the batch sizes to train at. Default with ``report``: the user's own and the
+            recommended one.
+        report: a report of ``find_batch_size``. Its recommended pair, with accumulation steps and
+            learning rate, and the user's own pair are trained; other ``sizes`` use the rate of the
+            rule at its noise scale.
+        base_batch_size: the batch size of the base rate. Default: that of the report, otherwise 32
+            if it is among the sizes, otherwise the smallest.
+        base_learning_rate: the learning rate at that size. Default: that of the optimizer.
+        learning_rate_rule: a rule or its name, such as "linear". Default: the rule of the
+            optimizer's family.
+        noise: the noise scale that caps the rule. Default: that of the report.
         rate_factors: a small grid around the rule's rate, such as ``(0.5, 1, 2)``; each size is
-            then judged by its best.
-        seeds: how many, or which.
+            then compared at its best rate.
+        seeds: the number of seeds, or the seeds.
 
     How long each trains:
         epochs: passes over the dataset per training; for streams give ``samples``.
-        samples: samples per training, in place of ``epochs``.
-        warmup_steps: steps over which the rate rises at first.
-        schedule: share of the rate over the progress from 0 to 1, such as a cosine.
-        stopping: what ends a training earlier: a target for its loss, or no more improvement
-            (``Stopping``).
-        looks: how often each training is validated.
+        samples: samples per training, instead of ``epochs``.
+        warmup_steps: steps over which the rate increases at the start.
+        schedule: fraction of the rate as a function of the progress from 0 to 1, such as a cosine.
+        stopping: criteria for ending a training early (``Stopping``).
+        looks: number of validations per training.
 
     How it runs:
         memory_limit: bytes, or "512MiB"; sizes that do not fit are reported and skipped.
-        results: a file of JSON lines that finished trainings are kept in; a second call with the
-            same file goes on where the first was interrupted.
-        executor: any ``concurrent.futures.Executor`` of other processes or machines, which is used
-            through ``submit`` alone and not shut down. What the trainings are made of must be
-            picklable for it. Each then trains with one thread of torch, unless ``make_training``
-            calls ``torch.set_num_threads``. Left out: one training after the other, here.
-        budget_seconds: no training is begun after this long; what is missing is a caveat.
-        observe: gets a note on every training.
+        results: a JSON Lines file for finished trainings; a second call with the same file resumes
+            an interrupted study.
+        executor: a ``concurrent.futures.Executor`` that uses other processes or machines; only
+            ``submit`` is called, and it is not shut down. Arguments must be picklable. Each
+            training uses one torch thread, unless ``make_training`` calls
+            ``torch.set_num_threads``. Default: trainings run sequentially in this process.
+        budget_seconds: no training starts after this time; caveats report missing trainings.
+        observe: called with a note on every training.
 
     Raises:
-        InvalidArgument: for invalid sizes, seeds or budgets, a training that cannot be run, and an
-            executor of threads, which would share random numbers.
-        TrainingFailed: with an executor, for an error in the user's code, with its traceback.
+        InvalidArgument: for invalid sizes, seeds or budgets, a training that cannot be run, and a
+            thread pool, whose trainings would share random generators.
+        TrainingFailed: with an executor, if the user's code raises an error; includes its
+            traceback.
     """
     refuse_unknown(compare_batch_sizes, unknown)
     rule_given = rule_named("compare_batch_sizes", learning_rate_rule)

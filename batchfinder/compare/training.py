@@ -28,15 +28,15 @@ RAN_AWAY, OPENING = 3.0, 10
 @options_named
 @dataclass(frozen=True)
 class Stopping:
-    """When a training of a study ends before it has seen all its samples.
+    """Criteria for ending a training of a study early.
 
     Attributes:
-        target_loss: the loss that times are measured to. Left out: the lowest that every training
-            which used all its samples has reached.
-        patience: with ``target_loss``, a training ends that takes this many times as long as the
-            fastest so far without having met it.
-        early_stopping: a training ends once its loss (on the validation loader, where there is one)
-            has not fallen for so many looks. Left out: never.
+        target_loss: the loss to which times are measured. Default: the lowest loss that every
+            training which used all its samples reached.
+        patience: with ``target_loss``, a training ends if it takes this many times as long as the
+            fastest so far without reaching the target.
+        early_stopping: number of validations without a lower loss (on the validation loader, if
+            there is one) after which a training ends. Default: never.
 
     Raises:
         InvalidArgument: an invalid value.

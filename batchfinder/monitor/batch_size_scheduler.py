@@ -28,7 +28,7 @@ _STATE = {"steps", "samples", "base_batch_size", "batch_size", "rate", "remainin
 
 @options_named
 class BatchSizeScheduler:
-    """Changes the batch size along a training, and the learning rate with it.
+    """Change the batch size during training, and the learning rate with it.
 
     For example::
 
@@ -41,31 +41,34 @@ class BatchSizeScheduler:
                 optimizer.step()
                 growth.step()
 
-    ``loader`` is the user's own with another batch sampler: its sampler (``DistributedSampler``
-    too: call its ``set_epoch`` as before), ``drop_last``, workers and collation are kept. The size
-    of a batch is settled when it is drawn: a schedule over samples takes effect exactly where it
-    says, with any number of workers; ``FollowMonitor`` as many batches later as workers prefetch
-    (``num_workers × prefetch_factor``).
+    ``growth.loader`` is the user's loader with a different batch sampler. It keeps the sampler (for
+    ``DistributedSampler``, call ``set_epoch`` as before), ``drop_last``, workers and collate
+    function. The size of a batch is fixed when it is drawn: a schedule over samples takes effect at
+    the exact sample, with any number of workers; ``FollowMonitor`` lags by the batches that workers
+    prefetch (``num_workers × prefetch_factor``).
 
-    The learning rate is multiplied during updates only: ``optimizer.param_groups`` and
-    learning-rate schedulers hold the rates for the loader's own batch size throughout. It rises
-    over ``ramp_steps`` steps and falls at once.
+    The learning rate is multiplied only during updates: ``optimizer.param_groups`` and
+        learning-rate schedulers keep the rates for the original batch size. It increases over
+        ``ramp_steps`` steps and decreases at once.
 
     Args:
-        loader: a ``DataLoader`` with a ``batch_size``, at the size that the training starts with.
+        loader: a ``DataLoader`` with a ``batch_size``, the initial batch size.
         optimizer: the optimizer, or several.
-        schedule: one of ``batchfinder.monitor``'s, or a function from ``Progress`` to ``Target``.
-        accumulate: go beyond ``largest`` by cutting batches in ``parts``; else stop there.
+        schedule: a schedule of ``batchfinder.monitor``, or a function from ``Progress`` to
+            ``Target``.
+        accumulate: exceed ``largest`` by splitting batches in ``parts``; otherwise stop there.
         largest: the largest micro-batch that fits (``report.max_batch_size``).
-        learning_rate_rule: in place of the rule for the optimizer's family; ``scaling.fixed`` for
-            a rate that stays.
-        noise_scale: what the rule is capped by (``report.noise_scale``); with a monitor, its own.
-        monitor: told of every change; ``FollowMonitor`` needs it.
-        ramp_steps: steps over which the learning rate rises.
+        learning_rate_rule: the rule that scales the rate; ``scaling.fixed`` keeps it constant.
+            Default: the rule of the optimizer's family.
+        noise_scale: the cap of the rule (``report.noise_scale``); with a monitor, that of the
+            monitor.
+        monitor: the ``TrainingMonitor``, which is notified of every change; required by
+            ``FollowMonitor``.
+        ramp_steps: steps over which the learning rate increases.
 
     Raises:
-        CannotBuildBatch: where the loader makes its batches in a way of its own.
-        InvalidArgument: where ``FollowMonitor`` has no monitor, or ``largest`` is below 1.
+        CannotBuildBatch: if the loader has a custom batch sampler or an ``IterableDataset``.
+        InvalidArgument: if ``FollowMonitor`` has no monitor, or ``largest`` is below 1.
     """
 
     def __init__(

@@ -80,18 +80,17 @@ class MicroBatchVariance:
     sizes). Norms are read while gradients accumulate in ``.grad``: no gradient is stored twice.
     The interval is the delete-one jackknife on |G|² / tr Σ, from sketches of the gradients.
 
-    At least ``micro_batches`` are drawn; then more, until the interval's ends are within a factor
-    of ``narrow_enough`` (0 for never), or ``samples`` are spent, or the batches end. With
-    ``preconditioned`` gradients are measured as the optimizer scales them (``SecondMoments``)
-    where it has such a state; that is not the textbook's tr Σ / |G|², but nearer to Adam's critical
-    batch size.
-    The micro-batches of other ranks count too. ``warmup_steps`` are optimizer steps taken, then
-    undone, while it is measured; left out, ``find_batch_size`` takes as many as the time allows, up
-    to 200 (50 where the optimizer is in the middle of a training), and ``gradient_noise_scale``
-    none.
+    At least ``micro_batches`` are drawn, then more until the ends of the interval are within a
+    factor of ``narrow_enough`` (0 for never), ``samples`` are used, or the batches end. With
+    ``preconditioned``, gradients are measured as the optimizer scales them (``SecondMoments``) if
+    it has such a state; this is not the textbook tr Σ / |G|², but closer to the critical batch size
+    of Adam. The micro-batches of other ranks count too. ``warmup_steps`` is the number of optimizer
+    steps during the measurement, which are undone afterwards. By default, ``find_batch_size`` takes
+    up to 200, as time allows (50 if the optimizer is in the middle of a training), and
+    ``gradient_noise_scale`` none.
 
     Raises:
-        InvalidArgument: where a value is out of its range.
+        InvalidArgument: if a value is out of range.
     """
 
     micro_batches: int = 16

@@ -29,18 +29,18 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 @options_named
 @dataclass(frozen=True)
 class PerExample:
-    """The U-statistic over single samples: the same figure as the default, by brute force.
+    """U-statistic over per-sample gradients: the same quantity as the default, by brute force.
 
-    ``loss(model, batch)`` gives the scalar loss of a batch, as a ``train_step`` does. Every tensor
-    of the batch has the samples along its first dimension. No more precise than
-    ``MicroBatchVariance`` for the same samples, but several times slower, and it holds
-    ``chunk_size`` gradients at a time; use it to check the other. Models that mix samples (batch
-    norm) and code that ``torch.func.vmap`` cannot follow are beyond it.
+    ``loss(model, batch)`` returns the scalar loss of a batch, like a ``train_step``. The first
+    dimension of every tensor of the batch counts samples. This estimator is not more precise than
+    ``MicroBatchVariance`` for the same samples, is several times slower, and holds ``chunk_size``
+    gradients at a time; use it as a check. It does not support models that mix samples (BatchNorm)
+    or code that ``torch.func.vmap`` cannot trace.
 
     Raises:
-        InvalidArgument: where the model holds a batch norm in training mode.
-        NoiseNotMeasured: where fewer than three micro-batches gave finite gradients, or every
-            gradient was zero.
+        InvalidArgument: if the model has BatchNorm in training mode.
+        NoiseNotMeasured: if fewer than three micro-batches have finite gradients, or every gradient
+            is zero.
     """
 
     model: nn.Module = field(repr=False)

@@ -34,7 +34,7 @@ class MemoryEstimate(Shown):
 
     ``peak_bytes`` is parameters + buffers + optimizer state + batch + ``working_bytes``: the
     activations, gradients and temporaries that are alive at the peak. ``gradient_bytes`` is what
-    the gradients take once all are there; they need not be at the peak. ``unseen`` comes on top.
+    all gradients take together, not necessarily at the peak. ``unseen`` is not included.
     """
 
     batch_size: int
@@ -98,21 +98,22 @@ def memory_of(memory: int | str) -> int:
 
 @dataclass(frozen=True)
 class MemoryPrediction(Shown):
-    """The largest batch predicted to fit on a device that is not there. It was not run.
+    """The predicted largest batch for a device. It was not run.
 
     Attributes:
-        batch_size: with every allowance made; 0 if nothing fits.
-        high: without any allowance: more cannot fit, if the prediction of the peak is right.
-        low: with every allowance, and the peak larger by ``peak_error``.
-        device: its name, or the memory asked about.
+        batch_size: the largest batch with all allowances; 0 if nothing fits.
+        high: the largest batch without allowances; no larger one fits if the predicted peak is
+            correct.
+        low: the largest batch with all allowances and a peak larger by ``peak_error``.
+        device: its name, or the requested memory.
         memory_bytes: the device's total memory.
-        allowances: what was set aside, by name.
-        peak_bytes: the predicted peak at ``batch_size``, or at ``smallest`` where nothing fits;
-            allowances not included.
-        peak_error: an allowance for the relative error of the predicted peak; not a measured error.
-        assumed: what had to be assumed about the step.
-        smallest: the smallest batch that was asked about.
-        dataset_samples: as many samples can fill a batch; ``None`` where that is not known.
+        allowances: the memory set aside, by name.
+        peak_bytes: the predicted peak at ``batch_size``, or at ``smallest`` if nothing fits,
+            without allowances.
+        peak_error: the assumed relative error of the predicted peak; it is not measured.
+        assumed: assumptions about the step.
+        smallest: the smallest batch considered.
+        dataset_samples: the number of samples in the dataset; ``None`` if unknown.
     """
 
     batch_size: int
@@ -164,7 +165,7 @@ class MemoryPrediction(Shown):
 
 @dataclass(frozen=True)
 class DevicePredictions(Shown):
-    """The largest batch predicted for each of several devices, by one rehearsal; none was run."""
+    """The predicted largest batch for each of several devices, from one trace of the step."""
 
     predictions: tuple[MemoryPrediction, ...]
 

@@ -57,10 +57,10 @@ def estimate_memory(
     grad_scaler: GradScaler | None = None,
     **unknown: Never,
 ) -> MemoryEstimate:
-    """The memory of one training step of ``batch_size`` samples, update included; nothing runs.
+    """Predict the memory of one training step of ``batch_size`` samples, including the update.
 
-    The step runs on fake tensors, which have shapes and no bytes. It takes about a tenth of a
-    millisecond per operator, whatever the size.
+    The step is traced with fake tensors, which have shapes but no storage. This takes about 0.1 ms
+    per operator, regardless of the size.
 
     What you train:
         As for ``find_batch_size``: ``model``, on any device, and ``loader`` (two small batches are
@@ -72,8 +72,8 @@ def estimate_memory(
         device: where it would run: "cuda", or a name such as "H200". Left out: where the model is.
 
     Raises:
-        InvalidArgument: where the size is below 1 or the device is unknown.
-        CannotPredict: where the step needs real data; the message says what does.
+        InvalidArgument: if the size is below 1 or the device is unknown.
+        CannotPredict: if the step needs real data; the message names the cause.
     """
     refuse_unknown(estimate_memory, unknown)
     if batch_size is None:
@@ -114,9 +114,9 @@ def predict_max_batch_size(
     grad_scaler: GradScaler | None = None,
     **unknown: Never,
 ) -> MemoryPrediction:
-    """The largest micro-batch that should fit on a device that is not there. Memory only.
+    """Predict the largest micro-batch that fits on a device that is not present.
 
-    How fast it would be there is not guessed.
+    Only memory is predicted, not speed.
 
     What you train:
         As for ``find_batch_size``: ``model``, on any device, and ``loader`` (two small batches are
@@ -125,14 +125,14 @@ def predict_max_batch_size(
 
     What is asked:
         memory: the device's total memory: bytes, ``"141GB"`` or ``"80GiB"``.
-        device: in its place, a name such as ``"H200"`` (``batchfinder.devices``); or ``"cpu"``
-            beside ``memory``, for a CPU with so much to spare.
+        device: instead of ``memory``, a name such as ``"H200"`` (``batchfinder.devices``); or
+            ``"cpu"`` with ``memory``, for a CPU with that much free memory.
 
     Raises:
-        InvalidArgument: unless exactly one of ``memory`` and a known ``device`` is given; with
-            ``device="cpu"`` the memory that it may use is wanted too.
-        CannotPredict: where the step needs real data, or a part of its memory is of no known size
-            before it runs (recurrent layers); the message says what.
+        InvalidArgument: unless exactly one of ``memory`` and a known ``device`` is given;
+            ``device="cpu"`` requires ``memory`` too.
+        CannotPredict: if the step needs real data, or if the size of part of its memory is unknown
+            before it runs (recurrent layers); the message names the cause.
     """
     refuse_unknown(predict_max_batch_size, unknown)
     target = _one_target(memory, device)
@@ -167,7 +167,7 @@ def predict_for_devices(
     grad_scaler: GradScaler | None = None,
     **unknown: Never,
 ) -> DevicePredictions:
-    """``predict_max_batch_size`` for many devices, from one rehearsal of the step.
+    """Predict the largest micro-batch for several devices from one trace of the step.
 
     What you train:
         As for ``predict_max_batch_size``: ``model`` and ``loader``, or a ``Training``;
@@ -175,11 +175,11 @@ def predict_for_devices(
         ``grad_scaler``.
 
     What is asked:
-        devices: names of ``batchfinder.devices``; left out: every device of that table.
+        devices: names from ``batchfinder.devices``. Default: every device of that table.
 
     Raises:
-        InvalidArgument: where a device is not in the table.
-        CannotPredict: as there.
+        InvalidArgument: if a device is not in the table.
+        CannotPredict: as for ``predict_max_batch_size``.
     """
     refuse_unknown(predict_for_devices, unknown)
     known = DEVICES if devices is None else [find_device(name) for name in devices]

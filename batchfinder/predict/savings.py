@@ -45,7 +45,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class MemorySavings(Shown):
-    """Changes that lower the predicted peak of one step at ``batch_size``, the largest first."""
+    """Changes that reduce the predicted peak of one step at ``batch_size``, largest first."""
 
     batch_size: int
     peak_bytes: int
@@ -80,7 +80,7 @@ def memory_savings(
     grad_scaler: GradScaler | None = None,
     **unknown: Never,
 ) -> MemorySavings:
-    """Rehearse the step with autocast, with activation checkpointing and with leaner optimizers.
+    """Predict how much memory autocast, checkpointing and other optimizers would save.
 
     What you train:
         As for ``estimate_memory``: ``model`` and ``loader``, or a ``Training``; ``loss_fn``,
@@ -92,8 +92,8 @@ def memory_savings(
         device: where it would run: "cuda", or a name such as "H200". Left out: where the model is.
 
     Raises:
-        InvalidArgument, CannotPredict: as ``estimate_memory`` does for the step as it is. A change
-            that cannot be followed is left out.
+        InvalidArgument, CannotPredict: as for ``estimate_memory``. A change that cannot be traced
+            is omitted.
     """
     refuse_unknown(memory_savings, unknown)
     training = training_of(

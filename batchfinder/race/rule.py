@@ -16,22 +16,23 @@ __all__ = ["Race", "Raced"]
 @options_named
 @dataclass(frozen=True)
 class Race:
-    """The learning rate is measured: short trainings at factors of two, judged on data left out.
+    """Measure the learning rate in short trainings at rates a factor of two apart.
 
-    Pass ``learning_rate_rule=Race()``. It takes four to eight times the steps of an arm at the
-    recommended batch, from the weights as they are, and everything is put back. With
-    ``training_steps`` the best rate is carried to the length of the run, by its power of -2/3 under
-    Adam, -1/4 under SGD and -1/8 where the rate decays, if the rule's is not among those that the
-    length leaves open; without, it is only kept within a factor of four below the best. Where the
-    losses differ by no more than those of one rate on two orders of the data, the rule's is kept.
+    Pass ``learning_rate_rule=Race()``. A race runs four to eight trainings (arms) at the
+    recommended batch size, starting from the current weights, compares their held-out loss and
+    restores everything. With ``training_steps``, the best rate is extrapolated to the length of the
+    run by the power -2/3 for Adam, -1/4 for SGD and -1/8 for a decaying rate, if the rule's rate is
+    outside the range that the length leaves open; without it, the rule's rate is only kept within a
+    factor of four below the best. If the losses differ by no more than those of one rate with two
+    data orders, the rule's rate is kept.
 
     Args:
-        steps: optimizer steps of one arm. Left out: 100, and up to 400 for long runs.
-        ramp: steps over which the rate rises at the start of an arm.
-        arms: the most rates that are tried, apart from repeats.
-        decays: whether the run's rate decays, or its weights are averaged, so that averaged
-            weights are judged. Left out: told from ``scheduler=``.
-        start: the rule whose rate is tried first. Left out: that of the optimizer's family.
+        steps: optimizer steps of one arm. Default: 100, and up to 400 for long runs.
+        ramp: steps over which the rate increases at the start of an arm.
+        arms: maximum number of rates tried, not counting repeats.
+        decays: whether the rate of the run decays or its weights are averaged; averaged weights are
+            then evaluated. Default: inferred from ``scheduler=``.
+        start: the rule whose rate is tried first. Default: that of the optimizer's family.
     """
 
     steps: int | None = None

@@ -87,29 +87,29 @@ BACKENDS: Mapping[str, _Maker] = MappingProxyType(
 def memory_limit(
     limit: int | str, device: torch.device | str | None = None
 ) -> Iterator[MemoryBackend]:
-    """Let the work inside use no more than ``limit``, as if the device were that small.
+    """Limit the memory of the code inside the context, as if the device were that small.
 
-    On the CPU (the default) live tensors are counted operator by operator, and passing the limit
-    raises the real ``torch.OutOfMemoryError``: a test that a model trains in 8 GiB needs no GPU.
-    A tensor made before counts from the first operator that meets it. On CUDA and XPU this
-    process's allocator is capped, and the cap is put back afterwards.
+    On the CPU (the default), the bytes of live tensors are counted operator by operator, and
+        exceeding the limit raises ``torch.OutOfMemoryError``: a test that a model trains in 8 GiB
+        needs no GPU. Existing tensors count from the first operator that uses them. On CUDA and
+        XPU, the allocator of this process is capped, and the cap is restored afterwards.
 
-    On the CPU every tensor that an operator takes or gives counts, and not what a kernel allocates
-    inside of itself: of a small CNN's peak by torch's profiler that is 26%
-    (docs/tables/prediction.md).
+    On the CPU, the tensors that operators take and return count, but not the memory that a kernel
+        allocates internally: 26% of the peak that torch's profiler reports for a small CNN
+        (docs/tables/prediction.md).
 
-    ``find_batch_size`` inside takes this limit as its own.
+    Inside the context, ``find_batch_size`` uses this limit.
 
     Args:
         limit: bytes, or text such as ``"512MiB"`` (binary) or ``"8GB"`` (decimal).
-        device: whose memory; the CPU if left out.
+        device: the device to limit. Default: the CPU.
 
     Yields:
-        The memory, whose ``peak_bytes()`` says what was needed so far.
+        The memory, whose ``peak_bytes()`` is the peak so far.
 
     Raises:
-        InvalidArgument: where ``limit`` is no amount of bytes.
-        torch.OutOfMemoryError: (from inside) where the limit is passed.
+        InvalidArgument: if ``limit`` is not a number of bytes.
+        torch.OutOfMemoryError: (inside the context) if the limit is exceeded.
     """
     memory = backend_for(torch.device(device if device is not None else "cpu"), limit)
     with memory.capped():

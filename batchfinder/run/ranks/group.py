@@ -30,16 +30,16 @@ _WAY_OUT = (
 
 @dataclass(frozen=True)
 class TorchRanks:
-    """All ranks of the default process group, over its store.
+    """All ranks of the default process group, which communicate over its store.
 
     Args:
-        replicas: how many ranks train on samples of their own, where the model does not show it:
-            under context parallelism over four of eight ranks, 2. Ranks of one replica are
-            next to one another.
-        meeting_seconds: how long the others are waited for at the start; left out, that of the
-            environment variable ``BATCHFINDER_RANKS_TIMEOUT``, else 120.
-        answer_seconds: how long a later answer is waited for; left out, as long as the process
-            group waits, and at least 600.
+        replicas: number of groups of ranks that train on different samples, if the model does not
+            show it: 2 for context parallelism over four of eight ranks. The ranks of a replica are
+            consecutive.
+        meeting_seconds: how long to wait for the other ranks at the start. Default: the environment
+            variable ``BATCHFINDER_RANKS_TIMEOUT``, otherwise 120.
+        answer_seconds: how long to wait for later answers. Default: the timeout of the process
+            group, but at least 600.
     """
 
     replicas: int | None = None

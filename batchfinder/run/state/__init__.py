@@ -83,7 +83,7 @@ class Snapshot:
 def preserved(
     *objects: Any, loader: Any = None, parameters: bool = True, reaching: Sequence[Any] = ()
 ) -> Iterator[Snapshot]:
-    """Everything that ``objects`` and the process hold is afterwards bit for bit what it was.
+    """Restore the state of ``objects`` and of the process bit for bit on exit.
 
     Covers, of modules: parameters, persistent and other buffers, gradients (the same tensors where
     anybody holds them, or ``None``), each module's own mode, ``requires_grad``, and plain
