@@ -32,23 +32,23 @@ __all__ = [
 
 
 class BatchFinderError(RuntimeError):
-    """The base of every error that batchfinder raises itself.
+    """Base class of all errors raised by batchfinder.
 
-    Way out: catch this class to catch all of them; each subclass says what to do.
+    Way out: catch this class to catch all of them; each subclass describes what to do.
     """
 
 
 class InvalidArgument(BatchFinderError, ValueError):
     """An argument has an invalid value, such as a ceiling below 1.
 
-    Way out: the message says what was expected and what was found.
+    Way out: the message states what was expected and what was found.
     """
 
 
 class UnknownArgument(InvalidArgument, TypeError):
-    """A function or class was given a keyword that it does not take.
+    """A function or class received an unknown keyword argument.
 
-    Way out: the message names the argument that was meant.
+    Way out: the message suggests the intended argument.
     """
 
 
@@ -69,7 +69,7 @@ class CannotBuildBatch(BatchFinderError):
 
 
 class OutOfTime(BatchFinderError):
-    """Samples could not be read in the time that the caller gave.
+    """Samples could not be read within the time budget.
 
     Way out: raise ``budget_seconds``, or give the loader more worker processes.
     """
@@ -78,21 +78,21 @@ class OutOfTime(BatchFinderError):
 class CannotPredict(BatchFinderError):
     """Memory cannot be predicted: the step depends on actual data values.
 
-    Way out: the message names what stands in the way. ``max_batch_size`` measures instead, and
-    needs the device; it never needs a prediction.
+    Way out: the message names the cause. On the device, ``max_batch_size`` measures the memory
+        instead of predicting it.
     """
 
 
 class TrainingFailed(BatchFinderError):
-    """A training of a study ended with an error of its own in a worker of the executor.
+    """A training of a study raised an error in a worker of the executor.
 
-    Way out: the message holds the error and the worker's traceback. Without ``executor`` the error
-    is raised as itself.
+    Way out: the message contains the error and the worker's traceback. Without ``executor``, the
+        original error is raised.
     """
 
 
 class UnknownLoss(BatchFinderError):
-    """The loss could not be found from the model's output and the batch, or is no scalar.
+    """The loss could not be inferred from the model's output and the batch, or is not a scalar.
 
     Way out: pass ``loss_fn=`` (output, target -> scalar) or ``train_step=`` (model, batch ->
     scalar).
@@ -107,40 +107,40 @@ class LossIsNotFinite(BatchFinderError):
 
 
 class NothingToTrain(BatchFinderError):
-    """No parameter would be trained: none exists, all are frozen, or the optimizer holds others.
+    """No parameter would be trained: there are none, all are frozen, or the optimizer has others.
 
     Way out: unfreeze a parameter, or build the optimizer over this model's parameters.
     """
 
 
 class DeviceMismatch(BatchFinderError):
-    """Model, loss and batch do not end up on one device.
+    """Model, loss and batch are on different devices.
 
     Way out: move the model and the loss to the same device before the call.
     """
 
 
 class DeviceLost(BatchFinderError):
-    """The device is in an error state that no later call can leave (a sticky error).
+    """The device is in an unrecoverable error state (a sticky error).
 
-    Way out: restart the process; ``search=Search(isolate=make)`` runs every trial in a
-    process of its own.
+    Way out: restart the process; ``search=Search(isolate=make)`` runs every trial in a separate
+        process.
     """
 
 
 class RanksNotTogether(BatchFinderError):
-    """The ranks of a training did not make the same call, or did not go the same way in it.
+    """The ranks of a training did not make the same call, or diverged during it.
 
     Way out: call the function on every rank, with the same arguments and the same model; or pass
-    ``Training(model, loader, ranks=batchfinder.ALONE)`` on the one rank that is to search by
-    itself, with the bare module.
+    ``Training(model, loader, ranks=batchfinder.ALONE)``, with the bare module, on a rank that
+    searches alone.
     """
 
 
 class PeerFailed(BatchFinderError):
-    """Another rank has ended the call with an error of its own.
+    """Another rank ended the call with an error.
 
-    Way out: see the traceback in that rank's own output. The objects of this rank are unchanged.
+    Way out: see the traceback in the output of that rank. The objects of this rank are unchanged.
 
     Args:
         rank: which rank.
@@ -169,30 +169,29 @@ class NotPicklable(BatchFinderError):
 
 
 class NoiseNotMeasured(BatchFinderError):
-    """Too few finite gradients to say anything about the gradient noise scale.
+    """There were too few finite gradients to estimate the gradient noise scale.
 
     Way out: a smaller micro-batch or more data; with mixed precision, train until the gradient
-    scaler has settled; ``noise=None`` leaves the noise scale out.
+    scaler has settled; ``noise=None`` omits the noise scale.
     """
 
 
 class MissingDependency(BatchFinderError, ImportError):
-    """An optional package is needed for what was asked.
+    """An optional package is required.
 
     Way out: the message names the package and the command that installs it.
     """
 
 
 class BatchFinderWarning(UserWarning):
-    """The base of every warning that batchfinder issues.
+    """Base class of all warnings issued by batchfinder.
 
     Way out: ``warnings.filterwarnings("ignore", category=BatchFinderWarning)`` silences them all.
     """
 
 
 class StateNotRestoredWarning(BatchFinderWarning):
-    """The digest of the model, optimizer or generators differs from the one before the call.
+    """A checksum of the model, optimizer or generators differs from before the call.
 
-    Way out: the message names what differs; name that object in ``Training(...,
-    preserve=[...])``.
+    Way out: the message names what differs; pass that object in ``Training(..., preserve=[...])``.
     """

@@ -11,7 +11,7 @@ __all__ = ["Note", "Progress", "StageStarted", "TrialStarted"]
 
 @dataclass(frozen=True)
 class StageStarted:
-    """An event: a stage begins. ``expected_seconds`` where it can be told."""
+    """An event: a stage begins. ``expected_seconds`` is ``None`` if unknown."""
 
     stage: Stage
     detail: str = ""
@@ -20,7 +20,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """An event: a trial is about to run. ``expected_seconds`` where earlier ones tell."""
+    """An event: a trial starts. ``expected_seconds`` is based on earlier trials."""
 
     batch_size: int
     expected_seconds: float | None = None
@@ -46,6 +46,6 @@ class Progress:
 
 @dataclass(frozen=True)
 class Note:
-    """An event: one sentence that the user should read while waiting."""
+    """An event: a message for the user during the call."""
 
     text: str

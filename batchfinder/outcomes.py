@@ -25,7 +25,7 @@ class Outcome(Enum):
 
 
 class Limit(Enum):
-    """The constraint that, relaxed, would have changed the choice."""
+    """The constraint that would change the choice if it were relaxed."""
 
     MEMORY = "memory"
     NOISE = "gradient noise"

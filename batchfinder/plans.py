@@ -35,7 +35,7 @@ KNEE = 0.10
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one optimizer step is cut: micro-batch × accumulation steps × devices."""
+    """The composition of one optimizer step: micro-batch × accumulation steps × devices."""
 
     micro_batch: int
     accumulation_steps: int = 1
@@ -57,7 +57,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One global batch that could be recommended; 1.0 is the recommended one's price."""
+    """One global batch that could be recommended, with its cost relative to the recommended one."""
 
     plan: BatchPlan
     relative_time: float
@@ -185,7 +185,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Recommendation(Shown):
-    """The choice, its learning rate and what would have changed it."""
+    """The choice, its learning rate and the constraint that limits it."""
 
     plan: BatchPlan
     learning_rate: float | None
@@ -232,10 +232,10 @@ class Recommendation(Shown):
 
 @dataclass(frozen=True)
 class Confirmation(Shown):
-    """Dozens of real steps of one plan at one learning rate, and a short branch at twice it.
+    """Dozens of real steps with one plan and learning rate, and a short branch at twice the rate.
 
-    ``at_double_rate`` is ``None`` where twice the rate was not tried. ``detail`` is what the
-    device said where it ran out of memory.
+    ``at_double_rate`` is ``None`` if twice the rate was not tried. ``detail`` is the message of the
+    device if it ran out of memory.
     """
 
     plan: BatchPlan

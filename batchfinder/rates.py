@@ -31,11 +31,11 @@ class OptimizerFamily(StrEnum):
 
 @dataclass(frozen=True)
 class GroupRate:
-    """The learning rate of one parameter group; all groups are moved by the same ``factor``.
+    """The learning rate of one parameter group; all groups are scaled by the same ``factor``.
 
-    ``optimizer`` and ``group`` count from 0, ``name`` is the optimizer's class. ``base`` is the
-    rate that the user's training has at its peak. ``factor`` and ``recommended`` are ``None``
-    where no rate is recommended.
+    ``optimizer`` and ``group`` are indices from 0, ``name`` is the class of the optimizer. ``base``
+    is the peak rate of the user's training. ``factor`` and ``recommended`` are ``None`` if no rate
+    is recommended.
     """
 
     optimizer: int

@@ -45,13 +45,12 @@ from batchfinder.wording import Caveat, summary
 class NoiseScale(Shown):
     """The gradient noise scale tr(Σ)/|G|², in ``unit``, with a confidence interval.
 
-    ``high`` is ``inf`` where |G|² cannot be told from zero: then only "at least ``low``" is known,
-    and ``value`` is the point estimate, but never more than four times the samples spent.
-    ``samples`` were spent on the estimate, ``after_steps`` optimizer steps of warm-up.
-    ``gradient_squared`` and ``noise_trace`` are the unbiased |G|² and tr(Σ) behind the ratio.
-    Where ``estimator`` ends in "in the optimizer's metric", gradients were first divided by the
-    root of Adam's second moments. A whole-run prediction (``whole_training``) is scaled up from
-    that ratio.
+    ``high`` is ``inf`` if |G|² is indistinguishable from zero: then only "at least ``low``" is
+    known, and ``value`` is the point estimate, but at most four times the number of samples.
+    ``samples`` is the number of samples used, ``after_steps`` the number of warm-up steps.
+    ``gradient_squared`` and ``noise_trace`` are the unbiased |G|² and tr(Σ) behind the ratio. Where
+    ``estimator`` ends in "in the optimizer's metric", gradients were first divided by the root of
+    Adam's second moments. A whole-run prediction (``whole_training``) is scaled up from that ratio.
     Source: McCandlish et al. 2018, arXiv:1812.06162.
     """
 
@@ -121,11 +120,11 @@ class Energy:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one micro-batch costs: medians with a 90% interval on the throughput.
+    """The timing of one micro-batch: medians, with a 90% interval on the throughput.
 
     ``step_seconds`` is one optimizer step without accumulation, ``forward_backward_seconds +
     update_seconds``. ``loader_seconds`` is the time that the real loader takes to hand over one
-    such batch when nothing else runs; ``None`` where it was not measured.
+    such batch when nothing else runs; ``None`` if it was not measured.
     """
 
     batch_size: int
@@ -173,7 +172,7 @@ Event = (
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the figures come from."""
+    """The machine and the versions of the measurements."""
 
     device: str
     device_name: str

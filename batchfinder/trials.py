@@ -43,7 +43,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class MemoryBreakdown:
-    """Where the peak goes. All in bytes.
+    """The components of the peak memory, in bytes.
 
     ``fixed_bytes + per_sample_bytes · batch`` is the line fitted through the trials' peaks, with
     ``fit_residual`` its largest relative error on them. ``other_bytes`` is what the line leaves
@@ -76,7 +76,7 @@ class MemoryBreakdown:
 
 @dataclass(frozen=True)
 class ProbeResult(Shown):
-    """What the probe found. The largest size is computed from the trials, never asserted."""
+    """The result of the probe. The largest size is computed from the trials."""
 
     trials: tuple[Trial, ...]
     memory: MemoryBreakdown

@@ -23,10 +23,10 @@ __all__ = ["Comparison", "reached_by_all"]
 
 @dataclass(frozen=True)
 class Comparison(StudyData, AsJson, Shown):
-    """The study: every training, and what follows from them.
+    """The result of a study: every training and the comparison of the sizes.
 
-    ``target`` is the loss that times are measured to; ``recommended`` is the size whose regret is
-    asked for first.
+    ``target`` is the loss to which times are measured; ``recommended`` is the size whose regret is
+    reported first.
     """
 
     def __str__(self) -> str:

@@ -55,7 +55,7 @@ def training(
     loss_fn: Callable[[Any, Any], Any] | None = None,
     train_step: Callable[[Any, Any], Any] | None = None,
 ) -> Training:
-    """What ``prepare`` returned, as a ``Training``.
+    """Return prepared objects as a ``Training``.
 
     Args:
         accelerator: the one that prepared the others.
@@ -96,9 +96,9 @@ def find_batch_size(
     train_step: Callable[[Any, Any], Any] | None = None,
     **options: Any,
 ) -> Report:
-    """``batchfinder.find_batch_size`` on prepared objects; nothing is changed.
+    """``batchfinder.find_batch_size`` on prepared objects; changes nothing.
 
-    Of several processes each makes this call; all get the same report.
+    Every process must make this call; all get the same report.
 
     Args:
         accelerator: as for ``training``, as are all that follow.

@@ -44,17 +44,17 @@ _RATE_NAMES = ("lr", "learning_rate")
 
 
 class BatchFinder(*_CALLBACKS):  # type: ignore[misc]  # of every package that is installed
-    """Searches as ``fit`` begins, sets batch size, accumulation and learning rate, then trains.
+    """Search at the start of ``fit``, set batch size, accumulation and learning rate, and train.
 
-    On a resumed run (``ckpt_path``) the search waits until the optimizer is loaded. Of several
-    processes each searches with the others; under ``fast_dev_run`` it warns and does nothing.
+    On a resumed run (``ckpt_path``), the search waits until the optimizer is loaded. Several
+    processes search together. With ``fast_dev_run`` it warns and does nothing.
 
     Args:
-        batch_arg_name: where the batch size is kept: an attribute of the module, its ``hparams``,
-            the datamodule or its ``hparams``; several names are tried in turn.
-        lr_arg_name: likewise for the learning rate.
-        apply: whether to set the result; without it the report is all that is left.
-        milestones: epochs at whose start to search again, after layers were unfrozen, say.
+        batch_arg_name: attribute of the batch size on the module, its ``hparams``, the datamodule
+            or its ``hparams``; several names are tried in order.
+        lr_arg_name: the same for the learning rate.
+        apply: whether to set the result; if false, only the report is made.
+        milestones: epochs at whose start to search again, for example after layers are unfrozen.
         **options: keyword arguments of ``batchfinder.find_batch_size``; ``count``, ``batch_dim``,
             ``preserve`` and ``ranks`` of ``Training`` too.
 

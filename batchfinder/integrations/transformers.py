@@ -57,8 +57,8 @@ _COUNTED = ("max_steps", "warmup_steps", "logging_steps", "eval_steps", "save_st
 def find_batch_size(trainer: Trainer, *, apply: bool = False, **options: Any) -> Report:
     """``batchfinder.find_batch_size`` on a ``Trainer``, before ``train()`` is called.
 
-    The trainer, its model and the random numbers are afterwards what they were; what ``train()``
-    sets up on the way (checkpointing, hooks, an optimizer) is undone.
+    The trainer, its model and the random generators are restored; everything that ``train()`` sets
+    up (checkpointing, hooks, an optimizer) is undone.
 
     Args:
         trainer: a ``transformers.Trainer`` or a subclass, ready for ``train()``.

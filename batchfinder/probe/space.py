@@ -10,7 +10,7 @@ from batchfinder.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Which sizes may be tried, and how close to the maximum is close enough.
+    """The sizes that may be tried, and the resolution of the maximum.
 
     Attributes:
         start: the first size to run (rounded down to a size that may be tried).
@@ -25,7 +25,7 @@ class SearchSpace:
             train on one sample).
 
     Raises:
-        InvalidArgument: where a value cannot be meant.
+        InvalidArgument: if a value is invalid.
     """
 
     start: int = 1

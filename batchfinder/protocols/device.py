@@ -27,7 +27,7 @@ class DeviceProcess(Protocol):
 
 
 class MemoryBackend(Protocol):
-    """A device's memory: its limit, its peak, and how to hand back what is cached.
+    """The memory of a device: its limit, its peak, and how to release cached memory.
 
     Requirements: ``peak_bytes`` is the most that tensors took since ``reset_peak``, with what else
     the process holds on the device, and comparable with ``limit_bytes``; inside ``watch`` the limit

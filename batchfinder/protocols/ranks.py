@@ -91,7 +91,7 @@ class Ranks(Protocol):
 
 
 class RankGroup(Protocol):
-    """Which processes search together; met anew for every call."""
+    """The processes that search together; they synchronize at the start of every call."""
 
     def meet(self, described: Mapping[str, str], *, replicas: int | None = None) -> Ranks:
         """Wait for all ranks to make the same call.

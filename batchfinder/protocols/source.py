@@ -17,7 +17,7 @@ Unit: TypeAlias = Literal["samples", "tokens"]
 
 
 class BatchSource(Protocol):
-    """The user's loader, as batches of any size. The loader itself is never touched."""
+    """Batches of any size from the user's loader, which is never modified."""
 
     @property
     def base_batch_size(self) -> int | None:

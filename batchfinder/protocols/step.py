@@ -20,7 +20,7 @@ __all__ = ["Setup", "TrainStep", "UpdateWatch", "WholeStep"]
 
 
 class TrainStep(Protocol):
-    """One training step of the user's, cut where accumulation cuts it."""
+    """One training step of the user, split into forward-backward and update."""
 
     @property
     def device(self) -> torch.device: ...

@@ -40,10 +40,10 @@ class Advance(Protocol):
 
 
 class NoiseEstimator(Protocol):
-    """How the gradient noise scale is estimated at the weights as they are.
+    """An estimator of the gradient noise scale at the current weights.
 
-    This much is required. One that is also a ``WarmupEstimator`` says itself what it spends, and
-    can be had from the training steps themselves.
+    This is the minimum. A ``WarmupEstimator`` also controls how many samples it uses, and can be
+    computed from the training steps.
     """
 
     @property

@@ -41,11 +41,11 @@ class Report(ReportData, AsJson, Shown):
         return terminal.text(self, width)
 
     def explain(self, width: int | None = None) -> str:
-        """In plain words: the choice, what binds, what alternatives cost, what else to change."""
+        """Explain the choice, its limit, the cost of alternatives and what else to change."""
         return explanation.explain(self, width)
 
     def settings(self, framework: str = "pytorch") -> str:
-        """Lines to paste for "pytorch", "lightning", "transformers" or "accelerate".
+        """Return lines to paste for "pytorch", "lightning", "transformers" or "accelerate".
 
         Raises:
             InvalidArgument: where the framework is none of these.
@@ -80,7 +80,7 @@ class Report(ReportData, AsJson, Shown):
     def make_loader(
         self, loader: Any, *, make_loader: Callable[[int], Any] | None = None
     ) -> Iterable[Any]:
-        """``loader`` rebuilt at the recommended batch size; the given one is left as it is.
+        """Rebuild ``loader`` at the recommended batch size; the given loader is not changed.
 
         Raises:
             CannotBuildBatch: where this loader cannot be rebuilt; pass ``make_loader``.
