@@ -123,7 +123,7 @@ def why_unused(bench: Bench, size: int) -> Caveat | None:
 
     Raises:
         InvalidArgument: where the optimizer's step does nothing.
-        Shortage: where memory ends at the smallest size too.
+        Shortage: where memory runs out at the smallest size too.
     """
     step, rate = bench.step, bench.step.base_learning_rate()
     if not bench.has_own_optimizer:
@@ -171,7 +171,7 @@ def check_loss(bench: Bench, size: int) -> int:
 
     Raises:
         LossIsNotFinite: where it is NaN or infinite.
-        Shortage: where memory ends at the smallest size too.
+        Shortage: where memory runs out at the smallest size too.
     """
     size, loss = in_room(
         bench, size, lambda each: bench.step.forward_backward(bench.source.ordinary(each))
@@ -183,12 +183,12 @@ def check_loss(bench: Bench, size: int) -> int:
 
 
 def in_room(bench: Bench, size: int, work: Callable[[int], T]) -> tuple[int, T]:
-    """``work(size)``, or of the next half where memory ends, from untouched weights each time.
+    """``work(size)``, or of the next half if memory runs out, from untouched weights each time.
 
     A size that fitted in a trial may still run out later, once memory is in fragments.
 
     Raises:
-        Shortage: where memory ends at the smallest size too.
+        Shortage: where memory runs out at the smallest size too.
     """
     allowed = bench.sizes
     size = allowed.at_most(size)

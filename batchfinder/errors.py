@@ -1,7 +1,7 @@
 """Every error and warning that batchfinder raises, each with its cause and its way out.
 
 The text after "Way out:" in each docstring is what the documentation's page of errors shows.
-A bug in the user's own code is never wrapped in one of these: it passes through as itself,
+A bug in the user's own code is never wrapped in one of these: it propagates unchanged,
 with a note (``BaseException.add_note``) that names the batch size and the stage.
 """
 

@@ -211,7 +211,7 @@ def jackknife(replicates: Vector, confidence: float, centre: float) -> tuple[flo
 def noise_interval(u: float, u_low: float, u_high: float, samples: float) -> Interval:
     """The noise scale 1/u and its limits.
 
-    Where ``u_low`` is not above zero, |G|² cannot be told from zero: ``high`` is ``inf``, ``low``
+    Where ``u_low`` is not above zero, |G|² is zero within error: ``high`` is ``inf``, ``low``
     claims at most ``samples`` and the value at most four times that. From n samples u is known to
     about √(2 / d) / n, with d the effective dimension of the noise, often near 100: noise scales
     above 4n are within that error of infinity. Where the gradients do not differ, it lies between

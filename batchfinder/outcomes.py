@@ -66,7 +66,7 @@ class Role(Enum):
     HIGHEST_THROUGHPUT = "highest throughput"
     FEWEST_SAMPLES = "fewest samples"
     NOT_CONFIRMED = "not confirmed"
-    """It was trained for a few steps and did not hold."""
+    """It was trained for a few steps and failed."""
 
 
 class Judgement(Enum):

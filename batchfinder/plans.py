@@ -267,7 +267,7 @@ class Confirmation(Shown):
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether memory, or an index limit, is why it did not hold."""
+        """Whether memory, or an index limit, is why it failed."""
         return self.judgement.is_about_size
 
     def __str__(self) -> str:

@@ -13,9 +13,9 @@ _OPENING = """\
 <!-- Written by docs/errors_page.py from batchfinder/errors.py. Edit the docstrings there. -->
 
 Every error that batchfinder raises itself is a `BatchFinderError`; every warning is a
-`BatchFinderWarning`. Each message states what was expected, what was found, and the way out. An error
-in your own code is never wrapped in one of these: it propagates unchanged, with a note that names
-the batch size and the stage.
+`BatchFinderWarning`. Each message states what was expected, what was found, and the way out. An
+error in your own code is never wrapped in one of these: it propagates unchanged, with a note that
+names the batch size and the stage.
 """
 
 

@@ -13,15 +13,15 @@ _OPENING = """\
 
 <!-- Written by docs/reproducing_page.py. -->
 
-The tables on this page come from scripts in `tests/benchmarks/`. Figures elsewhere in the
-documentation that no script writes are single measurements, and the page says on which machine.
-The scripts report and assert nothing; what must hold is in `tests/`. Timings depend on the
-machine: where a table does not name another, it was made on a 2-core CPU machine.
+Scripts in `tests/benchmarks/` produce the tables on this page. Figures elsewhere in the
+documentation that no script produces are single measurements, and the page names the machine. The
+scripts report figures and assert nothing; the tests are in `tests/`. Timings depend on the machine,
+which is a 2-core CPU machine unless a table names another.
 
 The tables on the race and its arms, long targets, users' own pairs, slow data, busy machines, the
 end of the warm-up, the monitor, ranks, the frameworks, GPUs and predicted memory were made after
-version 0.1.0. All others were made with version 0.1.0 (2026-11-21), before the changes listed
-as unreleased in the [changelog](changelog.md), and have not been repeated since.
+version 0.1.0. All others were made with version 0.1.0 (2026-11-21), before the unreleased changes
+in the [changelog](changelog.md), and have not been repeated.
 
 """
 

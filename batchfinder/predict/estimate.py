@@ -69,7 +69,8 @@ def estimate_memory(
 
     What is asked:
         batch_size: samples per micro-batch, at least 1.
-        device: where it would run: "cuda", or a name such as "H200". Left out: where the model is.
+        device: the device to predict for: "cuda", or a name such as "H200". Default: that of the
+            model.
 
     Raises:
         InvalidArgument: if the size is below 1 or the device is unknown.

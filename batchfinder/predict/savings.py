@@ -89,7 +89,8 @@ def memory_savings(
 
     What is asked:
         batch_size: samples per micro-batch, at least 1.
-        device: where it would run: "cuda", or a name such as "H200". Left out: where the model is.
+        device: the device to predict for: "cuda", or a name such as "H200". Default: that of the
+            model.
 
     Raises:
         InvalidArgument, CannotPredict: as for ``estimate_memory``. A change that cannot be traced

@@ -50,7 +50,7 @@ class Finish:
     repeated: bool = True
     """Whether the best rate was seen to hold on a second order of the data."""
     first_best_rate: float | None = None
-    """That of the lowest loss on the first order, where it did not hold on another."""
+    """That of the lowest loss on the first order, if it was not best on another."""
     scatter: float = 0.0
     """By how much its loss differs between the two orders."""
     alike: bool = False

@@ -226,7 +226,7 @@ def _critical_draws(
 
 
 def within_noise(found: Sequence[Option], spreads: Sequence[Spread]) -> tuple[int, int]:
-    """Smallest and largest global batch whose time cannot be told from the chosen one's.
+    """Smallest and largest global batch whose time is indistinguishable from the chosen one's.
 
     Those whose interval meets 1 ± 3%; the chosen one's does.
     """

@@ -167,7 +167,7 @@ def format_interval(measurement: Measurement) -> str:
 
 
 def format_noise(noise: NoiseScale) -> str:
-    """``"41 (30-60)"``; where |G|² cannot be told from zero, ``"above 30"``."""
+    """``"41 (30-60)"``; where |G|² is indistinguishable from zero, ``"above 30"``."""
     if not math.isfinite(noise.value):
         return f"above {format_count(noise.low)}"
     return _range(noise.value, noise.low, noise.high)

@@ -42,7 +42,7 @@ def reseed(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The three global generators seeded inside, and put back afterwards."""
+    """The three global generators seeded inside, and restored afterwards."""
     with kept():
         reseed(seed)
         yield

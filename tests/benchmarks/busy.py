@@ -1,4 +1,4 @@
-"""Ten calls on a machine kept busy: do they agree on the batch size?
+"""Agreement of ten calls on a busy machine.
 
 Of one training with one seed the noise scale is the same in every call; the timings are not. So
 the timing of a whole call is repeated beside two processes that do nothing but compute, and the

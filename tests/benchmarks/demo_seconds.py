@@ -1,4 +1,4 @@
-"""How long the demo takes, and what it recommends: several calls in processes of their own.
+"""Duration and recommendation of the demo, over several calls in separate processes.
 
 Seconds are those of a machine without other work (``quiet.py``), importing torch included::
 

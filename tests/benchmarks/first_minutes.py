@@ -1,4 +1,4 @@
-"""A newcomer's first call on three trainings, and whether training by its answer is faster.
+"""A call with default arguments on three trainings, and the speed of training with its answer.
 
     python tests/benchmarks/first_minutes.py [image] [language] [diffusion]
 

@@ -1,4 +1,4 @@
-"""Each framework's own batch-size finder beside ours, on one task under one simulated limit.
+"""The batch-size finders of the frameworks and batchfinder, on one task under one simulated limit.
 
     python tests/benchmarks/frameworks.py
 

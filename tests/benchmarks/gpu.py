@@ -1,4 +1,4 @@
-"""On one GPU, in at most eight minutes: is what is found what trains, and what does it cost?
+"""Found and true maxima on one GPU and the cost of a call, in at most eight minutes.
 
 Three trainings (ResNet-50, GPT-2 small, a denoising UNet) under 16 and 24 GB and on the whole card,
 with and without expandable segments: the size found and its seconds, the failures met, and the size

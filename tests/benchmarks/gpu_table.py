@@ -1,4 +1,4 @@
-"""The page of what ``gpu.py`` measured.
+"""Writes the page of ``gpu.py``.
 
     python tests/benchmarks/gpu_table.py gpu_results.json [more.json …]
 

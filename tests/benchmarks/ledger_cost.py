@@ -1,4 +1,4 @@
-"""What the ledger costs in time, and what it does not see of memory.
+"""Time overhead of counting memory on a CPU, and the memory that it misses.
 
 Each training's step is timed plainly, under a dispatch mode that does nothing, and under the
 ledger, in turn, so that a machine that slows down favours none; medians of the processor time of

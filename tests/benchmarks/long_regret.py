@@ -1,4 +1,4 @@
-"""Long targets and decayed runs: regret of the pair, inflation of the rate, and what a race costs.
+"""Long targets and decayed runs: regret of the pair, inflation of the rate, and cost of a race.
 
 ``python tests/benchmarks/long_regret.py [--task NAME] [--minutes 40] [--out FILE]``
 

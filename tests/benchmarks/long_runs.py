@@ -1,4 +1,4 @@
-"""The rate alone, on long runs: how many times the best rate's steps does the race's rate take?
+"""Long runs: steps with the rate of a race, relative to the best rate.
 
 ``python tests/benchmarks/long_runs.py [CELLS.jsonl] [--task NAME] [--minutes 40] [--out FILE]``
 

@@ -1,4 +1,4 @@
-"""The monitor, measured: its noise scale, its alarms, its cost, and batches that grow.
+"""The monitor: accuracy of its noise scale, alarms, cost, and growing batches.
 
 ``python tests/benchmarks/monitor.py OUT.jsonl [noise|alarms|cost|growth …]`` runs the parts named
 (all by default) and appends one line per result to OUT.jsonl. ``monitor_table.py`` writes the page.

@@ -1,4 +1,4 @@
-"""The page of what ``monitor.py`` measured.
+"""Writes the page of ``monitor.py``.
 
     python tests/benchmarks/monitor_table.py ROWS.jsonl [MORE.jsonl …]
 

@@ -1,4 +1,4 @@
-"""The default estimator against the exact noise scale, and what it costs.
+"""The default estimator compared with the exact noise scale, and its cost.
 
 ``python tests/benchmarks/noise_accuracy.py [SEEDS [TASK …]]`` trains four kinds of model for 0, 100
 and 1000 steps of batch 32, computes the exact noise scale over 2048 samples from the gradient of

@@ -1,4 +1,4 @@
-"""How often does a warm-up end early, what does that save, and does the answer stay the same?
+"""Warm-ups that end early: how often, the steps saved, and the effect on the answer.
 
 ``python tests/benchmarks/noise_stops.py WALKS.pickle [TASK …]`` takes warm-ups of 200 steps on the
 tasks of ``tasks.py`` at batches of 8, 32 and 128, and keeps what each could still have come to

@@ -1,4 +1,4 @@
-"""Against the user's own pair: twelve trainings, time to the loss that their training ends at.
+"""The recommended pair compared with the user's own, on twelve trainings.
 
 ``python tests/benchmarks/own_pair.py [--task NAME] [--minutes 20] [--out FILE]``
 

@@ -1,4 +1,4 @@
-"""The bare call on a small GPT, no arguments: how long until an answer, and with how much memory?
+"""A call with default arguments on a small GPT: duration and memory.
 
 A character-level GPT of 4 layers, width 128 and context 128 with batches of 64 on the CPU. Nothing
 limits the call: neither memory nor time nor sizes. To be read: seconds (at most 90), without those

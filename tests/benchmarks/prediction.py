@@ -1,4 +1,4 @@
-"""Predicted peaks against those of real steps, and what cannot be predicted.
+"""Predicted peaks compared with those of real steps, and what cannot be predicted.
 
 Of real steps there are two peaks: the ledger's, which counts every tensor that an operator gives or
 takes, and torch's profiler's, which sees the temporaries inside of operators too. And against what

@@ -1,4 +1,4 @@
-"""Longer arms for a race: what do 100, 200, 300 and 400 steps say of a run of 1,000?
+"""Races with arms of 100, 200, 300 and 400 steps, for a run of 1,000.
 
 ``python tests/benchmarks/race_lengths.py [--out FILE]``
 

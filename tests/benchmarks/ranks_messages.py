@@ -1,4 +1,4 @@
-"""What several ranks tell each other in a whole call, and how long they wait for it.
+"""Messages between ranks during a whole call, and the time spent waiting for them.
 
 One call of the same number of stages under ``DistributedDataParallel`` over gloo, all ranks on this
 machine; then what one message costs by itself, with nothing else to do.

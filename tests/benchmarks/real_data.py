@@ -1,4 +1,4 @@
-"""How long a call takes on slow data, against the time that its samples take by themselves.
+"""Duration of a call on slow data, compared with reading its samples alone.
 
 A data set that sleeps stands in for decoding and augmentation, and seconds are those of a machine
 without other work (``quiet.py``). Printed for every cell: seconds of the call, the samples that it

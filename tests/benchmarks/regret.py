@@ -1,4 +1,4 @@
-"""Regret, end to end: time to target of the recommended pair over the best of a whole sweep.
+"""Regret: time to target of the recommended pair over the best pair of a full sweep.
 
 ``python tests/benchmarks/regret.py [CELLS.jsonl] [--out docs/tables/regret.md]`` trains every
 task of ``tasks.py`` and ``held_out.py`` over sizes × rates × seeds (kept in the file, about an hour

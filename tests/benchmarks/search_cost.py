@@ -1,4 +1,4 @@
-"""What a search costs on recorded memory curves, with and without a prediction.
+"""Cost of a search on recorded memory curves, with and without a prediction.
 
     python tests/benchmarks/search_cost.py            # on the recorded curves
     python tests/benchmarks/search_cost.py --record   # record them anew (minutes)

@@ -1,4 +1,4 @@
-"""Steps to a target loss over batch sizes × learning rates × seeds, kept cell by cell.
+"""Steps to a target loss over batch sizes × learning rates × seeds, saved cell by cell.
 
 ``python tests/benchmarks/sweep.py CELLS.jsonl [TASK …]`` fills the file and may be interrupted:
 what is in the file is not run again.

@@ -111,7 +111,7 @@ class DeviceMemory(Defaults):
 
     Args:
         driver: the device's functions.
-        limit: bytes that this process may use, context and libraries included. Left out: all
+        limit: bytes that this process may use, context and libraries included. Default: all
             that other processes do not hold now, and that no cap set before forbids.
         neighbours: who else is on the device.
     """
@@ -172,7 +172,7 @@ class DeviceMemory(Defaults):
     def non_torch_bytes(self) -> int:
         """Bytes of this process outside the allocator: context, libraries, NCCL.
 
-        Without NVML they cannot be told from other processes' bytes, which are then included,
+        Without NVML they cannot be separated from other processes' bytes, which are then included,
         and in ``limit_bytes`` too.
         """
         told = self._neighbours.other_bytes(self._driver.memory_reserved())
@@ -184,7 +184,7 @@ class DeviceMemory(Defaults):
 
     @contextmanager
     def watch(self, held: Iterable[torch.Tensor] = ()) -> Iterator[None]:
-        """Cap the allocator, and count the peak from here. The cap is put back afterwards."""
+        """Cap the allocator, and count the peak from here. The cap is restored afterwards."""
         del held  # the allocator knows what is alive
         self.synchronize()
         with self.capped():

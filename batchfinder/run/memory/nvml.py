@@ -40,7 +40,7 @@ class Neighbours(Protocol):
         ...
 
     def other_bytes(self, own_reserved: int) -> int | None:
-        """Bytes of other processes; ``None`` where they cannot be told from our own."""
+        """Bytes of other processes; ``None`` if they cannot be separated from our own."""
         ...
 
 
