@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchfinder
+from batchfinder.run.batches import source_from
 
 PACKAGE = str(Path(batchfinder.__file__).parent)
 
@@ -64,3 +65,28 @@ def test_a_step_is_few_frames_away(names: tuple[str, ...], ways: set[tuple[str, 
     assert lengths, f"no way through {names}"
     longest = max(lengths)
     assert longest <= MOST[names], lengths[longest]
+
+
+STOPS = 15
+"""Files entered one after the other from a loader to its first batch at another size."""
+
+
+def test_a_loader_is_few_stops_away_from_a_batch() -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(64, 4)), batch_size=8, shuffle=True)
+    stops: list[str] = []
+
+    def look(frame: Any, event: str, _: Any) -> None:
+        code = frame.f_code
+        here = Path(code.co_filename)
+        inside = str(here.parent) == f"{PACKAGE}/run/batches" and not code.co_name.startswith("<")
+        if event == "call" and inside and stops[-1:] != [here.stem]:
+            stops.append(here.stem)
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        source_from(loader).take(16)
+    finally:
+        sys.setprofile(before)
+    assert len(stops) <= STOPS, stops
+    assert {"choose", "describe", "source"} <= set(stops)

@@ -12,12 +12,15 @@ never iterated and never changed.
 from __future__ import annotations
 
 from batchfinder.run.batches.choose import Source, source_from
-from batchfinder.run.batches.endless import endless
-from batchfinder.run.batches.kept import Kept
-from batchfinder.run.batches.loading import loading_seconds, scaled, time_loader
-from batchfinder.run.batches.pasted import loader_arguments
-from batchfinder.run.batches.rebuild import rebuild_loader
-from batchfinder.run.batches.workers import reading, workers_of
+from batchfinder.run.batches.endless import Kept, endless
+from batchfinder.run.batches.rebuild import loader_arguments, rebuild_loader
+from batchfinder.run.batches.workers import (
+    loading_seconds,
+    reading,
+    scaled,
+    time_loader,
+    workers_of,
+)
 from batchfinder.run.tree import leaves, map_leaves, rows_in, size_along
 
 __all__ = [

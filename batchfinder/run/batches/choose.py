@@ -18,7 +18,6 @@ from batchfinder.protocols import Batch, Clock
 from batchfinder.run.batches.cutting import Cutting
 from batchfinder.run.batches.describe import Described, Kind, describe, named_size, size_of_batches
 from batchfinder.run.batches.factory import FactorySource
-from batchfinder.run.batches.host import copies_of
 from batchfinder.run.batches.indexed import Indexed
 from batchfinder.run.batches.lengths import Lengths
 from batchfinder.run.batches.reading import StreamedByWorkers, reader_for
@@ -34,7 +33,7 @@ from batchfinder.run.batches.samplers import (
     token_budget,
 )
 from batchfinder.run.batches.source import SampleSource
-from batchfinder.run.batches.stores import Patience, Rows, table_behind
+from batchfinder.run.batches.stores import Patience, Rows, copies_of, table_behind
 from batchfinder.run.batches.streamed import Streamed
 from batchfinder.run.batches.tokens import TokenSource
 from batchfinder.run.randomness import seeded

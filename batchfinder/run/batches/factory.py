@@ -12,7 +12,7 @@ from typing import Any
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch, Unit
 from batchfinder.run.batches.counting import Key, count_of, grown
-from batchfinder.run.batches.host import copies_of
+from batchfinder.run.batches.stores import copies_of
 from batchfinder.run.batches.workers import reading
 from batchfinder.run.randomness import seeded
 from batchfinder.run.tree import bytes_in, fresh

@@ -13,11 +13,10 @@ from torch.utils.data import DataLoader
 
 from batchfinder.errors import CannotBuildBatch
 from batchfinder.protocols import Batch
-from batchfinder.run.batches.followed import Followed
 from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Mark, Order, shuffled
 from batchfinder.run.batches.requests import Indexing, Reader, Request, Ticket, Want
-from batchfinder.run.batches.sharing import Coming, Drawn, Sharing, portions
+from batchfinder.run.batches.sharing import Coming, Drawn, Followed, Sharing, portions
 from batchfinder.run.batches.stores import Patience
 from batchfinder.run.tree import MAKE_LOADER, bytes_in, fresh
 from batchfinder.wording import Caveat

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader
+
 from batchfinder.protocols import Batch, Clock
 from batchfinder.run.batches.requests import Indexing, Reader, Request, Ticket, Want
+from batchfinder.run.batches.stores import Patience
 from batchfinder.run.randomness import kept, reseed
 
-__all__ = ["Coming", "Drawn", "Sharing", "portions"]
+__all__ = ["Coming", "Drawn", "Followed", "Sharing", "portions"]
+
 
 Drawn = Sequence[tuple[Any, int]]
 """Indices of the dataset, each with the seed under which it is read."""
@@ -117,3 +123,42 @@ def portions(places: Sequence[int], workers: int) -> list[Sequence[int]]:
     """``places`` in consecutive parts of about the same size, no more than there are workers."""
     step = max(1, -(-len(places) // max(1, workers)))
     return [places[at : at + step] for at in range(0, len(places), step)]
+
+
+class Followed:
+    """The batches of a loader in its own order, read by workers that run already."""
+
+    prefetch_factor = 1
+
+    def __init__(
+        self, reader: Reader, sharing: Sharing, loader: DataLoader[Any], patience: Patience
+    ) -> None:
+        self.num_workers = reader.workers
+        self._reader, self._sharing = reader, sharing
+        self._loader, self._patience = loader, patience
+
+    def __iter__(self) -> Iterator[Batch]:
+        # As the loader does, which draws a seed for its workers before its sampler draws
+        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
+        sampler = self._loader.batch_sampler  # not by its truth, which asks for its length
+        numbered = enumerate(() if sampler is None else sampler)
+        flying: deque[Coming] = deque()
+        try:
+            while True:
+                for number, indices in itertools.islice(numbered, self._wanted(len(flying))):
+                    drawn = [(each, hash((number, turn))) for turn, each in enumerate(indices)]
+                    flying.append(self._sharing.begin(drawn))
+                if not flying:
+                    return
+                coming = flying.popleft()
+                answers = self._sharing.wait(coming)
+                self._patience.note(coming.size, sum(each.size for each in flying))
+                batch = self._sharing.joined(coming, answers)
+                if batch is not None:
+                    yield batch
+        finally:
+            for coming in flying:
+                coming.drop()
+
+    def _wanted(self, flying: int) -> int:
+        return max(0, max(1, self._reader.ahead) - flying)

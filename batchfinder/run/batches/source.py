@@ -14,9 +14,8 @@ import torch
 from batchfinder.errors import CannotBuildBatch, InvalidArgument
 from batchfinder.protocols import Batch, Unit
 from batchfinder.run.batches.counting import Key, count_of, grown
-from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import FEWEST, Extent, Lengths, extent_of
-from batchfinder.run.batches.stores import Store
+from batchfinder.run.batches.stores import Store, check_host
 from batchfinder.run.batches.streamed import CACHE_BYTES
 from batchfinder.run.randomness import seeded
 from batchfinder.run.tree import MAKE_LOADER, bytes_in, describe, fresh, leaves

@@ -1,4 +1,4 @@
-"""What single samples come from: the protocol, and tables of rows."""
+"""What single samples come from: the protocol, and tables of rows; what the host holds of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,39 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 from batchfinder.errors import OutOfTime
 from batchfinder.protocols import Batch, Clock
-from batchfinder.run.batches.host import check_host
 from batchfinder.run.batches.lengths import Extent
 from batchfinder.run.batches.order import EAGER, Order, shuffled
+from batchfinder.run.memory import host_budget
 from batchfinder.run.tree import bytes_in
+from batchfinder.units import format_bytes
 from batchfinder.wording import Caveat
 
-__all__ = ["Patience", "Rows", "Store", "Table", "table_behind"]
+__all__ = ["Patience", "Rows", "Store", "Table", "check_host", "copies_of", "table_behind"]
+
+
+_WORTH_ASKING = 64 * 1024**2  # below this, the budget need not be looked up
+
+
+def copies_of(loader: Any) -> int:
+    """Batches that a loader's workers hold at once: workers × prefetch factor."""
+    workers = getattr(loader, "num_workers", 0) or 0
+    return int(workers) * int(getattr(loader, "prefetch_factor", None) or 2)
+
+
+def check_host(needed: int, size: int) -> None:
+    """Refuse a batch that the host has no memory for, before the kernel kills the process.
+
+    Raises:
+        MemoryError: with the bytes needed and had; the search takes it as out of memory.
+    """
+    if needed < _WORTH_ASKING:
+        return
+    budget = host_budget()
+    if needed > budget:
+        raise MemoryError(
+            f"a batch of {size} samples needs {format_bytes(needed)} of host memory, of which "
+            f"{format_bytes(budget)} may be used"
+        )
 
 
 @dataclass

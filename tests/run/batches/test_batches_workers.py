@@ -18,13 +18,13 @@ from fakes import FakeClock
 from torch.utils.data import DataLoader, TensorDataset
 
 from batchfinder.errors import CannotBuildBatch
-from batchfinder.run.batches import host as host_module
 from batchfinder.run.batches import (
     reading,
     rebuild_loader,
     source_from,
     time_loader,
 )
+from batchfinder.run.batches import stores as host_module
 
 
 def open_files() -> dict[int, str]:

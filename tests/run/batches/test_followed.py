@@ -9,8 +9,7 @@ import torch
 from fakes import FakeClock
 from torch.utils.data import DataLoader, Sampler
 
-from batchfinder.run.batches.followed import Followed
-from batchfinder.run.batches.sharing import Sharing
+from batchfinder.run.batches.sharing import Followed, Sharing
 
 
 class Unsized(Sampler[int]):

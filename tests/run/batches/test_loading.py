@@ -10,7 +10,7 @@ from fakes import FakeClock
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from batchfinder.run.batches import source_from
-from batchfinder.run.batches.loading import loading_seconds, time_loader
+from batchfinder.run.batches.workers import loading_seconds, time_loader
 
 
 class Files(Dataset[Any]):

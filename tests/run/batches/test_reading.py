@@ -19,11 +19,11 @@ from batchfinder import max_batch_size
 from batchfinder.errors import CannotBuildBatch, OutOfTime
 from batchfinder.run.batches import reading, source_from
 from batchfinder.run.batches.indexed import expected_sizes
-from batchfinder.run.batches.loading import loading_seconds
 from batchfinder.run.batches.order import EAGER, Order, Scattered
 from batchfinder.run.batches.source import DISTINCT, READING_SHARE
 from batchfinder.run.batches.stores import Patience
 from batchfinder.run.batches.streamed import Streamed
+from batchfinder.run.batches.workers import loading_seconds
 
 
 def values(batch: Any) -> list[int]:
