@@ -104,7 +104,7 @@ if TYPE_CHECKING:
     from batchfinder.testing import assert_fits
     from batchfinder.training import Search, Training
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "ALONE",

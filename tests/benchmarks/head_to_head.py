@@ -2,7 +2,8 @@
 
     pip install '.[rivals]' && python tests/benchmarks/head_to_head.py
 
-writes docs/tables/head_to_head.md and .json. It asserts nothing. The device is simulated on the
+writes docs/tables/head_to_head.md and .json; with ``--finders`` only the rows of those finders are
+made anew. It asserts nothing. The device is simulated on the
 CPU, by a ledger of live bytes that raises torch.OutOfMemoryError, so that every finder meets the
 same limit and the true maximum is known exactly.
 """
@@ -121,7 +122,7 @@ def main() -> None:
     torch.set_num_threads(1)
     quiet()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = []
+    results = kept(chosen.out / "head_to_head.json", chosen.finders)
     for mib in chosen.limits:
         for case in CASES:
             if case.name in chosen.models:
@@ -129,6 +130,12 @@ def main() -> None:
                 (chosen.out / "head_to_head.json").write_text(json.dumps(results, indent=1) + "\n")
                 (chosen.out / "head_to_head.md").write_text(page(results))
     print(table(results))
+
+
+def kept(path: Path, again: list[str]) -> list[dict[str, Any]]:
+    """The rows of earlier calls, but for those of the finders that are run again."""
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    return [row for row in earlier if row["finder"] not in again]
 
 
 def compare(case: Any, limit: int, names: list[str]) -> list[dict[str, Any]]:
@@ -161,7 +168,8 @@ def page(results: list[dict[str, Any]]) -> str:
     return f"""# Head to head
 
 Written by `python tests/benchmarks/head_to_head.py` (torch {torch.__version__}, one thread of a
-2-core CPU machine). Models: {models}. Limits: {limits} MiB, simulated; true maxima from
+2-core CPU machine that other programs kept busy: the seconds compare with each other only).
+Models: {models}. Limits: {limits} MiB, simulated; true maxima from
 {sizes[0]} to {sizes[-1]}.
 
 {table(results)}

@@ -74,7 +74,8 @@ def _lightning(training: Training, device: Device, mode: str) -> int:
 
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
             with training.step._context():
-                return training.step._compute(batch)
+                loss, _ = training.step._compute(batch)
+                return loss
 
         def configure_optimizers(self) -> Any:
             return training.optimizer
@@ -125,7 +126,8 @@ def transformers(training: Training, device: Device) -> int:
         def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
             values = batch if "input_ids" in batch else tuple(batch.values())
             with training.step._context():
-                return {"loss": training.step._compute(values)}
+                loss, _ = training.step._compute(values)
+                return {"loss": loss}
 
     rows = training.loader_at(1).dataset
 
