@@ -149,7 +149,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 ACCURACY = """\
-| model | metric | exact | median error | per sample | 95 % below | held | closed | spent | size |
+| model | metric | exact | median error | per sample | 95% below | held | closed | spent | size |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|"""
 COST = """
 | model | batch | plain step, ms | cut in two | and measured | a whole warm-up |

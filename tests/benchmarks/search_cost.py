@@ -102,9 +102,9 @@ VARIANTS: dict[str, tuple[float, float | None]] = {
     "no prediction, exact": (0.0, None),
     "prediction right": (0.02, 1.0),
     "prediction right, exact": (0.0, 1.0),
-    "prediction 10 % too low": (0.02, 0.9),
-    "prediction 12 % too high": (0.02, 1.12),
-    "prediction 25 % too high": (0.02, 1.25),
+    "prediction 10% too low": (0.02, 0.9),
+    "prediction 12% too high": (0.02, 1.12),
+    "prediction 25% too high": (0.02, 1.25),
 }
 
 

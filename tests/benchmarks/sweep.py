@@ -44,7 +44,7 @@ def validation_loss(task: Task, model: nn.Module) -> float:
 
 @dataclass
 class Crossing:
-    """When the validation loss, median of three looks 5 % of the steps apart, meets the target."""
+    """When the validation loss, median of three looks 5% of the steps apart, meets the target."""
 
     target: float
     looks: deque[float] = field(default_factory=lambda: deque(maxlen=3))
