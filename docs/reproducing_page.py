@@ -19,9 +19,10 @@ scripts report figures and assert nothing; the tests are in `tests/`. Timings de
 which is a 2-core CPU machine unless a table names another.
 
 The tables on the race and its arms, long targets, users' own pairs, slow data, busy machines, the
-end of the warm-up, the monitor, ranks, the frameworks, GPUs and predicted memory were made after
-version 0.1.0. All others were made with version 0.1.0 (2026-11-21), before the unreleased changes
-in the [changelog](changelog.md), and have not been repeated.
+end of the warm-up, the monitor, ranks, the frameworks, GPUs, predicted memory, the cost of a search
+and the comparison with other tools were made after version 0.1.0. All others were made with version
+0.1.0 (2026-11-21), before the unreleased changes in the [changelog](changelog.md), and have not
+been repeated.
 
 """
 
