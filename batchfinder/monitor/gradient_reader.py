@@ -82,7 +82,7 @@ class GradientReader:
 
     def _begin(self) -> None:
         """Before a forward pass: within a part only a zeroed gradient ends what was seen."""
-        if not self.in_part or not any(map(_has_some, self._parameters)):
+        if self._divisor and not (self.in_part and any(map(_has_some, self._parameters))):
             self.mark()
 
     def stop(self) -> Seen | None:

@@ -138,6 +138,27 @@ def test_adam_is_measured_in_its_own_metric() -> None:
     assert monitor.noise_scale.estimator.endswith("in the optimizer's metric")
 
 
+def test_a_compiled_step_around_the_model_stays_one_graph() -> None:
+    """The model's own hook at a look is traced with it, and may ask nothing of a tensor."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = TrainingMonitor(model, optimizer, batch_size=8, every=5)
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def loss_times(share: float, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return share * torch.nn.functional.cross_entropy(model(x), y)
+
+    for x, y in batches(8, count=45):
+        optimizer.zero_grad()
+        for part, share in monitor.parts((x, y)):
+            loss = loss_times(share, *part)
+            loss.backward()
+        optimizer.step()
+        monitor.step(loss)
+    assert monitor.noise_scale is not None
+    assert monitor.caveats == ()
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_is_measured_without_compiling_again(backend: str) -> None:
     torch._dynamo.reset()
