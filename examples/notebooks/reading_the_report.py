@@ -54,7 +54,7 @@ print(f"limit             {memory.limit_bytes:>12,} bytes")
 # %% [markdown]
 # ## What each size costs
 #
-# Throughput rises while the device has room, then levels off. Bars are 90 % intervals. Rows
+# Throughput rises while the device has room, then levels off. Bars are 90% intervals. Rows
 # that are marked unstable scatter by more than a fifth; they should not decide anything.
 
 # %%

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # While you train
 #
-# The noise scale grows along a run, and a training becomes unstable while it runs. Here a small
-# diffusion model and a small GPT are watched from start to end, and one of them is broken on
-# purpose. Everything is real data without downloads.
+# The gradient noise scale grows during training, and instability shows only while a model trains.
+# This notebook monitors a small diffusion model and a small GPT from the first step to the last,
+# and makes the second one unstable on purpose. The data is real and needs no download.
 
 # %%
 import sys
@@ -22,8 +22,9 @@ from batchfinder.monitor import FollowMonitor
 # %% [markdown]
 # ## A diffusion model whose batch follows its noise scale
 #
-# It starts at 16. Once the noise scale is surely at or above twice the batch, the batch doubles,
-# and the learning rate goes with its square root, as is right for Adam.
+# Training starts at batch size 16. Once the lower end of the noise scale's interval reaches twice
+# the batch size, the batch doubles, and the learning rate grows with its square root, the rule for
+# Adam.
 
 # %%
 torch.manual_seed(0)
@@ -50,12 +51,12 @@ print(monitor.noise_scale)
 axes = monitor.plot()
 
 # %% [markdown]
-# No event, and the loss falls.
+# An event would be a numbered vertical line in every panel.
 #
-# ## A GPT whose learning rate gets out of hand
+# ## A GPT whose learning rate grows too large
 #
-# From step 100 on the rate grows by 8% at every step. The monitor speaks once, while the loss is
-# hardly a third above where it was; thirty steps later there is nothing left to save.
+# From step 100 on, the learning rate grows by 8% at every step. The monitor prints an event once
+# the loss stays above its trend. The readings below show how much further the loss rises.
 
 # %%
 torch.manual_seed(0)
@@ -78,7 +79,7 @@ for reading in monitor.history.readings[8:]:
     print(f"step {reading.step}  loss {reading.loss:.3g}  update {reading.update_ratio:.2g}")
 
 # %% [markdown]
-# The event is data: a kind, a step, a code and the numbers behind the sentence.
+# An event is data: its kind, its step, and the numbers in the sentence.
 
 # %%
 (event, *_) = monitor.events
