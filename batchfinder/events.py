@@ -20,7 +20,10 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """An event: a trial starts. ``expected_seconds`` is based on earlier trials."""
+    """An event: a trial is about to run.
+
+    ``expected_seconds`` is what its steps take, without reading, if earlier trials tell.
+    """
 
     batch_size: int
     expected_seconds: float | None = None

@@ -223,7 +223,9 @@ def _progress(event: Progress) -> str:
 
 def _trial_started(event: TrialStarted) -> str:
     taking = event.expected_seconds
-    return "running" + ("" if taking is None else f" (at most about {format_seconds(taking)})")
+    return "running" + (
+        "" if taking is None else f" (its steps take about {format_seconds(taking)})"
+    )
 
 
 def _trial(trial: Trial) -> str:

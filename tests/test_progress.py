@@ -68,7 +68,9 @@ def test_a_trial_is_announced_where_it_takes_long_enough_to_be_read() -> None:
     observe = StreamRows(stream)
     for seconds in (None, 1.0, 40.0):
         observe(TrialStarted(8192, seconds))
-    assert stream.getvalue().splitlines() == ["  trial     8,192  running (at most about 40 s)"]
+    assert stream.getvalue().splitlines() == [
+        "  trial     8,192  running (its steps take about 40 s)"
+    ]
 
 
 def test_rows_say_what_matters() -> None:

@@ -5,18 +5,20 @@ the timing of a whole call is repeated beside two processes that do nothing but 
 recommendation made of each for a row of noise scales. Printed for each: how often which batch was
 recommended, and the share of calls that keep the user's own or agree on the one they move to::
 
-    python tests/benchmarks/busy.py [calls]
+    python tests/benchmarks/busy.py [calls]   # docs/tables/busy.md; about five minutes
 
 No rule was chosen on what this measures.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -24,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from batchfinder.demo import digits, network
-from batchfinder.measure import measure
+from batchfinder.measure import Effort, measure
 from batchfinder.protocols import Setup
 from batchfinder.recommend import Problem, recommend
 from batchfinder.results import Measurement, MemoryBreakdown, NoiseScale
@@ -34,6 +36,7 @@ from batchfinder.run.step import step_from
 from batchfinder.timing import sizes_worth_measuring
 
 CALLS, HOGS, LARGEST = 10, 2, 1024
+TABLE = Path(__file__).parent.parent.parent / "docs" / "tables" / "busy.md"
 NOISE_SCALES = (50, 100, 200, 400, 800, 1600, 3200, 6400)
 WIDE = 3.0
 """An interval's upper end over its middle: as after a usual warm-up."""
@@ -103,10 +106,10 @@ def recommended(measurements: Sequence[Measurement], own: int, critical: float) 
     return recommend(problem).plan.global_batch
 
 
-def main(calls: int) -> None:
-    torch.set_num_threads(1)
-    print("| training | noise scale | recommended, calls | agree or keep |")
-    print("|---|--:|---|--:|")
+def table(calls: int) -> Iterator[str]:
+    """One row a training and noise scale, and one of their mean."""
+    yield "| training | noise scale | recommended, calls | agree or keep |"
+    yield "|---|--:|---|--:|"
     for name, model, data, own in trainings():
         with kept_busy():
             found = list(timings(model, data, own, calls))
@@ -116,8 +119,37 @@ def main(calls: int) -> None:
             moved = [count for batch, count in chosen.items() if batch != own]
             shares.append((chosen[own] + max(moved, default=0)) / calls)
             told = ", ".join(f"{batch}: {count}" for batch, count in sorted(chosen.items()))
-            print(f"| {name}, own {own} | {critical:,} | {told} | {shares[-1]:.0%} |", flush=True)
-        print(f"| {name}, all | | | {fmean(shares):.0%}, at least {min(shares):.0%} |", flush=True)
+            yield f"| {name}, own {own} | {critical:,} | {told} | {shares[-1]:.0%} |"
+        yield f"| {name}, all | | | {fmean(shares):.0%}, at least {min(shares):.0%} |"
+
+
+def page(rows: Sequence[str], calls: int, load: float) -> str:
+    effort = Effort()
+    return "\n".join(
+        [
+            "# Ten calls on a machine kept busy",
+            "",
+            f"Made by `tests/benchmarks/busy.py` beside {HOGS} processes that compute without end "
+            f"and other work (load {load:.0f} at its end, {os.cpu_count()} cores). Timings of "
+            f"{calls} calls, of {effort.budget_seconds:.0f} s each in visits of "
+            f"{1000 * effort.visit_seconds:.0f} ms; the noise scale, which is the same for one "
+            f"seed, is given, its interval a factor of {WIDE:.0f} to each side. The rule for "
+            "timings that scatter was chosen on other recordings. The aim is nine of ten at every "
+            "noise scale.",
+            "",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main(calls: int) -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for row in table(calls):
+        print(row, flush=True)
+        rows.append(row)
+    TABLE.write_text(page(rows, calls, os.getloadavg()[0]), encoding="utf-8")
 
 
 if __name__ == "__main__":
