@@ -49,3 +49,16 @@ def test_one_is_singular_and_thousands_are_separated() -> None:
     assert "1 warm-up step had" in Caveat("noise.steps_not_finite", count=1)
     assert "1,045 of 2,000 micro-batches" in Caveat("noise.not_finite", count=1045, of=2000)
     assert "with 2,880 samples" in Caveat("noise.unbounded", samples=2880, unit="samples", low=340)
+
+
+@pytest.mark.parametrize(
+    ("caveat", "expected"),
+    [
+        (Caveat("measure.slow", size=1, seconds=0.007, own=32), "other than your own 32"),
+        (Caveat("measure.unreliable", count=1, of=1), "the timing varied by more than 20%"),
+        (Caveat("measure.stopped", seconds=0.05, left=1, of=1), "timed 1 size for 50 ms"),
+    ],
+)
+def test_one_size_is_not_spoken_of_as_several(caveat: Caveat, expected: str) -> None:
+    assert expected in caveat
+    assert "ranking" not in caveat

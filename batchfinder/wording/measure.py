@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from batchfinder.units import format_seconds, format_size
+from batchfinder.units import counted, format_seconds, format_size
 from batchfinder.wording.probe import ENDED
 
 __all__ = ["SENTENCES"]
+
+
+def _unreliable(count: int, of: int) -> str:
+    steadier = "close other programs, or train with fewer threads, and rerun"
+    if of == 1:
+        return f"the timing varied by more than 20% or has a single sample; {steadier}"
+    return (
+        f"timings at {count:,} of {of:,} sizes varied by more than 20% or have a single sample, so "
+        f"the ranking among them is unreliable; {steadier}"
+    )
 
 
 def _floor(sizes: Sequence[int], like: int, seconds: float) -> str:
@@ -20,6 +30,8 @@ def _floor(sizes: Sequence[int], like: int, seconds: float) -> str:
 
 
 def _slow(size: int, seconds: float, own: int) -> str:
+    if size == 1 and own > size:
+        return f"no time was left to measure batch sizes other than your own {format_size(own)}"
     but = f" (except your own {format_size(own)})" if own > size else ""
     return (
         f"there was too little time to measure batch sizes of {format_size(size)} and more{but}: "
@@ -33,19 +45,20 @@ def _late(sizes: Sequence[int]) -> str:
 
 
 def _settled(seconds: float, of: int) -> str:
-    return f"timed {of} sizes for {format_seconds(seconds)}: the ranking is settled"
+    return f"timed {counted(of, 'size')} for {format_seconds(seconds)}: the ranking is settled"
 
 
 def _stopped(seconds: float, left: int, of: int) -> str:
     return (
-        f"timed {of} sizes for {format_seconds(seconds)}, the time available: {left} of them "
-        "still vary"
+        f"timed {counted(of, 'size')} for {format_seconds(seconds)}, the time available: {left} "
+        f"still {'varies' if left == 1 else 'vary'}"
     )
 
 
 def _waits(seconds: float, of: int) -> str:
     return (
-        f"timed {of} sizes for {format_seconds(seconds)}, then stopped: at your batch size "
+        f"timed {counted(of, 'size')} for {format_seconds(seconds)}, then stopped: at your batch "
+        "size "
         "training waits for the loader"
     )
 
@@ -58,11 +71,7 @@ def _ran_out(size: int, outcome: str) -> str:
 
 
 SENTENCES: Mapping[str, str | Callable[..., str]] = {
-    "measure.unreliable": (
-        "timings at {count} of {of} sizes varied by more than 20% or have a single sample, so the "
-        "ranking among them is unreliable; close other programs, or train with fewer threads, and "
-        "rerun"
-    ),
+    "measure.unreliable": _unreliable,
     "measure.floor": _floor,
     "measure.slow": _slow,
     "measure.late": _late,

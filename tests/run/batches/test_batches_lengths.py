@@ -140,7 +140,7 @@ def test_the_share_that_was_scanned_is_said() -> None:
 
     assert source().notes == ()
     sampled = source_from(DataLoader(Endless(), 8, collate_fn=cases.pad))
-    assert any("4096 (41.0% of the samples)" in said for said in sampled.notes)
+    assert any("4,096 samples (41.0% of the dataset)" in said for said in sampled.notes)
 
 
 def budget(tokens: int) -> DataLoader:
