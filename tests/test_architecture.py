@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -323,3 +324,15 @@ def test_every_public_name_is_where_the_front_door_says() -> None:
     assert all(getattr(batchfinder, name) is not None for name in dir(batchfinder))
     with pytest.raises(AttributeError, match="no attribute"):
         _ = batchfinder.optimal_batch_size
+
+
+def test_a_package_lists_modules_that_are_there() -> None:
+    for package in PACKAGE.rglob("__init__.py"):
+        said = ast.get_docstring(ast.parse(package.read_text())) or ""
+        listed = [
+            name
+            for start in re.findall(r"^(?:- )?((?:``\w+``,? ?)+)(?:: |  )", said, re.MULTILINE)
+            for name in re.findall(r"``(\w+)``", start)
+        ]
+        missing = [name for name in listed if not (package.parent / f"{name}.py").exists()]
+        assert not missing, f"{package}: {missing}"

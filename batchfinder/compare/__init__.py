@@ -2,10 +2,10 @@
 
 ``study``       ``compare_batch_sizes``
 ``recipe``      one training as values; ``training`` runs it
-``conduct``     which trainings are still to be run, kept in a file; ``jobs`` for other processes
+``conduct``     at which rate each size is trained; what is done is kept in a file
+``jobs``        trainings in other processes
 ``data``        the frozen data: arms, cells, looks
 ``comparison``  the result, and what can be asked of it
-``pairs``       at which rate, and how accumulated, each size is trained
 ``tables``      the nine tables; ``rendering`` the text, ``page`` the figure and the HTML page
 """
 

@@ -1,11 +1,9 @@
 """The choice checked by training: real steps of the plan at its rate, and a branch at twice it.
 
 ``confirming``   ``confirm``: the branches of one plan
-``branch``       runs steps, ``judging`` reads their losses
+``branch``       runs steps and judges them: how long, how far, how often
 ``retry``        what to try next where a plan does not hold
-``higher_rate``  when the rate may be higher
-``procedure``    ``confirm_recommendation``: the whole of it
-``constants``    how long, how far, how often
+``procedure``    ``confirm_recommendation``: the whole of it, a higher rate too
 ``stage``        the same within a call
 """
 

@@ -4,8 +4,7 @@ Every difference is one of shape, line or word as well as of colour, so that the
 grey. Matplotlib is imported when something is drawn.
 
 ``drawing``  the figure, a single panel, SVG
-``panels``   the four panels
-``race``     a fifth, where learning rates were raced
+``panels``   the four panels, and a fifth where learning rates were raced
 ``marks``    what they are made of
 """
 

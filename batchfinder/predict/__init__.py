@@ -5,10 +5,9 @@
 - ``device_kernels``: what a CUDA device does otherwise than the CPU;
 - ``guess``: ``first_guess``, for the search, which checks it by running it;
 - ``rehearsal``: one training step without its bytes, under the ledger;
-- ``twins``: the user's tensors swapped for fakes in place, and put back;
-- ``shapes``: a batch of any size, from two small real ones;
-- ``assumed``: answers for what depends on the data, each reported;
-- ``root``: the size at which a peak meets a limit.
+- ``fakes``: the user's tensors swapped in place, and put back; a batch of any size, from two small
+  real ones;
+- ``assumed``: answers for what depends on the data, each reported.
 """
 
 from __future__ import annotations

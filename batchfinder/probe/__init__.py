@@ -5,11 +5,11 @@ nothing between calls: a saved list of trials resumes the search, and ranks that
 trials share its answer. ``probe`` is the loop around it.
 
 - ``space``: which sizes may be tried (ceiling, multiples, powers of two) and when to stop;
-- ``history``: the trials so far, as a bracket between what fits and what does not;
-- ``line``: the memory line through the trials' peaks, and the forecast that steers by it;
-- ``guided``: the default search;
-- ``patience``: how long a size will take, and a search that stops where steps take too long;
-- ``drop``: the schedule for when memory cannot be forecast, which rations the failures.
+- ``history``: the trials so far, as a bracket between what fits and what does not; the memory line
+  through their peaks, and the forecast that steers by it;
+- ``guided``: the default search, and its schedule where memory cannot be forecast;
+- ``loop``: runs a search, and says what its trials have shown;
+- ``patience``: how long a size will take, and a search that stops where steps take too long.
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 
 All are structural. Users pass values; nothing registers itself, nothing is subclassed.
 
-- ``step``: one training step of the user's;
+- ``step``: one training step of the user's; with its loader and the device, as one value;
 - ``source``: the user's loader, as batches of any size;
 - ``device``: a device's memory;
-- ``estimator``: how the gradient noise scale is estimated;
-- ``setup``: these three, as one value;
 - ``ranks``: the processes that train together;
-- ``strategies``: functions, such as objectives, learning-rate rules and observers.
+- ``strategies``: functions, such as objectives, learning-rate rules and observers; how the
+  gradient noise scale is estimated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The learning rate measured instead of predicted: short trainings side by side.
 
 ``rule`` is the value that a caller passes, ``arithmetic`` decides which rate is tried next and what
-the tried ones say, ``running`` walks along them, ``arms`` trains, and ``racing`` is one whole race.
+the tried ones say, ``arms`` trains one, and ``racing`` is one whole race.
 """
 
 from batchfinder.race.arithmetic import carried, clipped, race_steps, steps_at

@@ -2,11 +2,10 @@
 
 ``problem``      what a recommendation is made from
 ``choice``       ``recommend``: candidates priced, one chosen, its limit and certainty
-``decision``     the objective's plan, unless the user's own is as good
-``situation``    what binds; asked "what if?" by ``limits``
-``candidates``   what could be chosen, and its price
+``decision``     the objective's plan, unless the user's own is as good; what limits it
+``situation``    what binds; asked "what if?"
+``candidates``   what could be chosen, its price, and how sure that is
 ``step_time``    noisy step times as a curve
-``uncertainty``  how sure a price is
 ``objectives``   what is best
 ``caveats``      what a reader should know
 """

@@ -6,7 +6,7 @@
 ``text``         the table, the choice and the reason, for a terminal
 ``explanation``  the same in plain words: what binds, what the alternatives cost, what to change
 ``settings``     lines ready to paste for four ways of training
-``encoding``     strict JSON, there and back
+``ranks``        a row for each rank, where they differ
 ``document``     HTML: a fragment for notebooks, a self-contained page
 """
 

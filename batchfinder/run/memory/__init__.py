@@ -2,13 +2,13 @@
 
 - ``ledger``: which storages are alive, operator by operator;
 - ``simulated``: a limit of any size, kept exactly by the ledger, on any machine;
-- ``cpu``: the machine's real memory; ``host``: how much of it is free; ``scratch``: what kernels
-  take inside one operator;
-- ``device``: devices with a caching allocator (CUDA, ROCm, XPU), through a ``driver``;
+- ``cpu``: the machine's real memory, with what kernels take inside one operator;
+- ``host``: how much of it is free;
+- ``device``: devices with a caching allocator (CUDA, ROCm, XPU);
 - ``mps``: Apple's GPUs;
 - ``nvml``: who else is on an NVIDIA GPU;
 - ``defaults``: what a back-end answers where there is nothing to say;
-- ``limits``: the public context manager.
+- ``choice``: which back-end a device gets; the public context manager.
 
 To add a device, write a class with ``MemoryBackend``'s methods and give it a row in ``BACKENDS``.
 """

@@ -3,11 +3,11 @@
 - ``alone``: one process, which sends nothing;
 - ``messages``: one kind of message, over the store of the default process group;
 - ``met``: the ranks of one call, and what is decided from their messages;
-- ``group``, ``calls``: how they meet;
-- ``agreed_step``, ``agreed_memory``, ``agreed_source``: this rank's own, as all have them;
+- ``group``, ``calls``: how they meet, and what the model is wrapped in (DistributedDataParallel,
+  ``fully_shard`` and others); a step that was cut is mended;
+- ``agreed_step``, ``agreed``: this rank's step, memory and loader, as all have them;
 - ``parts``: samples of a rank's own;
-- ``gate``: asks all ranks before every collective;
-- ``wrappers``: DistributedDataParallel, ``fully_shard`` and others; a step that was cut is mended.
+- ``gate``: asks all ranks before every collective.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``step_from`` puts together how the model is called (``call``), where the loss comes from
 (``loss``), the precision (``precision``) and the optimizers (``optimizers``) as a ``Step``
-(``training``), after looking for what cannot work (``checks``).
+(``training``), after looking for what cannot work (``build``).
 """
 
 from __future__ import annotations
