@@ -13,8 +13,7 @@ from batchfinder.monitor.device_losses import DeviceLosses, transfer_from
 from batchfinder.monitor.gradients import Look
 from batchfinder.monitor.history import Instability, Kind
 from batchfinder.monitor.losses import PATIENCE, Finding, LossWatch
-from batchfinder.monitor.ordinary import Ordinary
-from batchfinder.monitor.pace import Pace
+from batchfinder.monitor.pace import Ordinary, Pace
 from batchfinder.monitor.updates import Episodes, Movement, UpdateWatch
 from batchfinder.wording import Caveat
 

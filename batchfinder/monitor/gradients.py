@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from batchfinder.formulas import Moments
-from batchfinder.monitor.gradient_reader import GradientReader, Seen, one
-from batchfinder.monitor.joined import SIZE
+from batchfinder.monitor.gradient_reader import SIZE, GradientReader, Seen, one
 from batchfinder.monitor.noise import NoiseWindow
-from batchfinder.monitor.ordinary import Ordinary
+from batchfinder.monitor.pace import Ordinary
 from batchfinder.monitor.parts import WHOLE, count_of, cut, has_list_of, why_whole
 from batchfinder.noise import EUCLIDEAN, Metric, metric_for
 from batchfinder.protocols import Batch

@@ -16,8 +16,7 @@ from batchfinder.monitor.checks import check_callable, check_count, optimizers_o
 from batchfinder.monitor.gradients import GradientLook, Look, Scaler
 from batchfinder.monitor.history import History, Instability, Reading, Suggestion
 from batchfinder.monitor.noise import FEWEST_LOOKS, NoiseWindow
-from batchfinder.monitor.ordinary import Ordinary
-from batchfinder.monitor.pace import UPDATES, Pace
+from batchfinder.monitor.pace import UPDATES, Ordinary, Pace
 from batchfinder.monitor.parts import WHOLE
 from batchfinder.monitor.pricing import Now, Suggestions
 from batchfinder.monitor.ranks import ALONE, AllGather, Exchange, is_sharded

@@ -12,8 +12,8 @@ from statistics import median
 import numpy as np
 import torch
 
+from batchfinder.monitor.gradient_reader import SIZE, add_joined, in_groups
 from batchfinder.monitor.history import Kind
-from batchfinder.monitor.joined import SIZE, add_joined, in_groups
 from batchfinder.monitor.losses import Finding
 from batchfinder.noise import Sketch
 from batchfinder.wording import Caveat

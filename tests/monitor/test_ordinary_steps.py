@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from batchfinder import TrainingMonitor
 from batchfinder.monitor import Instability, Kind
 from batchfinder.monitor.device_losses import TOGETHER, DeviceLosses
-from batchfinder.monitor.joined import add_joined, in_groups
+from batchfinder.monitor.gradient_reader import add_joined, in_groups
 from batchfinder.monitor.losses import LossWatch, Taken
 from batchfinder.monitor.pace import UPDATES
 from batchfinder.monitor.parts import count_of
@@ -256,7 +256,7 @@ def test_small_gradients_held_together_are_those_of_their_backward(
     """Accumulation by hand ends its last micro-batch after clipping and the update."""
 
     def readings(small: int) -> list[list[float]]:
-        monkeypatch.setattr("batchfinder.monitor.joined.SMALL", small)
+        monkeypatch.setattr("batchfinder.monitor.gradient_reader.SMALL", small)
         monkeypatch.setattr("batchfinder.monitor.gradient_reader.SMALL", small)
         model = mlp()
         optimizer = optimizer_type(model.parameters(), lr=0.05)
@@ -300,6 +300,6 @@ def test_weights_sketched_together_count_as_one_by_one(
     for index, part in enumerate(parts):
         sketch.add(index, part)
     expected = sketch.finish()
-    monkeypatch.setattr("batchfinder.monitor.joined.SMALL", small)
+    monkeypatch.setattr("batchfinder.monitor.gradient_reader.SMALL", small)
     add_joined(sketch, in_groups(enumerate(parts)))
     assert sketch.finish() == pytest.approx(expected, rel=1e-4, abs=1e-5)
