@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits  # here: loaded between two trainings they differ
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -56,8 +57,6 @@ class Noted:
 
 @functools.cache
 def digits() -> TensorDataset:
-    from sklearn.datasets import load_digits  # two seconds, for those who ask for it
-
     found = load_digits()
     images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
     return TensorDataset(images, torch.tensor(found.target))
