@@ -60,9 +60,8 @@ def gradient_noise_scale(
     """Estimate the gradient noise scale tr(Σ)/|G|² at the current weights, with a 90% interval.
 
     The noise scale at initialization says almost nothing about a training run: call this function
-        during a training, or use a warm-up, ``noise=MicroBatchVariance(warmup_steps=200)``, which
-        runs at the batch size of the loader and the learning rate of the optimizer and is undone
-        afterwards.
+    during a training, or use a warm-up, ``noise=MicroBatchVariance(warmup_steps=200)``, which runs
+    at the batch size of the loader and the learning rate of the optimizer and is undone afterwards.
     Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.
 
     What you train:
