@@ -79,7 +79,7 @@ class CannotPredict(BatchFinderError):
     """Memory cannot be predicted: the step depends on actual data values.
 
     Way out: the message names the cause. On the device, ``max_batch_size`` measures the memory
-        instead of predicting it.
+    instead of predicting it.
     """
 
 
@@ -87,7 +87,7 @@ class TrainingFailed(BatchFinderError):
     """A training of a study raised an error in a worker of the executor.
 
     Way out: the message contains the error and the worker's traceback. Without ``executor``, the
-        original error is raised.
+    original error is raised.
     """
 
 
@@ -124,7 +124,7 @@ class DeviceLost(BatchFinderError):
     """The device is in an unrecoverable error state (a sticky error).
 
     Way out: restart the process; ``search=Search(isolate=make)`` runs every trial in a separate
-        process.
+    process.
     """
 
 

@@ -48,8 +48,8 @@ class BatchSizeScheduler:
     prefetch (``num_workers × prefetch_factor``).
 
     The learning rate is multiplied only during updates: ``optimizer.param_groups`` and
-        learning-rate schedulers keep the rates for the original batch size. It increases over
-        ``ramp_steps`` steps and decreases at once.
+    learning-rate schedulers keep the rates for the original batch size. It increases over
+    ``ramp_steps`` steps and decreases at once.
 
     Args:
         loader: a ``DataLoader`` with a ``batch_size``, the initial batch size.
