@@ -206,9 +206,8 @@ def in_room(bench: Bench, size: int, work: Callable[[int], T]) -> tuple[int, T]:
 def _tested_rate(call: Call, batch_size: int, largest: int) -> tuple[float | None, Caveat]:
     bench = call.bench
     call.observe(Note(Caveat("base.range_test")))
-    size, found = in_room(
-        bench, min(batch_size, largest), partial(range_test, bench.step, bench.source)
-    )
+    test = partial(range_test, bench.step, bench.source, seconds_left=call.budget.seconds_left)
+    size, found = in_room(bench, min(batch_size, largest), test)
     if found is None:
         return None, Caveat("base.no_rate_found")
     return found, Caveat("base.rate_found", rate=found, batch=size)

@@ -10,11 +10,12 @@ step is not taken for a slope; and where the loss never fell, there is no answer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from statistics import fmean, stdev
 
-from batchfinder.protocols import BatchSource, TrainStep
-from batchfinder.run.batches import endless
+from batchfinder.protocols import Batch, BatchSource, TrainStep
+from batchfinder.run.batches import Kept
 
 __all__ = ["range_test", "suggest_rate"]
 
@@ -26,6 +27,14 @@ BELOW_THE_EDGE = 10.0
 """The suggestion lies this factor below the rate at which the smoothed loss is lowest. On the
 tasks of tests/benchmarks/tasks.py that is within a factor of 6 of the tuned rate, either way."""
 NOTICEABLE = 3.0
+SHARE = 0.3
+"""How much of the seconds that are left the test may take."""
+FEWEST = 40
+"""With time for fewer rising rates they lie too far apart for the loss to show an edge."""
+
+
+def _without_end() -> float:
+    return math.inf
 
 
 def range_test(
@@ -36,27 +45,79 @@ def range_test(
     lowest: float = LOWEST,
     highest: float = HIGHEST,
     steps: int = STEPS,
+    seconds_left: Callable[[], float] = _without_end,
 ) -> float | None:
     """A rate for ``batch_size`` samples per step, or ``None`` where the test shows none.
 
     Takes up to ``steps`` real optimizer steps; weights and rate are the caller's to put back.
     The rate found is a start for a search, within a small factor of a good one at best.
+
+    With ``seconds_left`` it takes about ``SHARE`` of them: where reading is slow its first batches
+    come again, where the steps are, there are fewer; and with no time for ``FEWEST`` it gives up.
     """
-    rates, losses = [], []
-    feed = endless(source, batch_size)
-    for number in range(QUIET + steps):
-        share = max(0, number - QUIET) / max(1, steps - 1)
-        rate = lowest * (highest / lowest) ** share
-        step.set_learning_rate(rate)
-        step.zero_grad()
-        loss = float(step.forward_backward(next(feed)))
-        step.update()
-        rates.append(rate)
-        losses.append(loss)
-        if _ran_away(losses):
-            break
+    batches = Kept(source, batch_size)
+    try:
+        rates, losses = _rising(
+            step,
+            batches,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            seconds_left=seconds_left,
+        )
+    finally:
+        batches.close()
     step.zero_grad()
     return suggest_rate(rates, losses)
+
+
+def _rising(
+    step: TrainStep,
+    batches: Kept,
+    *,
+    lowest: float,
+    highest: float,
+    steps: int,
+    seconds_left: Callable[[], float],
+) -> tuple[list[float], list[float]]:
+    """The rates of one test and the loss at each; none of them where time is too short."""
+    rates: list[float] = []
+    losses: list[float] = []
+    feed, reading, began = batches.onward(), 0.0, seconds_left()
+    is_timed, until = math.isfinite(began), (1 - SHARE) * began
+    while len(losses) < QUIET + steps:
+        quiet = len(losses) < QUIET
+        if is_timed and quiet and seconds_left() < until:
+            return [], []
+        if is_timed and len(losses) == QUIET:
+            left = seconds_left()
+            taken, room = began - left, QUIET * (left - until)
+            if taken * steps > room:
+                feed = _again_and_again(batches, QUIET)
+                taken -= reading
+            if taken * steps > room:
+                steps = int(room / taken)
+                if steps < FEWEST:
+                    return [], []
+        share = max(0, len(losses) - QUIET) / max(1, steps - 1)
+        rates.append(lowest * (highest / lowest) ** share)
+        step.set_learning_rate(rates[-1])
+        step.zero_grad()
+        before = seconds_left() if is_timed and quiet else 0.0
+        batch = next(feed)
+        if is_timed and quiet:
+            reading += before - seconds_left()
+        losses.append(float(step.forward_backward(batch)))
+        del batch
+        step.update()
+        if _ran_away(losses):
+            break
+    return rates, losses
+
+
+def _again_and_again(batches: Kept, count: int) -> Iterator[Batch]:
+    while True:
+        yield from islice(batches.again(), count)
 
 
 def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float | None:

@@ -63,6 +63,8 @@ class Role(Enum):
 
     YOURS = "yours"
     LARGEST_THAT_FITS = "largest that fits"
+    LARGEST_CONSIDERED = "largest considered"
+    """Larger micro-batches fit, but were not timed or are excluded by another constraint."""
     HIGHEST_THROUGHPUT = "highest throughput"
     FEWEST_SAMPLES = "fewest samples"
     NOT_CONFIRMED = "not confirmed"

@@ -90,6 +90,54 @@ def test_an_empty_epoch_is_no_endless_loop():
     assert range_test(Bowl(1.0), Dropped(), 8) is not None
 
 
+class Timed(Source):
+    """A source that takes so many seconds a batch, and a clock that its reading moves on."""
+
+    def __init__(self, seconds, left):
+        super().__init__()
+        self.seconds, self.left, self.read = seconds, left, 0
+
+    def rebuild(self, size):
+        for batch in super().rebuild(size):
+            self.read += 1
+            self.left -= self.seconds
+            yield batch
+
+    def seconds_left(self):
+        return self.left
+
+
+def test_where_reading_is_slow_the_first_batches_come_again():
+    bowl, source = Bowl(4.0), Timed(0.32, left=13.0)
+    found = range_test(bowl, source, 8, seconds_left=source.seconds_left)
+    assert 0.5 / 100 < found < 0.5
+    assert bowl.updates > 2 * QUIET
+    assert source.read <= QUIET + 1
+    assert source.left > 0.7 * 13.0 - 0.32
+
+
+class Slow(Bowl):
+    """A step of so many seconds on the clock of ``source``."""
+
+    def __init__(self, seconds, source):
+        super().__init__(4.0)
+        self.seconds, self.source = seconds, source
+
+    def forward_backward(self, sample, scale=1.0):
+        self.source.left -= self.seconds
+        return super().forward_backward(sample, scale)
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.1, 150), (1.0, QUIET), (30.0, 1)])
+def test_where_steps_are_slow_there_are_fewer_or_none(seconds, most):
+    source = Timed(0.0, left=30.0)
+    bowl = Slow(seconds, source)
+    found = range_test(bowl, source, 8, seconds_left=source.seconds_left)
+    assert bowl.updates <= most
+    assert source.left >= 0.7 * 30.0 - seconds
+    assert (found is not None) == (seconds == 0.1)
+
+
 def rising(count=60):
     return [1e-6] * QUIET + [1e-6 * 1.3**k for k in range(count)]
 

@@ -108,17 +108,31 @@ def priced(situation: Situation, found: Iterable[Option]) -> list[Candidate]:
     ]
 
 
-def with_roles(candidates: list[Candidate]) -> list[tuple[Role, ...]]:
-    """The roles of each candidate, ``Role.YOURS`` kept."""
+def with_roles(
+    candidates: list[Candidate], situation: Situation, max_batch_size: int
+) -> list[tuple[Role, ...]]:
+    """The roles of each candidate, ``Role.YOURS`` kept.
+
+    What a constraint excludes is no candidate, but may be larger or have a higher throughput: the
+    largest candidate is then no more than that, and none has the highest throughput.
+    """
     plain = [each for each in candidates if each.plan.accumulation_steps == 1] or candidates
+    top = max(plain, key=lambda each: each.plan.global_batch)
+    largest = Role.LARGEST_CONSIDERED
+    if top.plan.micro_batch >= max_batch_size:
+        largest = Role.LARGEST_THAT_FITS
     named = {
-        Role.LARGEST_THAT_FITS: max(plain, key=lambda each: each.plan.global_batch),
-        Role.HIGHEST_THROUGHPUT: max(plain, key=samples_per_second),
+        largest: top,
         Role.FEWEST_SAMPLES: min(plain, key=lambda each: each.plan.global_batch),
     }
+    fastest = max(plain, key=samples_per_second)
+    run = [each for each in situation.timings if each.was_run]
+    highest = max(run, key=lambda each: each.micro_batch / each.step_seconds())
+    if fastest.plan.micro_batch == highest.micro_batch:
+        named[Role.HIGHEST_THROUGHPUT] = fastest
+    order = (largest, Role.HIGHEST_THROUGHPUT, Role.FEWEST_SAMPLES)
     return [
-        each.roles + tuple(role for role, holder in named.items() if holder is each)
-        for each in candidates
+        each.roles + tuple(role for role in order if named.get(role) is each) for each in candidates
     ]
 
 

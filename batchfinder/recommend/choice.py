@@ -145,6 +145,7 @@ def _candidates(
     """Every option, priced against the chosen one."""
     raw = priced(situation, found)
     reference = raw[chosen]
+    all_roles = with_roles(raw, situation, problem.max_batch_size)
     return [
         replace(
             candidate,
@@ -156,7 +157,7 @@ def _candidates(
             relative_time_high=spread.high,
             roles=roles,
         )
-        for candidate, spread, roles in zip(raw, spreads, with_roles(raw), strict=True)
+        for candidate, spread, roles in zip(raw, spreads, all_roles, strict=True)
     ]
 
 

@@ -265,6 +265,23 @@ def test_headroom_is_respected_and_binds_as_memory():
     assert top.plan == BatchPlan(128)
 
 
+@pytest.mark.parametrize(
+    ("more", "largest"),
+    [
+        ({}, Role.LARGEST_THAT_FITS),
+        ({"ceiling": 64}, Role.LARGEST_CONSIDERED),
+        ({"dataset_length": 100}, Role.LARGEST_CONSIDERED),
+        ({"max_batch_size": 4096}, Role.LARGEST_CONSIDERED),
+    ],
+)
+def test_a_size_is_the_largest_or_the_fastest_only_where_none_that_is_left_out_is(more, largest):
+    found = recommended(affine(POWERS[:8], 10), 100, can_accumulate=False, **more)
+    roles = {role for each in found.candidates for role in each.roles}
+    assert roles & {Role.LARGEST_THAT_FITS, Role.LARGEST_CONSIDERED} == {largest}
+    all_were_considered = not more or "max_batch_size" in more
+    assert (Role.HIGHEST_THROUGHPUT in roles) == all_were_considered
+
+
 def test_where_nothing_leaves_headroom_the_choice_says_so():
     found = recommended([measured(1, peak=99), measured(2, peak=100)], memory=line(limit=100))
     assert found.plan.micro_batch in (1, 2)

@@ -256,7 +256,7 @@ def test_batches_that_the_workers_would_hold_are_counted(
     assert trial.fits is fits
     if not fits:
         assert trial.outcome is Outcome.OUT_OF_MEMORY
-        assert "workers would hold 4 batches, 15.6 KiB" in trial.note
+        assert "workers would hold 4 batches, which need 15.6 KiB" in trial.note
     simulated = run_trial(Setup(step, source, backend_for(CPU, "1MB")), 5)
     assert simulated.fits  # the limit is of the device alone
 

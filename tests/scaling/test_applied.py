@@ -143,7 +143,7 @@ def test_a_second_call_is_refused() -> None:
     apply_once(optimizer, 2.0, scheduler, rates=rates_of(0.1, 0.2))
     advance(optimizer, scheduler, 3)
     before = [group["lr"] for group in optimizer.param_groups]
-    with pytest.raises(InvalidArgument, match="applied before"):
+    with pytest.raises(InvalidArgument, match="apply_rate was already called"):
         apply_once(optimizer, 2.0, scheduler, rates=rates_of(0.1, 0.2))
     assert [group["lr"] for group in optimizer.param_groups] == before
 
@@ -157,7 +157,7 @@ def test_rates_that_were_saved_and_loaded_are_known_again(name: str) -> None:
     resumed, again = made(name)
     resumed.load_state_dict(optimizer.state_dict())
     again.load_state_dict(scheduler.state_dict())
-    with pytest.raises(InvalidArgument, match="applied before"):
+    with pytest.raises(InvalidArgument, match="apply_rate was already called"):
         apply_once(resumed, 2.0, again, rates=rates_of(*peaks))
 
 
