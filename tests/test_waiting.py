@@ -123,4 +123,4 @@ def test_an_error_is_told_in_a_row_of_its_own_after_the_live_line(
     assert nothing == ""
 
 
-LEFT = "all changes made by the call are undone".split()
+LEFT = ["all", "changes", "made", "by", "the", "call", "are", "undone"]
