@@ -32,6 +32,7 @@ from tasks import Task
 from unseen import SIZES, UNSEEN
 from users import Bench, recommended_pair
 
+from batchfinder.errors import LossIsNotFinite
 from batchfinder.results import BatchPlan
 
 CELLS = Path(__file__).parents[2] / "docs" / "tables" / "long_regret.jsonl"
@@ -278,8 +279,7 @@ def policies(place: Place, base_rate: float, profile: str) -> dict[str, tuple[in
 
 def ours(place: Place, base_rate: float, profile: str) -> dict[str, list[tuple[int, float]]]:
     """The product's pairs, with the length of the run and without."""
-    times = seconds_at(profile)
-    base = Pair(BASE, base_rate, times[BASE])
+    base = Pair(BASE, base_rate, seconds_at(profile)[BASE])
     if place.schedule == CONSTANT:
         length = round(min(place.limit(BASE), *place.table(BASE).values()))
     else:
@@ -287,11 +287,9 @@ def ours(place: Place, base_rate: float, profile: str) -> dict[str, list[tuple[i
     found = {}
     for name, steps in {"ours": None, "ours, raced": length}.items():
         pairs = [
-            recommended_pair(
-                place.cells,
-                place.task,
+            _answer(
+                place,
                 profile,
-                times,
                 base,
                 seed=seed,
                 training_steps=steps,
@@ -301,6 +299,35 @@ def ours(place: Place, base_rate: float, profile: str) -> dict[str, list[tuple[i
         ]
         found[name] = [(pair.size, pair.rate) for pair in pairs]
     return found
+
+
+def _answer(
+    place: Place,
+    profile: str,
+    base: Pair,
+    *,
+    seed: int,
+    training_steps: int | None,
+    averaged: bool,
+) -> Pair:
+    """The product's pair; the user's own where its loss is refused, which is not finite there."""
+    key = {"kind": "refused", "task": place.task.name, "rate": base.rate, "seed": seed}
+    if list(place.cells.find(**key)):
+        return base
+    try:
+        return recommended_pair(
+            place.cells,
+            place.task,
+            profile,
+            seconds_at(profile),
+            base,
+            seed=seed,
+            training_steps=training_steps,
+            averaged=averaged,
+        )
+    except LossIsNotFinite:
+        place.cells.add(**key)
+        return base
 
 
 def rows_of(place: Place, base: str, profile: str) -> dict[str, object]:

@@ -167,7 +167,8 @@ best rate there, or four times too low or too high. Regret is the time over that
 the sweep, less one; over 1, or a target missed, counts as 1. "Ours" is what the product's noise
 scale, choice, rule and confirmation come to, "raced" with the length of the run and `Race()`. Step
 times: flat to 256, then in proportion, as on a GPU (saturating), or 1 + B/1024 (overhead-bound).
-With two seeds differences below about 0.2 are within the scatter.
+With two seeds differences below about 0.2 are within the scatter. Where the loss of the user's own
+pair is not finite, `find_batch_size` raises an error; the user's own pair then counts.
 
 Made by `python tests/benchmarks/long_regret.py --out docs/tables/long_regret.md`, in part on a
 16-core machine (torch 2.11, Python 3.12, whose own source the characters are of), in part on a
