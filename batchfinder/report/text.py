@@ -147,7 +147,7 @@ def findings(report: ReportData) -> Iterator[tuple[str, str]]:
     if others := "; ".join(alternatives(recommendation, report.unit)):
         yield "Alternatives", f"relative to the choice, {others}"
     if (tied := tied_sentence(report)) is not None:
-        yield "Equivalent", tied
+        yield "Not ruled out", tied
     if report.noise_scale is not None:
         yield "Noise scale", noise_sentence(report)
     yield "Memory", memory_sentence(report)
@@ -172,13 +172,13 @@ def choice(report: ReportData) -> str:
 
 
 def tied_sentence(report: ReportData) -> str | None:
-    """The sizes that the measurements cannot tell from the choice; ``None`` where there is none."""
+    """The sizes that may be as fast as the choice for all that was measured; ``None`` where there is none."""
     low, high = report.recommendation.within_noise or (0, 0)
     if low == high:
         return None
     return (
-        f"batch sizes {format_size(low)}-{format_size(high)} are indistinguishable from the "
-        "choice within measurement error"
+        f"batch sizes {format_size(low)}-{format_size(high)} may be as fast as the choice, within "
+        "the uncertainty of the predicted times"
     )
 
 
