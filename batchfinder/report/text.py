@@ -172,7 +172,7 @@ def choice(report: ReportData) -> str:
 
 
 def tied_sentence(report: ReportData) -> str | None:
-    """The sizes that may be as fast as the choice for all that was measured; ``None`` where there is none."""
+    """The sizes that may be as fast as the choice; ``None`` where there is none."""
     low, high = report.recommendation.within_noise or (0, 0)
     if low == high:
         return None
