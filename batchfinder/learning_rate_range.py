@@ -57,14 +57,7 @@ def range_test(
     """
     batches = Kept(source, batch_size)
     try:
-        rates, losses = _rising(
-            step,
-            batches,
-            lowest=lowest,
-            highest=highest,
-            steps=steps,
-            seconds_left=seconds_left,
-        )
+        rates, losses = _rising(step, batches, (lowest, highest), steps, seconds_left)
     finally:
         batches.close()
     step.zero_grad()
@@ -74,43 +67,45 @@ def range_test(
 def _rising(
     step: TrainStep,
     batches: Kept,
-    *,
-    lowest: float,
-    highest: float,
+    between: tuple[float, float],
     steps: int,
     seconds_left: Callable[[], float],
 ) -> tuple[list[float], list[float]]:
     """The rates of one test and the loss at each; none of them where time is too short."""
     rates: list[float] = []
     losses: list[float] = []
-    feed, reading, began = batches.onward(), 0.0, seconds_left()
-    is_timed, until = math.isfinite(began), (1 - SHARE) * began
-    while len(losses) < QUIET + steps:
-        quiet = len(losses) < QUIET
-        if is_timed and quiet and seconds_left() < until:
-            return [], []
-        if is_timed and len(losses) == QUIET:
-            left = seconds_left()
-            taken, room = began - left, QUIET * (left - until)
-            if taken * steps > room:
-                feed = _again_and_again(batches, QUIET)
-                taken -= reading
-            if taken * steps > room:
-                steps = int(room / taken)
-                if steps < FEWEST:
-                    return [], []
-        share = max(0, len(losses) - QUIET) / max(1, steps - 1)
-        rates.append(lowest * (highest / lowest) ** share)
-        step.set_learning_rate(rates[-1])
+
+    def goes_on(rate: float, batch: Batch) -> bool:
+        step.set_learning_rate(rate)
         step.zero_grad()
-        before = seconds_left() if is_timed and quiet else 0.0
-        batch = next(feed)
-        if is_timed and quiet:
-            reading += before - seconds_left()
+        rates.append(rate)
         losses.append(float(step.forward_backward(batch)))
-        del batch
         step.update()
-        if _ran_away(losses):
+        return not _ran_away(losses)
+
+    (lowest, highest), feed = between, batches.onward()
+    began, reading = seconds_left(), 0.0
+    until = (1 - SHARE) * began
+    for _ in range(QUIET):
+        before = seconds_left()
+        if before < until:
+            return [], []
+        handed = [next(feed)]
+        reading += before - seconds_left()
+        if not goes_on(lowest, handed.pop()):
+            return rates, losses
+    if math.isfinite(began):
+        left = seconds_left()
+        taken, room = began - left, QUIET * (left - until)
+        if taken * steps > room:
+            feed = _again_and_again(batches, QUIET)
+            taken -= reading
+        if taken * steps > room:
+            steps = int(room / taken)
+            if steps < FEWEST:
+                return [], []
+    for number in range(steps):
+        if not goes_on(lowest * (highest / lowest) ** (number / max(1, steps - 1)), next(feed)):
             break
     return rates, losses
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,16 +26,12 @@ FUNCTIONS = (
     bf.predict_for_devices,
     bf.predict_max_batch_size,
 )
-TITLES = (
-    "What you train:",
-    "What you evaluate:",
-    "What is asked:",
-    "What is compared:",
-    "Your limits:",
-    "How it decides:",
-    "How long each trains:",
-    "How it runs:",
+TITLES = next(
+    ast.literal_eval(each.value)
+    for each in ast.parse((Path(__file__).parent.parent / "docs" / "conf.py").read_text()).body
+    if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "_SECTIONS"
 )
+"""The titles that the documentation shows as sections."""
 CLASSES = (
     bf.Training,
     bf.Search,

@@ -16,7 +16,7 @@ from batchfinder.rates import OptimizerFamily
 from batchfinder.results import Outcome
 from batchfinder.run.batches import rebuild_loader
 from batchfinder.run.memory import backend_for
-from batchfinder.run.step import Step, compute_of, context_for, moved, step_from
+from batchfinder.run.step import Step, compute_of, context_for, moved, step_of
 from batchfinder.run.trial import run_trial, tensors_in
 from batchfinder.training import Model, Training, as_list, training_of
 
@@ -90,19 +90,7 @@ class Recipe:
         )
         for module in training.modules():
             module.train()
-        step = step_from(
-            training.model,
-            loss_fn=training.loss_fn,
-            train_step=training.train_step,
-            optimizer=training.optimizer,
-            autocast=training.autocast,
-            grad_scaler=training.grad_scaler,
-            clip=training.clip,
-            backward=training.backward,
-            scheduler=training.scheduler,
-            base_learning_rate=self.assumed_rate,
-        )
-        return Fresh(training, step)
+        return Fresh(training, step_of(training, base_learning_rate=self.assumed_rate))
 
     def look(self, fresh: Fresh) -> tuple[float | None, float | None]:
         """Validation loss and metric, means over samples; ``None`` for what was not asked."""

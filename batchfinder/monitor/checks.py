@@ -10,7 +10,7 @@ import torch
 
 from batchfinder.errors import InvalidArgument
 
-__all__ = ["check_callable", "check_count", "optimizers_of", "trained_by"]
+__all__ = ["check_callable", "check_count", "optimizers_of", "trainable_in"]
 
 
 def check_count(name: str, found: Any, least: int) -> None:
@@ -50,7 +50,7 @@ def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
     return list(found)
 
 
-def trained_by(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
+def trainable_in(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
     """The parameters that these optimizers hold and that are not frozen, each once."""
     held = {
         id(parameter): parameter

@@ -21,8 +21,8 @@ _PLAIN = (str, bytes, int, float, bool, type(None))
 class _Whole(float):
     """The share of a whole batch, 1.0: a loss times it is the loss itself.
 
-    Only in the order ``share * loss``, which asks the number first. The multiplication would take
-    some 40 µs of a step, forward and backward.
+    Only in the order ``share * loss``, which asks the number first. The multiplication would run
+    forward and backward.
     """
 
     __slots__ = ()

@@ -12,7 +12,7 @@ from batchfinder.errors import InvalidArgument
 from batchfinder.keywords import options_named
 from batchfinder.model_checks import check_model
 from batchfinder.monitor.alarms import TOGETHER, Alarms
-from batchfinder.monitor.checks import check_callable, check_count, optimizers_of, trained_by
+from batchfinder.monitor.checks import check_callable, check_count, optimizers_of, trainable_in
 from batchfinder.monitor.gradients import GradientLook, Look, Scaler
 from batchfinder.monitor.history import History, Instability, Reading, Suggestion
 from batchfinder.monitor.noise import FEWEST_LOOKS, NoiseWindow
@@ -136,9 +136,9 @@ class TrainingMonitor:
         """Until here only losses are taken, unless one of them gives reason for more."""
         self._look_at = 0 if self._pace.updates > 1 else self._pace.usual
         """The step of the look under way or next; 0 stands for the first updates alone."""
-        if not trained_by(self._optimizers):
+        if not trainable_in(self._optimizers):
             raise InvalidArgument("expected an optimizer with parameters to train; found none")
-        self._sharded = is_sharded(trained_by(self._optimizers))
+        self._sharded = is_sharded(trainable_in(self._optimizers))
         if self._sharded:
             self._look_at = self._pace.usual
             self._gradients.caveats["monitor.sharded"] = Caveat("monitor.sharded")
@@ -182,8 +182,7 @@ class TrainingMonitor:
             number = loss.tolist()
         if step < usual.until and type(number) is float and -math.inf < number <= usual.up_to:
             usual.losses.append((step, number, False))
-            self.samples += usual.samples or self.batch_size
-            usual.passes_before, usual.samples, usual.passes = usual.passes, 0, 0
+            self.samples += usual.step_ended(self.batch_size)
             return
         judged = loss is not None and self._alarms.take_loss(step, number, self._gradients.cut)
         samples = usual.step_ended(self.batch_size)
@@ -205,7 +204,7 @@ class TrainingMonitor:
                 self._conclude(samples)
             return
         if step >= self._look_at or step <= self._closer_until:
-            self._weights.note(step, trained_by(self._optimizers))
+            self._weights.note(step, trainable_in(self._optimizers))
         if step == self._look_at + self._pace.updates - 1:
             self._conclude(samples)
             self._look_at = self._pace.after(self._look_at)
@@ -283,13 +282,13 @@ class TrainingMonitor:
             return
         is_due = step + 1 == self._look_at
         if is_due:
-            self._gradients.start(trained_by(self._optimizers))
+            self._gradients.start(trainable_in(self._optimizers))
         elif step < self._look_at and step > self._closer_until:
             if not self._alarms.wants_closer_look(step):
                 return
             self._closer_until = step + UPDATES
         if not self._weights.noted(step):
-            self._weights.note(step, trained_by(self._optimizers))
+            self._weights.note(step, trainable_in(self._optimizers))
 
     def _rate(self) -> float:
         return float(self._optimizers[0].param_groups[0]["lr"]) * self.rate_factor

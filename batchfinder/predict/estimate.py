@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Never
 
 import torch
@@ -23,7 +23,7 @@ from batchfinder.predict.answers import (
 from batchfinder.predict.rehearsal import Footprint, Rehearsal, rehearsing
 from batchfinder.run.batches import source_from
 from batchfinder.run.state import GeneratorState, RandomState, generators_of
-from batchfinder.run.step import step_from
+from batchfinder.run.step import step_of
 from batchfinder.run.switches import gradients_on
 from batchfinder.training import (
     Autocast,
@@ -243,15 +243,9 @@ def _stage(training: Training, kind: torch.device | None) -> Iterator[tuple[Rehe
                 count=training.count,
             )
             with closing(source):
-                step = step_from(
-                    training.model,
-                    loss_fn=training.loss_fn,
-                    train_step=training.train_step,
-                    optimizer=training.optimizer,
-                    autocast=_autocast_anywhere(training.autocast),
-                    grad_scaler=training.grad_scaler,
-                    clip=training.clip,
-                    backward=training.backward,
+                autocast = _autocast_anywhere(training.autocast)
+                step = step_of(
+                    replace(training, autocast=autocast, scheduler=None),
                     sample_batch=source.take(min(2, source.ceiling or 2)),
                 )
                 with rehearsing(step, source, as_on=kind) as rehearsal:

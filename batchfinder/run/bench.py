@@ -24,7 +24,7 @@ from batchfinder.run.memory import active_limit, backend_for
 from batchfinder.run.randomness import seed_everything
 from batchfinder.run.ranks import ALONE, OwnPart, Wrapping, joined
 from batchfinder.run.state import Snapshot, preserved
-from batchfinder.run.step import state_tensors, step_from
+from batchfinder.run.step import state_tensors, step_of
 from batchfinder.run.switches import gradients_on
 from batchfinder.run.torch_internals.objects import BATCH_NORMS
 from batchfinder.run.torch_internals.tensors import dense_parts
@@ -244,16 +244,8 @@ def open_bench(
                 part=OwnPart(ranks),
             )
             stack.callback(source.close)
-            step = step_from(
-                training.model,
-                loss_fn=training.loss_fn,
-                train_step=training.train_step,
-                optimizer=training.optimizer,
-                autocast=training.autocast,
-                grad_scaler=training.grad_scaler,
-                clip=training.clip,
-                backward=training.backward,
-                scheduler=training.scheduler,
+            step = step_of(
+                training,
                 sample_batch=source.take(min(2, source.ceiling or 2)),
                 base_learning_rate=base_learning_rate,
             )

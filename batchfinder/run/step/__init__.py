@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from batchfinder.run.step.build import step_from
+from batchfinder.run.step.build import step_from, step_of
 from batchfinder.run.step.compute import compute_of
 from batchfinder.run.step.evaluation import EvaluationStep
 from batchfinder.run.step.optimizers import family_of, state_tensors
@@ -24,4 +24,5 @@ __all__ = [
     "moved",
     "state_tensors",
     "step_from",
+    "step_of",
 ]

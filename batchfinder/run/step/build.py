@@ -21,10 +21,10 @@ from batchfinder.run.step.optimizers import (
 from batchfinder.run.step.precision import context_for
 from batchfinder.run.step.training import Step
 from batchfinder.run.step.update import Clip
-from batchfinder.training import Backward, as_list
+from batchfinder.training import Backward, Training, as_list
 from batchfinder.wording import Caveat
 
-__all__ = ["check_loss_device", "device_of", "step_from"]
+__all__ = ["check_loss_device", "device_of", "step_from", "step_of"]
 
 
 def device_of(modules: Sequence[torch.nn.Module]) -> torch.device:
@@ -48,6 +48,25 @@ def check_loss_device(loss_fn: Any, modules: Sequence[torch.nn.Module]) -> None:
                 f"expected the loss on {devices}, where the model is; its {name!r} is on "
                 f"{tensor.device}: call loss_fn.to({str(next(iter(there)))!r}) first"
             )
+
+
+def step_of(
+    training: Training, *, sample_batch: Batch = None, base_learning_rate: float | None = None
+) -> Step:
+    """``step_from`` of what ``training`` holds."""
+    return step_from(
+        training.model,
+        loss_fn=training.loss_fn,
+        train_step=training.train_step,
+        optimizer=training.optimizer,
+        autocast=training.autocast,
+        grad_scaler=training.grad_scaler,
+        clip=training.clip,
+        backward=training.backward,
+        scheduler=training.scheduler,
+        sample_batch=sample_batch,
+        base_learning_rate=base_learning_rate,
+    )
 
 
 def step_from(
