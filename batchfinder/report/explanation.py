@@ -228,7 +228,7 @@ def _measured(report: ReportData) -> Iterator[str]:
     if report.noise_scale is not None:
         yield f"Noise scale: {noise_sentence(report)}."
     if (tied := tied_sentence(report)) is not None:
-        yield f"Not ruled out: {tied}."
+        yield f"Undecided: {tied}."
     if report.seconds:
         spent = ", ".join(f"{stage} {format_seconds(time)}" for stage, time in report.seconds)
         yield f"Time spent: {spent}."

@@ -147,7 +147,7 @@ def findings(report: ReportData) -> Iterator[tuple[str, str]]:
     if others := "; ".join(alternatives(recommendation, report.unit)):
         yield "Alternatives", f"relative to the choice, {others}"
     if (tied := tied_sentence(report)) is not None:
-        yield "Not ruled out", tied
+        yield "Undecided", tied
     if report.noise_scale is not None:
         yield "Noise scale", noise_sentence(report)
     yield "Memory", memory_sentence(report)

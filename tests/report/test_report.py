@@ -389,11 +389,11 @@ def test_print_says_whether_twice_the_rate_held(twice: Judgement | None, words: 
 
 def test_print_names_the_sizes_that_cannot_be_told_apart() -> None:
     report = plain()
-    assert "Not ruled out batch sizes 128-268 may be as fast as the choice" in report.text(80)
+    assert "Undecided     batch sizes 128-268 may be as fast as the choice" in report.text(80)
     for alone in (None, (128, 128)):
         recommendation = replace(report.recommendation, within_noise=alone)
         shown = replace(report, recommendation=recommendation)
-        assert "Not ruled out" not in shown.text(80) + shown.explain(80)
+        assert "Undecided" not in shown.text(80) + shown.explain(80)
 
 
 def test_an_accumulated_alternative_is_named_as_a_plan() -> None:
