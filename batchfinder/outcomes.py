@@ -36,7 +36,7 @@ class Limit(Enum):
     TIME = "time"
     DATA_LOADING = "data loading"
     UPDATES = "the length of the training"
-    EVIDENCE = "what was measured"
+    EVIDENCE = "measurement uncertainty"
     """Another size may be faster; nothing measured shows it reliably."""
     CONFIRMATION = "the confirmation"
     """The size of the shortest predicted time was not confirmed by training."""
